@@ -1,0 +1,303 @@
+"""The host side of the input: batches as a pure function of the step.
+
+`TrainBatches[step]` and `EvalBatches[i]` are random access: which examples a batch holds, and the random numbers of its host
+transforms, follow from (seed, epoch, position) alone. So a run resumes at any step without any kept iterator state, and every number of
+processes, threads or workers sees the same global batches. `iterate` reads ahead with grain, in threads or in worker processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from imgcls_jax.data import transforms
+from imgcls_jax.data.sources import Source
+
+MAX_BAD_IN_A_ROW = 100
+ON_BAD_EXAMPLE = ("raise", "skip")
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """Returns the shuffled visiting order of an epoch, int64 [num_examples]."""
+    return np.random.default_rng((seed, epoch)).permutation(num_examples)
+
+
+class _Batches:
+    """What both kinds of batches share: loading examples, and naming the ones that cannot be read."""
+
+    def __init__(
+        self,
+        source: Source,
+        host_ops: Sequence[Any],
+        batch_size: int,
+        on_bad_example: str,
+        shard: tuple[int, int],
+    ):
+        if on_bad_example not in ON_BAD_EXAMPLE:
+            raise ValueError(f"data.on_bad_example is one of {ON_BAD_EXAMPLE}; got {on_bad_example!r}")
+        shard_index, num_shards = shard
+        if batch_size % num_shards:
+            raise ValueError(
+                f"a batch of {batch_size} does not divide over {num_shards} processes; "
+                f"make the batch size a multiple of {num_shards}"
+            )
+        self.source, self.host_ops = source, tuple(host_ops)
+        self.batch_size, self.on_bad_example = batch_size, on_bad_example
+        local = batch_size // num_shards
+        self.local = slice(shard_index * local, (shard_index + 1) * local)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether batches are cut straight out of an array in memory."""
+        return not self.host_ops and hasattr(self.source, "gather")
+
+    def load(self, index: int, rng: np.random.Generator) -> dict[str, Any] | None:
+        """Returns one transformed example; None for a bad one where those are skipped.
+
+        Raises:
+          ValueError: the example cannot be read, naming it, with on_bad_example="raise".
+        """
+        try:
+            example = dict(self.source[index])
+            example["image"] = transforms.apply(self.host_ops, example["image"], rng)
+            return example
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            if self.on_bad_example == "skip":
+                return None
+            raise ValueError(
+                f"{self.source.describe(index)}: {error} (data.on_bad_example='skip' leaves such images out "
+                "and counts them)"
+            ) from error
+
+
+class TrainBatches(_Batches):
+    """The training batches of a run.
+
+    A batch is a dict: image uint8 [b, H, W, C], label int32 [b], index int32 [b], any other field of the source, and
+    bad_examples int64 [n], the indices that could not be read and gave their place to the next readable one of the order. b is this
+    process's part of the global batch. The last examples of an epoch that fill no batch are left out; each epoch's shuffle leaves out others.
+
+    Args:
+      source: the data set.
+      host_ops: of transforms.parse.
+      batch_size: of all processes together.
+      seed: of order and transforms.
+      on_bad_example: "raise" or "skip".
+      order: int64 [N] instead of the epoch's shuffle; it holds for every epoch read from this object.
+      shard: (process index, number of processes).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        host_ops: Sequence[Any],
+        *,
+        batch_size: int,
+        seed: int,
+        on_bad_example: str = "raise",
+        order: np.ndarray | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ):
+        super().__init__(source, host_ops, batch_size, on_bad_example, shard)
+        if len(source) < batch_size:
+            raise ValueError(
+                f"the training split has {len(source)} examples, less than one batch of {batch_size}; "
+                "make train.batch_size smaller"
+            )
+        self.seed, self.order = seed, order
+        self.steps_per_epoch = len(source) // batch_size
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def order_of(self, epoch: int) -> np.ndarray:
+        """Returns the order in which an epoch visits the examples, int64 [N]."""
+        return epoch_order(self.seed, epoch, len(self.source)) if self.order is None else self.order
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        epoch, batch = divmod(int(step), self.steps_per_epoch)
+        order = self.order_of(epoch)
+        positions = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)[self.local]
+        bad: list[int] = []
+        if self.gathers:
+            indices = order[positions]
+            columns = self.source.gather(indices)
+        else:
+            loaded = [self._load_at(order, epoch, int(position), bad) for position in positions]
+            indices = np.array([index for index, _ in loaded])
+            columns = _stack([example for _, example in loaded])
+        return columns | {"index": indices.astype(np.int32), "bad_examples": np.array(bad, np.int64)}
+
+    def _load_at(
+        self, order: np.ndarray, epoch: int, position: int, bad: list[int]
+    ) -> tuple[int, dict[str, Any]]:
+        """Returns (index, example) of the first readable example from a position of the order on."""
+        for offset in range(MAX_BAD_IN_A_ROW):
+            index = int(order[(position + offset) % len(order)])
+            example = self.load(index, np.random.default_rng((self.seed, epoch, position)))
+            if example is not None:
+                return index, example
+            bad.append(index)
+        raise ValueError(
+            f"{MAX_BAD_IN_A_ROW} examples in a row cannot be read, the last {self.source.describe(index)}; "
+            "set data.on_bad_example='raise' to see why"
+        )
+
+
+class EvalBatches(_Batches):
+    """A split in index order, every example exactly once: the last batch is padded and `mask` says which rows count.
+
+    A batch has the fields of a training batch (all but bad_examples read the same) and mask bool [b]. With on_bad_example="skip" an
+    unreadable example's row is masked.
+
+    Args:
+      source, host_ops, batch_size, on_bad_example, shard: as for TrainBatches.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        host_ops: Sequence[Any],
+        *,
+        batch_size: int,
+        on_bad_example: str = "raise",
+        shard: tuple[int, int] = (0, 1),
+    ):
+        super().__init__(source, host_ops, batch_size, on_bad_example, shard)
+        if not len(source):
+            raise ValueError("the evaluation split has no examples")
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch_size)
+
+    def __getitem__(self, batch: int) -> dict[str, np.ndarray]:
+        indices = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)[self.local]
+        mask = indices < len(self.source)
+        indices = np.where(mask, indices, 0)
+        bad: list[int] = []
+        if self.gathers:
+            columns = self.source.gather(indices)
+        else:
+            columns = self._load_rows(indices, mask, bad)
+        return columns | {
+            "index": indices.astype(np.int32),
+            "mask": mask,
+            "bad_examples": np.array(bad, np.int64),
+        }
+
+    def _load_rows(self, indices: np.ndarray, mask: np.ndarray, bad: list[int]) -> dict[str, np.ndarray]:
+        """Stacks the rows of a batch; padding and unreadable rows repeat a readable one, with mask False."""
+        rng = np.random.default_rng(0)  # evaluation lines hold no random operation
+        rows = [
+            self.load(int(index), rng) if real else None for index, real in zip(indices, mask, strict=True)
+        ]
+        for row, example in enumerate(rows):
+            if mask[row] and example is None:
+                bad.append(int(indices[row]))
+                mask[row] = False
+        filler = next((example for example in rows if example is not None), None) or self._any_example(rng)
+        return _stack([filler if example is None else example for example in rows])
+
+    def _any_example(self, rng: np.random.Generator) -> dict[str, Any]:
+        for index in range(min(len(self.source), MAX_BAD_IN_A_ROW)):
+            example = self.load(index, rng)
+            if example is not None:
+                return example
+        raise ValueError(
+            f"the first {MAX_BAD_IN_A_ROW} examples of the evaluation split cannot be read; the first is "
+            f"{self.source.describe(0)}; set data.on_bad_example='raise' to see why"
+        )
+
+
+def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Stacks examples key by key.
+
+    Raises:
+      ValueError: the images differ in size.
+    """
+    shapes = {np.shape(example["image"]) for example in examples}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the images of a batch differ in size: {sorted(shapes)[:3]}; end the host part of the transforms with one "
+            "that sets it, such as resize(224), random_resized_crop(224) or center_crop(224)"
+        )
+    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+
+
+@contextlib.contextmanager
+def iterate(
+    batches: TrainBatches | EvalBatches,
+    start: int,
+    stop: int,
+    *,
+    num_threads: int = 2,
+    num_workers: int = 0,
+    prefetch: int = 4,
+) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+    """Reads batches ahead, in order.
+
+    Args:
+      batches: random access to them.
+      start, stop: the range to read.
+      num_threads: that prepare batches side by side (decoding and resizing release the interpreter lock).
+      num_workers: processes instead, each with its copy of the source; 0 for threads.
+      prefetch: batches held ready.
+
+    Yields:
+      An iterator over batches[start:stop]; leaving the context ends threads and workers.
+    """
+    import grain  # here, so that this module loads where grain is not installed
+
+    dataset = grain.MapDataset.source(_Range(batches, start, stop))
+    if num_workers:
+        _parse_absl_flags()
+        options = grain.MultiprocessingOptions(
+            num_workers=num_workers, per_worker_buffer_size=max(1, prefetch // num_workers)
+        )
+        read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        dataset = dataset.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=_die_with_parent)
+    else:
+        dataset = dataset.to_iter_dataset(
+            grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+        )
+    iterator = iter(dataset)
+    try:
+        yield iterator
+    finally:
+        iterator.close()
+
+
+class _Range:
+    """batches[start:stop] as a sequence, for grain."""
+
+    def __init__(self, batches: TrainBatches | EvalBatches, start: int, stop: int):
+        self.batches, self.start, self.stop = batches, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+        return self.batches[self.start + position]
+
+
+def _parse_absl_flags() -> None:
+    """grain's workers read absl flags; outside absl.app nobody has parsed them."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _die_with_parent(*_: Any) -> None:
+    """Asks Linux to kill this worker when the trainer dies, however it dies: grain would leave it behind for ever."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -1,0 +1,84 @@
+"""Single-label classification, exact over a split: loss, top-1, top-5 and per-class accuracy.
+
+Sums and counts are added up on the devices batch by batch and divided once at the end, so neither batch size nor the number of
+devices changes a figure. A tie or a NaN among the logits counts as an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgcls_jax.losses import softmax_cross_entropy
+
+Predict = Callable[[Any, Any, dict[str, jax.Array]], dict[str, jax.Array]]
+OpenSplit = Callable[[str], Iterable[dict[str, jax.Array]]]
+
+
+def make(
+    predict: Predict, open_split: OpenSplit, *, task: Any, split: str
+) -> Callable[[Any, Any], dict[str, Any]]:
+    """Returns the evaluator (params, carry) -> metrics.
+
+    Args:
+      predict: (params, carry, batch) -> {"logits": float [B, K], ...}.
+      open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
+      task: num_classes K is read.
+      split: to evaluate on.
+
+    Returns:
+      A function that returns num_examples, loss (nats), accuracy (top-1), top5_accuracy (only where K > 5: it says nothing
+      otherwise) and per_class_accuracy, K numbers, None where a class has no example. Accuracies lie in [0, 1].
+    """
+    num_classes = task.num_classes
+
+    @jax.jit
+    def sums(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits = predict(params, carry, batch)["logits"]
+        mask, labels = batch["mask"], batch["label"]
+        rank = pessimistic_rank(logits, labels)
+        loss = jnp.where(mask, softmax_cross_entropy(logits, labels), 0.0)
+        classes = jax.nn.one_hot(labels, num_classes, dtype=jnp.int32) * mask[:, None]
+        return {
+            "loss": jnp.sum(loss),
+            "top5": jnp.sum(mask & (rank < 5)),
+            "class_hits": jnp.sum(classes * (rank == 0)[:, None], axis=0),
+            "class_counts": jnp.sum(classes, axis=0),
+        }
+
+    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
+        totals: dict[str, Any] = {}
+        for batch in open_split(split):
+            for name, value in jax.device_get(sums(params, carry, batch)).items():
+                totals[name] = totals.get(name, 0) + np.asarray(value, np.float64)
+        hits, counts = totals["class_hits"], totals["class_counts"]
+        num_examples = int(counts.sum())
+        if not num_examples:
+            raise ValueError(f"no example of the split {split!r} could be read: nothing to evaluate")
+        metrics = {
+            "num_examples": num_examples,
+            "loss": float(totals["loss"] / num_examples),
+            "accuracy": float(hits.sum() / num_examples),
+        }
+        if num_classes > 5:
+            metrics["top5_accuracy"] = float(totals["top5"] / num_examples)
+        per_class = [float(h / n) if n else None for h, n in zip(hits, counts, strict=True)]
+        return metrics | {"per_class_accuracy": per_class}
+
+    return evaluate
+
+
+def pessimistic_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns how many other classes are not strictly below the label's logit, int [B]; 0 is a top-1 hit.
+
+    Args:
+      logits: float [B, K].
+      labels: int [B].
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    others = jnp.arange(logits.shape[-1]) != labels[:, None]
+    return jnp.sum(~(logits < own) & others, axis=-1)

@@ -1,0 +1,11 @@
+"""Losses as pure functions: they need jax alone and return one value per example, in nats."""
+
+from imgcls_jax.losses.classification import (
+    class_weighted_mean,
+    smooth_labels,
+    softmax_cross_entropy,
+    zero_one,
+)
+from imgcls_jax.losses.mixup import cutmix, mixup
+
+__all__ = ["class_weighted_mean", "cutmix", "mixup", "smooth_labels", "softmax_cross_entropy", "zero_one"]

@@ -1,0 +1,76 @@
+"""Simpleconv3, the small CNN for 48x48 mouth crops of the book's first project.
+
+Three 3x3 convolutions of stride 2 (12, 24, 48 channels, each with BatchNorm and ReLU), then fully connected layers of 512 and
+128. 964,706 parameters with a head of two classes. Any input size from 8x8 up is taken: the first fully connected
+layer grows with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from imgcls_jax.models.layers import Dense, Features, batch_norm, fan_in_uniform, fan_in_uniform_bias
+
+
+class Simpleconv3(nn.Module):
+    """The backbone; the final classifier is a head.
+
+    Attributes:
+      channels: of the three convolutions.
+      hidden: widths of the two fully connected layers.
+      norm: constructor of a norm layer that takes use_running_average and dtype.
+      dtype: of the computation; params stay float32.
+    """
+
+    channels: tuple[int, int, int] = (12, 24, 48)
+    hidden: tuple[int, int] = (512, 128)
+    norm: Any = batch_norm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Features:
+        """Computes the features.
+
+        Args:
+          images: float [B, H, W, C], normalised.
+          train: BatchNorm uses the batch's statistics and moves its running ones.
+
+        Returns:
+          Features: map [B, ceil(H / 8), ceil(W / 8), 48], embedding [B, 128].
+        """
+        x = images
+        for stage, channels in enumerate(self.channels, start=1):
+            x = nn.Conv(
+                channels,
+                (3, 3),
+                strides=2,
+                padding=1,
+                dtype=self.dtype,
+                name=f"conv{stage}",
+                kernel_init=fan_in_uniform,
+                bias_init=fan_in_uniform_bias(9 * x.shape[-1]),
+            )(x)
+            x = nn.relu(self.norm(use_running_average=not train, dtype=self.dtype, name=f"bn{stage}")(x))
+        feature_map = x  # [B, h, w, 48]
+        x = x.reshape(x.shape[0], -1)
+        for layer, width in enumerate(self.hidden, start=1):
+            x = nn.relu(Dense(width, dtype=self.dtype, name=f"fc{layer}")(x))
+        return Features(feature_map, x)
+
+
+def build(variant: str = "simpleconv3", **fields: Any) -> Simpleconv3:
+    """Returns the backbone.
+
+    Args:
+      variant: "simpleconv3", the only one.
+      **fields: attributes of `Simpleconv3`.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    if variant != "simpleconv3":
+        raise ValueError(f"models/simpleconv3.py has the one variant 'simpleconv3'; got {variant!r}")
+    return Simpleconv3(**fields)

@@ -1,0 +1,123 @@
+"""The contract between an algorithm and the trainer, and the few lines every algorithm needs.
+
+An objective's file exports `make(backbone, task, *, <hyper-parameters>) -> Objective`. `params` is what gradients move;
+`params["backbone"]` is always the trunk that transfers. `carry` is everything else the algorithm keeps (batch_stats,
+EMA params, pseudo-labels, centroids), a dict whose structure, shapes and dtypes never change: the trainer shards, donates and
+checkpoints it without looking inside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Params = dict[str, Any]
+Carry = dict[str, Any]
+Batch = dict[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What an objective may know of the data and the run.
+
+    Attributes:
+      num_classes: K.
+      num_examples: N, of the training split.
+      steps_per_epoch: floor(N / batch size).
+      total_steps: of the whole run.
+      image_shape: (H, W, C) as the backbone sees it, after every transform.
+    """
+
+    num_classes: int
+    num_examples: int
+    steps_per_epoch: int
+    total_steps: int
+    image_shape: tuple[int, int, int]
+
+
+class EpochPlan(NamedTuple):
+    """What `plan_epoch` decides before an epoch starts.
+
+    Attributes:
+      params, carry: as the epoch begins with them.
+      order: int64 [N], the visiting order of the examples, repeats allowed; None leaves the usual shuffle.
+      reset: param paths ("head", "backbone/conv1") whose optimizer state restarts.
+    """
+
+    params: Params
+    carry: Carry
+    order: np.ndarray | None
+    reset: tuple[str, ...] = ()
+
+
+def keep_carry(params: Params, carry: Carry, step: jax.Array) -> Carry:
+    """The default `after_update`: nothing to do."""
+    del params, step
+    return carry
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """An algorithm as pure functions.
+
+    Attributes:
+      batch_keys: what `loss` reads from a batch.
+      init: (rng, batch) -> (params, carry); the two share no buffer.
+      loss: (params, carry, batch, rng, step) -> (scalar, (carry, metrics)), metrics being scalars averaged over the batch.
+      predict: (params, carry, batch) -> {"logits": float [B, K] and/or "embedding": float [B, D]}.
+      after_update: (params, carry, step) -> carry, after the optimizer's step, inside the jitted step.
+      plan_epoch: (params, carry, epoch, embed, rng) -> EpochPlan, on the host and equal on every host; None where an
+        epoch needs no plan. `embed(key)` returns predict's output of that key over the training split, float32 [N, D].
+    """
+
+    batch_keys: tuple[str, ...]
+    init: Callable[[jax.Array, Batch], tuple[Params, Carry]]
+    loss: Callable[[Params, Carry, Batch, jax.Array, jax.Array], tuple[jax.Array, tuple[Carry, Metrics]]]
+    predict: Callable[[Params, Carry, Batch], dict[str, jax.Array]]
+    after_update: Callable[[Params, Carry, jax.Array], Carry] = keep_carry
+    plan_epoch: Callable[..., EpochPlan] | None = None
+
+
+def init_backbone(backbone: Any, rng: jax.Array, images: jax.Array) -> tuple[Params, Params, Any]:
+    """Initialises a backbone.
+
+    Returns:
+      (params, batch_stats, features); batch_stats is {} where the backbone keeps none.
+    """
+    features, variables = backbone.init_with_output(rng, images, train=False)
+    return variables["params"], variables.get("batch_stats", {}), features
+
+
+def apply_backbone(
+    backbone: Any,
+    params: Params,
+    batch_stats: Params,
+    images: jax.Array,
+    *,
+    train: bool,
+    rng: jax.Array | None = None,
+) -> tuple[Any, Params]:
+    """Applies a backbone.
+
+    Args:
+      backbone: module with the contract of models/.
+      params, batch_stats: its collections.
+      images: float [B, H, W, C].
+      train: batch statistics and dropout on.
+      rng: for dropout and stochastic depth; needed where train is True.
+
+    Returns:
+      (Features, batch_stats), the statistics moved where train is True.
+    """
+    variables = {"params": params, "batch_stats": batch_stats}
+    if not train:
+        return backbone.apply(variables, images, train=False), batch_stats
+    features, moved = backbone.apply(
+        variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": rng}
+    )
+    return features, moved.get("batch_stats", {})

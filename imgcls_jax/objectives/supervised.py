@@ -1,0 +1,167 @@
+"""Supervised classification with softmax cross-entropy.
+
+Options: label smoothing, class weights (PyTorch's reduction: the weighted sum over the sum of weights), mixup and CutMix, and an
+exponential moving average of the params, which then serves prediction.
+
+carry:
+  batch_stats: the backbone's running statistics, float32, {} where it has none.
+  ema: a copy of params, float32; only with ema_decay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from imgcls_jax.losses import (
+    class_weighted_mean,
+    cutmix,
+    mixup,
+    smooth_labels,
+    softmax_cross_entropy,
+    zero_one,
+)
+from imgcls_jax.models import heads
+from imgcls_jax.objectives.base import (
+    Batch,
+    Carry,
+    Metrics,
+    Objective,
+    Params,
+    Task,
+    apply_backbone,
+    init_backbone,
+    keep_carry,
+)
+
+
+def make(
+    backbone: Any,
+    task: Task,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
+    mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+    ema_decay: float | None = None,
+    dropout: float = 0.0,
+) -> Objective:
+    """Returns the objective.
+
+    Args:
+      backbone: module with the contract of models/.
+      task: num_classes is read.
+      label_smoothing: epsilon in [0, 1].
+      class_weights: K numbers >= 0; None or () weighs all classes alike.
+      mixup_alpha, cutmix_alpha: 0 switches each off; with both on, each batch draws one of the two.
+      ema_decay: in (0, 1), e.g. 0.999; None or 0 keeps no average.
+      dropout: probability, before the final linear layer.
+
+    Raises:
+      ValueError: class_weights does not have one non-negative number a class, or ema_decay is outside [0, 1).
+    """
+    weights = _class_weights(class_weights, task.num_classes)
+    if ema_decay and not 0 < ema_decay < 1:
+        raise ValueError(f"objective.ema_decay lies in (0, 1), or 0 for none; got {ema_decay}")
+    head = heads.Linear(task.num_classes, dropout=dropout)
+
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+        rng_backbone, rng_head = jax.random.split(rng)
+        params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
+        head_params = head.init(rng_head, features.embedding, train=False)["params"]
+        params = {"backbone": params, "head": head_params}
+        carry = {"batch_stats": batch_stats}
+        if ema_decay:
+            carry["ema"] = jax.tree.map(jnp.copy, params)
+        return params, carry
+
+    def targets_of(batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns images and what the loss compares with: labels, or probabilities where an option needs them."""
+        images, targets = batch["image"], batch["label"]
+        if label_smoothing or mixup_alpha or cutmix_alpha:
+            targets = smooth_labels(targets, num_classes=task.num_classes, epsilon=label_smoothing)
+        return mix(rng, images, targets, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+
+    def loss(
+        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        del step
+        rng_mix, rng_backbone, rng_head = jax.random.split(rng, 3)
+        images, targets = targets_of(batch, rng_mix)
+        features, batch_stats = apply_backbone(
+            backbone, params["backbone"], carry["batch_stats"], images, train=True, rng=rng_backbone
+        )
+        logits = head.apply(
+            {"params": params["head"]}, features.embedding, train=True, rngs={"dropout": rng_head}
+        )
+        losses = softmax_cross_entropy(logits, targets, class_weights=weights)
+        value = (
+            jnp.mean(losses)
+            if weights is None
+            else class_weighted_mean(losses, targets, class_weights=weights)
+        )
+        metrics = {"loss": value, "accuracy": 1 - jnp.mean(zero_one(logits, batch["label"]))}
+        return value, (carry | {"batch_stats": batch_stats}, metrics)
+
+    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+        params = carry.get("ema", params)
+        features, _ = apply_backbone(
+            backbone, params["backbone"], carry["batch_stats"], batch["image"], train=False
+        )
+        logits = head.apply({"params": params["head"]}, features.embedding, train=False)
+        return {"logits": logits, "embedding": features.embedding}
+
+    def move_ema(params: Params, carry: Carry, step: jax.Array) -> Carry:
+        del step
+        return carry | {"ema": optax.incremental_update(params, carry["ema"], 1 - ema_decay)}
+
+    return Objective(
+        batch_keys=("image", "label"),
+        init=init,
+        loss=loss,
+        predict=predict,
+        after_update=move_ema if ema_decay else keep_carry,
+    )
+
+
+def mix(
+    rng: jax.Array, images: jax.Array, targets: jax.Array, *, mixup_alpha: float, cutmix_alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Applies mixup, CutMix, one of the two drawn with equal chance, or neither.
+
+    Args:
+      rng: key.
+      images: float [B, H, W, C].
+      targets: float [B, K] where an alpha is positive.
+      mixup_alpha, cutmix_alpha: >= 0, 0 for off.
+
+    Returns:
+      images and targets, shaped as they came.
+    """
+    if not (mixup_alpha or cutmix_alpha):
+        return images, targets
+    rng_choice, rng_mix = jax.random.split(rng)
+    if not cutmix_alpha:
+        return mixup(rng_mix, images, targets, alpha=mixup_alpha)
+    if not mixup_alpha:
+        return cutmix(rng_mix, images, targets, alpha=cutmix_alpha)
+    return jax.lax.cond(
+        jax.random.bernoulli(rng_choice),
+        lambda: mixup(rng_mix, images, targets, alpha=mixup_alpha),
+        lambda: cutmix(rng_mix, images, targets, alpha=cutmix_alpha),
+    )
+
+
+def _class_weights(class_weights: Sequence[float] | None, num_classes: int) -> jax.Array | None:
+    if class_weights is None or len(class_weights) == 0:
+        return None
+    if len(class_weights) != num_classes or min(class_weights) < 0:
+        raise ValueError(
+            f"objective.class_weights needs {num_classes} numbers >= 0, one a class; "
+            f"got {len(class_weights)}: {tuple(class_weights)}"
+        )
+    return jnp.asarray(class_weights, jnp.float32)

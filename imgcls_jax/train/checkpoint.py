@@ -1,0 +1,281 @@
+"""Checkpoints by Orbax, behind one small class: asynchronous, atomic, verified, the last n and the best kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from imgcls_jax.train.state import TrainState, checksum
+
+logger = logging.getLogger(__name__)
+
+Tree = Any
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    A checkpoint holds the whole TrainState, the epoch's order where the objective plans its epochs, and a checksum of their bits,
+    which a restore verifies: Orbax itself does not notice a flipped bit.
+
+    Args:
+      directory: made where absent, unless read_only.
+      keep_last: how many of the newest stay.
+      best_metric: name of the metric by which the best one stays too; "" for none.
+      best_mode: "max" or "min".
+      read_only: nothing is written or removed.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep_last: int = 2,
+        best_metric: str = "",
+        best_mode: str = "max",
+        read_only: bool = False,
+    ):
+        if best_mode not in ("max", "min"):
+            raise ValueError(f"train.best_mode is 'max' or 'min'; got {best_mode!r}")
+        if keep_last < 1:
+            raise ValueError(f"train.keep_checkpoints is at least 1; got {keep_last}")
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save and every file at INFO
+        self.directory = Path(directory).absolute()
+
+        def metric(metrics: dict[str, float]) -> float:
+            return metrics[best_metric]
+
+        policies = [checkpoint_managers.LatestN(keep_last)]
+        if best_metric:
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=metric,
+                    reverse=best_mode == "min",
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                best_fn=metric if best_metric else None,
+                best_mode=best_mode,
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+            ),
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(
+        self,
+        state: TrainState,
+        *,
+        metrics: dict[str, float] | None = None,
+        order: np.ndarray | None = None,
+        wait: bool = False,
+    ) -> None:
+        """Saves in the background, as step `state.step`; an existing checkpoint of that step stays as it is.
+
+        Args:
+          state: copied before this returns, so that the step may donate it.
+          metrics: of the evaluation at this step, for the choice of the best.
+          order: int64 [N], the running epoch's, of objectives that plan it.
+          wait: return only when the checkpoint is on disk.
+        """
+        step = int(state.step)
+        if step not in self._manager.all_steps():
+            tree = _to_tree(state, order)
+            meta = {"step": step, "checksum": int(checksum(tree))}
+            self._manager.save(
+                step,
+                metrics=metrics,
+                args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)),
+            )
+        if wait:
+            self._manager.wait_until_finished()
+
+    def restore_latest(
+        self, target: TrainState, order: np.ndarray | None = None
+    ) -> tuple[TrainState, np.ndarray | None] | None:
+        """Restores the newest checkpoint whose bits are as they were saved.
+
+        One that cannot be read is reported and, once an older one has been restored in its place, renamed to N.unreadable.
+
+        Args:
+          target: jax.ShapeDtypeStruct leaves with shardings.
+          order: an array like the saved one, where there is one.
+
+        Returns:
+          (state, order); None where there is no checkpoint at all.
+
+        Raises:
+          ValueError: a checkpoint of another structure, or none of them readable.
+        """
+        unreadable: list[int] = []
+        wanted = _to_tree(target, order)
+        for step in reversed(self.steps()):
+            try:
+                tree = self._restore(step, wanted)
+            except _OtherStructure as error:
+                raise ValueError(
+                    f"{self.directory / str(step)} was saved by another model, objective or optimizer: "
+                    f"{error}"
+                ) from error
+            except Exception as error:  # whatever a damaged file makes Orbax raise
+                logger.warning(
+                    "CHECKPOINT %s CANNOT BE READ, trying the one before it: %s",
+                    self.directory / str(step),
+                    str(error).split("\n", 1)[0][:300],
+                )
+                unreadable.append(step)
+                continue
+            self._set_aside(unreadable)
+            return _from_tree(tree, target)
+        if unreadable:
+            raise ValueError(
+                f"none of the checkpoints in {self.directory} can be read (steps {unreadable}); move the folder "
+                "away to start from the beginning"
+            )
+        return None
+
+    def _restore(self, step: int, wanted: Tree) -> Tree:
+        differing = _differing_leaves(self._manager.item_metadata(step)["state"].tree, wanted)
+        if differing:
+            raise _OtherStructure("; ".join(differing[:3]))
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)
+                ),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        if int(checksum(restored["state"])) != restored["meta"]["checksum"]:
+            raise ValueError("its bits are not those that were saved (checksum differs)")
+        return restored["state"]
+
+    def _set_aside(self, steps: list[int]) -> None:
+        for step in steps:
+            if jax.process_index() == 0:
+                os.replace(self.directory / str(step), self.directory / f"{step}.unreadable")
+        if steps:
+            self._manager.reload()
+
+    def restore_for_prediction(self, which: str, sharding: jax.sharding.Sharding) -> tuple[int, Tree, Tree]:
+        """Restores what `objective.predict` needs.
+
+        Args:
+          which: "latest", "best" (where no metric was recorded, the latest) or a step.
+          sharding: of every leaf.
+
+        Returns:
+          (step, params, carry).
+
+        Raises:
+          ValueError: there is no such checkpoint, or it cannot be read.
+        """
+        step = self._find(which)
+        try:
+            tree = self._manager.item_metadata(step)["state"].tree
+            target = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                {"params": tree["params"], "carry": tree["carry"]},
+            )
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(
+                        target,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                        partial_restore=True,
+                    )
+                ),
+            )["state"]
+        except Exception as error:  # whatever a damaged file makes Orbax raise
+            raise ValueError(
+                f"the checkpoint {self.directory / str(step)} cannot be read: "
+                f"{str(error).split(chr(10), 1)[0][:300]}; others: {self.steps()}"
+            ) from error
+        return step, restored["params"], restored["carry"]
+
+    def _find(self, which: str) -> int:
+        steps = self.steps()
+        if not steps:
+            raise ValueError(f"{self.directory} holds no checkpoint yet")
+        if which == "latest":
+            return steps[-1]
+        if which == "best":
+            best = self._manager.best_step()
+            return steps[-1] if best is None else best
+        if which.isdigit() and int(which) in steps:
+            return int(which)
+        raise ValueError(
+            f"checkpoint {which!r} is not in {self.directory}; there are 'latest', 'best' and the steps {steps}"
+        )
+
+
+class _OtherStructure(Exception):
+    """The checkpoint is whole but belongs to something else."""
+
+
+def _to_tree(state: TrainState, order: np.ndarray | None) -> Tree:
+    """Returns the state as nested dicts of plain arrays; typed keys become their words."""
+    rng = state.rng
+    if isinstance(rng, jax.ShapeDtypeStruct):
+        rng = jax.eval_shape(jax.random.key_data, rng)
+        rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=state.step.sharding)
+    else:
+        rng = jax.random.key_data(rng)
+    tree = state._asdict() | {"rng": rng}
+    return tree if order is None else tree | {"order": order}
+
+
+def _from_tree(tree: Tree, target: TrainState) -> tuple[TrainState, np.ndarray | None]:
+    order = tree.pop("order", None)
+    rng = jax.random.wrap_key_data(tree.pop("rng"))
+    carry = tree["carry"] if tree["carry"] is not None else {}
+    return TrainState(rng=rng, **(tree | {"carry": carry})), None if order is None else np.asarray(order)
+
+
+def _differing_leaves(saved: Tree, wanted: Tree) -> list[str]:
+    """Returns one line a leaf whose presence or shape differs."""
+
+    def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+        return {_path(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+
+    saved, wanted = shapes(saved), shapes(wanted)
+    return [
+        f"{path}: saved {saved.get(path, 'nothing')}, wanted {wanted.get(path, 'nothing')}"
+        for path in sorted(saved.keys() | wanted.keys())
+        if saved.get(path) != wanted.get(path)
+    ]
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    """Returns a path that is the same whether containers came back as tuples, lists, named tuples or dicts."""
+    names = [
+        str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path
+    ]
+    return "/".join(names)

@@ -1,0 +1,75 @@
+"""The state of a run: all that a resumed run needs, and its fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class TrainState(NamedTuple):
+    """What the step maps to its successor.
+
+    Attributes:
+      step: int32 scalar, optimizer steps done.
+      params, carry: the objective's (objectives/base.py).
+      opt_state: the optimizer's.
+      rng: typed key, never changed; each step folds its number into it.
+    """
+
+    step: jax.Array
+    params: Any
+    carry: Any
+    opt_state: Any
+    rng: jax.Array
+
+
+def _raw(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def state_digest(state: TrainState) -> str:
+    """Returns the SHA-256, in hex, over params, carry, opt_state and rng: path, dtype, shape and bytes of every leaf.
+
+    The order is that of the fields, and within each the tree's own (sorted keys).
+    """
+    digest = hashlib.sha256()
+    tree = [state.params, state.carry, state.opt_state, state.rng]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(_raw(leaf))
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _leaf_checksum(leaf: jax.Array) -> jax.Array:
+    bits = _raw(leaf)
+    if bits.dtype == jnp.bool_:
+        bits = bits.astype(jnp.uint8)
+    unsigned = jnp.dtype(f"uint{8 * bits.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(bits, unsigned).ravel().astype(jnp.uint32)
+    odd = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
+    return jnp.sum(bits * odd, dtype=jnp.uint32)
+
+
+@jax.jit
+def checksum(state: Any) -> jax.Array:
+    """Returns uint32: a position-weighted sum, modulo 2^32, of all bits of a tree; any single changed word changes it.
+
+    It runs where the arrays are, so that a checkpoint can be verified without a copy to the host.
+    """
+    total = jnp.uint32(0)
+    for leaf in jax.tree.leaves(state):
+        total = total * jnp.uint32(1000003) + _leaf_checksum(leaf)
+    return total
+
+
+def first_nonfinite(state: TrainState) -> str | None:
+    """Returns the path of the first leaf of params or carry that holds a NaN or an infinity; None where none does."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path({"params": state.params, "carry": state.carry}):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.all(jnp.isfinite(leaf))):
+            return jax.tree_util.keystr(path, simple=True, separator="/")
+    return None

@@ -1,0 +1,85 @@
+"""The training step, the only one: every algorithm runs through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from imgcls_jax.objectives.base import Batch, Metrics, Objective
+from imgcls_jax.train.state import TrainState
+
+Augment = Callable[[jax.Array, Batch], Batch]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    objective: Objective, tx: optax.GradientTransformation, augment: Augment, *, accumulate_steps: int = 1
+) -> Step:
+    """Returns the pure function (state, batch) -> (state, metrics).
+
+    Args:
+      objective: the algorithm.
+      tx: the optimizer.
+      augment: (rng, batch) -> batch, the device-side part of the input pipeline.
+      accumulate_steps: a batch is worked through in so many equal parts and their gradients are averaged before the one
+        optimizer step; the carry (BatchNorm statistics, say) goes from part to part.
+    """
+    grad = jax.value_and_grad(objective.loss, has_aux=True)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng_a, rng_l = jax.random.split(jax.random.fold_in(state.rng, state.step))
+        batch = augment(rng_a, batch)
+        if accumulate_steps == 1:
+            (_, (carry, metrics)), grads = grad(state.params, state.carry, batch, rng_l, state.step)
+        else:
+            carry, metrics, grads = _accumulate(grad, accumulate_steps, state, batch, rng_l)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        carry = objective.after_update(params, carry, state.step)
+        return TrainState(state.step + 1, params, carry, opt_state, state.rng), metrics
+
+    return train_step
+
+
+def _accumulate(
+    grad: Callable[..., Any], parts: int, state: TrainState, batch: Batch, rng: jax.Array
+) -> tuple[Any, Metrics, Any]:
+    """Averages gradients and metrics over `parts` strided parts of the batch, each spread over all devices."""
+
+    def part_of(array: jax.Array) -> jax.Array:
+        return jnp.moveaxis(array.reshape(array.shape[0] // parts, parts, *array.shape[1:]), 1, 0)
+
+    def add_part(carry: Any, scanned: tuple[Batch, jax.Array]) -> tuple[Any, tuple[Metrics, Any]]:
+        part, rng_part = scanned
+        carry, total = carry
+        (_, (carry, metrics)), grads = grad(state.params, carry, part, rng_part, state.step)
+        return (carry, jax.tree.map(lambda t, g: t + g / parts, total, grads)), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    scanned = (jax.tree.map(part_of, batch), jax.random.split(rng, parts))
+    (carry, grads), metrics = jax.lax.scan(add_part, (state.carry, zeros), scanned)
+    return carry, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics), grads
+
+
+def make_init(
+    objective: Objective, tx: optax.GradientTransformation, batch: Batch
+) -> Callable[[jax.Array], TrainState]:
+    """Returns the pure function rng -> TrainState at step 0.
+
+    Args:
+      objective: the algorithm.
+      tx: the optimizer.
+      batch: what `augment` makes of a batch; only shapes and dtypes are read.
+    """
+
+    def init(rng: jax.Array) -> TrainState:
+        rng_init, rng_train = jax.random.split(rng)
+        sample = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch)
+        params, carry = objective.init(rng_init, sample)
+        return TrainState(jnp.int32(0), params, carry, tx.init(params), rng_train)
+
+    return init

@@ -1,0 +1,106 @@
+"""A trained network as its workdir keeps it: loaded for prediction, and evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imgcls_jax.data.pipeline import iterate
+from imgcls_jax.objectives.base import Batch, Objective, Task
+from imgcls_jax.train import experiment, sharding
+from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.experiment import Config, DataSide
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network, as a workdir keeps it.
+
+    Attributes:
+      config, task, class_names, source_shape: as they were in training; source_shape is that of images before the device side.
+      data: the section `data`, with its transforms.
+      objective, params, carry, step: what predicts.
+    """
+
+    config: Config
+    task: Task
+    class_names: tuple[str, ...]
+    source_shape: tuple[int, ...]
+    data: DataSide
+    objective: Objective
+    params: Any
+    carry: Any
+    step: int
+
+
+def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
+    """Loads a workdir's network; the data it was trained on need not be there.
+
+    Args:
+      workdir: of a run.
+      checkpoint: "latest", "best" or a step.
+
+    Raises:
+      ValueError: no such workdir or checkpoint.
+    """
+    workdir = Path(workdir)
+    config = experiment.read_json(workdir / "config.json")
+    task, class_names, source_shape = experiment.load_task(workdir)
+    train = config["train"]
+    with Checkpoints(
+        workdir / "checkpoints",
+        best_metric=train.get("best_metric", ""),
+        best_mode=train.get("best_mode", "max"),
+        read_only=True,
+    ) as checkpoints:
+        step, params, carry = checkpoints.restore_for_prediction(
+            checkpoint, sharding.replicated(sharding.data_mesh())
+        )
+    return Trained(
+        config,
+        task,
+        class_names,
+        source_shape,
+        DataSide(config["data"]),
+        experiment.make_objective(config, task),
+        params,
+        carry,
+        step,
+    )
+
+
+def evaluate(workdir: str | Path, *, split: str = "", checkpoint: str = "latest") -> dict[str, Any]:
+    """Evaluates a workdir's checkpoint.
+
+    Args:
+      workdir: of a run.
+      split: to evaluate on instead of each evaluation's own; "" for theirs.
+      checkpoint: "latest", "best" or a step.
+
+    Returns:
+      {"step": ..., evaluation's name: metrics}; also written to <workdir>/eval_<checkpoint's step>[_<split>].json.
+
+    Raises:
+      ValueError: no such workdir, checkpoint or split.
+    """
+    trained = load(workdir, checkpoint)
+    mesh = sharding.data_mesh()
+    batch_size = trained.config["train"].get("eval_batch_size") or trained.config["train"]["batch_size"]
+    sharding.check_batch_size(batch_size, mesh)
+
+    def open_split(name: str) -> Iterator[Batch]:
+        batches = trained.data.eval_batches(split or name, batch_size)
+        with iterate(batches, 0, len(batches), num_threads=trained.data.settings.num_threads) as iterator:
+            for batch in iterator:
+                batch.pop("bad_examples")
+                yield sharding.place(batch, mesh)
+
+    evaluators = experiment.make_evaluators(
+        trained.config, trained.data, trained.objective, trained.task, open_split
+    )
+    metrics = {name: evaluator(trained.params, trained.carry) for name, evaluator in evaluators.items()}
+    result = {"step": trained.step} | metrics
+    experiment.write_json(Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json", result)
+    return result

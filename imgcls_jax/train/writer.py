@@ -1,0 +1,123 @@
+"""What a run tells of itself: metrics.jsonl, TensorBoard events and lines on the terminal.
+
+The method names are those of clu's metric writers, which cannot be imported without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricWriter:
+    """Writes scalars to `<workdir>/metrics.jsonl` and, where tensorboardX is installed, to `<workdir>/tensorboard`.
+
+    A line of metrics.jsonl is {"step": 120, "train/loss": 0.31, ...}; numbers that are not finite become null.
+
+    Args:
+      workdir: exists.
+      resume_step: what an earlier run wrote beyond this step is taken out, since it will come again.
+      active: False writes nothing (processes other than the first).
+    """
+
+    def __init__(self, workdir: Path, *, resume_step: int = 0, active: bool = True):
+        self._file, self._board = None, None
+        if not active:
+            return
+        path = workdir / "metrics.jsonl"
+        _drop_after(path, resume_step)
+        self._file = path.open("a", encoding="utf-8")
+        try:
+            import tensorboardX
+        except ModuleNotFoundError:
+            return
+        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes named scalars of one step."""
+        if self._file is None:
+            return
+        record = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        self._file.write(json.dumps({"step": step} | record) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Writes named texts of one step, to TensorBoard alone."""
+        if self._board is not None:
+            for name, text in texts.items():
+                self._board.add_text(name, text, step)
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Takes out of a metrics file the records beyond a step, and a last line that a kill cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    replacement = path.with_suffix(".tmp")
+    replacement.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    replacement.replace(path)
+
+
+class Clock:
+    """Training time alone: evaluation, saving and compilation are left out by `pause`."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._total = 0.0
+        self._running = True
+
+    def seconds(self) -> float:
+        """Returns the seconds that have run so far."""
+        return self._total + (time.monotonic() - self._since if self._running else 0.0)
+
+    def pause(self) -> None:
+        """Stops the clock."""
+        self._total, self._running = self.seconds(), False
+
+    def resume(self) -> None:
+        """Lets the clock run on."""
+        self._since, self._running = time.monotonic(), True
+
+
+def progress_line(
+    step: int,
+    total_steps: int,
+    epoch: float,
+    metrics: Mapping[str, float],
+    *,
+    examples_per_second: float,
+    seconds_left: float,
+) -> str:
+    """Returns one line: step of total, epoch, metrics, examples/s and time left."""
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    left = f"{int(seconds_left // 3600)}:{int(seconds_left // 60) % 60:02d}:{int(seconds_left) % 60:02d}"
+    return f"step {step}/{total_steps}  epoch {epoch:.2f}  {shown}  {examples_per_second:,.0f} examples/s  {left} left"
+
+
+def flatten(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Returns the scalars of an evaluation as {"<prefix>/<name>": value}; lists (per-class figures) are left out."""
+    return {
+        f"{prefix}/{name}": float(value)
+        for name, value in metrics.items()
+        if not isinstance(value, (list, tuple))
+    }

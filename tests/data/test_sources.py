@@ -1,0 +1,658 @@
+"""imgcls_jax.data.sources: every source on tiny files made here, and on real data where it lies beside it."""
+
+import gzip
+import io
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgcls_jax.data import sources
+
+DATA = Path(__file__).parents[3] / "shared/data"
+
+
+def real(name: str) -> Path:
+    if not (DATA / name).exists():
+        pytest.skip(f"{DATA / name} is not here")
+    return DATA / name
+
+
+def png(seed: int = 0, width: int = 5, height: int = 4) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(path: Path, content: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def check_contract(source, num_examples: int, num_classes: int) -> None:
+    assert len(source) == num_examples
+    assert isinstance(source.class_names, tuple) and len(source.class_names) == num_classes
+    copy = pickle.loads(pickle.dumps(source))
+    for index in (0, num_examples - 1, np.int64(0)):
+        element, again = source[index], copy[index]
+        assert isinstance(element["label"], np.int32) and 0 <= element["label"] < num_classes
+        assert source.labels is None or source.labels[index] == element["label"]
+        assert isinstance(element["image"], bytes) or element["image"].dtype == np.uint8
+        assert np.array_equal(element["image"], again["image"])
+        assert source.describe(index) == copy.describe(index)
+    if source.labels is not None:
+        assert source.labels.dtype == np.int32 and source.labels.shape == (num_examples,)
+    with pytest.raises(IndexError):
+        source[num_examples]
+
+
+# ---- stratified_split
+
+
+def test_split_rounds_each_class_and_is_disjoint():
+    labels = np.random.default_rng(0).permutation(np.repeat([3, 5, 9], [10, 7, 1]))
+    train, test = sources.stratified_split(labels, 0.25, seed=4)
+    assert sorted([*train, *test]) == list(range(18))
+    assert (np.diff(train) > 0).all() and (np.diff(test) > 0).all()
+    assert [int((labels[test] == name).sum()) for name in (3, 5, 9)] == [3, 2, 0]  # 2.5, 1.75, 0.25
+
+
+def test_split_is_pinned_and_depends_on_the_seed():
+    labels = [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert sources.stratified_split(labels, 0.4, seed=0)[1].tolist() == [2, 3, 6, 8]
+    assert len({tuple(sources.stratified_split(labels, 0.4, seed=seed)[1]) for seed in range(8)}) > 4
+
+
+def test_split_rounds_exactly_where_binary_fractions_do_not():
+    assert len(sources.stratified_split(np.zeros(45), 0.7, seed=0)[1]) == 32  # 31.5, though 45 * 0.7 < 31.5
+
+
+def test_split_gives_the_counts_of_the_random_cub_protocol():
+    train, test = sources.stratified_split(np.zeros(11788), 1191 / 11788, seed=0)
+    assert (len(train), len(test)) == (10597, 1191)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
+def test_split_refuses_fractions_outside(fraction):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        sources.stratified_split([0, 1], fraction, seed=0)
+
+
+# ---- Arrays
+
+
+def make_arrays() -> sources.Arrays:
+    images = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2, 1)
+    return sources.Arrays(images, np.array([1, 0, 1]), ["a", "b"], "toy")
+
+
+def test_arrays_contract():
+    source = make_arrays()
+    check_contract(source, 3, 2)
+    assert source.image_shape == (2, 2, 1) and source.describe(2) == "toy[2]"
+
+
+def test_arrays_hand_out_fresh_arrays():
+    source = make_arrays()
+    batch = source.gather(np.array([2, 0, 2]))
+    assert batch["image"][:, 0, 0, 0].tolist() == [8, 0, 8] and batch["label"].tolist() == [1, 1, 1]
+    assert batch["image"].dtype == np.uint8 and batch["label"].dtype == np.int32
+    batch["image"][:], batch["label"][:], source[1]["image"][:] = 99, 99, 99
+    assert source.images.max() == 11 and source.labels.tolist() == [1, 0, 1]
+    assert source.gather([0, 1, 2])["image"].base is None
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 3, 3, 1), np.float32), [0, 1], r"images must be uint8 \[N, H, W, C\]; got float32"),
+        (np.zeros((2, 3, 3), np.uint8), [0, 1], r"uint8 \[N, H, W, C\]; got uint8 \[2, 3, 3\]"),
+        (np.zeros((2, 3, 3, 1), np.uint8), [0], r"integers \[2\], one an image; got int64 \[1\]"),
+        (np.zeros((2, 3, 3, 1), np.uint8), [0.0, 1.0], "labels must be integers .* got float64"),
+        (np.zeros((2, 3, 3, 1), np.uint8), [0, 2], r"toy: labels must lie in 0\.\.1; example 1 has 2"),
+        (np.zeros((2, 3, 3, 1), np.uint8), [-1, 1], r"example 0 has -1"),
+    ],
+)
+def test_arrays_refuse(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        sources.Arrays(images, np.array(labels), ["a", "b"], "toy")
+
+
+def test_digits():
+    train, test = sources.Digits("train"), sources.Digits("test")
+    check_contract(train, 1438, 10)
+    check_contract(test, 359, 10)
+    assert train.image_shape == (8, 8, 1) and train.images.min() == 0 and train.images.max() == 255
+    assert set(np.unique(train.images)) == {round(value * 255 / 16) for value in range(17)}
+    assert np.bincount(test.labels).tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
+    assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in test.images}
+    with pytest.raises(ValueError, match="split of Digits must be one of 'train', 'test'; got 'val'"):
+        sources.Digits("val")
+
+
+# ---- idx files
+
+
+def idx(array: np.ndarray) -> bytes:
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+MNIST_IMAGES = np.arange(3 * 4 * 5).reshape(3, 4, 5)
+
+
+@pytest.mark.parametrize("separator", ["-", "."])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(("split", "stem"), [("train", "train"), ("test", "t10k")])
+def test_mnist_spellings(tmp_path, separator, compressed, split, stem):
+    for kind, array in (("images", MNIST_IMAGES), ("labels", np.array([7, 0, 9]))):
+        name = f"{stem}-{kind}{separator}idx{array.ndim}-ubyte"
+        write(tmp_path / (name + ".gz" * compressed), gzip.compress(idx(array)) if compressed else idx(array))
+    source = sources.Mnist(split, root=tmp_path)
+    check_contract(source, 3, 10)
+    assert source.images.shape == (3, 4, 5, 1) and (source.images[..., 0] == MNIST_IMAGES).all()
+    assert source.labels.tolist() == [7, 0, 9]
+    fashion = sources.FashionMnist(split, root=str(tmp_path))
+    assert [fashion.class_names[at] for at in fashion.labels] == ["Sneaker", "T-shirt/top", "Ankle boot"]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (idx(MNIST_IMAGES), idx(np.array([1, 2])), "idx3-ubyte holds 3 images, but .*labels-idx1-ubyte 2"),
+        (idx(MNIST_IMAGES), idx(np.array([1, 10, 2])), r"labels-idx1-ubyte: .* in 0\.\.9; example 1 has 10"),
+        (idx(MNIST_IMAGES)[:-1], idx(np.arange(3)), r"idx3-ubyte: .*shape \[3, 4, 5\] and 76 bytes; got 75"),
+        (idx(np.arange(3)), idx(np.arange(3)), "idx3-ubyte: .* magic number 00000803, got 00000801"),
+        (idx(MNIST_IMAGES), b"", "labels-idx1-ubyte: .* got nothing"),
+        (gzip.compress(idx(MNIST_IMAGES))[:-9], idx(np.arange(3)), "images-idx3-ubyte: damaged gzip file"),
+    ],
+    ids=["counts", "label", "size", "magic", "empty", "gzip"],
+)
+def test_mnist_refuses(tmp_path, images, labels, message):
+    write(tmp_path / "train-images-idx3-ubyte", images)
+    write(tmp_path / "train-labels-idx1-ubyte", labels)
+    with pytest.raises(ValueError, match=message):
+        sources.Mnist("train", root=tmp_path)
+
+
+def test_mnist_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds none of t10k-images-idx3-ubyte, .*download"):
+        sources.Mnist("test", root=tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere' is not a folder; it should hold the official idx"):
+        sources.Mnist("test", root=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="split of FashionMnist .*'val'"):
+        sources.FashionMnist("val", root=tmp_path)
+
+
+def test_mnist_real():
+    source = sources.Mnist("test", root=real("mnist"))
+    check_contract(source, 10000, 10)
+    assert source.image_shape == (28, 28, 1) and np.bincount(source.labels).min() > 800
+
+
+# ---- CIFAR
+
+
+def cifar_records(labels: list[list[int]]) -> bytes:
+    """Image i is red 10 + i, green a ramp down the rows, blue a ramp along the columns."""
+    rows, columns = np.mgrid[:32, :32].astype(np.uint8)
+    records = []
+    for index, label_bytes in enumerate(labels):
+        red = np.full((32, 32), 10 + index, np.uint8)
+        records.append(bytes(label_bytes) + red.tobytes() + rows.tobytes() + columns.tobytes())
+    return b"".join(records)
+
+
+def write_cifar10(folder: Path) -> None:
+    for number in range(1, 6):
+        write(folder / f"data_batch_{number}.bin", cifar_records([[number], [0]]))
+    write(folder / "test_batch.bin", cifar_records([[9]]))
+    write(folder / "batches.meta.txt", "\n".join(f"class {index}" for index in range(10)) + "\n\n")
+
+
+def write_cifar100(folder: Path) -> None:
+    write(folder / "train.bin", cifar_records([[19, 99], [0, 1]]))
+    write(folder / "test.bin", cifar_records([[3, 4]]))
+    write(folder / "fine_label_names.txt", "\n".join(f"fine {index}" for index in range(100)))
+    write(folder / "coarse_label_names.txt", "\n".join(f"coarse {index}" for index in range(20)))
+
+
+def test_cifar10(tmp_path):
+    write_cifar10(tmp_path / "cifar-10-batches-bin")
+    source = sources.Cifar10("train", root=tmp_path)
+    check_contract(source, 10, 10)
+    assert source.labels.tolist() == [1, 0, 2, 0, 3, 0, 4, 0, 5, 0] and source.class_names[9] == "class 9"
+    assert source.images[1, 20, 7].tolist() == [11, 20, 7]  # red, green = row, blue = column
+    test = sources.Cifar10("test", root=tmp_path / "cifar-10-batches-bin")
+    check_contract(test, 1, 10)
+    assert test.labels.tolist() == [9]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("data_batch_3.bin", cifar_records([[0]])[:-1], "data_batch_3.bin: .* of 3073 bytes, got 3072"),
+        ("data_batch_3.bin", b"", "data_batch_3.bin: .* got 0 bytes"),
+        ("data_batch_4.bin", cifar_records([[0], [10]]), r"data_batch_4.bin: .* 0\.\.9; example 1 has 10"),
+        ("batches.meta.txt", "cat\ndog\n", "batches.meta.txt: expected 10 class names, one a line; got 2"),
+    ],
+    ids=["size", "empty", "label", "names"],
+)
+def test_cifar10_refuses(tmp_path, name, content, message):
+    write_cifar10(tmp_path)
+    write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=message):
+        sources.Cifar10("train", root=tmp_path)
+
+
+def test_cifar_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds batches.meta.txt; download the binary version"):
+        sources.Cifar10("train", root=tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds fine_label_names.txt; download the binary version"):
+        sources.Cifar100("train", root=tmp_path)
+    write_cifar10(tmp_path)
+    (tmp_path / "data_batch_2.bin").unlink()
+    with pytest.raises(FileNotFoundError, match="data_batch_2.bin is missing"):
+        sources.Cifar10("train", root=tmp_path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.mkdir, (self.path,))
+
+
+@pytest.mark.parametrize(
+    ("class_name", "relative"),
+    [("Cifar10", "cifar-10-batches-py/data_batch_1"), ("Cifar10", "data_batch_1"),
+     ("Cifar100", "cifar-100-python/train"), ("Cifar100", "meta")],
+)  # fmt: skip
+def test_cifar_refuses_and_never_loads_pickles(tmp_path, class_name, relative):
+    bomb = Bomb()
+    bomb.path = str(tmp_path / "exploded")
+    write(tmp_path / relative, pickle.dumps(bomb))
+    with pytest.raises(ValueError, match="pickled Python version.*download the binary version"):
+        getattr(sources, class_name)("train", root=tmp_path)
+    assert not Path(bomb.path).exists()
+
+
+def test_cifar100(tmp_path):
+    write_cifar100(tmp_path / "cifar-100-binary")
+    fine, coarse = (sources.Cifar100("train", root=tmp_path, label=label) for label in ("fine", "coarse"))
+    check_contract(fine, 2, 100)
+    check_contract(coarse, 2, 20)
+    assert fine.labels.tolist() == [99, 1] and coarse.labels.tolist() == [19, 0]
+    assert fine.class_names[99] == "fine 99" and coarse.class_names[19] == "coarse 19"
+    assert fine.images[1, 20, 7].tolist() == [11, 20, 7]
+    assert len(sources.Cifar100("test", root=tmp_path / "cifar-100-binary")) == 1
+    with pytest.raises(ValueError, match="label of Cifar100 must be one of 'fine', 'coarse'; got 'medium'"):
+        sources.Cifar100("train", root=tmp_path, label="medium")
+    write(tmp_path / "cifar-100-binary/train.bin", cifar_records([[20, 0]]))
+    with pytest.raises(ValueError, match=r"train.bin: labels must lie in 0\.\.19"):
+        sources.Cifar100("train", root=tmp_path)
+
+
+# ---- ImageFolder
+
+
+def write_folders(root: Path, names: list[str]) -> Path:
+    for seed, name in enumerate(names):
+        write(root / name, png(seed))
+    return root
+
+
+def test_image_folder_order_labels_and_bytes(tmp_path):
+    images = "train/dog/b.JPG train/dog/a.png train/cat/deep/er/x.TIFF train/cat/a.jpeg val/dog/v.webp"
+    write_folders(tmp_path, images.split())
+    others = "train/dog/.hidden.png train/dog/notes.txt train/.git/x.png train/cat/.cache/x.png val/x.png"
+    for other in others.split():
+        write(tmp_path / other, b"no")
+    train, val = (sources.ImageFolder(split, root=tmp_path) for split in ("train", "val"))
+    check_contract(train, 4, 2)
+    assert train.class_names == val.class_names == ("cat", "dog")
+    assert train.paths == ["cat/a.jpeg", "cat/deep/er/x.TIFF", "dog/a.png", "dog/b.JPG"]
+    assert train.labels.tolist() == [0, 0, 1, 1] and val.labels.tolist() == [1]  # as in train
+    assert train[3] == {"image": png(0), "label": 1} and val[0]["image"] == png(4)
+    assert train.describe(3) == str(tmp_path / "train/dog/b.JPG")
+
+
+def test_image_folder_without_a_train_folder_names_its_own_classes(tmp_path):
+    write_folders(tmp_path, ["test/b/x.png", "test/a/x.png"])
+    assert sources.ImageFolder("test", root=tmp_path).class_names == ("a", "b")
+    with pytest.raises(FileNotFoundError, match=r"train is missing; the split folders of .* are \['test'\]"):
+        sources.ImageFolder("train", root=tmp_path)
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        sources.ImageFolder("../elsewhere", root=tmp_path)
+
+
+def test_image_folder_fixed_split(tmp_path):
+    write_folders(tmp_path, [f"{name}/{number}.png" for name in "ab" for number in range(10)])
+    train, val, test = (sources.ImageFolder(split, root=tmp_path) for split in ("train", "val", "test"))
+    assert np.bincount(train.labels).tolist() == [8, 8] and np.bincount(val.labels).tolist() == [2, 2]
+    assert val.paths == test.paths and not set(train.paths) & set(val.paths)
+    assert sources.ImageFolder("val", root=tmp_path, split_seed=1).paths != val.paths
+    assert len(sources.ImageFolder("val", root=tmp_path, test_fraction=0.5)) == 10
+    with pytest.raises(ValueError, match="=0.01 of 20 images in 2 classes leaves none for the split 'val'"):
+        sources.ImageFolder("val", root=tmp_path, test_fraction=0.01)
+
+
+def test_image_folder_refuses(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere' is not a folder"):
+        sources.ImageFolder("train", root=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no class folder; expected .*<class>"):
+        sources.ImageFolder("train", root=tmp_path)
+    write_folders(tmp_path, ["train/a/x.png", "val/a/x.png", "val/zebra/x.png"])
+    with pytest.raises(ValueError, match="val holds the class 'zebra', which .*train lacks"):
+        sources.ImageFolder("val", root=tmp_path)
+    (tmp_path / "train/empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no image file .*jpg"):
+        sources.ImageFolder("train", root=tmp_path)
+
+
+def test_unreadable_image_is_named(tmp_path):
+    write_folders(tmp_path, ["train/a/x.png", "train/a/y.png"])
+    source = sources.ImageFolder("train", root=tmp_path)
+    (tmp_path / "train/a/y.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"cannot read .*a/y.png under .*No such file"):
+        source[1]
+
+
+# ---- ListFile
+
+
+def test_list_file(tmp_path):
+    write_folders(tmp_path, ["images/my cat.png", "b.png", "c.png"])
+    write(tmp_path / "train.txt", b"\xef\xbb\xbfimages/my cat.png 2\r\n\r\n  ./b.png\t0  \r\n")
+    write(tmp_path / "val.txt", "c.png 1")
+    train, val = (sources.ListFile(split, root=tmp_path) for split in ("train", "val"))
+    check_contract(train, 2, 3)
+    check_contract(val, 1, 3)  # K is that of the train list
+    assert train.class_names == ("0", "1", "2") and train.labels.tolist() == [2, 0]
+    assert train[0] == {"image": png(0), "label": 2} and train[1]["image"] == png(1)
+    assert train.describe(1) == "b.png (train.txt, line 3)"
+
+
+def test_list_file_takes_the_larger_label_and_other_names(tmp_path):
+    write_folders(tmp_path, ["a.png"])
+    write(tmp_path / "lists/only_val.lst", "a.png 4\n")
+    source = sources.ListFile("val", root=tmp_path, list_file="lists/only_{split}.lst")
+    assert len(source.class_names) == 5
+    write(tmp_path / "lists/only_train.lst", "a.png 6\n")
+    assert len(sources.ListFile("val", root=tmp_path, list_file="lists/only_{split}.lst").class_names) == 7
+
+
+def test_list_file_class_names(tmp_path):
+    write_folders(tmp_path, ["a.png", "b.png"])
+    write(tmp_path / "train.txt", "a.png 0\nb.png 1\n")
+    write(tmp_path / "names.txt", "great auk\n dodo \n")
+    assert sources.ListFile("train", root=tmp_path, classes="names.txt").class_names == ("great auk", "dodo")
+    write(tmp_path / "names.txt", "great auk\n")
+    with pytest.raises(ValueError, match=r"train.txt, line 2: label 1, but .*names.txt names 0\.\.0"):
+        sources.ListFile("train", root=tmp_path, classes="names.txt")
+    write(tmp_path / "names.txt", "\n")
+    with pytest.raises(ValueError, match="names.txt: expected some class names"):
+        sources.ListFile("train", root=tmp_path, classes="names.txt")
+    with pytest.raises(FileNotFoundError, match="other.txt is missing"):
+        sources.ListFile("train", root=tmp_path, classes="other.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.png 0\n\nb.png\n", r"train.txt, line 3: expected 'path label', got 'b.png'; add the label"),
+        ("a.png -1", r"train.txt, line 1: the last word must be the label, an integer in 0\.\.\d+; got '-1'"),
+        ("a.png 1.5", "line 1: the last word must be the label.* got '1.5'"),
+        ("my cat.png", "line 1: the last word must be the label.* got 'cat.png' in 'my cat.png'"),
+        ("a.png 1_0", "got '1_0'"),
+        ("a.png 20240131", "got '20240131'"),
+        ("a.png 0\nb.png 1\n./a.png 1", "train.txt, line 3: 'a.png' is listed in line 1 too"),
+        ("/abs/a.png 0", "line 1: the path must be relative to root and stay inside it; got '/abs/a.png'"),
+        ("a/../../secret.png 0", "line 1: the path must be relative .*got 'a/../../secret.png'"),
+        ("\n \n", "train.txt is empty"),
+    ],
+)
+def test_list_file_refuses(tmp_path, text, message):
+    write_folders(tmp_path, ["a.png", "b.png"])
+    write(tmp_path / "train.txt", text)
+    with pytest.raises(ValueError, match=message):
+        sources.ListFile("train", root=tmp_path)
+
+
+def test_list_file_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere' is not a folder"):
+        sources.ListFile("train", root=tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="train.txt is missing"):
+        sources.ListFile("train", root=tmp_path)
+    write(tmp_path / "train.txt", "gone.png 0")
+    with pytest.raises(FileNotFoundError, match=r"gone.png \(train.txt, line 1\): no such file under"):
+        sources.ListFile("train", root=tmp_path)
+
+
+def test_mouth_real():
+    root = real("mouth")
+    folder, listed = sources.ImageFolder("train", root=root), sources.ListFile("train", root=root)
+    check_contract(folder, 800, 2)
+    check_contract(listed, 800, 2)
+    assert folder.class_names == ("0none", "1smile")
+    by_folder = {f"train/{path}": label for path, label in zip(folder.paths, folder.labels, strict=True)}
+    assert by_folder == dict(zip(listed.paths, listed.labels, strict=True))
+    check_contract(sources.ListFile("val", root=root), 100, 2)
+    assert Image.open(io.BytesIO(listed[0]["image"])).size == (60, 60)
+
+
+# ---- Cub200
+
+CUB_FILES = {
+    "images.txt": "1 001.Auk/a.png\n2 001.Auk/b.png\n4 002.Wren/c.png\n5 002.Wren/d.png\n",
+    "classes.txt": "1 001.Auk\n2 002.Wren\n",
+    "image_class_labels.txt": "1 1\n2 1\n4 2\n5 2\n",
+    "train_test_split.txt": "1 1\n2 0\n4 1\n5 0\n",
+    "bounding_boxes.txt": "1 1.0 0.0 3.0 2.0\n2 0.0 0.0 5.0 4.0\n4 1.5 1.2 2.0 2.0\n5 9.0 9.0 2.0 2.0\n",
+    "parts/parts.txt": "1 back\n2 left eye\n",
+    "parts/part_locs.txt": "".join(f"{key} 1 3.5 2.0 1\n{key} 2 0.0 0.0 0\n" for key in (1, 2, 4, 5)),
+}
+
+
+def write_cub(root: Path, **changes: str) -> Path:
+    for name, text in CUB_FILES.items():
+        write(root / name, text)
+    for name, text in changes.items():
+        write(root / f"{name}.txt", text)
+    images = "001.Auk/a 001.Auk/b 002.Wren/c 002.Wren/d"
+    return write_folders(root, [f"images/{name}.png" for name in images.split()])
+
+
+def test_cub(tmp_path):
+    write_cub(tmp_path / "CUB_200_2011")
+    train = sources.Cub200("train", root=tmp_path)
+    test = sources.Cub200("test", root=tmp_path / "CUB_200_2011")
+    check_contract(train, 2, 2)
+    assert train.class_names == ("001.Auk", "002.Wren") and train.labels.tolist() == [0, 1]
+    assert train[1]["image"] == png(2) and test[0]["image"] == png(1)
+    assert train.describe(1).endswith("CUB_200_2011/images/002.Wren/c.png")
+    assert train[1]["box"].dtype == train[1]["parts"].dtype == np.float32
+    np.testing.assert_array_equal(train[1]["box"], np.float32([1.5, 1.2, 2, 2]))
+    np.testing.assert_array_equal(train[1]["parts"], np.float32([[3.5, 2, 1], [0, 0, 0]]))
+    train[1]["box"][:] = 0
+    assert train[1]["box"][0] == 1.5
+
+
+def test_cub_without_boxes_and_parts(tmp_path):
+    root = write_cub(tmp_path)
+    (root / "bounding_boxes.txt").unlink()
+    (root / "parts/part_locs.txt").unlink()
+    assert set(sources.Cub200("train", root=root)[0]) == {"image", "label"}
+    with pytest.raises(FileNotFoundError, match="crop_to_box needs .*bounding_boxes.txt"):
+        sources.Cub200("train", root=root, crop_to_box=True)
+
+
+def test_cub_random_protocol_needs_no_official_split(tmp_path):
+    root = write_cub(tmp_path)
+    (root / "train_test_split.txt").unlink()
+    parts = [
+        sources.Cub200(split, root=root, protocol="random", test_fraction=0.25, split_seed=seed).paths
+        for seed in range(6) for split in ("train", "test")
+    ]  # fmt: skip
+    for train, test in zip(parts[::2], parts[1::2], strict=True):
+        assert (len(train), len(test)) == (3, 1) and len({*train, *test}) == 4
+    assert len({test[0] for test in parts[1::2]}) > 1
+    with pytest.raises(ValueError, match="the random split 'test' of 4 images is empty"):
+        sources.Cub200("test", root=root, protocol="random", test_fraction=0.01)
+
+
+def test_cub_crop(tmp_path):
+    source = sources.Cub200("train", root=write_cub(tmp_path), crop_to_box=True)
+    check_contract(source, 2, 2)
+    pixels = np.asarray(Image.open(tmp_path / "images/002.Wren/c.png"))
+    element = source[1]  # x 1.5..3.5, y 1.2..3.2 cover the pixels 1..3 both ways
+    assert element["image"].dtype == np.uint8 and (element["image"] == pixels[1:4, 1:4]).all()
+    np.testing.assert_allclose(element["box"], [0.5, 0.2, 2, 2], atol=1e-6)
+    np.testing.assert_allclose(element["parts"], [[2.5, 1, 1], [0, 0, 0]])
+    element["image"][:] = 0  # writable, as the transforms may need
+    with pytest.raises(ValueError, match=r"d.png: box \[9.0, 9.0, 2.0, 2.0\] misses .* of \(5, 4\) pixels"):
+        sources.Cub200("test", root=tmp_path, crop_to_box=True)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("image_class_labels", "1 1\n2 1\n4 2\n", "image_class_labels.txt lacks id 5, unlike images.txt"),
+        ("image_class_labels", "1 1\n2 1\n4 2\n5 3\n", "labels.txt: image id 5 has class 3, which"),
+        ("image_class_labels", "1 1\n2 1\n2 1\n4 2\n5 2\n", "labels.txt, line 3: a second line for id 2"),
+        ("train_test_split", "1 1\n2 0\n3 1\n4 1\n5 1\n", "split.txt alone has id 3, unlike images.txt"),
+        ("train_test_split", "1 1\n2 0\n4\n5 1\n", "line 3: expected the words 'int int', got '4'"),
+        ("train_test_split", "1 0\n2 0\n4 0\n5 0\n", "the official split 'train' of 4 images is empty"),
+        ("bounding_boxes", "1 1 1 2\n", "boxes.txt, line 1: .* the words 'int float float float float'"),
+        ("bounding_boxes", "1 1 1 2 2\n", "bounding_boxes.txt lacks id 2"),
+        ("parts/part_locs", "1 1 0 0 0\n", r"part_locs.txt lacks id \(1, 2\), unlike images.txt and"),
+    ],
+)
+def test_cub_refuses(tmp_path, name, text, message):
+    root = write_cub(tmp_path, **{name: text})
+    with pytest.raises(ValueError, match=message):
+        sources.Cub200("train", root=root)
+
+
+def test_cub_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="images.txt; download CUB_200_2011.tgz from Caltech"):
+        sources.Cub200("train", root=tmp_path)
+    root = write_cub(tmp_path)
+    (root / "classes.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="classes.txt is missing"):
+        sources.Cub200("train", root=root)
+    with pytest.raises(ValueError, match="protocol of Cub200 must be one of 'official', 'random'"):
+        sources.Cub200("train", root=root, protocol="9:1")
+    with pytest.raises(ValueError, match="split of Cub200 must be one of 'train', 'test'; got 'val'"):
+        sources.Cub200("val", root=root)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "num_classes"), [("crops", (2400, 599), 100), ("photos", (300, 130), 10)]
+)
+def test_cub_real(name, counts, num_classes):
+    root = real(f"CUB_200_2011_{name}")
+    train, test = (sources.Cub200(split, root=root) for split in ("train", "test"))
+    check_contract(train, counts[0], num_classes)
+    check_contract(test, counts[1], num_classes)
+    assert not set(train.paths) & set(test.paths) and train[0]["parts"].shape == (15, 3)
+    for index in (0, len(train) - 1):  # the folder's name must be the class's name
+        assert train.paths[index].split("/")[0] == train.class_names[train.labels[index]]
+
+
+def test_cub_real_crop():
+    source = sources.Cub200("train", root=real("CUB_200_2011_photos"), crop_to_box=True)
+    element = source[0]  # box 105.9 22.9 116.6 201.1
+    assert element["image"].shape == (202, 118, 3)
+    visible = element["parts"][element["parts"][:, 2] == 1]
+    assert len(visible) > 5 and (visible[:, 0] <= 118).all() and (visible[:, 1] <= 202).all()
+
+
+# ---- Tfds
+
+
+@pytest.fixture(scope="module")
+def tiny_birds(tmp_path_factory):
+    """A prepared data set: six PNGs in the split "train", and one without a label in "test"."""
+    global TinyBirds  # a builder's class must be importable for the source to pickle
+    tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
+    pytest.importorskip("array_record.python.array_record_module", reason="array_record is not installed")
+
+    class TinyBirds(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            image = tfds.features.Image(shape=(None, None, 3))
+            label = tfds.features.ClassLabel(names=["wren", "jay"])
+            features = tfds.features.FeaturesDict({"picture": image, "species": label, "id": np.int64})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(6, [0, 1]), "test": self._generate_examples(1, [-1])}
+
+        def _generate_examples(self, count, labels):
+            for key in range(count):
+                yield key, {"picture": io.BytesIO(png(key)), "species": labels[key % len(labels)], "id": key}
+
+    root = tmp_path_factory.mktemp("tfds")
+    tfds.builder("tiny_birds", data_dir=root, file_format="array_record").download_and_prepare()
+    return root
+
+
+def test_tfds_hands_out_encoded_photos(tiny_birds):
+    keys = {"image_key": "picture", "label_key": "species"}
+    source = sources.Tfds("train", name="tiny_birds", root=tiny_birds, **keys)
+    check_contract(source, 6, 2)
+    assert source.class_names == ("wren", "jay") and source.labels is None
+    assert {source[index]["image"] for index in range(6)} == {png(key) for key in range(6)}
+    assert set(source[0]) == {"image", "label"} and source.describe(4) == "tiny_birds/train[4]"
+    assert len(sources.Tfds("train[:50%]", name="tiny_birds", root=str(tiny_birds), **keys)) == 3
+    with pytest.raises(ValueError, match=r"tiny_birds/test\[0\] has no label \(-1\)"):
+        sources.Tfds("test", name="tiny_birds", root=tiny_birds, **keys)[0]
+    with pytest.raises(ValueError, match="tiny_birds, split 'dev': Unknown split"):
+        sources.Tfds("dev", name="tiny_birds", root=tiny_birds, **keys)
+    with pytest.raises(ValueError, match=r"has no Image 'image', only .*picture \(Image\).*; set image_key"):
+        sources.Tfds("train", name="tiny_birds", root=tiny_birds)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("cifar10", (32, 32, 3)), ("mnist", (28, 28, 1))])
+def test_tfds_decodes_images_of_one_size(name, shape):
+    tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
+    with tfds.testing.mock_data(num_examples=5):
+        source = sources.Tfds("train", name=name)
+        assert len(source) == 5 and len(source.class_names) == 10
+        assert source[0]["image"].shape == shape and source[0]["image"].dtype == np.uint8
+        assert isinstance(source[4]["label"], np.int32)
+
+
+def test_tfds_not_prepared_or_unknown(tmp_path):
+    pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
+    command = r"tfds.builder\('mnist', data_dir='.*', file_format='array_record'\).download_and_prepare\(\)"
+    with pytest.raises(FileNotFoundError, match=f"mnist is not prepared .*{command}") as caught:
+        sources.Tfds("train", name="mnist", root=tmp_path)
+    assert f"data_dir='{tmp_path}'" in str(caught.value)
+    with pytest.raises(ValueError, match="has no 'no_such_set'; mend the name"):
+        sources.Tfds("train", name="no_such_set", root=tmp_path)
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'imgcls-jax\[tfds\]'"):
+        sources.Tfds("train", name="mnist")
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
+        sources.Digits("train")
+
+
+def test_import_loads_numpy_alone():
+    heavy = "{'sklearn', 'tensorflow_datasets', 'tensorflow', 'PIL', 'jax', 'grain'}"
+    code = f"import sys, imgcls_jax.data.sources; print(sorted({heavy} & set(sys.modules)))"
+    root = Path(sources.__file__).parents[2]
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

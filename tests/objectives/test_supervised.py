@@ -1,0 +1,88 @@
+"""What the supervised objective computes, beyond the laws that all objectives keep."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from imgcls_jax.models import simpleconv3
+from imgcls_jax.objectives import supervised
+from imgcls_jax.objectives.base import Task
+from imgcls_jax.train.step import make_init, make_train_step
+
+TASK = Task(num_classes=4, num_examples=32, steps_per_epoch=4, total_steps=8, image_shape=(8, 8, 1))
+
+
+def batch(rows=8):
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.normal(size=(rows, *TASK.image_shape)).astype(np.float32),
+        "label": np.arange(rows, dtype=np.int32) % 4,
+    }
+
+
+def make(**options):
+    return supervised.make(simpleconv3.build(), TASK, **options)
+
+
+def loss_of(objective, params, carry, values=None, seed=0):
+    return objective.loss(params, carry, values or batch(), jax.random.key(seed), jnp.int32(0))
+
+
+def test_the_loss_is_cross_entropy_of_its_own_training_logits():
+    objective = make()
+    params, carry = objective.init(jax.random.key(0), batch())
+    value, (new_carry, metrics) = loss_of(objective, params, carry)
+    features, moved = simpleconv3.build().apply(
+        {"params": params["backbone"], **carry}, batch()["image"], train=True, mutable=["batch_stats"]
+    )
+    layer = params["head"]["classifier"]
+    logits = np.asarray(features.embedding @ layer["kernel"] + layer["bias"], np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(value, -log_p[np.arange(8), batch()["label"]].mean(), rtol=1e-5)
+    assert metrics["loss"] == value
+    jax.tree.map(np.testing.assert_array_equal, new_carry["batch_stats"], moved["batch_stats"])
+
+
+def test_class_weights_weigh_and_label_smoothing_changes_the_loss():
+    params, carry = make().init(jax.random.key(0), batch())
+    plain = loss_of(make(), params, carry)[0]
+    np.testing.assert_allclose(loss_of(make(class_weights=[2.0] * 4), params, carry)[0], plain, rtol=1e-6)
+    only_first = loss_of(make(class_weights=[1.0, 0, 0, 0]), params, carry)[0]
+    per_class = [loss_of(make(class_weights=np.eye(4)[k]), params, carry)[0] for k in range(4)]
+    np.testing.assert_allclose(np.mean(per_class), plain, rtol=1e-5)
+    assert not np.isclose(only_first, plain, rtol=1e-3)
+    assert not np.isclose(loss_of(make(label_smoothing=0.2), params, carry)[0], plain, rtol=1e-4)
+    with pytest.raises(ValueError, match="class_weights needs 4 numbers"):
+        make(class_weights=[1.0, 2.0])
+
+
+def test_mixup_and_cutmix_are_drawn_from_the_key():
+    objective = make(mixup_alpha=1.0, cutmix_alpha=1.0)
+    params, carry = objective.init(jax.random.key(0), batch())
+    values = {float(loss_of(objective, params, carry, seed=seed)[0]) for seed in range(4)}
+    assert len(values) == 4
+    assert loss_of(objective, params, carry, seed=1)[0] == loss_of(objective, params, carry, seed=1)[0]
+
+
+def test_ema_follows_its_formula_and_serves_prediction():
+    objective, tx = make(ema_decay=0.75), optax.sgd(0.1)
+    state = make_init(objective, tx, batch())(jax.random.key(0))
+    start = state.params
+    state, _ = jax.jit(make_train_step(objective, tx, lambda rng, values: values))(state, batch())
+    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, start, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.carry["ema"], expected)
+    by_ema = objective.predict(state.params, state.carry, batch())["logits"]
+    as_params = make().predict(expected, {"batch_stats": state.carry["batch_stats"]}, batch())["logits"]
+    np.testing.assert_allclose(by_ema, as_params, atol=1e-5)
+    with pytest.raises(ValueError, match="ema_decay"):
+        make(ema_decay=1.5)
+
+
+def test_prediction_ignores_the_rest_of_the_batch():
+    objective = make(dropout=0.5)
+    params, carry = objective.init(jax.random.key(0), batch())
+    whole = objective.predict(params, carry, batch())["logits"]
+    one = objective.predict(params, carry, {"image": batch()["image"][:1]})["logits"]
+    np.testing.assert_allclose(whole[:1], one, atol=1e-5)

@@ -1,0 +1,117 @@
+"""Who may import whom, and what each room costs to import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "imgcls_jax"
+HEAVY = ("flax", "optax", "grain", "absl", "tensorflow", "torch", "orbax", "numpy.testing")
+
+# room -> (what of this package, what of others); the standard library is free.
+MAY_IMPORT = {
+    "losses": ({"losses"}, {"jax"}),
+    "models": ({"models"}, {"jax", "flax"}),
+    "data": ({"data"}, {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "absl"}),
+    "data/augment.py": (set(), {"jax"}),
+    "objectives": ({"objectives", "losses", "models.heads"}, {"jax", "flax", "optax", "numpy"}),
+    "evaluators": ({"evaluators", "losses", "data"}, {"jax", "numpy", "sklearn"}),
+    "train": (
+        {"train", "objectives.base", "data"},
+        {"jax", "optax", "orbax", "clu", "numpy"},
+    ),
+    "train/writer.py": (set(), {"tensorboardX"}),
+}
+ANYTHING = ("main.py", "tools", "__init__.py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module named by an import statement, at whatever depth of the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def offending(name: str, own: set[str], foreign: set[str]) -> bool:
+    top, _, rest = name.partition(".")
+    if top == "imgcls_jax":
+        return not any(rest == room or rest.startswith(f"{room}.") for room in own)
+    return top not in foreign and top not in sys.stdlib_module_names
+
+
+def rule_of(relative: str) -> tuple[set[str], set[str]] | None:
+    if relative in MAY_IMPORT:
+        return MAY_IMPORT[relative]
+    room = relative.split("/")[0]
+    return None if room in ANYTHING else MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_keep_the_table(path):
+    rule = rule_of(path.relative_to(PACKAGE).as_posix())
+    if rule is not None:
+        assert [name for name in sorted(imports_of(path)) if offending(name, *rule)] == []
+
+
+def test_the_table_refuses():
+    assert offending("flax.linen", *MAY_IMPORT["losses"])
+    assert offending("imgcls_jax.train.loop.run", *MAY_IMPORT["objectives"])
+    assert offending("tensorboardX", *MAY_IMPORT["train"])
+    assert not offending("imgcls_jax.models.heads.Linear", *MAY_IMPORT["objectives"])
+
+
+def test_nothing_imports_main_or_tools():
+    for path in PACKAGE.rglob("*.py"):
+        inside = path.relative_to(PACKAGE).as_posix()
+        for name in imports_of(path):
+            assert not name.startswith("imgcls_jax.main"), path
+            assert inside.startswith("tools/") or not name.startswith("imgcls_jax.tools"), path
+
+
+def test_configs_import_ml_collections_alone():
+    for path in (PACKAGE.parent / "configs").glob("*.py"):
+        assert {name.split(".")[0] for name in imports_of(path)} <= {"ml_collections"}, path
+
+
+def test_no_objective_is_named_in_train():
+    names = {path.stem for path in (PACKAGE / "objectives").glob("*.py")} - {"__init__", "base"}
+    assert names
+    for path in (PACKAGE / "train").glob("*.py"):
+        text = path.read_text(encoding="utf-8").lower()
+        assert [name for name in names if name in text] == [], path
+
+
+def run_fresh(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_losses_cost_only_jax():
+    code = f"import sys, imgcls_jax.losses; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert run_fresh(code) == "[]"
+
+
+def test_the_core_loads_where_the_rest_is_not_installed():
+    code = """
+import importlib, pkgutil, sys
+for name in ("grain", "tensorflow_datasets", "clu", "ml_collections", "tensorboardX", "sklearn", "tensorflow", "torch"):
+    sys.modules[name] = None
+for room in ("losses", "models", "objectives"):
+    package = importlib.import_module(f"imgcls_jax.{room}")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"imgcls_jax.{room}.{module.name}")
+for name in ("train.step", "train.state", "train.optimizer", "train.checkpoint", "train.loop", "data.pipeline", "data.sources"):
+    importlib.import_module(f"imgcls_jax.{name}")
+print("loaded")
+"""
+    assert run_fresh(code) == "loaded"

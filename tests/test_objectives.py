@@ -1,0 +1,150 @@
+"""The laws of the objectives' contract, each for every objective found in the folder."""
+
+import importlib
+import pkgutil
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import imgcls_jax.objectives
+from imgcls_jax.models import simpleconv3
+from imgcls_jax.objectives.base import Task
+from imgcls_jax.train.state import state_digest
+from imgcls_jax.train.step import make_init, make_train_step
+
+NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__) if m.name != "base"]
+# Settings under which an objective keeps all the carry that it can keep.
+OPTIONS = {"supervised": {"ema_decay": 0.9, "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "dropout": 0.1}}
+TASK = Task(num_classes=3, num_examples=24, steps_per_epoch=3, total_steps=6, image_shape=(16, 16, 3))
+
+
+@lru_cache
+def build(name):
+    objective = importlib.import_module(f"imgcls_jax.objectives.{name}").make(
+        simpleconv3.build(), TASK, **OPTIONS.get(name, {})
+    )
+    return objective, optax.sgd(0.05, momentum=0.9)
+
+
+def batch(step=0, rows=8):
+    rng = np.random.default_rng(step)
+    images = rng.normal(size=(rows, *TASK.image_shape)).astype(np.float32)
+    index = (step * rows + np.arange(rows)) % TASK.num_examples
+    return {"image": images, "label": np.int32(index % TASK.num_classes), "index": np.int32(index)}
+
+
+def keys_of(objective, values):
+    return {key: values[key] for key in objective.batch_keys}
+
+
+def initial(name, seed=0):
+    objective, tx = build(name)
+    return jax.jit(make_init(objective, tx, keys_of(objective, batch())))(jax.random.key(seed))
+
+
+def train(name, state, steps):
+    """Runs the steps as the loop does, the plan of each epoch first; returns state, metrics and the number of traces."""
+    objective, tx = build(name)
+    traces = []
+
+    def augment(rng, values):
+        traces.append(rng)
+        return values
+
+    step = jax.jit(make_train_step(objective, tx, augment))
+    for number in range(int(state.step), steps):
+        epoch, position = divmod(number, TASK.steps_per_epoch)
+        if objective.plan_epoch is not None and position == 0:
+            plan = plan_of(name, state, epoch)
+            state = state._replace(params=plan.params, carry=plan.carry)
+        state, metrics = step(state, keys_of(objective, batch(number)))
+    return state, metrics, len(traces)
+
+
+def plan_of(name, state, epoch):
+    objective, _ = build(name)
+
+    def embed(key):
+        rows = [objective.predict(state.params, state.carry, batch(step))[key] for step in range(TASK.steps_per_epoch)]
+        return np.concatenate([np.asarray(r, np.float32) for r in rows])
+
+    return objective.plan_epoch(state.params, state.carry, epoch, embed, jax.random.key(epoch))
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def test_there_are_objectives():
+    assert "supervised" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_law_1_carry_never_changes_its_form(name):
+    before = initial(name)
+    after, _, traces = train(name, before, TASK.total_steps)
+    assert shapes(before.carry) == shapes(after.carry)
+    assert traces == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_law_2_params_backbone_is_the_trunk(name):
+    images = jnp.zeros((2, *TASK.image_shape))
+    trunk = jax.eval_shape(lambda: simpleconv3.build().init(jax.random.key(0), images, train=False))["params"]
+    assert shapes(initial(name).params["backbone"]) == shapes(trunk)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_law_3_params_and_carry_share_no_buffer(name):
+    state = initial(name)
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.carry, state.opt_state))]
+    assert len(set(buffers)) == len(buffers)
+    objective, tx = build(name)
+    donated = jax.jit(make_train_step(objective, tx, lambda rng, values: values), donate_argnums=0)
+    state, _ = donated(state, keys_of(objective, batch()))
+    assert int(state.step) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_laws_4_and_5_plans_are_deterministic_and_have_n_entries(name):
+    if build(name)[0].plan_epoch is None:
+        pytest.skip(f"{name} plans no epochs")
+    state = initial(name)
+    one, other = plan_of(name, state, 1), plan_of(name, state, 1)
+    jax.tree.map(np.testing.assert_array_equal, (one.params, one.carry), (other.params, other.carry))
+    np.testing.assert_array_equal(one.order, other.order)
+    assert one.order is None or len(one.order) == TASK.num_examples
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_law_7_a_stopped_run_goes_on_bit_for_bit(name, tmp_path):
+    from imgcls_jax.train import sharding
+    from imgcls_jax.train.checkpoint import Checkpoints
+
+    whole, _, _ = train(name, initial(name), TASK.total_steps)
+    half, _, _ = train(name, initial(name), TASK.total_steps // 2)
+    replicated = sharding.replicated(sharding.data_mesh())
+    target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated), half)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(half, wait=True)
+        restored, _ = checkpoints.restore_latest(target)
+    assert state_digest(restored) == state_digest(half)
+    restored = jax.device_put(restored, jax.devices()[0])
+    resumed, _, _ = train(name, restored, TASK.total_steps)
+    assert state_digest(resumed) == state_digest(whole)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_finite_and_reach_the_backbone(name):
+    objective, _ = build(name)
+    state = initial(name)
+    grads, _ = jax.jit(jax.grad(objective.loss, has_aux=True))(
+        state.params, state.carry, keys_of(objective, batch()), jax.random.key(1), jnp.int32(0)
+    )
+    for leaf in jax.tree.leaves(grads):
+        assert np.all(np.isfinite(leaf))
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["backbone"]))

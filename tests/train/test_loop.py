@@ -1,0 +1,220 @@
+"""The loop in one process: resume with epoch plans, refusal of a foreign workdir, non-finite losses, bad images."""
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgcls_jax.objectives.base import EpochPlan
+from imgcls_jax.train import experiment, loop, trained
+
+ROOT = Path(__file__).parents[2]
+
+
+def digits_config(**train):
+    spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits_simpleconv3.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = experiment.plain(module.get_config("test"))
+    config["data"] |= {"train_transforms": "normalize(0.5, 0.5)", "eval_transforms": "normalize(0.5, 0.5)"}
+    for key in ("total_epochs", "eval_every_epochs"):
+        del config["train"][key]
+    config["train"] |= {"total_steps": 8, "log_every_steps": 4, "batch_size": 64} | train
+    return config
+
+
+def folder_of_images(root, per_class=12, size=20):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for k, name in enumerate(("dark", "light")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(per_class):
+                pixels = rng.integers(100 * k, 100 * k + 120, (size, size + i % 3, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+
+
+def folder_config(root, **data):
+    config = digits_config(batch_size=8, total_steps=6)
+    config["data"] = {
+        "source": "image_folder",
+        "root": str(root),
+        "train_transforms": "decode | random_resized_crop(16) | normalize(0.5, 0.5)",
+        "eval_transforms": "decode | resize(16) | normalize(0.5, 0.5)",
+    } | data
+    config["evals"] = {"val": {"evaluator": "classification", "split": "val"}}
+    return config
+
+
+def stop_after(monkeypatch, steps):
+    """Makes the next run behave as if SIGTERM had come during a step."""
+    place = loop.sharding.place
+    count = iter(range(10**6))
+
+    def counting(batch, mesh):
+        if next(count) == steps - 1:
+            current.stop.signal = "SIGTERM"
+        return place(batch, mesh)
+
+    built = loop.Run.__init__
+
+    def remember(self, *arguments):
+        nonlocal current
+        built(self, *arguments)
+        current = self
+
+    current = None
+    monkeypatch.setattr(loop.Run, "__init__", remember)
+    monkeypatch.setattr(loop.sharding, "place", counting)
+
+
+def planning(make):
+    """Wraps make_objective: epochs are planned from the params, with a fresh head and an order that repeats examples."""
+
+    def wrapped(config, task):
+        objective = make(config, task)
+
+        def plan_epoch(params, carry, epoch, embed, rng):
+            embedding = embed("embedding")
+            assert embedding.shape == (task.num_examples, 128) and embedding.dtype == np.float32
+            order = np.argsort(embedding[:, 0], kind="stable")
+            order[: task.num_examples // 2] = order[task.num_examples // 2 : task.num_examples // 2 * 2]
+            head = jax.tree.map(lambda leaf: 0.1 * jax.random.normal(rng, leaf.shape), params["head"])
+            return EpochPlan(params | {"head": head}, carry, order.astype(np.int64), reset=("head",))
+
+        return dataclasses.replace(objective, plan_epoch=plan_epoch)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("stop", [22, 30])
+def test_a_planned_epoch_resumes_to_the_bit(stop, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "make_objective", planning(experiment.make_objective))
+    config = digits_config(total_steps=50)
+    whole = loop.run(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, stop)
+        with pytest.raises(loop.Interrupted, match=f"stopped by SIGTERM after step {stop} of 50"):
+            loop.run(config, tmp_path / "stopped")
+    resumed = loop.run(config, tmp_path / "stopped")
+    assert resumed["resumed_from_step"] == stop
+    assert resumed["state_digest"] == whole["state_digest"]
+
+
+def test_a_finished_run_is_left_alone(tmp_path, capsys):
+    config = digits_config()
+    first = loop.run(config, tmp_path)
+    written = (tmp_path / "result.json").stat().st_mtime_ns
+    assert loop.run(config, tmp_path)["state_digest"] == first["state_digest"]
+    assert "finished run" in capsys.readouterr().out
+    assert (tmp_path / "result.json").stat().st_mtime_ns == written
+    assert set(first["metrics"]["test"]) >= {"loss", "accuracy", "top5_accuracy", "per_class_accuracy"}
+    assert first["metrics"]["test"]["num_examples"] == 359
+    assert first["config_digest"] == experiment.config_digest(config) and first["versions"]["jax"] == jax.__version__
+
+
+def test_another_configuration_in_the_workdir_is_refused(tmp_path):
+    config = digits_config()
+    loop.run(config, tmp_path)
+    config["optimizer"]["learning_rate"] = 0.2
+    config["objective"]["label_smoothing"] = 0.1
+    with pytest.raises(ValueError, match="learning_rate: 0.05 in the workdir, 0.2 now") as refused:
+        loop.run(config, tmp_path)
+    assert "objective.label_smoothing: 0.0 in the workdir, 0.1 now" in str(refused.value)
+    free = digits_config(log_every_steps=1)
+    assert loop.run(free, tmp_path)["steps"] == 8
+
+
+def test_batches_and_devices_change_no_evaluation(tmp_path):
+    """359 examples by batches of 8 and of 128, on eight devices: the same figures, every example counted once."""
+    loop.run(digits_config(), tmp_path)
+    results = []
+    for batch_size in (8, 128):
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["train"]["eval_batch_size"] = batch_size
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        results.append(trained.evaluate(tmp_path)["test"])
+    assert results[0]["num_examples"] == results[1]["num_examples"] == 359
+    assert results[0]["per_class_accuracy"] == results[1]["per_class_accuracy"]
+    np.testing.assert_allclose(results[0]["loss"], results[1]["loss"], rtol=1e-5)
+    assert trained.evaluate(tmp_path, split="train")["test"]["num_examples"] == 1797 - 359
+
+
+def test_a_nonfinite_loss_stops_with_step_and_leaf(tmp_path):
+    config = digits_config()
+    config["optimizer"] |= {"learning_rate": 1e30, "schedule": "constant", "warmup_epochs": 0.0, "weight_decay": 0.0}
+    with pytest.raises(FloatingPointError, match=r"the loss of step \d is not finite; .* is params/backbone/"):
+        loop.run(config, tmp_path)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bad_images_are_named_or_skipped_and_counted(num_workers, tmp_path):
+    root = tmp_path / "images"
+    folder_of_images(root)
+    (root / "train" / "light" / "3.png").write_bytes(b"no image at all")
+    (root / "val" / "dark" / "5.png").write_bytes((root / "val" / "dark" / "5.png").read_bytes()[:90])
+    with pytest.raises(ValueError, match=r"light/3\.png.*on_bad_example='skip'"):
+        loop.run(folder_config(root, num_workers=num_workers), tmp_path / "raise")
+    config = folder_config(root, num_workers=num_workers, on_bad_example="skip")
+    result = loop.run(config, tmp_path / "skip")
+    assert result["bad_examples"] == 2
+    assert result["metrics"]["val"]["num_examples"] == 23
+    assert "top5_accuracy" not in result["metrics"]["val"]
+
+
+def test_accumulation_equals_one_batch_where_nothing_couples_the_examples():
+    import optax
+
+    from imgcls_jax.train.step import make_init, make_train_step
+
+    def loss(params, carry, batch, rng, step):
+        value = jnp.mean((batch["image"] @ params["w"] - batch["label"]) ** 2)
+        return value, (carry, {"loss": value})
+
+    from imgcls_jax.objectives.base import Objective
+
+    objective = Objective(("image", "label"), lambda rng, batch: ({"w": jnp.ones(5)}, {}), loss, lambda p, c, b: {})
+    rng = np.random.default_rng(0)
+    batch = {"image": np.float32(rng.normal(size=(16, 5))), "label": np.float32(rng.normal(size=16))}
+    tx = optax.adam(0.1)
+    state = make_init(objective, tx, batch)(jax.random.key(0))
+    outcomes = [
+        jax.jit(make_train_step(objective, tx, lambda rng, b: b, accumulate_steps=parts))(state, batch)
+        for parts in (1, 4)
+    ]
+    np.testing.assert_allclose(outcomes[0][0].params["w"], outcomes[1][0].params["w"], rtol=1e-6)
+    np.testing.assert_allclose(outcomes[0][1]["loss"], outcomes[1][1]["loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "section, field, value, message",
+    [
+        ("model", "widht", 3, r"config\.model: .*widht"),
+        ("objective", "label_smoothin", 0.1, "config.objective.label_smoothin: no such field; did you mean 'label_smoothing'"),
+        ("train", "batchsize", 3, "config.train.batchsize: no such field; did you mean 'batch_size'"),
+        ("optimizer", "momentun", 0.9, "optimizer.momentun: neither"),
+        ("optimizer", "name", "sdg", "optimizer.name is the name"),
+        ("optimizer", "schedule", "cosin", "optimizer.schedule is one of"),
+        ("data", "source", "digit", "config.data.source: data/sources.py has no 'digit'"),
+        ("data", "on_bad_example", "drop", "data.on_bad_example is one of"),
+        ("data", "eval_transforms", "flip | normalize(0.5, 0.5)", "random operations"),
+        ("data", "train_split", "tran", "tran"),
+        ("model", "name", "simpleconv4", "imgcls_jax/models/ has no file simpleconv4.py"),
+        ("model", "name", "layers", "holds no family"),
+        ("objective", "name", "base", "holds no algorithm"),
+        ("train", "batch_size", 60, "multiple of their number, 8"),
+        ("train", "batch_size", 4096, "less than one batch"),
+        ("train", "total_epochs", 3.0, "two units"),
+        ("train", "best_metric", "val/acc", "none of the evaluations' metrics"),
+    ],
+)
+def test_mistakes_in_a_configuration_are_named(section, field, value, message, tmp_path):
+    config = digits_config(total_steps=1)
+    config[section][field] = value
+    with pytest.raises(ValueError, match=message):
+        loop.run(config, tmp_path)
