@@ -137,7 +137,7 @@ def affine(
         raise ValueError(
             f"degrees must be at least 0 and translate in [0, 1], got {degrees!r} and {translate!r}"
         )
-    low, high = _check_range("affine", "scale", scale, positive=True)
+    low, high = _check_range("affine", "scale", scale)
     _check_choice("rotate and affine", "order", order, ("nearest", "bilinear"))
 
     def transform(rng: jax.Array, images: jax.Array) -> jax.Array:
@@ -330,7 +330,7 @@ def gaussian_blur(
       p: probability.
       kernel_size: odd number of pixels; None for about a tenth of the shorter side, at least 3.
     """
-    low, high = _check_range("gaussian_blur", "sigma", sigma, positive=True)
+    low, high = _check_range("gaussian_blur", "sigma", sigma)
     _check_probability("gaussian_blur", p)
     if kernel_size is not None and (
         not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0
@@ -399,10 +399,10 @@ def random_erasing(
     Reference: Zhong et al., 2017, arXiv:1708.04896.
     """
     _check_probability("random_erasing", p)
-    smallest, largest = _check_range("random_erasing", "area", area, positive=True)
+    smallest, largest = _check_range("random_erasing", "area", area)
     if largest > 1:
         raise ValueError(f"random_erasing: area is a share of the image, at most 1, got {area!r}")
-    flattest, tallest = map(math.log, _check_range("random_erasing", "ratio", ratio, positive=True))
+    flattest, tallest = map(math.log, _check_range("random_erasing", "ratio", ratio))
 
     def erase(rng: jax.Array, images: jax.Array) -> jax.Array:
         chance_rng, area_rng, ratio_rng, corner_rng = jax.random.split(rng, 4)
@@ -473,11 +473,7 @@ def _check_choice(name: str, argument: str, value: str, choices: tuple[str, ...]
         raise ValueError(f"{name}: {argument} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def _check_range(
-    name: str, argument: str, bounds: tuple[float, float], positive: bool
-) -> tuple[float, float]:
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not bounds[0] <= bounds[1] < math.inf:
-        raise ValueError(f"{name}: {argument} must be (low, high) with low <= high, got {bounds!r}")
-    if positive and bounds[0] <= 0:
-        raise ValueError(f"{name}: {argument} must be above 0, got {bounds!r}")
+def _check_range(name: str, argument: str, bounds: tuple[float, float]) -> tuple[float, float]:
+    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] < math.inf:
+        raise ValueError(f"{name}: {argument} must be (low, high) with 0 < low <= high, got {bounds!r}")
     return bounds[0], bounds[1]

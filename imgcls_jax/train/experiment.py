@@ -15,7 +15,7 @@ import json
 import os
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -262,15 +262,29 @@ class DataSide:
             shard=self._shard,
         )
 
-    def eval_batches(self, split: str, batch_size: int) -> EvalBatches:
-        """Returns the batches of any split, every example once."""
+    def eval_batches(self, split: str, batch_size: int, class_names: tuple[str, ...]) -> EvalBatches:
+        """Returns the batches of any split, every example once.
+
+        Raises:
+          ValueError: its classes are not those of the training split: its labels would mean something else.
+        """
+        source = self.source(split)
+        if tuple(source.class_names) != tuple(class_names):
+            raise ValueError(
+                f"the split {split!r} has the classes {_shortened(source.class_names)}, training has "
+                f"{_shortened(class_names)}: give both splits the same classes in the same order"
+            )
         return EvalBatches(
-            self.source(split),
+            source,
             self.eval_host,
             batch_size=batch_size,
             on_bad_example=self.settings.on_bad_example,
             shard=self._shard,
         )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
 
 
 def _source_class(name: str) -> Any:

@@ -157,7 +157,7 @@ class Run:
 
     def open_split(self, split: str) -> Iterator[Batch]:
         """Yields the placed batches of a split, every example once; ends the run where it was asked to stop."""
-        batches = self.data.eval_batches(split, self.eval_batch_size)
+        batches = self.data.eval_batches(split, self.eval_batch_size, self.class_names)
         with iterate(batches, 0, len(batches), **self._reading()) as iterator:
             for batch in iterator:
                 if self.stop.signal:

@@ -69,7 +69,8 @@ def checksum(state: Any) -> jax.Array:
 
 def first_nonfinite(state: TrainState) -> str | None:
     """Returns the path of the first leaf of params or carry that holds a NaN or an infinity; None where none does."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path({"params": state.params, "carry": state.carry}):
-        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.all(jnp.isfinite(leaf))):
-            return jax.tree_util.keystr(path, simple=True, separator="/")
+    for name, tree in (("params", state.params), ("carry", state.carry)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.all(jnp.isfinite(leaf))):
+                return f"{name}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
     return None

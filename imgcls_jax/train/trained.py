@@ -91,7 +91,7 @@ def evaluate(workdir: str | Path, *, split: str = "", checkpoint: str = "latest"
     sharding.check_batch_size(batch_size, mesh)
 
     def open_split(name: str) -> Iterator[Batch]:
-        batches = trained.data.eval_batches(split or name, batch_size)
+        batches = trained.data.eval_batches(split or name, batch_size, trained.class_names)
         with iterate(batches, 0, len(batches), num_threads=trained.data.settings.num_threads) as iterator:
             for batch in iterator:
                 batch.pop("bad_examples")

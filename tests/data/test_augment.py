@@ -1,0 +1,470 @@
+"""Device operations: golden values, references in numpy, and the laws that every operation keeps."""
+
+import colorsys
+import itertools
+import os
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgcls_jax.data import augment
+from imgcls_jax.data.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION
+
+QUICK = {"xla_backend_optimization_level": 0}  # the compiler's time is nearly all that these tests need
+QUICK_KEY = jax.random.key(0, impl="unsafe_rbg")
+PIXELS = np.array([[[1, 0.5, 0], [0, 0, 1]]], np.float32)  # [H=1, W=2, C]
+OPS = (
+    augment.flip(),
+    augment.vertical_flip(),
+    augment.pad_and_crop(2),
+    augment.pad_and_crop(2, "reflect"),
+    augment.rotate(20),
+    augment.rotate(20, "bilinear"),
+    augment.affine(10, translate=0.2, scale=(0.8, 1.2)),
+    augment.color_jitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+    augment.greyscale(0.5),
+    augment.solarize(0.5, p=0.5),
+    augment.gaussian_blur(),
+    augment.cutout(3),
+    augment.random_erasing(),
+    augment.upsample(12),
+    augment.normalize((0.5, 0.4, 0.3), 0.25),
+)
+RANDOM = tuple(op for op in OPS if op.random)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).random((16, 9, 8, 3), dtype=np.float32)
+
+
+@partial(jax.jit, compiler_options=QUICK)
+def run_all(rng: jax.Array, images: jax.Array) -> list[jax.Array]:
+    return [op(rng, images) for op in OPS]
+
+
+def run_random(images: np.ndarray) -> list[np.ndarray]:
+    results = run_all(jax.random.key(1), images)
+    return [np.asarray(result) for op, result in zip(OPS, results, strict=True) if op.random]
+
+
+def one(op: augment.DeviceOp, images: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.jit(op, compiler_options=QUICK)(QUICK_KEY, images))
+
+
+quick_warp = jax.jit(augment.warp, static_argnames="order", compiler_options=QUICK)
+quick_jitter = jax.jit(augment.jitter, compiler_options=QUICK)
+
+
+# ---- laws
+
+
+def test_jit_equals_eager(images):
+    rng = jax.random.key(1)
+    for op, jitted in zip(OPS, run_all(rng, images), strict=True):
+        if op.name in (
+            "flip",
+            "rotate",
+            "color_jitter",
+            "cutout",
+            "normalize",
+        ):  # eager, all take half a minute
+            np.testing.assert_allclose(jitted, op(rng, images), atol=1e-5, err_msg=op.name)
+
+
+def test_shapes_and_dtypes(images):
+    for op in OPS:
+        result = jax.eval_shape(op.function, jax.random.key(0), images)
+        sides = (12, 12) if op.name == "upsample" else images.shape[1:3]
+        assert result.dtype == jnp.float32 and result.shape == (16, *sides, 3), op.name
+
+
+def test_values_stay_in_the_unit_range(images):
+    for op, result in zip(RANDOM, run_random(images), strict=True):
+        assert result.min() >= -1e-6 and result.max() <= 1 + 1e-6, op.name
+
+
+def test_every_image_has_its_own_draw(images):
+    for op, result in zip(RANDOM, run_random(np.repeat(images[:1], 16, axis=0)), strict=True):
+        different = {image.tobytes() for image in result}
+        switches = ("flip", "vertical_flip", "greyscale", "solarize")
+        assert len(different) == 2 if op.name in switches else len(different) > 5, op.name
+
+
+def test_an_image_does_not_depend_on_the_others(images):
+    changed = images.copy()
+    changed[8:] = 1 - changed[8:]
+    results = zip(RANDOM, run_random(images), run_random(changed), strict=True)
+    for op, before, after in results:
+        np.testing.assert_array_equal(before[:8], after[:8], err_msg=op.name)
+        assert (before[8:] != after[8:]).any(), op.name
+
+
+def test_draws_do_not_depend_on_the_batch_size(images):
+    for op, whole in zip(RANDOM, run_random(images), strict=True):
+        if op.name in ("pad_and_crop", "random_erasing"):
+            part = jax.jit(op, compiler_options=QUICK)(jax.random.key(1), images[:4])
+            np.testing.assert_allclose(whole[:4], part, atol=1e-6, err_msg=op.name)
+
+
+def test_the_key_decides(images):
+    again, other = run_all(jax.random.key(1), images), run_all(jax.random.key(2), images)
+    for op, a, b, c in zip(OPS, run_all(jax.random.key(1), images), again, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert (a != c).any() == op.random, op.name
+
+
+def test_one_trace_for_all_keys_and_batches():
+    traces = []
+
+    def count(rng, images):
+        traces.append(images.shape)
+        return images
+
+    ops = (augment.flip(), augment.DeviceOp("count", count, random=False), augment.normalize(0.5, 0.5))
+    step = jax.jit(augment.compose(ops))
+    for seed in range(3):
+        step(jax.random.key(seed), {"image": np.full((2, 4, 4, 3), seed, np.uint8)})
+    assert traces == [(2, 4, 4, 3)]
+
+
+def test_the_result_is_the_same_on_four_devices():
+    program = """
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from imgcls_jax.data import augment as a
+ops = [a.rotate(20), a.pad_and_crop(2), a.color_jitter(.4, .4, .4)]
+step = jax.jit(a.compose(ops), compiler_options={"xla_backend_optimization_level": 0})
+images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+sharding = NamedSharding(jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
+whole = step(jax.random.key(0), {"image": images})["image"]
+split = step(jax.random.key(0), {"image": jax.device_put(images, sharding)})["image"]
+assert len(split.sharding.device_set) == 4 and len(whole.sharding.device_set) == 1
+np.testing.assert_allclose(whole, split, atol=1e-6)
+assert abs(np.asarray(whole) - images / 255.0).max() > 0.1
+"""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# ---- compose
+
+
+def test_compose_scales_once_and_leaves_the_rest():
+    batch = {"image": np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3), "label": np.array([7])}
+    result = augment.compose(())(jax.random.key(0), batch)
+    np.testing.assert_allclose(result["image"], batch["image"] / 255, rtol=1e-6)
+    assert result["image"].dtype == jnp.float32 and result["label"] is batch["label"]
+    assert batch["image"].dtype == np.uint8
+
+
+def test_compose_gives_each_operation_its_own_key():
+    image = np.arange(2, dtype=np.uint8).reshape(1, 1, 2, 1) * 255
+    batch = {"image": np.repeat(image, 256, axis=0)}
+    result = augment.compose((augment.flip(), augment.flip()))(jax.random.key(0), batch)["image"]
+    flipped = np.asarray(result)[:, 0, 0, 0].mean()
+    assert 0.35 < flipped < 0.65  # with one key for both it would be 0
+
+
+@pytest.mark.parametrize("image", [np.zeros((1, 4, 4, 3), np.float32), np.zeros((4, 4, 3), np.uint8)])
+def test_compose_refuses_other_images(image):
+    with pytest.raises(ValueError, match=r"must be uint8 \[B, H, W, C\], got"):
+        augment.compose(())(jax.random.key(0), {"image": image})
+
+
+# ---- geometry
+
+
+@pytest.mark.parametrize(
+    ("factory", "mirrored"), [(augment.flip, np.s_[:, :, ::-1]), (augment.vertical_flip, np.s_[:, ::-1])]
+)
+def test_flips(factory, mirrored):
+    images = np.random.default_rng(0).random((400, 2, 3, 1), dtype=np.float32)
+    result = one(factory(0.25), images)
+    changed = (result != images).any(axis=(1, 2, 3))
+    np.testing.assert_array_equal(result[changed], images[mirrored][changed])
+    assert 0.18 < changed.mean() < 0.32
+    np.testing.assert_array_equal(one(factory(1.0), images), images[mirrored])
+    np.testing.assert_array_equal(one(factory(0.0), images), images)
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_pad_and_crop_uses_every_offset(mode):
+    image = np.random.default_rng(0).random((4, 3, 2), dtype=np.float32)
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode=mode)
+    windows = {padded[y : y + 4, x : x + 3].tobytes() for y in range(3) for x in range(3)}
+    result = one(augment.pad_and_crop(1, mode), np.repeat(image[None], 200, axis=0))
+    assert {window.tobytes() for window in result} == windows and len(windows) == 9
+
+
+def test_reflection_does_not_repeat_the_edge():
+    row = np.tile(np.array([1, 2, 3], np.float32)[None, None, :, None], (200, 3, 1, 1))
+    result = one(augment.pad_and_crop(2, "reflect"), row)[:, 0, :, 0]
+    golden = [3, 2, 1, 2, 3, 2, 1]
+    assert {tuple(window) for window in result} == {tuple(golden[i : i + 3]) for i in range(5)}
+
+
+@pytest.mark.parametrize("order", ["nearest", "bilinear"])
+@pytest.mark.parametrize("side", [4, 5])
+def test_quarter_turns_are_counter_clockwise(order, side):
+    image = np.random.default_rng(0).random((side, side, 3), dtype=np.float32)
+    angles = np.array([0, 0.5, 1, -0.5], np.float32) * np.pi
+    turned = quick_warp(np.stack([image] * 4), angles, np.zeros((4, 2)), np.ones(4), order=order)
+    for turns, result in zip((0, 1, 2, -1), turned, strict=True):
+        atol = 0 if order == "nearest" or turns == 0 else 1e-5
+        np.testing.assert_allclose(result, np.rot90(image, turns), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("order", ["nearest", "bilinear"])
+def test_warp_against_a_loop_in_numpy(order):
+    image = np.random.default_rng(0).random((6, 9, 2), dtype=np.float32)
+    angle, shift, scale = 0.5, (0.7, -1.2), 0.8
+    expected = np.zeros_like(image)
+    for y, x in np.ndindex(6, 9):
+        down, right = y - 2.5 - shift[0], x - 4 - shift[1]
+        row = 2.5 + (np.cos(angle) * down + np.sin(angle) * right) / scale
+        column = 4 + (np.cos(angle) * right - np.sin(angle) * down) / scale
+        for r, c in np.ndindex(6, 9):
+            near = float(round(row) == r and round(column) == c)
+            linear = max(0, 1 - abs(row - r)) * max(0, 1 - abs(column - c))
+            expected[y, x] += (near if order == "nearest" else linear) * image[r, c]
+    assert (expected == 0).all(axis=-1).any() and (expected > 0).all(axis=-1).any()
+    arguments = (jnp.array([angle]), jnp.array([shift]), jnp.array([scale]))
+    result = quick_warp(image[None], *arguments, order=order)
+    np.testing.assert_allclose(result[0], expected, atol=1e-5)
+
+
+def test_a_shift_moves_down_and_right():
+    images = np.arange(12, dtype=np.float32).reshape(1, 3, 4, 1)
+    result = quick_warp(images, jnp.zeros(1), jnp.array([[1.0, 2.0]]), jnp.ones(1), order="bilinear")
+    np.testing.assert_array_equal(result[0, :, :, 0], [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 4, 5]])
+
+
+def test_affine_draws_within_its_bounds(monkeypatch):
+    drawn = {}
+
+    def record(images, angles, shifts, scales, *, order):
+        drawn.update(
+            angles=np.degrees(angles), shifts=np.asarray(shifts), scales=np.asarray(scales), order=order
+        )
+        return images
+
+    monkeypatch.setattr(augment, "warp", record)
+    images = np.zeros((2000, 10, 20, 1), np.float32)
+    augment.affine(30, 0.1, (0.5, 2.0))(jax.random.key(0), images)
+    expected = (("angles", -30, 30), ("scales", 0.5, 2))
+    for name, low, high in expected:
+        span = high - low
+        assert low <= drawn[name].min() < low + 0.01 * span and high - 0.01 * span < drawn[name].max() <= high
+        assert abs(drawn[name].mean() - (low + high) / 2) < 0.03 * span
+    assert drawn["order"] == "bilinear"
+    np.testing.assert_allclose(abs(drawn["shifts"]).max(axis=0), [1, 2], rtol=0.01)
+    augment.rotate(20)(jax.random.key(0), images)
+    assert drawn["order"] == "nearest" and 19.5 < abs(drawn["angles"]).max() <= 20.0001
+    assert (drawn["shifts"] == 0).all() and (drawn["scales"] == 1).all()
+
+
+def test_upsample_golden():
+    images = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    golden = [[3.5714, 5.1429], [9.8571, 11.4286]]
+    np.testing.assert_allclose(one(augment.upsample(2), images)[0, :, :, 0], golden, atol=1e-4)
+    row = one(augment.upsample(4), np.array([[[[0.0], [1.0]], [[0.0], [1.0]]]], np.float32))[0, 1, :, 0]
+    np.testing.assert_allclose(row, [0, 0.25, 0.75, 1], atol=1e-6)
+
+
+# ---- colour
+
+
+def jitter_one(image: np.ndarray, factors: tuple, shift: float, order: tuple = (0, 1, 2, 3)) -> np.ndarray:
+    arrays = (jnp.array([factors], jnp.float32), jnp.array([shift], jnp.float32), jnp.array([order]))
+    return np.asarray(quick_jitter(image[None], *arrays))[0]
+
+
+@pytest.mark.parametrize(
+    ("factors", "shift", "golden"),
+    [
+        ((1.5, 1, 1), 0, [[1, 0.75, 0], [0, 0, 1]]),
+        ((1, 0.5, 1), 0, [[0.6766, 0.4266, 0.1766], [0.1766, 0.1766, 0.6766]]),
+        ((1, 1, 0.5), 0, [[0.7962, 0.5462, 0.2962], [0.0570, 0.0570, 0.5570]]),
+        ((1, 1, 1), 0.25, [[0, 1, 0], [1, 0, 0.5]]),
+        ((1, 1, 1), 0, PIXELS[0]),
+    ],
+)
+def test_colour_golden(factors, shift, golden):
+    np.testing.assert_allclose(jitter_one(PIXELS, factors, shift)[0], golden, atol=1e-4)
+
+
+def test_neutral_jitter_is_the_identity(images):
+    same = jnp.tile(jnp.arange(4), (16, 1))
+    np.testing.assert_array_equal(quick_jitter(images, jnp.ones((16, 3)), None, same), images)
+    np.testing.assert_allclose(
+        quick_jitter(images, jnp.ones((16, 3)), jnp.zeros(16), same), images, atol=1e-6
+    )
+
+
+def reference_change(image: np.ndarray, which: int, amount: float) -> np.ndarray:
+    if which == HUE:
+        hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3)]
+        rgb = [colorsys.hsv_to_rgb((h + amount) % 1, s, v) for h, s, v in hsv]
+        return np.array(rgb).reshape(image.shape)
+    grey = image @ np.array([0.2989, 0.587, 0.114])
+    base = {BRIGHTNESS: 0.0, CONTRAST: grey.mean(), SATURATION: grey[..., None]}[which]
+    return np.clip(amount * image + (1 - amount) * base, 0, 1)
+
+
+def test_jitter_in_all_24_orders(images):
+    orders = np.array(list(itertools.permutations(range(4))))
+    amounts = (1.3, 0.6, 1.4, -0.2)  # brightness, contrast, saturation, hue
+    batch = np.repeat(images[:1], 24, axis=0)
+    arrays = jnp.tile(jnp.array(amounts[:3]), (24, 1)), jnp.full(24, amounts[3]), jnp.array(orders)
+    results = np.asarray(quick_jitter(batch, *arrays))
+    for order, result in zip(orders, results, strict=True):
+        expected = images[0].astype(np.float64)
+        for which in order:
+            expected = reference_change(expected, which, amounts[which])
+        np.testing.assert_allclose(result, expected, atol=2e-6, err_msg=str(order))
+    assert len({np.round(result, 4).tobytes() for result in results}) > 10
+
+
+def test_color_jitter_draws_within_its_bounds(monkeypatch):
+    drawn = {}
+
+    def record(images, factors, shifts, order):
+        drawn.update(factors=np.asarray(factors), shifts=np.asarray(shifts), order=np.asarray(order))
+        return images + 1
+
+    monkeypatch.setattr(augment, "jitter", record)
+    images = np.zeros((4800, 1, 1, 3), np.float32)
+    result = augment.color_jitter(0.4, 1.5, 0.2, 0.1, p=0.8)(jax.random.key(0), images)
+    np.testing.assert_allclose(drawn["factors"].min(axis=0), [0.6, 0, 0.8], atol=0.01)
+    np.testing.assert_allclose(drawn["factors"].max(axis=0), [1.4, 2.5, 1.2], atol=0.01)
+    np.testing.assert_allclose([drawn["shifts"].min(), drawn["shifts"].max()], [-0.1, 0.1], atol=0.001)
+    counts = np.unique(drawn["order"], axis=0, return_counts=True)[1]
+    assert len(counts) == 24 and counts.min() > 140 and counts.max() < 260  # 200 each, standard deviation 14
+    assert 0.77 < result.mean() < 0.83
+
+
+def test_greyscale_golden():
+    grey = one(augment.greyscale(1.0), PIXELS[None])[0, 0]
+    np.testing.assert_allclose(grey, [[0.5924] * 3, [0.1140] * 3], atol=1e-6)
+
+
+def test_solarize_golden():
+    images = np.array([0, 0.49, 0.5, 1], np.float32).reshape(1, 1, 4, 1)
+    np.testing.assert_allclose(
+        one(augment.solarize(0.5, p=1), images)[0, 0, :, 0], [0, 0.49, 0.5, 0], atol=1e-7
+    )
+
+
+def test_blur_against_numpy(images):
+    sigmas = np.linspace(0.3, 2, 16)
+    result = jax.jit(partial(augment.blur, kernel_size=5), compiler_options=QUICK)(images, sigmas)
+    for image, sigma, blurred in zip(images, sigmas, result, strict=True):
+        weights = np.exp(-((np.arange(5) - 2) ** 2) / (2 * sigma**2))
+        kernel = np.outer(weights, weights) / weights.sum() ** 2
+        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(0, 1))
+        np.testing.assert_allclose(blurred, (windows * kernel).sum(axis=(-1, -2)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "width"), [(8, 3), (48, 5), (224, 23)])
+def test_the_kernel_is_a_tenth_of_the_side(side, width):
+    images = np.zeros((1, side, side, 1), np.float32)
+    images[0, side // 2, side // 2] = 1
+    blurred = one(augment.gaussian_blur((2.0, 2.0), p=1), images)[0, :, :, 0]
+    assert (blurred > 0).sum() == width**2 and blurred.sum() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("op", [augment.color_jitter(0.4), augment.greyscale()], ids=lambda op: op.name)
+def test_colour_needs_three_channels(op):
+    with pytest.raises(ValueError, match=rf"{op.name} needs RGB images .* got \(2, 4, 4, 1\)"):
+        jax.eval_shape(op.function, jax.random.key(0), jnp.zeros((2, 4, 4, 1)))
+
+
+# ---- erasing and normalisation
+
+
+def holes(op: augment.DeviceOp, count: int, height: int, width: int) -> np.ndarray:
+    """bool [count, height, width], where the operation filled images of ones with zeros."""
+    result = one(op, np.ones((count, height, width, 2), np.float32))
+    assert set(np.unique(result)) <= {0, 1} and (result[..., 0] == result[..., 1]).all()
+    return result[..., 0] == 0
+
+
+def check_rectangles(hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    heights, widths = hole.any(axis=2).sum(axis=1), hole.any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(hole.sum(axis=(1, 2)), heights * widths)
+    return heights, widths
+
+
+def test_cutout_is_a_square_clipped_at_the_border():
+    hole = holes(augment.cutout(4), 2000, 10, 12)
+    heights, widths = check_rectangles(hole)
+    assert set(heights) == set(widths) == {2, 3, 4}
+    whole = (heights == 4) & (widths == 4)
+    assert hole.mean(axis=0).min() > 0 and whole.mean() == pytest.approx(7 / 10 * 9 / 12, abs=0.05)
+    some = holes(augment.cutout(4, p=0.3), 2000, 10, 12).any(axis=(1, 2))
+    assert some.mean() == pytest.approx(0.3, abs=0.05)
+
+
+def test_random_erasing_keeps_area_and_ratio():
+    hole = holes(augment.random_erasing(p=0.5), 2000, 40, 50)
+    erased = hole.any(axis=(1, 2))
+    heights, widths = check_rectangles(hole[erased])
+    area, ratio = heights * widths / 2000, heights / widths
+    assert erased.mean() == pytest.approx(0.5, abs=0.05)
+    assert area.min() > 0.015 and 0.3 < area.max() < 0.345 and area.mean() == pytest.approx(0.175, abs=0.02)
+    assert ratio.min() > 0.26 and ratio.max() < 3.8 and np.median(ratio) == pytest.approx(1, abs=0.15)
+    assert hole.any(axis=0).mean() > 0.99
+
+
+def test_random_erasing_skips_what_does_not_fit():
+    assert not holes(augment.random_erasing(p=1, area=(1, 1), ratio=(1, 1)), 5, 8, 8).any()
+    assert (
+        holes(augment.random_erasing(p=1, area=(0.25, 0.25), ratio=(1, 1)), 5, 8, 8).sum(axis=(1, 2)) == 16
+    ).all()
+
+
+def test_normalize():
+    images = np.array([0, 0.5, 1], np.float32).reshape(1, 1, 1, 3)
+    np.testing.assert_allclose(one(augment.normalize(0.5, 0.5), images)[0, 0, 0], [-1, 0, 1])
+    channels = augment.normalize((0.5, 0.25, 0), (1, 0.5, 4))
+    np.testing.assert_allclose(one(channels, images)[0, 0, 0], [-0.5, 0.5, 0.25])
+    with pytest.raises(ValueError, match=r"have 1 channel\(s\).* must have 1 or 1 values"):
+        one(channels, images[..., :1])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: augment.normalize(0.5, 0.0), "std above 0"),
+        (lambda: augment.normalize(float("nan"), 1.0), "mean must be finite"),
+        (lambda: augment.flip(1.5), r"flip: p is a probability, in \[0, 1\], got 1.5"),
+        (lambda: augment.pad_and_crop(-1), "at least 0, got -1"),
+        (lambda: augment.pad_and_crop(1, "edge"), "one of constant, reflect, got 'edge'"),
+        (lambda: augment.rotate(-3), "degrees must be at least 0"),
+        (lambda: augment.rotate(3, "cubic"), "one of nearest, bilinear"),
+        (lambda: augment.affine(scale=(0, 1)), "0 < low <= high"),
+        (lambda: augment.upsample(0), "at least 1, got 0"),
+        (lambda: augment.color_jitter(-0.1), "strengths of at least 0"),
+        (lambda: augment.color_jitter(hue=0.6), r"hue in \[0, 0.5\]"),
+        (lambda: augment.gaussian_blur((2, 1)), "0 < low <= high"),
+        (lambda: augment.gaussian_blur(kernel_size=4), "odd and positive"),
+        (lambda: augment.solarize(2), r"threshold must lie in \[0, 1\]"),
+        (lambda: augment.cutout(0), "at least 1, got 0"),
+        (lambda: augment.random_erasing(area=(0.5, 1.5)), "at most 1"),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,132 @@
+"""The commands as a user types them: training, overrides, evaluation, prediction."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgcls_jax.data.sources import Digits
+from imgcls_jax.tools import predict
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "--config=configs/digits_simpleconv3.py:test"
+
+
+def command(module, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", f"imgcls_jax.{module}", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    done = command("main", CONFIG, f"--workdir={path}", "--config.optimizer.learning_rate=0.03")
+    assert done.returncode == 0, done.stderr
+    assert not any(ord(letter) < 32 for letter in done.stdout if letter != "\n")
+    assert "GFLOP" in done.stdout and "backbone/conv1/kernel" in done.stdout and "finished: 44 steps" in done.stdout
+    return path
+
+
+def test_result_holds_what_reproduces_the_run(workdir):
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["steps"] == 44 and result["config"]["optimizer"]["learning_rate"] == 0.03
+    assert result["metrics"]["test"]["accuracy"] > 0.5 and len(result["state_digest"]) == 64
+    assert result["examples_per_second"] > 0 and result["wall_seconds"] > 0
+    assert {"jax", "flax", "optax", "python"} <= set(result["versions"]) and result["device"]["platform"] == "cpu"
+    assert list((workdir / "tensorboard").glob("events*"))
+
+
+def test_evaluation_of_a_workdir(workdir):
+    done = command("main", "--mode=eval", f"--workdir={workdir}", "--split=test")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    trained = json.loads((workdir / "result.json").read_text())["metrics"]["test"]
+    assert shown["step"] == 44 and shown["test"]["accuracy"] == trained["accuracy"]
+    assert shown["test"]["loss"] == pytest.approx(trained["loss"], rel=1e-5)
+    assert json.loads((workdir / "eval_44_test.json").read_text()) == shown
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config.optimizer.learning_rat=0.1"], 'Did you mean "learning_rate"'),
+        (["--config.train.batch_size=many"], "batch_size"),
+        (["--config.train.batch_size=5000"], "less than one batch"),
+        (["--mode=eval"], "is not the workdir of a run"),
+        (["extra"], "what is 'extra'"),
+    ],
+)
+def test_a_users_mistake_is_one_line(arguments, message, tmp_path):
+    done = command("main", CONFIG, f"--workdir={tmp_path / 'new'}", *arguments)
+    assert done.returncode != 0 and message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_missing_or_broken_config_is_one_line(tmp_path):
+    done = command("main", "--config=configs/no_such.py", f"--workdir={tmp_path}")
+    assert done.returncode != 0 and "no_such.py" in done.stderr and "Traceback" not in done.stderr
+    done = command("main", f"--workdir={tmp_path}")
+    assert done.returncode != 0 and "--config is missing" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """The first ten test digits as PNG files, one broken file among them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    source = Digits("test")
+    for i in range(10):
+        Image.fromarray(source[i]["image"][:, :, 0]).resize((32, 32), Image.Resampling.NEAREST).save(folder / f"{i}.png")
+    (folder / "broken.png").write_bytes(b"nothing")
+    return folder
+
+
+def test_prediction_of_a_folder(workdir, pictures, capsys):
+    assert predict.main(["--workdir", str(workdir), "--format", "json", "--top_k", "3", str(pictures)]) == 1
+    out, err = capsys.readouterr()
+    results = {Path(result["path"]).name: result for result in json.loads(out)}
+    assert len(results) == 11 and "error" in results["broken.png"] and "broken.png" in err
+    source = Digits("test")
+    hits = 0
+    for i in range(10):
+        predictions = results[f"{i}.png"]["predictions"]
+        probabilities = [p["probability"] for p in predictions]
+        assert len(predictions) == 3 and probabilities == sorted(probabilities, reverse=True)
+        hits += predictions[0]["class"] == source.class_names[source[i]["label"]]
+    assert hits >= 7
+
+
+def test_predictions_do_not_depend_on_their_neighbours(workdir, pictures, capsys):
+    good = [str(pictures / f"{i}.png") for i in range(3)]
+    outputs = []
+    for batch_size in (2, 16):
+        assert predict.main(["--workdir", str(workdir), "--format", "csv", "--batch_size", str(batch_size), *good]) == 0
+        outputs.append(list(csv.DictReader(io.StringIO(capsys.readouterr().out))))
+    for one, other in zip(*outputs, strict=True):
+        assert one["class"] == other["class"]
+        np.testing.assert_allclose(float(one["probability"]), float(other["probability"]), atol=2e-6)
+
+
+def test_prediction_formats_and_exit_codes(workdir, pictures, tmp_path, capsys):
+    assert predict.main(["--workdir", str(workdir), str(pictures / "1.png")]) == 0
+    line = capsys.readouterr().out.strip()
+    assert line.startswith(str(pictures / "1.png")) and len(line.splitlines()) == 1
+    assert predict.main(["--workdir", str(workdir), str(pictures / "broken.png"), "absent.png"]) == 2
+    assert "absent.png: No such file" in capsys.readouterr().err
+    assert predict.main(["--workdir", str(workdir), str(tmp_path)]) == 2
+    assert "no image files" in capsys.readouterr().err
+    assert predict.main(["--workdir", str(tmp_path), str(pictures)]) == 2
+    assert "is not the workdir of a run" in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""Checkpoints: what stays, what damage is noticed, and what a foreign one says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from imgcls_jax.train import sharding
+from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.state import TrainState, checksum, first_nonfinite, state_digest
+
+REPLICATED = sharding.replicated(sharding.data_mesh())
+TX = optax.adam(0.1)
+
+
+def state_at(step, seed=0, width=500):
+    def make(rng):
+        params = {"backbone": {"kernel": jax.random.normal(rng, (4, width))}, "head": {"bias": jnp.ones(3)}}
+        return TrainState(jnp.int32(step), params, {"batch_stats": {}, "seen": jnp.arange(4)}, TX.init(params), rng)
+
+    return jax.jit(make, out_shardings=REPLICATED)(jax.random.key(seed))
+
+
+def target(**options):
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=REPLICATED), state_at(0, **options)
+    )
+
+
+def save(directory, accuracies, **options):
+    with Checkpoints(directory, **options) as checkpoints:
+        for step, accuracy in accuracies.items():
+            metrics = None if accuracy is None else {"acc": accuracy}
+            checkpoints.save(state_at(step, seed=step), metrics=metrics, wait=True)
+    return directory
+
+
+def damage(directory, step, how):
+    """Changes the file that holds most of a checkpoint."""
+    path = max((directory / str(step) / "state").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        content = content[: len(content) // 2]
+    else:
+        middle = len(content) // 2
+        content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
+    path.write_bytes(content)
+
+
+def test_round_trip(tmp_path):
+    save(tmp_path, {5: None})
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, order = checkpoints.restore_latest(target())
+    assert order is None and int(restored.step) == 5
+    assert state_digest(restored) == state_digest(state_at(5, seed=5))
+    assert jax.tree.structure(restored) == jax.tree.structure(state_at(5))
+
+
+def test_the_order_comes_back(tmp_path):
+    order = np.random.default_rng(0).permutation(9)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3), order=order, wait=True)
+        _, restored = checkpoints.restore_latest(target(), np.zeros(9, np.int64))
+    np.testing.assert_array_equal(restored, order)
+
+
+def test_an_empty_folder_has_nothing_to_restore(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_latest(target()) is None
+        with pytest.raises(ValueError, match="holds no checkpoint yet"):
+            checkpoints.restore_for_prediction("latest", REPLICATED)
+
+
+@pytest.mark.parametrize("mode, best", [("max", 2), ("min", 3)])
+def test_the_newest_and_the_best_stay(tmp_path, mode, best):
+    accuracies = {1: 0.5, 2: 0.9, 3: 0.1, 4: None, 5: 0.4, 6: 0.3}
+    save(tmp_path, accuracies, keep_last=2, best_metric="acc", best_mode=mode)
+    with Checkpoints(tmp_path, best_metric="acc", best_mode=mode) as checkpoints:
+        assert checkpoints.steps() == [best, 5, 6]
+        assert checkpoints.restore_for_prediction("best", REPLICATED)[0] == best
+        assert checkpoints.restore_for_prediction("latest", REPLICATED)[0] == 6
+        step, params, carry = checkpoints.restore_for_prediction("5", REPLICATED)
+        np.testing.assert_array_equal(params["backbone"]["kernel"], state_at(5, seed=5).params["backbone"]["kernel"])
+        np.testing.assert_array_equal(carry["seen"], np.arange(4))
+        with pytest.raises(ValueError, match="'7' is not in"):
+            checkpoints.restore_for_prediction("7", REPLICATED)
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tmp_path, how, caplog):
+    save(tmp_path, {1: None, 2: None})
+    damage(tmp_path, 2, how)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, _ = checkpoints.restore_latest(target())
+        assert int(restored.step) == 1 and "2 CANNOT BE READ" in caplog.text
+        assert checkpoints.steps() == [1] and (tmp_path / "2.unreadable").is_dir()
+        checkpoints.save(state_at(2, seed=2), wait=True)
+        restored, _ = checkpoints.restore_latest(target())
+    assert int(restored.step) == 2
+
+
+def test_nothing_is_renamed_where_none_can_be_read(tmp_path):
+    save(tmp_path, {1: None})
+    damage(tmp_path, 1, "truncated")
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="none of the checkpoints"):
+        checkpoints.restore_latest(target())
+    assert (tmp_path / "1").is_dir()
+
+
+def test_another_structure_is_no_damage(tmp_path):
+    save(tmp_path, {1: None})
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=r"kernel: saved \(4, 500\), wanted \(4, 7\)"):
+        checkpoints.restore_latest(target(width=7))
+    assert (tmp_path / "1").is_dir()
+
+
+def test_checksum_sees_any_flip_and_any_swap():
+    tree = {"a": jnp.arange(6.0), "b": jnp.array([True, False]), "c": jnp.ones(3, jnp.bfloat16)}
+    base = int(checksum(tree))
+    assert int(checksum(jax.tree.map(jnp.copy, tree))) == base
+    for index in range(6):
+        assert int(checksum(tree | {"a": tree["a"].at[index].add(1e-3 + tree["a"][index] * 1e-6)})) != base
+    assert int(checksum(tree | {"a": tree["a"][::-1]})) != base
+    assert int(checksum(tree | {"b": jnp.array([False, True])})) != base
+
+
+def test_digest_covers_every_field_but_not_the_step():
+    state = state_at(3)
+    base = state_digest(state)
+    assert base == state_digest(state._replace(step=jnp.int32(9)))
+    assert base != state_digest(state._replace(rng=jax.random.key(1)))
+    assert base != state_digest(state._replace(carry=state.carry | {"seen": jnp.arange(4) + 1}))
+    assert base != state_digest(state._replace(opt_state=TX.init({"other": jnp.ones(2)})))
+
+
+def test_first_nonfinite_names_params_first():
+    state = state_at(0)
+    assert first_nonfinite(state) is None
+    bad = state._replace(params=state.params | {"head": {"bias": jnp.array([1.0, jnp.inf])}}, carry={"m": jnp.array(jnp.nan)})
+    assert first_nonfinite(bad) == "params/head/bias"
+    assert first_nonfinite(state._replace(carry={"m": jnp.array(jnp.nan)})) == "carry/m"

@@ -1,0 +1,145 @@
+"""Schedules at their corners, the optimizer against hand-computed trajectories, groups and decay by pattern."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from imgcls_jax.train.optimizer import make_optimizer, make_schedule, param_paths, reset_optimizer
+
+PARAMS = {
+    "backbone": {"conv1": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "bn1": {"scale": jnp.ones(2)}},
+    "head": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
+}
+GRADS = jax.tree.map(jnp.ones_like, PARAMS)
+
+
+def constant(step):
+    return 0.1
+
+
+def steps(tx, count=3, grads=GRADS, params=PARAMS):
+    state = tx.init(params)
+    for _ in range(count):
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def rates(at, **options):
+    schedule = make_schedule(0.1, **({"total_steps": 100} | options))
+    return [float(schedule(step)) for step in at]
+
+
+def test_step_schedule_is_the_books_step_lr():
+    found = rates([0, 29, 30, 59, 60, 99], schedule="step", decay_every_steps=30)
+    np.testing.assert_allclose(found, [0.1, 0.1, 0.01, 0.01, 0.001, 1e-4], rtol=1e-5)
+    found = rates([0, 2, 5, 29, 30], schedule="step", decay_at_steps=[30], warmup_steps=5)
+    np.testing.assert_allclose(found, [0, 0.04, 0.1, 0.1, 0.01], rtol=1e-5)
+
+
+def test_cosine_schedule():
+    np.testing.assert_allclose(rates([0, 50, 100], schedule="cosine"), [0.1, 0.05, 0], atol=1e-7)
+    found = rates([0, 10, 55, 100], schedule="cosine", warmup_steps=10, final_learning_rate=0.02)
+    np.testing.assert_allclose(found, [0, 0.1, 0.06, 0.02], rtol=1e-5)
+
+
+def test_constant_schedule():
+    np.testing.assert_allclose(rates([0, 99]), [0.1, 0.1])
+    np.testing.assert_allclose(rates([0, 5, 10, 99], warmup_steps=10), [0, 0.05, 0.1, 0.1], rtol=1e-6)
+
+
+def test_schedule_mistakes():
+    with pytest.raises(ValueError, match="'constant', 'step', 'cosine'"):
+        rates([0], schedule="poly")
+    with pytest.raises(ValueError, match="needs one of"):
+        rates([0], schedule="step")
+    with pytest.raises(ValueError, match="needs one of"):
+        rates([0], schedule="step", decay_every_steps=3, decay_at_steps=[4])
+
+
+def test_sgd_with_nesterov_and_decay_is_pytorchs():
+    """Loss 1.5 w^2 from w = 1, lr 0.1, momentum 0.9, decay 0.01."""
+    params = {"a": {"kernel": jnp.ones(1)}}
+    tx = make_optimizer("sgd", constant, params, momentum=0.9, nesterov=True, weight_decay=0.01)
+    state, trajectory = tx.init(params), []
+    for _ in range(3):
+        grads = jax.tree.map(lambda w: 3 * w, params)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        trajectory.append(float(params["a"]["kernel"][0]))
+    np.testing.assert_allclose(trajectory, [0.42810, -0.06054, -0.34972], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lion", "lamb", "rmsprop"])
+def test_decay_leaves_biases_and_norms_alone(name):
+    plain, _ = steps(make_optimizer(name, constant, PARAMS), 1)
+    decayed, _ = steps(make_optimizer(name, constant, PARAMS, weight_decay=0.5), 1)
+    changed = jax.tree.map(lambda a, b: not np.allclose(a, b, rtol=1e-5), plain, decayed)
+    expected = jax.tree.map(lambda path: path.endswith("kernel"), param_paths(PARAMS))
+    if name in ("lamb", "rmsprop"):  # both rescale the step: equal gradients in equal proportion hide the decay
+        assert not any(jax.tree.leaves(jax.tree.map(lambda c, e: c and not e, changed, expected)))
+    else:
+        assert changed == expected
+
+
+def test_adamw_does_not_decay_where_none_is_asked_for():
+    still, _ = steps(make_optimizer("adamw", constant, PARAMS), 1, jax.tree.map(jnp.zeros_like, PARAMS))
+    jax.tree.map(np.testing.assert_array_equal, still, PARAMS)
+
+
+def test_groups_scale_and_freeze():
+    tx = make_optimizer("sgd", constant, PARAMS, momentum=0.9, groups=((r"backbone/bn1/.*", 0.5), (r"backbone/.*", None)))
+    params, state = steps(tx, 1)
+    np.testing.assert_allclose(params["backbone"]["bn1"]["scale"], 0.95)
+    np.testing.assert_array_equal(params["backbone"]["conv1"]["kernel"], 1.0)
+    np.testing.assert_allclose(params["head"]["kernel"], 0.9)
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
+    assert sizes == 2 + 6 + 3  # the momentum of bn1 and of the head, none of conv1
+
+
+def test_clipping_takes_the_norm_of_what_is_trained():
+    params, _ = steps(make_optimizer("sgd", constant, PARAMS, clip_norm=1.0), 1)
+    count = sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
+    np.testing.assert_allclose(params["head"]["bias"], 1 - 0.1 / count**0.5, rtol=1e-6)
+    tx = make_optimizer("sgd", constant, PARAMS, clip_norm=1.0, groups=((r"backbone/.*", None),))
+    params, _ = steps(tx, 1)
+    np.testing.assert_allclose(params["head"]["bias"], 1 - 0.1 / 9**0.5, rtol=1e-6)
+    np.testing.assert_array_equal(params["backbone"]["conv1"]["kernel"], 1.0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_reset_restarts_one_part(name):
+    options = {"momentum": 0.9} if name == "sgd" else {}
+    tx = make_optimizer(name, constant, PARAMS, groups=((r"head/.*", 2.0),), **options)
+    params, state = steps(tx)
+    fresh = reset_optimizer(tx, state, params, ("head",))
+    assert jax.tree.structure(fresh) == jax.tree.structure(state)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    heads = 0
+    for path, old, new in zip(paths, jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True):
+        if "'head'" in path:
+            heads += 1
+            assert np.all(new == 0) and np.any(old != 0), path
+        else:
+            np.testing.assert_array_equal(old, new)
+    assert heads == (2 if name == "sgd" else 4)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"name": "no_such"}, "name of an optimizer"),
+        ({"name": "chain"}, "name of an optimizer"),
+        ({"momentun": 0.9}, "optimizer.momentun"),
+        ({"groups": (("(", None),)}, "not a regular expression"),
+        ({"groups": (("trunk/.*", None),)}, "matches no parameter"),
+        ({"groups": ((".*", None),)}, "freezes every parameter"),
+        ({"weight_decay": 0.1, "decay_params": "weights"}, "decay_params = 'weights' matches no parameter"),
+    ],
+)
+def test_mistakes_are_named(options, message):
+    name = options.pop("name", "sgd")
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(name, constant, PARAMS, **options)

@@ -1,0 +1,61 @@
+"""What a run leaves to read: metrics.jsonl, TensorBoard events, progress lines."""
+
+import json
+
+import pytest
+
+from imgcls_jax.train.writer import Clock, MetricWriter, flatten, progress_line
+
+
+def records(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_scalars_go_to_jsonl_and_tensorboard(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write_scalars(3, {"train/loss": 0.5, "train/bad": float("nan")})
+    writer.close()
+    assert records(tmp_path) == [{"step": 3, "train/loss": 0.5, "train/bad": None}]
+    pytest.importorskip("tensorboardX")
+    events = list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    assert events and b"train/loss" in events[0].read_bytes()
+
+
+def test_a_resumed_run_takes_out_what_will_come_again(tmp_path):
+    writer = MetricWriter(tmp_path)
+    for step in (1, 2, 3):
+        writer.write_scalars(step, {"loss": float(step)})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # what a kill leaves
+    writer = MetricWriter(tmp_path, resume_step=2)
+    writer.write_scalars(3, {"loss": 30.0})
+    writer.close()
+    assert [(r["step"], r["loss"]) for r in records(tmp_path)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_an_inactive_writer_writes_nothing(tmp_path):
+    writer = MetricWriter(tmp_path, active=False)
+    writer.write_scalars(1, {"loss": 1.0})
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_line_is_one_plain_line():
+    line = progress_line(120, 880, 5.454, {"loss": 0.12345}, examples_per_second=12345.6, seconds_left=3723)
+    assert line == "step 120/880  epoch 5.45  loss 0.1235  12,346 examples/s  1:02:03 left"
+    assert line.isprintable()
+
+
+def test_flatten_leaves_lists_out():
+    assert flatten({"accuracy": 0.5, "per_class_accuracy": [0.5, None]}, "val") == {"val/accuracy": 0.5}
+
+
+def test_a_paused_clock_stands_still():
+    clock = Clock()
+    clock.pause()
+    before = clock.seconds()
+    assert clock.seconds() == before
+    clock.resume()
+    while clock.seconds() == before:
+        pass
