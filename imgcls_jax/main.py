@@ -29,19 +29,40 @@ _SPLIT = flags.DEFINE_string(
     "split", "", "With --mode eval: the split, instead of those of the configuration."
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "With --mode eval: 'latest', 'best' or a step.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One process of several: TPU pods, Slurm and Kubernetes are recognised, elsewhere give --coordinator."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed: HOST:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
 flags.mark_flag_as_required("workdir")
 
 
 def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
-    """Parses the flags; a mistake among the overrides becomes one line."""
+    """Parses the flags and loads the configuration; a mistake in either becomes one line."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            _CONFIG.value.to_dict()  # a file that could not be loaded says so here
+        return rest
     except flags.Error as error:
-        raise SystemExit(f"error: {error}") from error
+        text = str(error)
+        # What a configuration's own code raises arrives as the text of a traceback.
+        raise SystemExit(f"error: {text.strip().splitlines()[-1] if 'Traceback' in text else text}") from error
     except (AttributeError, KeyError, TypeError) as error:
         raise SystemExit(f"error: in the overrides of --config: {' '.join(str(error).split())}") from error
     except (OSError, ImportError, SyntaxError) as error:
-        raise SystemExit(f"error: --config cannot be loaded: {error}") from error
+        raise SystemExit(f"error: --config cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def _start_processes() -> None:
+    """Joins the processes of one run; must come before any other use of jax."""
+    import jax
+
+    if _COORDINATOR.value is None:
+        jax.distributed.initialize()
+    else:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -55,10 +76,10 @@ def main(argv: Sequence[str]) -> None:
     if argv[1:]:
         raise SystemExit(f"error: what is {argv[1]!r}? Flags begin with --")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    from imgcls_jax.train import (
-        loop,
-        trained,
-    )  # after the flags, so that --help and a typo do not wait for jax
+    if _DISTRIBUTED.value:
+        _start_processes()
+    # Only now, so that --help and a typo do not wait for jax.
+    from imgcls_jax.train import loop, trained
 
     try:
         if _MODE.value == "eval":
@@ -67,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
         elif _CONFIG.value is None:
             raise SystemExit("error: --config is missing; for example --config configs/digits_simpleconv3.py")
         else:
-            print(loop.summary(loop.run(_CONFIG.value, _WORKDIR.value), _WORKDIR.value))
+            loop.run(_CONFIG.value, _WORKDIR.value)
     except loop.Interrupted as stop:
         print(f"{stop}; the same command goes on from there")
     except FloatingPointError as error:

@@ -79,6 +79,8 @@ def test_a_users_mistake_is_one_line(arguments, message, tmp_path):
 def test_a_missing_or_broken_config_is_one_line(tmp_path):
     done = command("main", "--config=configs/no_such.py", f"--workdir={tmp_path}")
     assert done.returncode != 0 and "no_such.py" in done.stderr and "Traceback" not in done.stderr
+    done = command("main", "--config=configs/digits_simpleconv3.py:tset", f"--workdir={tmp_path}")
+    assert done.returncode != 0 and "'tset'" in done.stderr and "Traceback" not in done.stderr
     done = command("main", f"--workdir={tmp_path}")
     assert done.returncode != 0 and "--config is missing" in done.stderr
 

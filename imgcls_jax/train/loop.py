@@ -533,16 +533,21 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         experiment.read_json(workdir / "config.json"), config
     ):
         print(f"{workdir} holds a finished run of this configuration; nothing to do", flush=True)
-        return experiment.read_json(finished)
+        result = experiment.read_json(finished)
+        print(summary(result, workdir), flush=True)
+        return result
     training = Run(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if training.first_process:
         experiment.write_json(workdir / "config.json", config)
         experiment.save_task(workdir, training.task, training.class_names, training.source_shape)
-    return training.train()
+    result = training.train()
+    if training.first_process:
+        print(summary(result, workdir), flush=True)
+    return result
 
 
-def summary(result: dict[str, Any], workdir: str | Path) -> str:
+def summary(result: dict[str, Any], workdir: Path) -> str:
     """Returns a few lines on a finished run."""
     lines = [
         f"finished: {result['steps']} steps in {result['wall_seconds']:.1f} s"
@@ -554,5 +559,5 @@ def summary(result: dict[str, Any], workdir: str | Path) -> str:
     if result["bad_examples"]:
         lines.append(f"{result['bad_examples']} images could not be read and were left out")
     return "\n".join(
-        [*lines, f"state {result['state_digest'][:16]}", f"all of it: {Path(workdir) / 'result.json'}"]
+        [*lines, f"state {result['state_digest'][:16]}", f"all of it: {workdir / 'result.json'}"]
     )

@@ -16,7 +16,6 @@ from imgcls_jax.data import augment
 from imgcls_jax.data.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 QUICK = {"xla_backend_optimization_level": 0}  # the compiler's time is nearly all that these tests need
-QUICK_KEY = jax.random.key(0, impl="unsafe_rbg")
 PIXELS = np.array([[[1, 0.5, 0], [0, 0, 1]]], np.float32)  # [H=1, W=2, C]
 OPS = (
     augment.flip(),
@@ -54,7 +53,7 @@ def run_random(images: np.ndarray) -> list[np.ndarray]:
 
 
 def one(op: augment.DeviceOp, images: np.ndarray) -> np.ndarray:
-    return np.asarray(jax.jit(op, compiler_options=QUICK)(QUICK_KEY, images))
+    return np.asarray(jax.jit(op, compiler_options=QUICK)(jax.random.key(0, impl="unsafe_rbg"), images))
 
 
 quick_warp = jax.jit(augment.warp, static_argnames="order", compiler_options=QUICK)
@@ -67,13 +66,7 @@ quick_jitter = jax.jit(augment.jitter, compiler_options=QUICK)
 def test_jit_equals_eager(images):
     rng = jax.random.key(1)
     for op, jitted in zip(OPS, run_all(rng, images), strict=True):
-        if op.name in (
-            "flip",
-            "rotate",
-            "color_jitter",
-            "cutout",
-            "normalize",
-        ):  # eager, all take half a minute
+        if op.name in ("flip", "rotate", "color_jitter", "normalize"):  # eager, all take half a minute
             np.testing.assert_allclose(jitted, op(rng, images), atol=1e-5, err_msg=op.name)
 
 
@@ -377,7 +370,7 @@ def test_blur_against_numpy(images):
         np.testing.assert_allclose(blurred, (windows * kernel).sum(axis=(-1, -2)), atol=1e-5)
 
 
-@pytest.mark.parametrize(("side", "width"), [(8, 3), (48, 5), (224, 23)])
+@pytest.mark.parametrize(("side", "width"), [(8, 3), (32, 3), (48, 5), (224, 23)])
 def test_the_kernel_is_a_tenth_of_the_side(side, width):
     images = np.zeros((1, side, side, 1), np.float32)
     images[0, side // 2, side // 2] = 1

@@ -1,4 +1,4 @@
-"""Host operations: decoding of every kind of file, sizes and crops, and the line that describes a pipeline."""
+"""Host operations: decoding of every kind of file, sizes, crops, and the line that describes a pipeline."""
 
 import io
 import pickle
@@ -269,6 +269,15 @@ def test_random_boxes_keep_area_and_ratio():
     assert np.median(ratio[small]) == pytest.approx(1, abs=0.03)
     assert np.histogram(area[small], bins=4, range=(0.08, 0.3))[0].min() > 0.2 * small.sum()
     assert np.histogram(np.log(ratio[small]), bins=4)[0].min() > 0.2 * small.sum()
+
+
+@pytest.mark.parametrize(("width", "height"), [(90, 30), (30, 90), (1, 1), (3, 2)])
+def test_random_boxes_lie_inside(width, height):
+    rng = np.random.default_rng(0)
+    boxes = [random_box(width, height, (0.08, 1.0), (3 / 4, 4 / 3), rng) for _ in range(500)]
+    assert all(
+        0 <= left < right <= width and 0 <= top < bottom <= height for left, top, right, bottom in boxes
+    )
 
 
 @pytest.mark.parametrize(
