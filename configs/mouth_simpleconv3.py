@@ -1,16 +1,19 @@
 """The book's first project: Simpleconv3 on mouth crops of about 60x60 pixels, by expression.
 
-  python -m imgcls_jax.main --config configs/mouth_simpleconv3.py --workdir runs/mouth --config.data.root=FOLDER
+  python -m imgcls_jax.main --config configs/mouth_simpleconv3.py --workdir runs/mouth
+  --config.data.root=FOLDER
 
-FOLDER holds train/ and val/ with a folder a class. The book's own list files ("path label" lines in FOLDER/train.txt and
-FOLDER/val.txt) are read by `--config configs/mouth_simpleconv3.py:list`. Batch 96 is that of the book's code; its text says 16.
+FOLDER holds train/ and val/ with a folder a class. The book's own list files ("path label" lines in
+FOLDER/train.txt and FOLDER/val.txt) are read by `--config configs/mouth_simpleconv3.py:list`. Batch 96 is
+that of the book's code; its text says 16.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the configuration; `:list` reads list files, `:test` shrinks it to seconds, `:list,test` both."""
+    """Returns the configuration; `:list` reads list files, `:test` shrinks it to seconds, `:list,test`
+    both."""
     options = set(filter(None, arg.split(",")))
     if not options <= {"list", "test"}:
         raise ValueError(f"this configuration knows the arguments 'list' and 'test', got {arg!r}")
@@ -20,7 +23,8 @@ def get_config(arg: str = "") -> ConfigDict:
             source="list_file" if "list" in options else "image_folder",
             root="data/mouth",
             train_split="train",
-            train_transforms="decode | resize_short(48) | random_resized_crop(48) | flip | rotate(20) | normalize(0.5, 0.5)",
+            train_transforms="decode | resize_short(48) | random_resized_crop(48)"
+            " | flip | rotate(20) | normalize(0.5, 0.5)",
             eval_transforms="decode | resize_short(48) | center_crop(48) | normalize(0.5, 0.5)",
             on_bad_example="raise",
             num_threads=2,

@@ -30,7 +30,9 @@ _SPLIT = flags.DEFINE_string(
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "With --mode eval: 'latest', 'best' or a step.")
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One process of several: TPU pods, Slurm and Kubernetes are recognised, elsewhere give --coordinator."
+    "distributed",
+    False,
+    "One process of several: TPU pods, Slurm and Kubernetes are recognised, elsewhere give --coordinator.",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed: HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes.")
@@ -48,7 +50,9 @@ def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
     except flags.Error as error:
         text = str(error)
         # What a configuration's own code raises arrives as the text of a traceback.
-        raise SystemExit(f"error: {text.strip().splitlines()[-1] if 'Traceback' in text else text}") from error
+        raise SystemExit(
+            f"error: {text.strip().splitlines()[-1] if 'Traceback' in text else text}"
+        ) from error
     except (AttributeError, KeyError, TypeError) as error:
         raise SystemExit(f"error: in the overrides of --config: {' '.join(str(error).split())}") from error
     except (OSError, ImportError, SyntaxError) as error:
@@ -66,7 +70,7 @@ def _start_processes() -> None:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether an error was raised by this package to tell the user of a mistake, not from deep inside a library."""
+    """Whether an error was raised by this package itself, to tell the user of a mistake."""
     package = Path(__file__).parent
     return package in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents
 

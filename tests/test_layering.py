@@ -104,13 +104,15 @@ def test_losses_cost_only_jax():
 def test_the_core_loads_where_the_rest_is_not_installed():
     code = """
 import importlib, pkgutil, sys
-for name in ("grain", "tensorflow_datasets", "clu", "ml_collections", "tensorboardX", "sklearn", "tensorflow", "torch"):
+for name in ("grain", "tensorflow_datasets", "clu", "ml_collections", "tensorboardX", "sklearn", "tensorflow",
+"torch"):
     sys.modules[name] = None
 for room in ("losses", "models", "objectives"):
     package = importlib.import_module(f"imgcls_jax.{room}")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"imgcls_jax.{room}.{module.name}")
-for name in ("train.step", "train.state", "train.optimizer", "train.checkpoint", "train.loop", "data.pipeline", "data.sources"):
+for name in ("train.step", "train.state", "train.optimizer", "train.checkpoint", "train.loop",
+"data.pipeline", "data.sources"):
     importlib.import_module(f"imgcls_jax.{name}")
 print("loaded")
 """

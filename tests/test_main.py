@@ -36,7 +36,11 @@ def workdir(tmp_path_factory):
     done = command("main", CONFIG, f"--workdir={path}", "--config.optimizer.learning_rate=0.03")
     assert done.returncode == 0, done.stderr
     assert not any(ord(letter) < 32 for letter in done.stdout if letter != "\n")
-    assert "GFLOP" in done.stdout and "backbone/conv1/kernel" in done.stdout and "finished: 44 steps" in done.stdout
+    assert (
+        "GFLOP" in done.stdout
+        and "backbone/conv1/kernel" in done.stdout
+        and "finished: 44 steps" in done.stdout
+    )
     return path
 
 
@@ -45,7 +49,9 @@ def test_result_holds_what_reproduces_the_run(workdir):
     assert result["steps"] == 44 and result["config"]["optimizer"]["learning_rate"] == 0.03
     assert result["metrics"]["test"]["accuracy"] > 0.5 and len(result["state_digest"]) == 64
     assert result["examples_per_second"] > 0 and result["wall_seconds"] > 0
-    assert {"jax", "flax", "optax", "python"} <= set(result["versions"]) and result["device"]["platform"] == "cpu"
+    assert {"jax", "flax", "optax", "python"} <= set(result["versions"]) and result["device"][
+        "platform"
+    ] == "cpu"
     assert list((workdir / "tensorboard").glob("events*"))
 
 
@@ -91,7 +97,9 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     source = Digits("test")
     for i in range(10):
-        Image.fromarray(source[i]["image"][:, :, 0]).resize((32, 32), Image.Resampling.NEAREST).save(folder / f"{i}.png")
+        Image.fromarray(source[i]["image"][:, :, 0]).resize((32, 32), Image.Resampling.NEAREST).save(
+            folder / f"{i}.png"
+        )
     (folder / "broken.png").write_bytes(b"nothing")
     return folder
 
@@ -115,7 +123,12 @@ def test_predictions_do_not_depend_on_their_neighbours(workdir, pictures, capsys
     good = [str(pictures / f"{i}.png") for i in range(3)]
     outputs = []
     for batch_size in (2, 16):
-        assert predict.main(["--workdir", str(workdir), "--format", "csv", "--batch_size", str(batch_size), *good]) == 0
+        assert (
+            predict.main(
+                ["--workdir", str(workdir), "--format", "csv", "--batch_size", str(batch_size), *good]
+            )
+            == 0
+        )
         outputs.append(list(csv.DictReader(io.StringIO(capsys.readouterr().out))))
     for one, other in zip(*outputs, strict=True):
         assert one["class"] == other["class"]

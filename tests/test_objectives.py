@@ -47,7 +47,8 @@ def initial(name, seed=0):
 
 
 def train(name, state, steps):
-    """Runs the steps as the loop does, the plan of each epoch first; returns state, metrics and the number of traces."""
+    """Runs the steps as the loop does, the plan of each epoch first; returns state, metrics and the number of
+    traces."""
     objective, tx = build(name)
     traces = []
 
@@ -69,7 +70,10 @@ def plan_of(name, state, epoch):
     objective, _ = build(name)
 
     def embed(key):
-        rows = [objective.predict(state.params, state.carry, batch(step))[key] for step in range(TASK.steps_per_epoch)]
+        rows = [
+            objective.predict(state.params, state.carry, batch(step))[key]
+            for step in range(TASK.steps_per_epoch)
+        ]
         return np.concatenate([np.asarray(r, np.float32) for r in rows])
 
     return objective.plan_epoch(state.params, state.carry, epoch, embed, jax.random.key(epoch))
@@ -101,7 +105,9 @@ def test_law_2_params_backbone_is_the_trunk(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_law_3_params_and_carry_share_no_buffer(name):
     state = initial(name)
-    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.carry, state.opt_state))]
+    buffers = [
+        leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.carry, state.opt_state))
+    ]
     assert len(set(buffers)) == len(buffers)
     objective, tx = build(name)
     donated = jax.jit(make_train_step(objective, tx, lambda rng, values: values), donate_argnums=0)

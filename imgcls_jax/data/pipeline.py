@@ -1,8 +1,9 @@
 """The host side of the input: batches as a pure function of the step.
 
-`TrainBatches[step]` and `EvalBatches[i]` are random access: which examples a batch holds, and the random numbers of its host
-transforms, follow from (seed, epoch, position) alone. So a run resumes at any step without any kept iterator state, and every number of
-processes, threads or workers sees the same global batches. `iterate` reads ahead with grain, in threads or in worker processes.
+`TrainBatches[step]` and `EvalBatches[i]` are random access: which examples a batch holds, and the random
+numbers of its host transforms, follow from (seed, epoch, position) alone. So a run resumes at any step
+without any kept iterator state, and every number of processes, threads or workers sees the same global
+batches. `iterate` reads ahead with grain, in threads or in worker processes.
 """
 
 from __future__ import annotations
@@ -81,9 +82,10 @@ class _Batches:
 class TrainBatches(_Batches):
     """The training batches of a run.
 
-    A batch is a dict: image uint8 [b, H, W, C], label int32 [b], index int32 [b], any other field of the source, and
-    bad_examples int64 [n], the indices that could not be read and gave their place to the next readable one of the order. b is this
-    process's part of the global batch. The last examples of an epoch that fill no batch are left out; each epoch's shuffle leaves out others.
+    A batch is a dict: image uint8 [b, H, W, C], label int32 [b], index int32 [b], any other field of the
+    source, and bad_examples int64 [n], the indices that could not be read and gave their place to the next
+    readable one of the order. b is this process's part of the global batch. The last examples of an epoch
+    that fill no batch are left out; each epoch's shuffle leaves out others.
 
     Args:
       source: the data set.
@@ -153,10 +155,12 @@ class TrainBatches(_Batches):
 
 
 class EvalBatches(_Batches):
-    """A split in index order, every example exactly once: the last batch is padded and `mask` says which rows count.
+    """A split in index order, every example exactly once.
 
-    A batch has the fields of a training batch (all but bad_examples read the same) and mask bool [b]. With on_bad_example="skip" an
-    unreadable example's row is masked.
+    The last batch is padded, and `mask` says which rows count.
+
+    A batch has the fields of a training batch (all but bad_examples read the same) and mask bool [b]. With
+    on_bad_example="skip" an unreadable example's row is masked.
 
     Args:
       source, host_ops, batch_size, on_bad_example, shard: as for TrainBatches.
@@ -226,7 +230,7 @@ def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     shapes = {np.shape(example["image"]) for example in examples}
     if len(shapes) > 1:
         raise ValueError(
-            f"the images of a batch differ in size: {sorted(shapes)[:3]}; end the host part of the transforms with one "
+            f"the images of a batch differ in size: {sorted(shapes)[:3]}; end the host transforms with one "
             "that sets it, such as resize(224), random_resized_crop(224) or center_crop(224)"
         )
     return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
@@ -297,7 +301,7 @@ def _parse_absl_flags() -> None:
 
 
 def _die_with_parent(*_: Any) -> None:
-    """Asks Linux to kill this worker when the trainer dies, however it dies: grain would leave it behind for ever."""
+    """Asks Linux to kill this worker when the trainer dies: grain would leave it behind for ever."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

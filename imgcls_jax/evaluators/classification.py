@@ -1,7 +1,7 @@
 """Single-label classification, exact over a split: loss, top-1, top-5 and per-class accuracy.
 
-Sums and counts are added up on the devices batch by batch and divided once at the end, so neither batch size nor the number of
-devices changes a figure. A tie or a NaN among the logits counts as an error.
+Sums and counts are added up on the devices batch by batch and divided once at the end, so neither batch size
+nor the number of devices changes a figure. A tie or a NaN among the logits counts as an error.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def make(
       split: to evaluate on.
 
     Returns:
-      A function that returns num_examples, loss (nats), accuracy (top-1), top5_accuracy (only where K > 5: it says nothing
-      otherwise) and per_class_accuracy, K numbers, None where a class has no example. Accuracies lie in [0, 1].
+      A function that returns num_examples, loss (nats), accuracy (top-1), top5_accuracy (only where K > 5: it
+      says nothing otherwise) and per_class_accuracy, K numbers, None where a class has no example. Accuracies
+      lie in [0, 1].
     """
     num_classes = task.num_classes
 

@@ -1,7 +1,8 @@
 """Losses of single-label classification.
 
-Every function takes logits float [..., K] and returns float32 [...] in nats, one value per example; reductions are
-the caller's. `targets` are class indices, integer [...] in [0, K), or probabilities, float [..., K].
+Every function takes logits float [..., K] and returns float32 [...] in nats, one value per example;
+reductions are the caller's. `targets` are class indices, integer [...] in [0, K), or probabilities, float
+[..., K].
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def class_weighted_mean(losses: jax.Array, targets: jax.Array, *, class_weights:
 
 
 def smooth_labels(targets: jax.Array, *, num_classes: int, epsilon: float) -> jax.Array:
-    """Label smoothing: q = (1 - epsilon) onehot + epsilon / K (Szegedy et al. 2015, arXiv:1512.00567, section 7).
+    """Label smoothing (Szegedy et al. 2015, arXiv:1512.00567, section 7).
+
+    Eq.: q = (1 - epsilon) onehot + epsilon / K.
 
     Args:
       targets: integer [...] in [0, num_classes), or float probabilities [..., num_classes].

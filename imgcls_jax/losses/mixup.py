@@ -1,4 +1,5 @@
-"""Mixing pairs of examples: mixup (Zhang et al. 2017, arXiv:1710.09412) and CutMix (Yun et al. 2019, arXiv:1905.04899).
+"""Mixing pairs of examples: mixup (Zhang et al. 2017, arXiv:1710.09412) and CutMix (Yun et al. 2019,
+arXiv:1905.04899).
 
 Both draw one mixing coefficient a batch, as the authors do, and pair each example with a random other one.
 """
@@ -17,7 +18,9 @@ def _check_alpha(alpha: float) -> None:
 def mixup(
     rng: jax.Array, images: jax.Array, targets: jax.Array, *, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Convex combination of examples: x = lam x_i + (1 - lam) x_j, likewise targets; lam ~ Beta(alpha, alpha).
+    """Convex combination of examples.
+
+    Eq.: x = lam x_i + (1 - lam) x_j, likewise the targets; lam ~ Beta(alpha, alpha).
 
     Args:
       rng: key.

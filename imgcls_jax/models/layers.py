@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 Initializer = Callable[..., jax.Array]
 
-# Flax's momentum is one minus that of PyTorch: 0.9 here is the usual 0.1 there. The running variance is the biased one.
+# Flax's momentum is one minus that of PyTorch: 0.9 here is the usual 0.1 there. The running variance is the
+# biased one.
 batch_norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
@@ -42,6 +43,64 @@ def fan_in_uniform_bias(fan_in: int) -> Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+def small_convolution(
+    inputs: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """A convolution for kernels of few inputs, for `nn.Conv(conv_general_dilated=small_convolution)`.
+
+    The mathematics are those of jax.lax.conv_general_dilated. On a CPU it is written as patches times a
+    matrix, whose gradients are matrix products too: XLA's own gradients of such convolutions are slow there
+    (a training step of Simpleconv3 takes 1.3 to 1.4 times as long with them). Elsewhere it is the native
+    convolution.
+
+    Args:
+      inputs: float [B, H, W, C].
+      kernel: float [kh, kw, C, D].
+      strides: (vertical, horizontal).
+      padding: ((top, bottom), (left, right)).
+      **options: of jax.lax.conv_general_dilated; dilation and groups are not for this function.
+
+    Returns:
+      float [B, h, w, D].
+
+    Raises:
+      ValueError: dilation or groups.
+    """
+    dilations = (*options.get("lhs_dilation", ()), *options.get("rhs_dilation", ()))
+    if options.get("feature_group_count", 1) != 1 or any(dilation != 1 for dilation in dilations):
+        raise ValueError(
+            "small_convolution takes neither groups nor dilation; leave nn.Conv its own convolution"
+        )
+
+    def native(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
+
+    def by_patches(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        patches = _patches(inputs, kernel.shape[:2], strides, padding)  # [B, h, w, kh * kw * C]
+        precision = options.get("precision")
+        return jnp.matmul(patches, kernel.reshape(-1, kernel.shape[-1]), precision=precision)
+
+    return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
+
+
+def _patches(
+    inputs: jax.Array, size: tuple[int, int], strides: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> jax.Array:
+    """Returns the window under each position of a kernel, in its own order: [B, h, w, kh * kw * C]."""
+    padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
+    spans = [(n - k) // s * s + 1 for n, k, s in zip(padded.shape[1:3], size, strides, strict=True)]
+    shifted = [
+        padded[:, y : y + spans[0] : strides[0], x : x + spans[1] : strides[1]]
+        for y in range(size[0])
+        for x in range(size[1])
+    ]
+    return jnp.concatenate(shifted, axis=-1)
 
 
 class Dense(nn.Module):

@@ -1,8 +1,9 @@
 """Simpleconv3, the small CNN for 48x48 mouth crops of the book's first project.
 
-Three 3x3 convolutions of stride 2 (12, 24, 48 channels, each with BatchNorm and ReLU), then fully connected layers of 512 and
-128. 964,706 parameters with a head of two classes. Any input size from 8x8 up is taken: the first fully connected
-layer grows with it.
+Three 3x3 convolutions of stride 2 (12, 24, 48 channels, each with BatchNorm and ReLU), then fully connected
+layers of
+512 and 128. 964,706 parameters with a head of two classes. Any input size from 8x8 up is taken: the first
+fully connected layer grows with it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from imgcls_jax.models.layers import Dense, Features, batch_norm, fan_in_uniform, fan_in_uniform_bias
+from imgcls_jax.models.layers import (
+    Dense,
+    Features,
+    batch_norm,
+    fan_in_uniform,
+    fan_in_uniform_bias,
+    small_convolution,
+)
 
 
 class Simpleconv3(nn.Module):
@@ -50,6 +58,7 @@ class Simpleconv3(nn.Module):
                 padding=1,
                 dtype=self.dtype,
                 name=f"conv{stage}",
+                conv_general_dilated=small_convolution,
                 kernel_init=fan_in_uniform,
                 bias_init=fan_in_uniform_bias(9 * x.shape[-1]),
             )(x)

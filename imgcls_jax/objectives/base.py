@@ -1,9 +1,9 @@
 """The contract between an algorithm and the trainer, and the few lines every algorithm needs.
 
-An objective's file exports `make(backbone, task, *, <hyper-parameters>) -> Objective`. `params` is what gradients move;
-`params["backbone"]` is always the trunk that transfers. `carry` is everything else the algorithm keeps (batch_stats,
-EMA params, pseudo-labels, centroids), a dict whose structure, shapes and dtypes never change: the trainer shards, donates and
-checkpoints it without looking inside.
+An objective's file exports `make(backbone, task, *, <hyper-parameters>) -> Objective`. `params` is what
+gradients move; `params["backbone"]` is always the trunk that transfers. `carry` is everything else the
+algorithm keeps (batch_stats, EMA params, pseudo-labels, centroids), a dict whose structure, shapes and dtypes
+never change: the trainer shards, donates and checkpoints it without looking inside.
 """
 
 from __future__ import annotations
@@ -68,11 +68,13 @@ class Objective:
     Attributes:
       batch_keys: what `loss` reads from a batch.
       init: (rng, batch) -> (params, carry); the two share no buffer.
-      loss: (params, carry, batch, rng, step) -> (scalar, (carry, metrics)), metrics being scalars averaged over the batch.
+      loss: (params, carry, batch, rng, step) -> (scalar, (carry, metrics)), metrics being scalars averaged
+        over the batch.
       predict: (params, carry, batch) -> {"logits": float [B, K] and/or "embedding": float [B, D]}.
       after_update: (params, carry, step) -> carry, after the optimizer's step, inside the jitted step.
-      plan_epoch: (params, carry, epoch, embed, rng) -> EpochPlan, on the host and equal on every host; None where an
-        epoch needs no plan. `embed(key)` returns predict's output of that key over the training split, float32 [N, D].
+      plan_epoch: (params, carry, epoch, embed, rng) -> EpochPlan, on the host and equal on every host; None
+        where an epoch needs no plan. `embed(key)` returns predict's output of that key over the training
+        split, float32 [N, D].
     """
 
     batch_keys: tuple[str, ...]

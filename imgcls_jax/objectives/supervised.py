@@ -1,7 +1,7 @@
 """Supervised classification with softmax cross-entropy.
 
-Options: label smoothing, class weights (PyTorch's reduction: the weighted sum over the sum of weights), mixup and CutMix, and an
-exponential moving average of the params, which then serves prediction.
+Options: label smoothing, class weights (PyTorch's reduction: the weighted sum over the sum of weights), mixup
+and CutMix, and an exponential moving average of the params, which then serves prediction.
 
 carry:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
@@ -80,7 +80,8 @@ def make(
         return params, carry
 
     def targets_of(batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns images and what the loss compares with: labels, or probabilities where an option needs them."""
+        """Returns images and what the loss compares with: labels, or probabilities where an option needs
+        them."""
         images, targets = batch["image"], batch["label"]
         if label_smoothing or mixup_alpha or cutmix_alpha:
             targets = smooth_labels(targets, num_classes=task.num_classes, epsilon=label_smoothing)

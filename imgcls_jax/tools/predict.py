@@ -1,10 +1,11 @@
 """Predicts the classes of image files with a trained workdir.
 
-  python -m imgcls_jax.tools.predict --workdir runs/digits IMAGE... | FOLDER [--top_k 3] [--format table|json|csv]
+  python -m imgcls_jax.tools.predict --workdir runs/digits IMAGE... | FOLDER [--top_k 3] [--format
+  table|json|csv]
 
-An image goes through the run's own evaluation line of transforms. What cannot be read is reported on standard error, and in JSON
-and CSV in its place; the rest is predicted all the same. Exit status: 0 all predicted, 1 some could not be read, 2 none or a
-mistake in the command.
+An image goes through the run's own evaluation line of transforms. What cannot be read is reported on standard
+error, and in JSON and CSV in its place; the rest is predicted all the same. Exit status: 0 all predicted, 1
+some could not be read, 2 none or a mistake in the command.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 def host_operations(trained: Trained) -> tuple[Any, ...]:
     """Returns the host side of the evaluation line, made fit for files where the run read arrays.
 
-    Such a run (digits, MNIST, CIFAR) has no line for decoding: its images are brought to the arrays' size and colours.
+    Such a run (digits, MNIST, CIFAR) has no line for decoding: its images are brought to the arrays' size and
+    colours.
     """
     ops = trained.data.eval_host
     if ops:
@@ -76,7 +78,7 @@ def predict_files(
 
     @jax.jit
     def probabilities(params: Any, carry: Any, images: jax.Array) -> jax.Array:
-        logits = trained.objective.predict(params, carry, trained.data.prepare({"image": images}))["logits"]
+        logits = trained.predict(params, carry, {"image": images})["logits"]
         return jax.nn.softmax(logits)
 
     for start in range(0, len(paths), batch_size):

@@ -1,4 +1,5 @@
-"""Checkpoints by Orbax, behind one small class: asynchronous, atomic, verified, the last n and the best kept."""
+"""Checkpoints by Orbax, behind one small class: asynchronous, atomic, verified, the last n and the best
+kept."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ Tree = Any
 class Checkpoints:
     """The checkpoints of one run.
 
-    A checkpoint holds the whole TrainState, the epoch's order where the objective plans its epochs, and a checksum of their bits,
+    A checkpoint holds the whole TrainState, the epoch's order where the objective plans its epochs, and a
+    checksum of their bits,
     which a restore verifies: Orbax itself does not notice a flipped bit.
 
     Args:
@@ -119,7 +121,8 @@ class Checkpoints:
     ) -> tuple[TrainState, np.ndarray | None] | None:
         """Restores the newest checkpoint whose bits are as they were saved.
 
-        One that cannot be read is reported and, once an older one has been restored in its place, renamed to N.unreadable.
+        One that cannot be read is reported and, once an older one has been restored in its place, renamed to
+        N.unreadable.
 
         Args:
           target: jax.ShapeDtypeStruct leaves with shardings.
@@ -153,8 +156,8 @@ class Checkpoints:
             return _from_tree(tree, target)
         if unreadable:
             raise ValueError(
-                f"none of the checkpoints in {self.directory} can be read (steps {unreadable}); move the folder "
-                "away to start from the beginning"
+                f"none of the checkpoints in {self.directory} can be read (steps {unreadable}); move the "
+                "folder away to start from the beginning"
             )
         return None
 
@@ -231,7 +234,7 @@ class Checkpoints:
         if which.isdigit() and int(which) in steps:
             return int(which)
         raise ValueError(
-            f"checkpoint {which!r} is not in {self.directory}; there are 'latest', 'best' and the steps {steps}"
+            f"checkpoint {which!r} is not in {self.directory}; there are 'latest', 'best' and {steps}"
         )
 
 
@@ -274,7 +277,8 @@ def _differing_leaves(saved: Tree, wanted: Tree) -> list[str]:
 
 
 def _path(path: tuple[Any, ...]) -> str:
-    """Returns a path that is the same whether containers came back as tuples, lists, named tuples or dicts."""
+    """Returns a path that is the same whether containers came back as tuples, lists, named tuples or
+    dicts."""
     names = [
         str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path
     ]

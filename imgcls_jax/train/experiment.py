@@ -1,7 +1,8 @@
 """From a configuration to the things it names: sources, transforms, backbone, objective, evaluators.
 
-A configuration is a nested dict of JSON values with the flat sections data, model, objective, optimizer, train and evals. The fields
-of a section are the arguments of what it builds, so an unknown one is found by name before anything runs.
+A configuration is a nested dict of JSON values with the flat sections data, model, objective, optimizer,
+train and evals. The fields of a section are the arguments of what it builds, so an unknown one is found by
+name before anything runs.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class TrainSettings:
       seed: of initialisation, order and augmentation.
       accumulate_steps: parts in which a batch is worked through, to save memory.
       eval_batch_size: 0 for batch_size.
-      log_every_steps, eval_every_steps, checkpoint_every_steps: 0 switches the periodic ones off; the end of a run always
-        evaluates and saves, and every evaluation saves too.
+      log_every_steps, eval_every_steps, checkpoint_every_steps: 0 switches the periodic ones off; the end of
+        a run always evaluates and saves, and every evaluation saves too.
       keep_checkpoints: the newest ones that stay.
       best_metric, best_mode: e.g. "test/accuracy" and "max": the checkpoint that stays besides.
     """
@@ -159,7 +160,8 @@ def call(
       *given, **known: arguments that the user does not write.
 
     Raises:
-      ValueError: a field that the function does not take (with the nearest that it does), or one it needs and did not get.
+      ValueError: a field that the function does not take (with the nearest that it does), or one it needs and
+        did not get.
     """
     parameters = inspect.signature(function).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -335,21 +337,20 @@ def make_objective(config: Config, task: Task) -> Objective:
     return call(algorithm.make, "objective", fields, backbone, task)
 
 
-def make_evaluators(
-    config: Config, data: DataSide, objective: Objective, task: Task, open_split: Any
-) -> dict[str, Any]:
+def make_evaluators(config: Config, predict: Any, open_split: Any, task: Task) -> dict[str, Any]:
     """Returns {name: evaluate(params, carry) -> metrics} for the section `evals`.
 
-    An evaluator's file exports make(predict, open_split, *, task, <options>): predict(params, carry, batch) takes a batch as
-    open_split(split) yields it.
+    An evaluator's file exports make(predict, open_split, *, task, <options>).
+
+    Args:
+      config: of the run.
+      predict: (params, carry, batch) -> objective.predict's output, for a batch as open_split yields it.
+      open_split: split -> its batches, every example once.
+      task: of the run.
 
     Raises:
       ValueError: an unknown evaluator or option.
     """
-
-    def predict(params: Any, carry: Any, batch: dict[str, Any]) -> dict[str, Any]:
-        return objective.predict(params, carry, data.prepare(batch))
-
     evaluators = {}
     for name, fields in config["evals"].items():
         options = dict(fields)
@@ -380,7 +381,8 @@ def read_json(path: Path) -> Any:
 
 
 def save_task(workdir: Path, task: Task, class_names: tuple[str, ...], source_shape: tuple[int, ...]) -> None:
-    """Keeps in the workdir what prediction needs to know of the data: it must not need the data themselves."""
+    """Keeps in the workdir what prediction needs to know of the data: it must not need the data
+    themselves."""
     write_json(
         workdir / "task.json",
         dataclasses.asdict(task) | {"class_names": class_names, "source_shape": source_shape},

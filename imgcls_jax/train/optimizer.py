@@ -1,6 +1,7 @@
 """Optimizers by optax name, learning-rate schedules, and parameter groups by regular expression.
 
-A parameter's path joins its keys with slashes: "backbone/conv1/kernel". Patterns are matched against the whole path.
+A parameter's path joins its keys with slashes: "backbone/conv1/kernel". Patterns are matched against the
+whole path.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ def make_schedule(
     Args:
       learning_rate: the peak.
       total_steps: of the run, warm-up included.
-      schedule: "constant"; "step": times decay_factor at every multiple of decay_every_steps, or at decay_at_steps;
-        "cosine": from the end of the warm-up down to final_learning_rate at total_steps.
-      warmup_steps: linear rise from 0 at step 0 to the peak; steps of a decay are counted from step 0 all the same.
+      schedule: "constant"; "step": times decay_factor at every multiple of decay_every_steps, or at
+        decay_at_steps; "cosine": from the end of the warm-up down to final_learning_rate at total_steps.
+      warmup_steps: linear rise from 0 at step 0 to the peak; steps of a decay are counted from step 0 all the
+        same.
       decay_factor, decay_every_steps, decay_at_steps: of "step".
       final_learning_rate: of "cosine".
 
@@ -95,20 +97,21 @@ def make_optimizer(
     """Returns the optimizer.
 
     Args:
-      name: of a function of optax or optax.contrib: "sgd", "adamw", "lars", "lamb", "lion", "rmsprop", "muon", ...
+      name: of a function of optax or optax.contrib: "sgd", "adamw", "lars", "lamb", "lion", "rmsprop",
+        "muon", ...
       schedule: the learning rate.
       params: tree with the shapes of what will be optimised (read for its paths only).
-      weight_decay: >= 0. Optimizers with a decay of their own (adamw, lamb, lars, lion, ...) receive it; for the others it is
-        added to the gradient, as PyTorch's SGD does.
+      weight_decay: >= 0. Optimizers with a decay of their own (adamw, lamb, lars, lion, ...) receive it; for
+        the others it is added to the gradient, as PyTorch's SGD does.
       decay_params: pattern of the params that decay; the default leaves out biases and norm layers.
       clip_norm: largest global norm of the gradients of all params that are not frozen; 0 for no clipping.
-      groups: (pattern, factor) pairs; the first pattern that matches a path sets the factor on the learning rate; None freezes:
-        no update and no optimizer memory. What no pattern matches has factor 1.
+      groups: (pattern, factor) pairs; the first pattern that matches a path sets the factor on the learning
+        rate; None freezes: no update and no optimizer memory. What no pattern matches has factor 1.
       **hyperparameters: of the optax function (momentum=0.9, nesterov=True, b1=..., ...).
 
     Raises:
-      ValueError: an unknown optimizer or hyper-parameter, a pattern that matches nothing or does not compile, or every
-        parameter frozen.
+      ValueError: an unknown optimizer or hyper-parameter, a pattern that matches nothing or does not compile,
+        or every parameter frozen.
     """
     function = _optax_function(name, hyperparameters)
     paths = param_paths(params)
@@ -146,7 +149,7 @@ def _optax_function(
     unknown = set(hyperparameters) - set(signature.parameters)
     if unknown:
         raise ValueError(
-            f"optimizer.{sorted(unknown)[0]}: neither a field of this configuration's optimizer section nor an "
+            f"optimizer.{sorted(unknown)[0]}: neither a field of the section nor an "
             f"argument of optax's {name}, which takes {', '.join(signature.parameters)}"
         )
     return function

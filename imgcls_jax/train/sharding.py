@@ -1,4 +1,5 @@
-"""The mesh: one axis, "data", over every device of every process; the batch is split on it, the state is on each."""
+"""The mesh: one axis, "data", over every device of every process; the batch is split on it, the state is on
+each."""
 
 from __future__ import annotations
 

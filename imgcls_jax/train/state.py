@@ -32,7 +32,8 @@ def _raw(leaf: jax.Array) -> jax.Array:
 
 
 def state_digest(state: TrainState) -> str:
-    """Returns the SHA-256, in hex, over params, carry, opt_state and rng: path, dtype, shape and bytes of every leaf.
+    """Returns the SHA-256, in hex, over params, carry, opt_state and rng: path, dtype, shape and bytes of
+    every leaf.
 
     The order is that of the fields, and within each the tree's own (sorted keys).
     """
@@ -57,7 +58,8 @@ def _leaf_checksum(leaf: jax.Array) -> jax.Array:
 
 @jax.jit
 def checksum(state: Any) -> jax.Array:
-    """Returns uint32: a position-weighted sum, modulo 2^32, of all bits of a tree; any single changed word changes it.
+    """Returns uint32: a position-weighted sum, modulo 2^32, of all bits of a tree; any single changed word
+    changes it.
 
     It runs where the arrays are, so that a checkpoint can be verified without a copy to the host.
     """
@@ -68,7 +70,8 @@ def checksum(state: Any) -> jax.Array:
 
 
 def first_nonfinite(state: TrainState) -> str | None:
-    """Returns the path of the first leaf of params or carry that holds a NaN or an infinity; None where none does."""
+    """Returns the path of the first leaf of params or carry that holds a NaN or an infinity; None where none
+    does."""
     for name, tree in (("params", state.params), ("carry", state.carry)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.all(jnp.isfinite(leaf))):

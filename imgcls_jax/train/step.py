@@ -25,8 +25,8 @@ def make_train_step(
       objective: the algorithm.
       tx: the optimizer.
       augment: (rng, batch) -> batch, the device-side part of the input pipeline.
-      accumulate_steps: a batch is worked through in so many equal parts and their gradients are averaged before the one
-        optimizer step; the carry (BatchNorm statistics, say) goes from part to part.
+      accumulate_steps: a batch is worked through in so many equal parts and their gradients are averaged
+        before the one optimizer step; the carry (BatchNorm statistics, say) goes from part to part.
     """
     grad = jax.value_and_grad(objective.loss, has_aux=True)
 
@@ -48,7 +48,8 @@ def make_train_step(
 def _accumulate(
     grad: Callable[..., Any], parts: int, state: TrainState, batch: Batch, rng: jax.Array
 ) -> tuple[Any, Metrics, Any]:
-    """Averages gradients and metrics over `parts` strided parts of the batch, each spread over all devices."""
+    """Averages gradients and metrics over `parts` strided parts of the batch, each spread over all
+    devices."""
 
     def part_of(array: jax.Array) -> jax.Array:
         return jnp.moveaxis(array.reshape(array.shape[0] // parts, parts, *array.shape[1:]), 1, 0)

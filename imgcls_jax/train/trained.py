@@ -19,7 +19,8 @@ class Trained:
     """A trained network, as a workdir keeps it.
 
     Attributes:
-      config, task, class_names, source_shape: as they were in training; source_shape is that of images before the device side.
+      config, task, class_names, source_shape: as they were in training; source_shape is that of images before
+        the device side.
       data: the section `data`, with its transforms.
       objective, params, carry, step: what predicts.
     """
@@ -33,6 +34,10 @@ class Trained:
     params: Any
     carry: Any
     step: int
+
+    def predict(self, params: Any, carry: Any, batch: Batch) -> dict[str, Any]:
+        """Predicts a batch as a split is read: the device side of the evaluation line, then the objective."""
+        return self.objective.predict(params, carry, self.data.prepare(batch))
 
 
 def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
@@ -80,7 +85,8 @@ def evaluate(workdir: str | Path, *, split: str = "", checkpoint: str = "latest"
       checkpoint: "latest", "best" or a step.
 
     Returns:
-      {"step": ..., evaluation's name: metrics}; also written to <workdir>/eval_<checkpoint's step>[_<split>].json.
+      {"step": ..., evaluation's name: metrics}; also written to <workdir>/eval_<checkpoint's
+      step>[_<split>].json.
 
     Raises:
       ValueError: no such workdir, checkpoint or split.
@@ -97,9 +103,7 @@ def evaluate(workdir: str | Path, *, split: str = "", checkpoint: str = "latest"
                 batch.pop("bad_examples")
                 yield sharding.place(batch, mesh)
 
-    evaluators = experiment.make_evaluators(
-        trained.config, trained.data, trained.objective, trained.task, open_split
-    )
+    evaluators = experiment.make_evaluators(trained.config, trained.predict, open_split, trained.task)
     metrics = {name: evaluator(trained.params, trained.carry) for name, evaluator in evaluators.items()}
     result = {"step": trained.step} | metrics
     experiment.write_json(Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json", result)

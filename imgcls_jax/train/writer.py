@@ -14,9 +14,11 @@ from typing import Any
 
 
 class MetricWriter:
-    """Writes scalars to `<workdir>/metrics.jsonl` and, where tensorboardX is installed, to `<workdir>/tensorboard`.
+    """Writes scalars to `<workdir>/metrics.jsonl` and, where tensorboardX is installed, to
+    `<workdir>/tensorboard`.
 
-    A line of metrics.jsonl is {"step": 120, "train/loss": 0.31, ...}; numbers that are not finite become null.
+    A line of metrics.jsonl is {"step": 120, "train/loss": 0.31, ...}; numbers that are not finite become
+    null.
 
     Args:
       workdir: exists.
@@ -79,12 +81,10 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 class Clock:
-    """Training time alone: evaluation, saving and compilation are left out by `pause`."""
+    """A stopwatch, standing at first: it runs while the training steps do."""
 
     def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._total = 0.0
-        self._running = True
+        self._since, self._total, self._running = 0.0, 0.0, False
 
     def seconds(self) -> float:
         """Returns the seconds that have run so far."""
@@ -111,11 +111,13 @@ def progress_line(
     """Returns one line: step of total, epoch, metrics, examples/s and time left."""
     shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     left = f"{int(seconds_left // 3600)}:{int(seconds_left // 60) % 60:02d}:{int(seconds_left) % 60:02d}"
-    return f"step {step}/{total_steps}  epoch {epoch:.2f}  {shown}  {examples_per_second:,.0f} examples/s  {left} left"
+    speed = f"{examples_per_second:,.0f} examples/s"
+    return f"step {step}/{total_steps}  epoch {epoch:.2f}  {shown}  {speed}  {left} left"
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """Returns the scalars of an evaluation as {"<prefix>/<name>": value}; lists (per-class figures) are left out."""
+    """Returns the scalars of an evaluation as {"<prefix>/<name>": value}; lists (per-class figures) are left
+    out."""
     return {
         f"{prefix}/{name}": float(value)
         for name, value in metrics.items()

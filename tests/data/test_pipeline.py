@@ -46,7 +46,8 @@ PINNED_PIXELS = "6cac29d6117a3bc2"
 
 
 def test_order_and_crops_are_pinned():
-    """Another value here breaks the resume of every run that is under way: the pipeline's draws have changed."""
+    """Another value here breaks the resume of every run that is under way: the pipeline's draws have
+    changed."""
     batch = train()[7]
     np.testing.assert_array_equal(batch["index"], PINNED_INDEX)
     assert hashlib.sha256(batch["image"].tobytes()).hexdigest()[:16] == PINNED_PIXELS
@@ -70,7 +71,9 @@ def test_processes_read_slices_of_the_same_global_batch(num_shards):
         np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), whole[key])
 
 
-@pytest.mark.parametrize("reading", [{"num_threads": 1}, {"num_threads": 3}, {"num_workers": 1}, {"num_workers": 3}])
+@pytest.mark.parametrize(
+    "reading", [{"num_threads": 1}, {"num_threads": 3}, {"num_workers": 1}, {"num_workers": 3}]
+)
 def test_threads_and_workers_change_nothing(reading):
     batches = train()
     with iterate(batches, 4, 15, **reading) as iterator:
@@ -126,7 +129,10 @@ def test_a_bad_image_raises_with_its_path_and_the_way_out(tmp_path):
     source = ImageFolder("train", root=folder(tmp_path, bad={4}))
     with pytest.raises(ValueError, match=r"b/4\.png: .*data\.on_bad_example='skip'"):
         [TrainBatches(source, ops, batch_size=9, seed=0)[0]]
-    with pytest.raises(ValueError, match=r"b/4\.png"), iterate(EvalBatches(source, ops, batch_size=9), 0, 1) as read:
+    with (
+        pytest.raises(ValueError, match=r"b/4\.png"),
+        iterate(EvalBatches(source, ops, batch_size=9), 0, 1) as read,
+    ):
         next(read)
     (tmp_path / "train" / "a" / "0.png").unlink()
     with pytest.raises(ValueError, match=r"a/0\.png"):

@@ -19,7 +19,11 @@ def evaluate(logits, labels, batch_size, num_classes=CLASSES):
             rows = np.arange(start, start + batch_size)
             mask = rows < len(labels)
             rows = np.where(mask, rows, 0)
-            yield {"image": jnp.asarray(logits[rows]), "label": jnp.asarray(labels[rows]), "mask": jnp.asarray(mask)}
+            yield {
+                "image": jnp.asarray(logits[rows]),
+                "label": jnp.asarray(labels[rows]),
+                "mask": jnp.asarray(mask),
+            }
 
     def predict(params, carry, batch):
         return {"logits": params * batch["image"]}
@@ -39,7 +43,9 @@ def test_against_scikit_learn(seed, batch_size):
     every = list(range(CLASSES))
     assert metrics["num_examples"] == 45
     np.testing.assert_allclose(metrics["accuracy"], accuracy_score(labels, logits.argmax(axis=1)))
-    np.testing.assert_allclose(metrics["top5_accuracy"], top_k_accuracy_score(labels, probabilities, k=5, labels=every))
+    np.testing.assert_allclose(
+        metrics["top5_accuracy"], top_k_accuracy_score(labels, probabilities, k=5, labels=every)
+    )
     np.testing.assert_allclose(metrics["loss"], log_loss(labels, probabilities, labels=every), rtol=1e-5)
     recall = recall_score(labels, logits.argmax(axis=1), labels=every, average=None)
     np.testing.assert_allclose(metrics["per_class_accuracy"], recall)

@@ -28,7 +28,8 @@ def test_sizes_and_padding():
     image = jnp.zeros((2, 48, 48, 3))
     features, variables = backbone.init_with_output(jax.random.key(0), image, train=False)
     assert features.map.shape == (2, 6, 6, 48) and features.embedding.shape == (2, 128) and features.aux == ()
-    # Symmetric padding: an impulse at (0, 0) meets the kernel's centre at output (0, 0); SAME would show its corner.
+    # Symmetric padding: an impulse at (0, 0) meets the kernel's centre at output (0, 0); SAME would show its
+    # corner.
     kernel = variables["params"]["conv1"]["kernel"]
     impulse = image.at[0, 0, 0, 0].set(1.0)
     conv = lambda x: jax.lax.conv_general_dilated(  # noqa: E731

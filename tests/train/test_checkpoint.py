@@ -17,7 +17,9 @@ TX = optax.adam(0.1)
 def state_at(step, seed=0, width=500):
     def make(rng):
         params = {"backbone": {"kernel": jax.random.normal(rng, (4, width))}, "head": {"bias": jnp.ones(3)}}
-        return TrainState(jnp.int32(step), params, {"batch_stats": {}, "seen": jnp.arange(4)}, TX.init(params), rng)
+        return TrainState(
+            jnp.int32(step), params, {"batch_stats": {}, "seen": jnp.arange(4)}, TX.init(params), rng
+        )
 
     return jax.jit(make, out_shardings=REPLICATED)(jax.random.key(seed))
 
@@ -38,7 +40,9 @@ def save(directory, accuracies, **options):
 
 def damage(directory, step, how):
     """Changes the file that holds most of a checkpoint."""
-    path = max((directory / str(step) / "state").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    path = max(
+        (directory / str(step) / "state").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0
+    )
     content = bytearray(path.read_bytes())
     if how == "truncated":
         content = content[: len(content) // 2]
@@ -81,7 +85,9 @@ def test_the_newest_and_the_best_stay(tmp_path, mode, best):
         assert checkpoints.restore_for_prediction("best", REPLICATED)[0] == best
         assert checkpoints.restore_for_prediction("latest", REPLICATED)[0] == 6
         step, params, carry = checkpoints.restore_for_prediction("5", REPLICATED)
-        np.testing.assert_array_equal(params["backbone"]["kernel"], state_at(5, seed=5).params["backbone"]["kernel"])
+        np.testing.assert_array_equal(
+            params["backbone"]["kernel"], state_at(5, seed=5).params["backbone"]["kernel"]
+        )
         np.testing.assert_array_equal(carry["seen"], np.arange(4))
         with pytest.raises(ValueError, match="'7' is not in"):
             checkpoints.restore_for_prediction("7", REPLICATED)
@@ -110,7 +116,10 @@ def test_nothing_is_renamed_where_none_can_be_read(tmp_path):
 
 def test_another_structure_is_no_damage(tmp_path):
     save(tmp_path, {1: None})
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=r"kernel: saved \(4, 500\), wanted \(4, 7\)"):
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match=r"kernel: saved \(4, 500\), wanted \(4, 7\)"),
+    ):
         checkpoints.restore_latest(target(width=7))
     assert (tmp_path / "1").is_dir()
 
@@ -137,6 +146,8 @@ def test_digest_covers_every_field_but_not_the_step():
 def test_first_nonfinite_names_params_first():
     state = state_at(0)
     assert first_nonfinite(state) is None
-    bad = state._replace(params=state.params | {"head": {"bias": jnp.array([1.0, jnp.inf])}}, carry={"m": jnp.array(jnp.nan)})
+    bad = state._replace(
+        params=state.params | {"head": {"bias": jnp.array([1.0, jnp.inf])}}, carry={"m": jnp.array(jnp.nan)}
+    )
     assert first_nonfinite(bad) == "params/head/bias"
     assert first_nonfinite(state._replace(carry={"m": jnp.array(jnp.nan)})) == "carry/m"

@@ -1,4 +1,5 @@
-"""The loop in one process: resume with epoch plans, refusal of a foreign workdir, non-finite losses, bad images."""
+"""The loop in one process: resume with epoch plans, refusal of a foreign workdir, non-finite losses, bad
+images."""
 
 import dataclasses
 import importlib.util
@@ -53,18 +54,19 @@ def folder_config(root, **data):
 
 def stop_after(monkeypatch, steps):
     """Makes the next run behave as if SIGTERM had come during a step."""
-    after_step = loop._Progress._after_step
+    after_step = loop.Loop._after_step
 
     def interrupted(self):
         if self.step == steps:
-            self.run.stop.signal = "SIGTERM"
+            self.stop.signal = "SIGTERM"
         after_step(self)
 
-    monkeypatch.setattr(loop._Progress, "_after_step", interrupted)
+    monkeypatch.setattr(loop.Loop, "_after_step", interrupted)
 
 
 def planning(make):
-    """Wraps make_objective: epochs are planned from the params, with a fresh head and an order that repeats examples."""
+    """Wraps make_objective: epochs are planned from the params, with a fresh head and an order that repeats
+    examples."""
 
     def wrapped(config, task):
         objective = make(config, task)
@@ -105,7 +107,10 @@ def test_a_finished_run_is_left_alone(tmp_path, capsys):
     assert (tmp_path / "result.json").stat().st_mtime_ns == written
     assert set(first["metrics"]["test"]) >= {"loss", "accuracy", "top5_accuracy", "per_class_accuracy"}
     assert first["metrics"]["test"]["num_examples"] == 359
-    assert first["config_digest"] == experiment.config_digest(config) and first["versions"]["jax"] == jax.__version__
+    assert (
+        first["config_digest"] == experiment.config_digest(config)
+        and first["versions"]["jax"] == jax.__version__
+    )
 
 
 def test_another_configuration_in_the_workdir_is_refused(tmp_path):
@@ -121,7 +126,8 @@ def test_another_configuration_in_the_workdir_is_refused(tmp_path):
 
 
 def test_batches_and_devices_change_no_evaluation(tmp_path):
-    """359 examples by batches of 8 and of 128, on eight devices: the same figures, every example counted once."""
+    """359 examples by batches of 8 and of 128, on eight devices: the same figures, every example counted
+    once."""
     loop.run(digits_config(), tmp_path)
     results = []
     for batch_size in (8, 128):
@@ -137,8 +143,15 @@ def test_batches_and_devices_change_no_evaluation(tmp_path):
 
 def test_a_nonfinite_loss_stops_with_step_and_leaf(tmp_path):
     config = digits_config()
-    config["optimizer"] |= {"learning_rate": 1e30, "schedule": "constant", "warmup_epochs": 0.0, "weight_decay": 0.0}
-    with pytest.raises(FloatingPointError, match=r"the loss of step \d is not finite; .* is params/backbone/"):
+    config["optimizer"] |= {
+        "learning_rate": 1e30,
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "weight_decay": 0.0,
+    }
+    with pytest.raises(
+        FloatingPointError, match=r"the loss of step \d is not finite; .* is params/backbone/"
+    ):
         loop.run(config, tmp_path)
 
 
@@ -168,7 +181,9 @@ def test_accumulation_equals_one_batch_where_nothing_couples_the_examples():
 
     from imgcls_jax.objectives.base import Objective
 
-    objective = Objective(("image", "label"), lambda rng, batch: ({"w": jnp.ones(5)}, {}), loss, lambda p, c, b: {})
+    objective = Objective(
+        ("image", "label"), lambda rng, batch: ({"w": jnp.ones(5)}, {}), loss, lambda p, c, b: {}
+    )
     rng = np.random.default_rng(0)
     batch = {"image": np.float32(rng.normal(size=(16, 5))), "label": np.float32(rng.normal(size=16))}
     tx = optax.adam(0.1)
@@ -185,7 +200,12 @@ def test_accumulation_equals_one_batch_where_nothing_couples_the_examples():
     "section, field, value, message",
     [
         ("model", "widht", 3, r"config\.model: .*widht"),
-        ("objective", "label_smoothin", 0.1, "config.objective.label_smoothin: no such field; did you mean 'label_smoothing'"),
+        (
+            "objective",
+            "label_smoothin",
+            0.1,
+            "config.objective.label_smoothin: no such field; did you mean 'label_smoothing'",
+        ),
         ("train", "batchsize", 3, "config.train.batchsize: no such field; did you mean 'batch_size'"),
         ("optimizer", "momentun", 0.9, "optimizer.momentun: neither"),
         ("optimizer", "name", "sdg", "optimizer.name is the name"),
@@ -194,6 +214,7 @@ def test_accumulation_equals_one_batch_where_nothing_couples_the_examples():
         ("data", "on_bad_example", "drop", "data.on_bad_example is one of"),
         ("data", "eval_transforms", "flip | normalize(0.5, 0.5)", "random operations"),
         ("data", "train_split", "tran", "tran"),
+        ("data", "eval_transforms", "upsample(24) | normalize(0.5, 0.5)", r"images of shape \(24, 24, 1\)"),
         ("model", "name", "simpleconv4", "imgcls_jax/models/ has no file simpleconv4.py"),
         ("model", "name", "layers", "holds no family"),
         ("objective", "name", "base", "holds no algorithm"),

@@ -1,4 +1,5 @@
-"""Schedules at their corners, the optimizer against hand-computed trajectories, groups and decay by pattern."""
+"""Schedules at their corners, the optimizer against hand-computed trajectories, groups and decay by
+pattern."""
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,10 @@ def test_decay_leaves_biases_and_norms_alone(name):
     decayed, _ = steps(make_optimizer(name, constant, PARAMS, weight_decay=0.5), 1)
     changed = jax.tree.map(lambda a, b: not np.allclose(a, b, rtol=1e-5), plain, decayed)
     expected = jax.tree.map(lambda path: path.endswith("kernel"), param_paths(PARAMS))
-    if name in ("lamb", "rmsprop"):  # both rescale the step: equal gradients in equal proportion hide the decay
+    if name in (
+        "lamb",
+        "rmsprop",
+    ):  # both rescale the step: equal gradients in equal proportion hide the decay
         assert not any(jax.tree.leaves(jax.tree.map(lambda c, e: c and not e, changed, expected)))
     else:
         assert changed == expected
@@ -90,7 +94,9 @@ def test_adamw_does_not_decay_where_none_is_asked_for():
 
 
 def test_groups_scale_and_freeze():
-    tx = make_optimizer("sgd", constant, PARAMS, momentum=0.9, groups=((r"backbone/bn1/.*", 0.5), (r"backbone/.*", None)))
+    tx = make_optimizer(
+        "sgd", constant, PARAMS, momentum=0.9, groups=((r"backbone/bn1/.*", 0.5), (r"backbone/.*", None))
+    )
     params, state = steps(tx, 1)
     np.testing.assert_allclose(params["backbone"]["bn1"]["scale"], 0.95)
     np.testing.assert_array_equal(params["backbone"]["conv1"]["kernel"], 1.0)

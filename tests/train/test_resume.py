@@ -19,7 +19,7 @@ ARGUMENTS = [
     "--config.train.eval_every_epochs=0.0",
     "--config.train.checkpoint_every_steps=7",
     "--config.train.log_every_steps=1",
-    "--config.data.train_transforms=random_resized_crop(8, (0.6, 1.0)) | flip | affine(10.0) | normalize(0.5, 0.5)",
+    "--config.data.train_transforms=random_resized_crop(8, (0.6, 1.0)) | affine(10.0) | normalize(0.5, 0.5)",
     "--config.data.eval_transforms=normalize(0.5, 0.5)",
     "--config.objective.ema_decay=0.9",
     "--config.objective.dropout=0.1",
@@ -57,7 +57,11 @@ def kill_at_step(process, step):
 def kill_in_save(process, checkpoints, after):
     """Kills while the save of a step beyond `after` is under way: its directory is still a temporary one."""
     while process.poll() is None:
-        names = [path.name for path in checkpoints.glob("*.orbax-checkpoint-tmp*")] if checkpoints.exists() else []
+        names = (
+            [path.name for path in checkpoints.glob("*.orbax-checkpoint-tmp*")]
+            if checkpoints.exists()
+            else []
+        )
         if any(int(name.split(".")[0]) > after for name in names):
             process.kill()
             process.communicate(timeout=120)

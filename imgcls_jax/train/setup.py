@@ -1,0 +1,179 @@
+"""What a run needs and no step changes, built from its configuration: data, task, objective, optimizer."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import platform
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.objectives.base import Task
+from imgcls_jax.train import experiment, sharding
+from imgcls_jax.train.experiment import Config, DataSide, TrainSettings
+from imgcls_jax.train.optimizer import make_optimizer, make_schedule
+from imgcls_jax.train.step import make_init, make_train_step
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+
+
+class Setup:
+    """A configuration made concrete on the devices at hand.
+
+    Args:
+      config: of experiment.plain.
+
+    Raises:
+      ValueError: a mistake in the configuration or the data.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.mesh = sharding.data_mesh()
+        self.sharding = sharding.replicated(self.mesh)
+        self.first_process = jax.process_index() == 0
+        self.data = DataSide(config["data"], (jax.process_index(), jax.process_count()))
+        self._read_train_section()
+        self._build()
+
+    def _read_train_section(self) -> None:
+        section = self.config["train"]
+        batch_size = section.get("batch_size")
+        if not isinstance(batch_size, int):
+            raise ValueError(f"config.train.batch_size is a whole number of examples; got {batch_size!r}")
+        sharding.check_batch_size(batch_size, self.mesh)
+        self.batches = self.data.train_batches(batch_size, section.get("seed", 0))
+        train = experiment.in_steps(section, "train", self.batches.steps_per_epoch, batch_size)
+        self.settings: TrainSettings = experiment.call(TrainSettings, "train", train)
+        self.eval_batch_size = self.settings.eval_batch_size or batch_size
+        sharding.check_batch_size(self.eval_batch_size, self.mesh, "train.eval_batch_size")
+        if batch_size % (self.settings.accumulate_steps * self.mesh.size):
+            raise ValueError(
+                f"train.batch_size = {batch_size} does not divide into train.accumulate_steps = "
+                f"{self.settings.accumulate_steps} parts on {self.mesh.size} devices"
+            )
+
+    def _build(self) -> None:
+        """Builds task, objective and optimizer; traces shapes only."""
+        source = self.data.source(self.data.settings.train_split)
+        sample = self.batches[0]
+        self.spec = {key: _shape(value) for key, value in sample.items() if key != "bad_examples"}
+        self.class_names, self.source_shape = tuple(source.class_names), tuple(sample["image"].shape[1:])
+        prepared = jax.eval_shape(self.data.augment, _shape(jax.random.key(0)), self.spec)
+        self.task = Task(
+            num_classes=len(source.class_names),
+            num_examples=len(source),
+            steps_per_epoch=self.batches.steps_per_epoch,
+            total_steps=self.settings.total_steps,
+            image_shape=tuple(prepared["image"].shape[1:]),
+        )
+        self.objective = experiment.make_objective(self.config, self.task)
+        # A batch of two is enough to initialise from, and compiles faster.
+        small = {
+            key: jnp.zeros((2, *prepared[key].shape[1:]), prepared[key].dtype)
+            for key in self.objective.batch_keys
+        }
+        params, carry = jax.eval_shape(self.objective.init, jax.random.key(0), small)
+        self._build_optimizer(params)
+        init = make_init(self.objective, self.tx, small)
+        self.init = jax.jit(init, out_shardings=self.sharding)
+        self.target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharding),
+            jax.eval_shape(init, jax.random.key(0)),
+        )
+        self._check_prediction(params, carry)
+
+    def _check_prediction(self, params: Any, carry: Any) -> None:
+        """Traces the evaluation line and the prediction, so that images it cannot take are found now."""
+        batch = self.data.eval_batches(self.data.settings.train_split, 1, self.class_names)[0]
+        shapes = {key: _shape(value) for key, value in batch.items() if key != "bad_examples"}
+        try:
+            jax.eval_shape(self.predict, params, carry, shapes)
+        except Exception as error:  # whatever the network raises
+            shape = jax.eval_shape(self.data.prepare, shapes)["image"].shape[1:]
+            raise ValueError(
+                f"config.data.eval_transforms makes images of shape {shape}, training sees "
+                f"{self.task.image_shape}, and the network cannot take both: {str(error).splitlines()[0]}"
+            ) from error
+
+    def _build_optimizer(self, params: Any) -> None:
+        fields = experiment.in_steps(
+            self.config["optimizer"], "optimizer", self.task.steps_per_epoch, self.settings.batch_size
+        )
+        names = inspect.signature(make_schedule).parameters
+        of_schedule = {key: value for key, value in fields.items() if key in names}
+        others = {key: value for key, value in fields.items() if key not in names}
+        self.schedule = experiment.call(
+            make_schedule, "optimizer", of_schedule, total_steps=self.settings.total_steps
+        )
+        self.tx = experiment.call(make_optimizer, "optimizer", others, schedule=self.schedule, params=params)
+
+    def compile_step(self) -> Any:
+        """Compiles the step; prints the parameter table, and FLOPs and memory by XLA's own analysis."""
+        split = sharding.split_batch(self.mesh)
+        sample = {
+            key: jax.ShapeDtypeStruct(
+                (self.settings.batch_size, *self.spec[key].shape[1:]), self.spec[key].dtype, sharding=split
+            )
+            for key in self.objective.batch_keys
+        }
+        step = make_train_step(
+            self.objective, self.tx, self.data.augment, accumulate_steps=self.settings.accumulate_steps
+        )
+        start = time.monotonic()
+        compiled = (
+            jax.jit(step, donate_argnums=0, out_shardings=self.sharding).lower(self.target, sample).compile()
+        )
+        if self.first_process:
+            print(_overview(self.target.params, compiled, time.monotonic() - start), flush=True)
+        return compiled
+
+    def predict(self, params: Any, carry: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        """Predicts a batch as a split is read: the device side of the evaluation line, then the objective."""
+        return self.objective.predict(params, carry, self.data.prepare(batch))
+
+
+def _shape(value: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(value.shape, value.dtype)
+
+
+def _overview(params: Any, compiled: Any, seconds: float) -> str:
+    """Returns the parameter table, and what XLA says of the compiled step."""
+    try:
+        from clu import parameter_overview
+
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+    except ModuleNotFoundError:
+        table = f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
+    flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
+    memory = compiled.memory_analysis()
+    mebibytes = {
+        name: getattr(memory, f"{name}_size_in_bytes", 0) / 2**20 for name in ("argument", "output", "temp")
+    }
+    return (
+        f"{table}\nstep: {flops / 1e9:.3f} GFLOP; memory by XLA: {mebibytes['argument']:.1f} MiB arguments, "
+        f"{mebibytes['temp']:.1f} MiB temporaries; compiled in {seconds:.1f} s"
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Returns versions and devices, for result.json."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+            "processes": jax.process_count(),
+        },
+    }

@@ -1,0 +1,47 @@
+"""The shared layers: a convolution by patches equals the native one, forward and backward."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgcls_jax.models.layers import small_convolution
+
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+
+@pytest.mark.parametrize(
+    "size, kernel, strides, padding",
+    [
+        ((9, 9), (3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((10, 7), (3, 3), (2, 2), ((1, 1), (1, 1))),
+        ((5, 12), (5, 3), (3, 2), ((0, 0), (0, 0))),
+        ((10, 7), (5, 3), (2, 2), ((0, 1), (2, 0))),
+        ((10, 7), (1, 1), (2, 2), ((0, 0), (0, 0))),
+    ],
+)
+def test_small_convolution_is_the_native_one(size, kernel, strides, padding):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(*kernel, 3, 4)), jnp.float32)
+
+    def native(x, w):
+        return jax.lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=NUMBERS)
+
+    def small(x, w):
+        return small_convolution(x, w, strides, padding, dimension_numbers=NUMBERS)
+
+    expected, pull = jax.vjp(native, x, w)
+    found, pull_small = jax.vjp(small, x, w)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    cotangent = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
+    for one, other in zip(pull_small(cotangent), pull(cotangent), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_small_convolution_refuses_what_it_cannot():
+    x, w = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 2, 4))
+    with pytest.raises(ValueError, match="neither groups nor dilation"):
+        small_convolution(x, w, (1, 1), ((1, 1), (1, 1)), feature_group_count=2)
+    with pytest.raises(ValueError, match="neither groups nor dilation"):
+        small_convolution(x, jnp.ones((3, 3, 4, 4)), (1, 1), ((1, 1), (1, 1)), rhs_dilation=(2, 2))
