@@ -1,7 +1,9 @@
 """Supervised classification with softmax cross-entropy.
 
-Options: label smoothing, class weights (PyTorch's reduction: the weighted sum over the sum of weights), mixup
-and CutMix, and an exponential moving average of the params, which then serves prediction.
+A backbone with auxiliary classifiers (GoogLeNet, Inception v3) has a linear head on each while it trains;
+their losses are added with the backbone's own `aux_weight`. Options: label smoothing, class weights
+(PyTorch's reduction: the weighted sum over the sum of weights), mixup and CutMix, and an exponential moving
+  average of the params, which then serves prediction.
 
 carry:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
@@ -49,6 +51,7 @@ def make(
     cutmix_alpha: float = 0.0,
     ema_decay: float | None = None,
     dropout: float = 0.0,
+    head: str = "",
 ) -> Objective:
     """Returns the objective.
 
@@ -60,6 +63,7 @@ def make(
       mixup_alpha, cutmix_alpha: 0 switches each off; with both on, each batch draws one of the two.
       ema_decay: in (0, 1), e.g. 0.999; None or 0 keeps no average.
       dropout: probability, before the final linear layer.
+      head: class of models/heads.py in snake case; "" for the backbone's own, which mostly is "linear".
 
     Raises:
       ValueError: class_weights does not have one non-negative number a class, or ema_decay is outside [0, 1).
@@ -67,13 +71,17 @@ def make(
     weights = _class_weights(class_weights, task.num_classes)
     if ema_decay and not 0 < ema_decay < 1:
         raise ValueError(f"objective.ema_decay lies in (0, 1), or 0 for none; got {ema_decay}")
-    head = heads.Linear(task.num_classes, dropout=dropout)
+    classifier = heads.build(head or getattr(backbone, "head", "linear"), task.num_classes, dropout=dropout)
+    auxiliary = heads.Linear(task.num_classes)
 
     def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
         rng_backbone, rng_head = jax.random.split(rng)
         params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
-        head_params = head.init(rng_head, features.embedding, train=False)["params"]
-        params = {"backbone": params, "head": head_params}
+        read = getattr(features, classifier.reads)
+        params = {"backbone": params, "head": classifier.init(rng_head, read, train=False)["params"]}
+        for number, aux in enumerate(features.aux):
+            rng_aux = jax.random.fold_in(rng_head, number)
+            params[f"aux_head_{number}"] = auxiliary.init(rng_aux, aux, train=False)["params"]
         carry = {"batch_stats": batch_stats}
         if ema_decay:
             carry["ema"] = jax.tree.map(jnp.copy, params)
@@ -87,6 +95,12 @@ def make(
             targets = smooth_labels(targets, num_classes=task.num_classes, epsilon=label_smoothing)
         return mix(rng, images, targets, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
 
+    def mean_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        losses = softmax_cross_entropy(logits, targets, class_weights=weights)
+        if weights is None:
+            return jnp.mean(losses)
+        return class_weighted_mean(losses, targets, class_weights=weights)
+
     def loss(
         params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
@@ -96,15 +110,12 @@ def make(
         features, batch_stats = apply_backbone(
             backbone, params["backbone"], carry["batch_stats"], images, train=True, rng=rng_backbone
         )
-        logits = head.apply(
-            {"params": params["head"]}, features.embedding, train=True, rngs={"dropout": rng_head}
-        )
-        losses = softmax_cross_entropy(logits, targets, class_weights=weights)
-        value = (
-            jnp.mean(losses)
-            if weights is None
-            else class_weighted_mean(losses, targets, class_weights=weights)
-        )
+        read = getattr(features, classifier.reads)
+        logits = classifier.apply({"params": params["head"]}, read, train=True, rngs={"dropout": rng_head})
+        value = mean_loss(logits, targets)
+        for number, aux in enumerate(features.aux):
+            aux_logits = auxiliary.apply({"params": params[f"aux_head_{number}"]}, aux, train=False)
+            value += backbone.aux_weight * mean_loss(aux_logits, targets)
         metrics = {"loss": value, "accuracy": 1 - jnp.mean(zero_one(logits, batch["label"]))}
         return value, (carry | {"batch_stats": batch_stats}, metrics)
 
@@ -113,7 +124,9 @@ def make(
         features, _ = apply_backbone(
             backbone, params["backbone"], carry["batch_stats"], batch["image"], train=False
         )
-        logits = head.apply({"params": params["head"]}, features.embedding, train=False)
+        logits = classifier.apply(
+            {"params": params["head"]}, getattr(features, classifier.reads), train=False
+        )
         return {"logits": logits, "embedding": features.embedding}
 
     def move_ema(params: Params, carry: Carry, step: jax.Array) -> Carry:

@@ -1,5 +1,8 @@
 """What the supervised objective computes, beyond the laws that all objectives keep."""
 
+from typing import ClassVar
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import optax
 import pytest
 
 from imgcls_jax.models import simpleconv3
+from imgcls_jax.models.layers import Features
 from imgcls_jax.objectives import supervised
 from imgcls_jax.objectives.base import Task
 from imgcls_jax.train.step import make_init, make_train_step
@@ -86,3 +90,36 @@ def test_prediction_ignores_the_rest_of_the_batch():
     whole = objective.predict(params, carry, batch())["logits"]
     one = objective.predict(params, carry, {"image": batch()["image"][:1]})["logits"]
     np.testing.assert_allclose(whole[:1], one, atol=1e-5)
+
+
+class TwoOutlets(nn.Module):
+    """A backbone with two side outputs and another head than the usual."""
+
+    head: ClassVar[str] = "conv_pool"
+    aux_weight: ClassVar[float] = 0.3
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Conv(5, (3, 3), name="conv")(images)
+        side = nn.Dense(6, name="side")(jnp.mean(x, axis=(1, 2))) if train or self.is_initializing() else None
+        return Features(x, jnp.mean(x, axis=(1, 2)), (side, 0 * side) if side is not None else ())
+
+
+def test_auxiliary_heads_add_their_weighted_losses_while_training():
+    objective = supervised.make(TwoOutlets(), TASK)
+    params, carry = objective.init(jax.random.key(0), batch())
+    assert set(params) == {"backbone", "head", "aux_head_0", "aux_head_1"}
+    params = jax.tree.map(jnp.zeros_like, params)  # every logit 0: every loss log 4
+    value, _ = loss_of(objective, params, carry)
+    np.testing.assert_allclose(value, 1.6 * np.log(4), rtol=1e-6)
+    assert objective.predict(params, carry, batch())["logits"].shape == (8, 4)
+
+
+def test_the_head_is_the_backbones_own_or_the_one_asked_for():
+    own = supervised.make(TwoOutlets(), TASK)
+    asked = supervised.make(TwoOutlets(), TASK, head="linear")
+    params, carry = own.init(jax.random.key(0), batch())
+    assert np.all(own.predict(params, carry, batch())["logits"] >= 0)
+    assert np.any(asked.predict(params, carry, batch())["logits"] < 0)
+    with pytest.raises(ValueError, match="has no head 'liner'; it has conv_pool, linear"):
+        supervised.make(TwoOutlets(), TASK, head="liner")
