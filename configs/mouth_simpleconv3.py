@@ -1,23 +1,22 @@
 """The book's first project: Simpleconv3 on mouth crops of about 60x60 pixels, by expression.
 
-  python -m imgcls_jax.main --config configs/mouth_simpleconv3.py --workdir runs/mouth
-  --config.data.root=FOLDER
+  python -m imgcls_jax.main --config configs/mouth_simpleconv3.py --workdir runs/mouth \\
+    --config.data.root=FOLDER
 
 FOLDER holds train/ and val/ with a folder a class. The book's own list files ("path label" lines in
 FOLDER/train.txt and FOLDER/val.txt) are read by `--config configs/mouth_simpleconv3.py:list`.
 
 Hardware: 2 CPU cores. Wall time: 3 min 13 s. Measured on 800 training and 100 validation crops of two classes
 (none, smile) of the book's data: 91 % validation accuracy after 300 epochs, 94 % at the checkpoint that was
-best on those same images; seed 0. The book prints 93 % on its four classes. Batch 96 is
-that of the book's code; its text says 16.
+best on those same images; seed 0. The book prints 93 % on its four classes. Batch 96
+is that of the book's code; its text says 16.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the configuration; `:list` reads list files, `:test` shrinks it to seconds, `:list,test`
-    both."""
+    """Returns the configuration; `:list` reads list files, `:test` shrinks it to seconds."""
     options = set(filter(None, arg.split(",")))
     if not options <= {"list", "test"}:
         raise ValueError(f"this configuration knows the arguments 'list' and 'test', got {arg!r}")
