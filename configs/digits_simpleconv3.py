@@ -41,10 +41,12 @@ def get_config(arg: str = "") -> ConfigDict:
             warmup_epochs=1.0,
             weight_decay=5e-4,
             clip_norm=0.0,
+            groups=(),  # (pattern of param paths, factor on the rate, or None to freeze)
         )
     )
     config.train = ConfigDict(
         dict(
+            accumulate_steps=1,
             batch_size=64,
             total_epochs=40.0,
             seed=0,

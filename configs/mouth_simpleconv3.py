@@ -57,10 +57,12 @@ def get_config(arg: str = "") -> ConfigDict:
             warmup_epochs=0.0,
             weight_decay=0.0,
             clip_norm=0.0,
+            groups=(),  # (pattern of param paths, factor on the rate, or None to freeze)
         )
     )
     config.train = ConfigDict(
         dict(
+            accumulate_steps=1,
             batch_size=96,
             total_epochs=300.0,
             seed=0,

@@ -190,8 +190,8 @@ class Loop:
 
         last = step == settings.total_steps
         evaluates = due(settings.eval_every_steps) or last
-        saves = evaluates or due(settings.checkpoint_every_steps) or self.stop.signal is not None
-        if saves or due(settings.log_every_steps):
+        saves = evaluates or due(settings.checkpoint_every_steps)
+        if saves or due(settings.log_every_steps) or self.stop.signal:
             self._check_finite()
         if due(settings.log_every_steps) or last:
             self._log()

@@ -88,7 +88,8 @@ class Setup:
 
     def _check_prediction(self, params: Any, carry: Any) -> None:
         """Traces the evaluation line and the prediction, so that images it cannot take are found now."""
-        batch = self.data.eval_batches(self.data.settings.train_split, 1, self.class_names)[0]
+        split, rows = self.data.settings.train_split, jax.process_count()
+        batch = self.data.eval_batches(split, rows, self.class_names)[0]
         shapes = {key: _shape(value) for key, value in batch.items() if key != "bad_examples"}
         try:
             jax.eval_shape(self.predict, params, carry, shapes)
