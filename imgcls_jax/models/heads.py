@@ -14,7 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.bilinear import Bilinear
 from imgcls_jax.models.layers import Dense
+
+__all__ = ["Bilinear", "ConvPool", "Linear", "build"]
 
 
 class Linear(nn.Module):

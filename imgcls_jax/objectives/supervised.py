@@ -7,12 +7,14 @@ their losses are added with the backbone's own `aux_weight`. Options: label smoo
 
 carry:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
+  head_state: what the head keeps and does not train, {} for most: the projections of compact bilinear
+    pooling.
   ema: a copy of params, float32; only with ema_decay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,6 +54,7 @@ def make(
     ema_decay: float | None = None,
     dropout: float = 0.0,
     head: str = "",
+    head_fields: Mapping[str, Any] | None = None,
 ) -> Objective:
     """Returns the objective.
 
@@ -63,7 +66,8 @@ def make(
       mixup_alpha, cutmix_alpha: 0 switches each off; with both on, each batch draws one of the two.
       ema_decay: in (0, 1), e.g. 0.999; None or 0 keeps no average.
       dropout: probability, before the final linear layer.
-      head: class of models/heads.py in snake case; "" for the backbone's own, which mostly is "linear".
+      head: class of models/heads.py in snake case ("linear", "bilinear", ...); "" for the backbone's own.
+      head_fields: attributes of that class, such as {"projection": "tensor_sketch", "dim": 8192}.
 
     Raises:
       ValueError: class_weights does not have one non-negative number a class, or ema_decay is outside [0, 1).
@@ -71,18 +75,20 @@ def make(
     weights = _class_weights(class_weights, task.num_classes)
     if ema_decay and not 0 < ema_decay < 1:
         raise ValueError(f"objective.ema_decay lies in (0, 1), or 0 for none; got {ema_decay}")
-    classifier = heads.build(head or getattr(backbone, "head", "linear"), task.num_classes, dropout=dropout)
+    classifier = heads.build(
+        head or getattr(backbone, "head", "linear"), task.num_classes, dropout=dropout, **(head_fields or {})
+    )
     auxiliary = heads.Linear(task.num_classes)
 
     def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
         rng_backbone, rng_head = jax.random.split(rng)
         params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
-        read = getattr(features, classifier.reads)
-        params = {"backbone": params, "head": classifier.init(rng_head, read, train=False)["params"]}
+        head_state = dict(classifier.init(rng_head, getattr(features, classifier.reads), train=False))
+        params = {"backbone": params, "head": head_state.pop("params")}
         for number, aux in enumerate(features.aux):
             rng_aux = jax.random.fold_in(rng_head, number)
             params[f"aux_head_{number}"] = auxiliary.init(rng_aux, aux, train=False)["params"]
-        carry = {"batch_stats": batch_stats}
+        carry = {"batch_stats": batch_stats, "head_state": head_state}
         if ema_decay:
             carry["ema"] = jax.tree.map(jnp.copy, params)
         return params, carry
@@ -94,6 +100,10 @@ def make(
         if label_smoothing or mixup_alpha or cutmix_alpha:
             targets = smooth_labels(targets, num_classes=task.num_classes, epsilon=label_smoothing)
         return mix(rng, images, targets, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+
+    def classify(head_params: Params, carry: Carry, features: Any, **options: Any) -> jax.Array:
+        variables = {"params": head_params, **carry["head_state"]}
+        return classifier.apply(variables, getattr(features, classifier.reads), **options)
 
     def mean_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
         losses = softmax_cross_entropy(logits, targets, class_weights=weights)
@@ -110,8 +120,7 @@ def make(
         features, batch_stats = apply_backbone(
             backbone, params["backbone"], carry["batch_stats"], images, train=True, rng=rng_backbone
         )
-        read = getattr(features, classifier.reads)
-        logits = classifier.apply({"params": params["head"]}, read, train=True, rngs={"dropout": rng_head})
+        logits = classify(params["head"], carry, features, train=True, rngs={"dropout": rng_head})
         value = mean_loss(logits, targets)
         for number, aux in enumerate(features.aux):
             aux_logits = auxiliary.apply({"params": params[f"aux_head_{number}"]}, aux, train=False)
@@ -124,9 +133,7 @@ def make(
         features, _ = apply_backbone(
             backbone, params["backbone"], carry["batch_stats"], batch["image"], train=False
         )
-        logits = classifier.apply(
-            {"params": params["head"]}, getattr(features, classifier.reads), train=False
-        )
+        logits = classify(params["head"], carry, features, train=False)
         return {"logits": logits, "embedding": features.embedding}
 
     def move_ema(params: Params, carry: Carry, step: jax.Array) -> Carry:

@@ -39,7 +39,10 @@ def test_the_loss_is_cross_entropy_of_its_own_training_logits():
     params, carry = objective.init(jax.random.key(0), batch())
     value, (new_carry, metrics) = loss_of(objective, params, carry)
     features, moved = simpleconv3.build().apply(
-        {"params": params["backbone"], **carry}, batch()["image"], train=True, mutable=["batch_stats"]
+        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        batch()["image"],
+        train=True,
+        mutable=["batch_stats"],
     )
     layer = params["head"]["classifier"]
     logits = np.asarray(features.embedding @ layer["kernel"] + layer["bias"], np.float64)
@@ -78,7 +81,9 @@ def test_ema_follows_its_formula_and_serves_prediction():
     expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, start, state.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.carry["ema"], expected)
     by_ema = objective.predict(state.params, state.carry, batch())["logits"]
-    as_params = make().predict(expected, {"batch_stats": state.carry["batch_stats"]}, batch())["logits"]
+    as_params = make().predict(
+        expected, {key: state.carry[key] for key in ("batch_stats", "head_state")}, batch()
+    )["logits"]
     np.testing.assert_allclose(by_ema, as_params, atol=1e-5)
     with pytest.raises(ValueError, match="ema_decay"):
         make(ema_decay=1.5)
@@ -121,5 +126,15 @@ def test_the_head_is_the_backbones_own_or_the_one_asked_for():
     params, carry = own.init(jax.random.key(0), batch())
     assert np.all(own.predict(params, carry, batch())["logits"] >= 0)
     assert np.any(asked.predict(params, carry, batch())["logits"] < 0)
-    with pytest.raises(ValueError, match="has no head 'liner'; it has conv_pool, linear"):
+    with pytest.raises(ValueError, match="has no head 'liner'; it has bilinear, conv_pool, linear"):
         supervised.make(TwoOutlets(), TASK, head="liner")
+
+
+def test_projections_stay_where_they_were_drawn():
+    fields = {"projection": "tensor_sketch", "dim": 16}
+    objective, tx = make(head="bilinear", head_fields=fields), optax.sgd(0.1)
+    state = make_init(objective, tx, batch())(jax.random.key(0))
+    before = state.carry["head_state"]
+    assert before["projections"]["first"]["hash"].shape == (48,)
+    state, _ = jax.jit(make_train_step(objective, tx, lambda rng, values: values))(state, batch())
+    jax.tree.map(np.testing.assert_array_equal, state.carry["head_state"], before)
