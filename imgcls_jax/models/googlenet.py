@@ -1,0 +1,278 @@
+"""GoogLeNet (Inception v1), in its original form and in PyTorch's with BatchNorm.
+
+Szegedy et al. 2015, "Going Deeper with Convolutions", arXiv 1409.4842 (2014). Inception modules join a 1x1,
+a 3x3, a 5x5 and a pooled branch; every convolution is followed by a ReLU; pools of stride 2 round up (224 ->
+112 -> 56 -> 28 -> 14 -> 7).
+
+  googlenet_original: the paper's network as Caffe's reference model has it: biases, local response
+    normalisation (size 5, alpha 1e-4, k 1) in the stem. 6,998,552 parameters with a head of 1000 classes,
+    13,378,280 with both auxiliary classifiers and their heads.
+  googlenet: PyTorch's: BatchNorm (epsilon 1e-3) after every convolution instead of biases and response
+    normalisation, 3x3 kernels in the "5x5" branch, a last pool of 2x2, auxiliary classifiers that pool
+    adaptively to 4x4. 6,624,904 and 13,004,888 parameters.
+
+Both use the same names. The dropout before the final classifier (0.4 in the original, 0.2 in PyTorch) belongs
+to the head; that of the auxiliary classifiers is here. PyTorch's released weights expect inputs in [-1, 1],
+that is (pixel / 255 - 0.5) / 0.5; its option transform_input, which maps ImageNet-normalised inputs to that
+range, is preprocessing and not in the network.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.models.layers import Features, batch_norm, fan_in_uniform_bias
+from imgcls_jax.models.lrn import local_response_norm
+
+inception_norm = functools.partial(batch_norm, epsilon=1e-3)
+
+# Each module's widths: 1x1; 3x3 reduction, 3x3; 5x5 reduction, 5x5; projection after the pool.
+_MODULES = {
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+# The modules whose outputs the auxiliary classifiers read.
+_AUXILIARY = {"4a": "aux1", "4d": "aux2"}
+
+_VARIANTS = {"googlenet": {}, "googlenet_original": {"original": True, "norm": None}}
+
+
+def _init(norm: Any) -> dict[str, Any]:
+    """Returns PyTorch's initialiser with a norm layer, Caffe's ("xavier", bias 0.2) without."""
+    if norm is not None:
+        return {"kernel_init": nn.initializers.normal(0.01)}
+    return {"kernel_init": nn.initializers.lecun_uniform(), "bias_init": nn.initializers.constant(0.2)}
+
+
+class ConvUnit(nn.Module):
+    """Convolution, norm (or bias), ReLU.
+
+    Attributes:
+      features: output channels.
+      kernel: side of the kernel; zeros pad by half of it.
+      strides: of both axes.
+      norm: constructor of the norm layer, or None for a bias instead.
+      dtype: of the computation.
+    """
+
+    features: int
+    kernel: int = 1
+    strides: int = 1
+    norm: Any = inception_norm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Args: x float [B, h, w, C]; train as the backbone's. Returns: float [B, h', w', features]."""
+        pad = (self.kernel // 2, self.kernel // 2)
+        x = nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            strides=self.strides,
+            padding=(pad, pad),
+            use_bias=self.norm is None,
+            dtype=self.dtype,
+            name="conv",
+            **_init(self.norm),
+        )(x)
+        if self.norm is not None:
+            x = self.norm(use_running_average=not train, dtype=self.dtype, name="bn")(x)
+        return nn.relu(x)
+
+
+class Inception(nn.Module):
+    """One Inception module.
+
+    Attributes:
+      widths: of its convolutions, as a row of the module's table.
+      wide_kernel: of the third branch.
+      norm: constructor of the norm layer, or None for biases.
+      dtype: of the computation.
+    """
+
+    widths: tuple[int, int, int, int, int, int]
+    wide_kernel: int = 3
+    norm: Any = inception_norm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Args: x float [B, h, w, C]; train. Returns: float [B, h, w, D], the four branches joined."""
+        conv = functools.partial(ConvUnit, norm=self.norm, dtype=self.dtype)
+        single, reduce, middle, wide_reduce, wide, project = self.widths
+        first = conv(single, name="branch1")(x, train)
+        second = conv(reduce, name="branch2.0")(x, train)
+        second = conv(middle, 3, name="branch2.1")(second, train)
+        third = conv(wide_reduce, name="branch3.0")(x, train)
+        third = conv(wide, self.wide_kernel, name="branch3.1")(third, train)
+        pooled = nn.max_pool(x, window_shape=(3, 3), strides=(1, 1), padding=((1, 1), (1, 1)))
+        fourth = conv(project, name="branch4.1")(pooled, train)
+        return jnp.concatenate((first, second, third, fourth), axis=-1)
+
+
+class Auxiliary(nn.Module):
+    """An auxiliary classifier up to what its final linear layer reads.
+
+    Attributes:
+      original: average over 5x5 windows of stride 3 instead of adaptively to 4x4. The two agree in size on
+        a 14x14 map alone; on other maps fc1 of the original grows.
+      dropout: probability of dropping an entry of the output.
+      norm: constructor of the norm layer, or None for biases.
+      dtype: of the computation.
+    """
+
+    original: bool = False
+    dropout: float = 0.7
+    norm: Any = inception_norm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Args: x float [B, h, w, C]; train switches dropout and norm. Returns: float [B, 1024].
+
+        Raises:
+          ValueError: in the original form, a map smaller than 5x5.
+        """
+        if self.original and min(x.shape[1:3]) < 5:
+            raise ValueError(
+                "the original auxiliary classifiers need a map of 5x5 or more, got "
+                f"{x.shape[1]}x{x.shape[2]}; give images of 79x79 or more, or build with aux=False"
+            )
+        if self.original:
+            x = nn.avg_pool(x, window_shape=(5, 5), strides=(3, 3))  # [B, 4, 4, C]
+        else:
+            x = _adaptive_average_pool(x, 4)
+        x = ConvUnit(128, norm=self.norm, dtype=self.dtype, name="conv")(x, train)
+        x = x.reshape(x.shape[0], -1)  # [B, 2048]
+        init = {"bias_init": fan_in_uniform_bias(x.shape[-1])} | _init(self.norm)
+        x = nn.relu(nn.Dense(1024, dtype=self.dtype, name="fc1", **init)(x))
+        return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+
+def _adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
+    """Averages over size x size bins, the i-th from floor(i n / size) up to ceil((i + 1) n / size)."""
+    for axis in (1, 2):
+        side = x.shape[axis]
+        edges = [(i * side // size, -(-(i + 1) * side // size)) for i in range(size)]
+        bins = [
+            jax.lax.slice_in_dim(x, low, high, axis=axis).mean(axis, keepdims=True) for low, high in edges
+        ]
+        x = jnp.concatenate(bins, axis)
+    return x
+
+
+def _halve(x: jax.Array, window: int = 3) -> jax.Array:
+    """Max pool of stride 2 that rounds up: the last window may reach one row beyond the map."""
+    padding = [(0, (side - window) % 2) for side in x.shape[1:3]]
+    return nn.max_pool(x, window_shape=(window, window), strides=(2, 2), padding=padding)
+
+
+class GoogLeNet(nn.Module):
+    """The backbone; the final classifiers are heads.
+
+    Attributes:
+      original: the paper's stem, 5x5 branch, last pool and auxiliary pool instead of PyTorch's.
+      aux: build the auxiliary classifiers' trunks (params aux1, aux2), which run in training only. Each
+        of their losses counts `aux_weight` times.
+      aux_dropout: probability of dropping an entry of an auxiliary output.
+      norm: constructor of a norm layer that takes use_running_average, dtype and name; None for
+        biases instead.
+      dtype: of the computation; params stay float32.
+      remat: recompute each Inception module's inside in the backward pass instead of keeping it.
+    """
+
+    original: bool = False
+    aux: bool = False
+    aux_dropout: float = 0.7
+    norm: Any = inception_norm
+    dtype: Any = None
+    remat: bool = False
+
+    aux_weight: ClassVar[float] = 0.3
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Features:
+        """Computes the features.
+
+        Args:
+          images: float [B, H, W, 3], normalised; 224x224, at least 15x15 (the original's auxiliary
+            classifiers: 79x79).
+          train: BatchNorm uses the batch's statistics and moves its running ones; the auxiliary trunks run,
+            with dropout (rng "dropout").
+
+        Returns:
+          Features: map [B, 7, 7, 1024], embedding [B, 1024]; aux two of [B, 1024] if aux and train, else ().
+        """
+        fields = {"norm": self.norm, "dtype": self.dtype}
+        block = nn.remat(Inception, static_argnums=(2,)) if self.remat else Inception
+        side_outputs = []
+        x = self._stem(images, train)
+        for module, widths in _MODULES.items():
+            if module in ("4a", "5a"):
+                x = _halve(x, 2 if module == "5a" and not self.original else 3)
+            wide_kernel = 5 if self.original else 3
+            x = block(widths, wide_kernel, name=f"inception{module}", **fields)(x, train)
+            if module in _AUXILIARY and self.aux and (train or self.is_initializing()):
+                name = _AUXILIARY[module]
+                side_output = Auxiliary(self.original, self.aux_dropout, name=name, **fields)(x, train)
+                side_outputs.append(side_output)
+        return Features(x, x.mean(axis=(1, 2)), tuple(side_outputs))
+
+    def _stem(self, images: jax.Array, train: bool) -> jax.Array:
+        """Args: images float [B, H, W, 3]; train. Returns: float [B, H / 8, W / 8, 192]."""
+        conv = functools.partial(ConvUnit, norm=self.norm, dtype=self.dtype)
+        respond = functools.partial(local_response_norm, size=5, alpha=1e-4, beta=0.75, k=1.0)
+        x = _halve(conv(64, 7, 2, name="conv1")(images, train))  # [B, H / 4, W / 4, 64]
+        x = respond(x) if self.original else x
+        x = conv(64, name="conv2")(x, train)
+        x = conv(192, 3, name="conv3")(x, train)
+        return _halve(respond(x) if self.original else x)
+
+
+def build(variant: str = "googlenet", **fields: Any) -> GoogLeNet:
+    """Returns the backbone.
+
+    Args:
+      variant: "googlenet" (PyTorch's, with BatchNorm) or "googlenet_original" (the paper's).
+      **fields: attributes of `GoogLeNet`.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    _check(variant)
+    return GoogLeNet(**(_VARIANTS[variant] | fields))
+
+
+def torch_head(variant: str) -> str:
+    """Returns PyTorch's name of the final linear layer."""
+    _check(variant)
+    return "fc"
+
+
+def torch_aux_heads(variant: str) -> tuple[str, ...]:
+    """Returns PyTorch's names of the auxiliary final linear layers, in the order of Features.aux."""
+    _check(variant)
+    return tuple(f"{name}.fc2" for name in _AUXILIARY.values())
+
+
+def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
+    """Returns the linear layers that read a flattened map, and the map's height and width."""
+    _check(variant)
+    return {f"{name}.fc1": (4, 4) for name in _AUXILIARY.values()}
+
+
+def _check(variant: str) -> None:
+    if variant not in _VARIANTS:
+        raise ValueError(f"models/googlenet.py has the variants {', '.join(_VARIANTS)}; got {variant!r}")
