@@ -1,0 +1,199 @@
+"""VGG, configurations A, A-LRN, B, C, D and E of the paper, with and without BatchNorm.
+
+Simonyan, Zisserman 2014, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
+arXiv:1409.1556. The BatchNorm forms are later than the paper; their convolutions keep their biases. Other
+input sizes than 224 meet fc6 through adaptive average pooling, which is the identity at 224; the paper's own
+way, fc6 applied at every position, is `dense=True`.
+
+The dropout of 0.5 directly before the final classifier belongs to the head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.models.layers import Features, batch_norm
+from imgcls_jax.models.lrn import local_response_norm
+
+Blocks = tuple[tuple[int, ...], ...]
+
+CHANNELS = (64, 128, 256, 512, 512)
+# Kernel sizes of the convolutions in each of the five blocks (the paper's table 1).
+CONFIGURATIONS: dict[str, Blocks] = {
+    "A": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    "B": ((3, 3), (3, 3), (3, 3), (3, 3), (3, 3)),
+    "C": ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)),
+    "D": ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+    "E": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
+}
+DEPTHS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
+FC6_WINDOW = (7, 7)
+
+_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_fc_normal = nn.initializers.normal(0.01)
+
+
+def _adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Averages [B, H, W, C] into [B, *size, C]: bin i of n spans floor(i H / n) to ceil((i + 1) H / n)."""
+    for axis, count in enumerate(size, start=1):
+        length = x.shape[axis]
+        if length != count:
+            bins = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+            means = [jax.lax.slice_in_dim(x, *span, axis=axis).mean(axis) for span in bins]
+            x = jnp.stack(means, axis)
+    return x
+
+
+def _windows(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Returns the flattened window at every position of [B, h, w, C]: [B, h', w', size * C]."""
+    rows, columns = (length - n + 1 for length, n in zip(x.shape[1:3], size, strict=True))
+    if min(rows, columns) < 1:
+        raise ValueError(f"dense VGG needs images of at least 224x224; its map came out as {x.shape[1:3]}")
+    shifts = [(top, left) for top in range(size[0]) for left in range(size[1])]
+    return jnp.concatenate([x[:, t : t + rows, u : u + columns] for t, u in shifts], axis=-1)
+
+
+class VGG(nn.Module):
+    """The backbone, up to fc7 and its ReLU; the final classifier is a head.
+
+    Attributes:
+      blocks: kernel sizes of the convolutions of each block; a max-pooling ends a block.
+      channels: of each block.
+      norm: constructor of a norm layer that takes use_running_average, dtype and name; None for none.
+      response_norm: local response normalisation after the first convolution (A-LRN). It takes no number
+        among the layers' names, so that the weights of A fit.
+      hidden: widths of fc6 and fc7.
+      dropout: probability after fc6.
+      last_pool: whether the last block is pooled; bilinear networks read its map unpooled.
+      top: whether fc6 and fc7 exist; without them the embedding is the mean of the map.
+      dense: apply fc6 and fc7 at every position of the map and average (section 3.2 of the paper). As the
+        final layer is linear, it then yields the average of the scores.
+      remat: compute each block again in the backward pass instead of keeping its activations.
+      dtype: of the computation; params stay float32.
+    """
+
+    blocks: Blocks = CONFIGURATIONS["D"]
+    channels: tuple[int, ...] = CHANNELS
+    norm: Any = None
+    response_norm: bool = False
+    hidden: tuple[int, int] = (4096, 4096)
+    dropout: float = 0.5
+    last_pool: bool = True
+    top: bool = True
+    dense: bool = False
+    remat: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Features:
+        """Computes the features.
+
+        Args:
+          images: float [B, H, W, C], normalised; H and W at least 32.
+          train: switches dropout (rng "dropout") and BatchNorm's use of the batch's statistics.
+
+        Returns:
+          Features: map [B, H // 32, W // 32, 512], embedding [B, 4096]. Without the last pooling the map has
+          H // 16 rows; without the top the embedding is [B, 512].
+
+        Raises:
+          ValueError: images under 32x32, or under 224x224 for the dense form.
+        """
+        block = nn.remat(VGG._block, static_argnums=(2, 3, 4)) if self.remat else VGG._block
+        x, first = images, 0
+        for stage, kernels in enumerate(self.blocks):
+            x = block(self, x, stage, first, train)
+            first += len(kernels) * self._layers_per_convolution() + 1
+        if 0 in x.shape:
+            raise ValueError(f"VGG needs images of at least 32x32; got {images.shape}")
+        if not self.top:
+            return Features(x, x.mean((1, 2)))
+        return Features(x, self._fully_connected(x, train))
+
+    def _layers_per_convolution(self) -> int:
+        """The convolution, its ReLU and, where there is one, its norm each count in the layers' names."""
+        return 2 if self.norm is None else 3
+
+    def _block(self, x: jax.Array, stage: int, first: int, train: bool) -> jax.Array:
+        """Args: x [B, h, w, C]; first, number of its first layer. Returns: [B, h // 2, w // 2, C']."""
+        for layer, kernel in enumerate(self.blocks[stage]):
+            number = first + layer * self._layers_per_convolution()
+            margin = kernel // 2
+            x = nn.Conv(
+                self.channels[stage],
+                (kernel, kernel),
+                padding=((margin, margin), (margin, margin)),
+                dtype=self.dtype,
+                kernel_init=_he_normal,
+                name=f"features.{number}",
+            )(x)
+            if self.norm is not None:
+                x = self.norm(use_running_average=not train, dtype=self.dtype, name=f"features.{number + 1}")(
+                    x
+                )
+            x = nn.relu(x)
+            if self.response_norm and number == 0:
+                # The setting of AlexNet's paper: alpha 1e-4, there not divided by the window's size.
+                x = local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
+        if stage == len(self.blocks) - 1 and not self.last_pool:
+            return x
+        return nn.max_pool(x, window_shape=(2, 2), strides=(2, 2), padding=((0, 0), (0, 0)))
+
+    def _fully_connected(self, x: jax.Array, train: bool) -> jax.Array:
+        """Args: x float [B, h, w, C]. Returns: float [B, 4096]."""
+        if self.dense:
+            x = _windows(x, FC6_WINDOW)  # [B, h - 6, w - 6, 7 * 7 * C]
+        else:
+            x = _adaptive_average_pool(x, FC6_WINDOW)
+            x = x.reshape(x.shape[0], 1, 1, -1)  # [B, 1, 1, 7 * 7 * C]
+        for number, width in zip((0, 3), self.hidden, strict=True):
+            name = f"classifier.{number}"
+            x = nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=_fc_normal, name=name)(x))
+            if number == 0:
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return x.mean((1, 2))
+
+
+def _variants() -> dict[str, dict[str, Any]]:
+    """Returns the fields of each variant by its name."""
+    plain = {letter: {"blocks": blocks} for letter, blocks in CONFIGURATIONS.items()}
+    plain |= {name: plain[letter] for name, letter in DEPTHS.items()}
+    normed = {f"{name}_bn": {**fields, "norm": batch_norm} for name, fields in plain.items()}
+    return {**plain, "A-LRN": {**plain["A"], "response_norm": True}, **normed}
+
+
+def _fields(variant: str) -> dict[str, Any]:
+    variants = _variants()
+    if variant not in variants:
+        raise ValueError(f"models/vgg.py has the variants {', '.join(variants)}; got {variant!r}")
+    return variants[variant]
+
+
+def build(variant: str = "vgg16", **fields: Any) -> VGG:
+    """Returns the backbone.
+
+    Args:
+      variant: "A", "A-LRN", "B", "C", "D" or "E" of the paper, or "vgg11", "vgg13", "vgg16", "vgg19" for
+        A, B, D, E; all but "A-LRN" also with "_bn".
+      **fields: attributes of `VGG`.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    return VGG(**{**_fields(variant), **fields})
+
+
+def torch_head(variant: str) -> str:
+    """Returns torchvision's name of the final linear layer."""
+    _fields(variant)
+    return "classifier.6"
+
+
+def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
+    """Returns the rows and columns of the map that each linear layer after a flatten reads."""
+    _fields(variant)
+    return {"classifier.0": FC6_WINDOW}
