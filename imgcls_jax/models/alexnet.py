@@ -27,9 +27,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from imgcls_jax.models.layers import Dense, Features, Initializer, fan_in_uniform, fan_in_uniform_bias
+from imgcls_jax.models.layers import (
+    Dense,
+    Features,
+    Initializer,
+    adaptive_average_pool,
+    fan_in_uniform,
+    fan_in_uniform_bias,
+)
 from imgcls_jax.models.lrn import local_response_norm
 
 FC6_WINDOW = (6, 6)
@@ -40,17 +46,6 @@ BIASED = (1, 3, 4)  # conv2, conv4, conv5: the layers whose biases the original 
 # The paper's alpha of 1e-4 multiplies the sum over five channels, Caffe's the mean.
 paper_response_norm = functools.partial(local_response_norm, size=5, alpha=5e-4, beta=0.75, k=2.0)
 caffe_response_norm = functools.partial(local_response_norm, size=5, alpha=1e-4, beta=0.75, k=1.0)
-
-
-def _adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Averages [B, H, W, C] into [B, *size, C]: bin i of n spans floor(i H / n) to ceil((i + 1) H / n)."""
-    for axis, count in enumerate(size, start=1):
-        length = x.shape[axis]
-        if length != count:
-            bins = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
-            means = [jax.lax.slice_in_dim(x, *span, axis=axis).mean(axis) for span in bins]
-            x = jnp.stack(means, axis)
-    return x
 
 
 def _max_pool(x: jax.Array) -> jax.Array:
@@ -109,7 +104,7 @@ class AlexNet(nn.Module):
             raise ValueError(
                 f"AlexNet needs images of at least 67x67 (63x63 for 'alexnet'); got {images.shape}"
             )
-        x = _adaptive_average_pool(feature_map, FC6_WINDOW).reshape(images.shape[0], -1)  # [B, 6 * 6 * 256]
+        x = adaptive_average_pool(feature_map, FC6_WINDOW).reshape(images.shape[0], -1)  # [B, 6 * 6 * 256]
         if self.dropout_before_fc6:
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = nn.relu(self._dense(x, self.hidden[0], "classifier.1"))

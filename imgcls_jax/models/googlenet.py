@@ -26,7 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.layers import Features, batch_norm, fan_in_uniform_bias
+from imgcls_jax.models.layers import Features, adaptive_average_pool, batch_norm, fan_in_uniform_bias
 from imgcls_jax.models.lrn import local_response_norm
 
 inception_norm = functools.partial(batch_norm, epsilon=1e-3)
@@ -153,24 +153,12 @@ class Auxiliary(nn.Module):
         if self.original:
             x = nn.avg_pool(x, window_shape=(5, 5), strides=(3, 3))  # [B, 4, 4, C]
         else:
-            x = _adaptive_average_pool(x, 4)
+            x = adaptive_average_pool(x, (4, 4))
         x = ConvUnit(128, norm=self.norm, dtype=self.dtype, name="conv")(x, train)
         x = x.reshape(x.shape[0], -1)  # [B, 2048]
         init = {"bias_init": fan_in_uniform_bias(x.shape[-1])} | _init(self.norm)
         x = nn.relu(nn.Dense(1024, dtype=self.dtype, name="fc1", **init)(x))
         return nn.Dropout(self.dropout, deterministic=not train)(x)
-
-
-def _adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
-    """Averages over size x size bins, the i-th from floor(i n / size) up to ceil((i + 1) n / size)."""
-    for axis in (1, 2):
-        side = x.shape[axis]
-        edges = [(i * side // size, -(-(i + 1) * side // size)) for i in range(size)]
-        bins = [
-            jax.lax.slice_in_dim(x, low, high, axis=axis).mean(axis, keepdims=True) for low, high in edges
-        ]
-        x = jnp.concatenate(bins, axis)
-    return x
 
 
 def _halve(x: jax.Array, window: int = 3) -> jax.Array:

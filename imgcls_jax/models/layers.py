@@ -103,6 +103,25 @@ def _patches(
     return jnp.concatenate(shifted, axis=-1)
 
 
+def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Averages a map into a fixed number of bins; bin i of n spans floor(i H / n) to ceil((i + 1) H / n).
+
+    Args:
+      x: float [B, H, W, C].
+      size: (h, w).
+
+    Returns:
+      float [B, h, w, C]; x itself where it has that size.
+    """
+    for axis, count in enumerate(size, start=1):
+        length = x.shape[axis]
+        if length != count:
+            bins = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+            means = [jax.lax.slice_in_dim(x, *span, axis=axis).mean(axis) for span in bins]
+            x = jnp.stack(means, axis)
+    return x
+
+
 class Dense(nn.Module):
     """A linear layer with the fan-in uniform initialiser for kernel and bias.
 

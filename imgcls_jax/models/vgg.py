@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.layers import Features, batch_norm
+from imgcls_jax.models.layers import Features, adaptive_average_pool, batch_norm
 from imgcls_jax.models.lrn import local_response_norm
 
 Blocks = tuple[tuple[int, ...], ...]
@@ -35,17 +35,6 @@ FC6_WINDOW = (7, 7)
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _fc_normal = nn.initializers.normal(0.01)
-
-
-def _adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Averages [B, H, W, C] into [B, *size, C]: bin i of n spans floor(i H / n) to ceil((i + 1) H / n)."""
-    for axis, count in enumerate(size, start=1):
-        length = x.shape[axis]
-        if length != count:
-            bins = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
-            means = [jax.lax.slice_in_dim(x, *span, axis=axis).mean(axis) for span in bins]
-            x = jnp.stack(means, axis)
-    return x
 
 
 def _windows(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -148,7 +137,7 @@ class VGG(nn.Module):
         if self.dense:
             x = _windows(x, FC6_WINDOW)  # [B, h - 6, w - 6, 7 * 7 * C]
         else:
-            x = _adaptive_average_pool(x, FC6_WINDOW)
+            x = adaptive_average_pool(x, FC6_WINDOW)
             x = x.reshape(x.shape[0], 1, 1, -1)  # [B, 1, 1, 7 * 7 * C]
         for number, width in zip((0, 3), self.hidden, strict=True):
             name = f"classifier.{number}"

@@ -75,13 +75,6 @@ def test_pools_round_up(side, window, halved):
     )  # falls, so the first wins
 
 
-def test_adaptive_pool():
-    x = jnp.arange(14.0)[None, :, None, None] * jnp.ones((1, 14, 3, 2))
-    pooled = googlenet._adaptive_average_pool(x, 4)
-    assert pooled.shape == (1, 4, 4, 2)
-    np.testing.assert_allclose(pooled[0, :, 0, 0], [1.5, 4.5, 8.5, 11.5])  # rows 0-3, 3-6, 7-10, 10-13
-
-
 @pytest.mark.parametrize("variant", COUNTS)
 def test_the_auxiliary_trunks_run_in_training_only(variant):
     backbone = googlenet.build(variant, aux=True)

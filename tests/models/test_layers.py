@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models.layers import small_convolution
+from imgcls_jax.models.layers import adaptive_average_pool, small_convolution
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -45,3 +45,11 @@ def test_small_convolution_refuses_what_it_cannot():
         small_convolution(x, w, (1, 1), ((1, 1), (1, 1)), feature_group_count=2)
     with pytest.raises(ValueError, match="neither groups nor dilation"):
         small_convolution(x, jnp.ones((3, 3, 4, 4)), (1, 1), ((1, 1), (1, 1)), rhs_dilation=(2, 2))
+
+
+def test_adaptive_average_pooling_by_hand():
+    x = jnp.arange(10.0).reshape(1, 5, 2, 1)
+    pooled = adaptive_average_pool(x, (3, 3))[0, ..., 0]
+    rows = jnp.array([[1, 2], [4, 5], [7, 8]], jnp.float32)  # rows 0-1, 1-3, 3-4
+    expected = jnp.stack([rows[:, 0], rows.mean(1), rows[:, 1]], axis=1)  # columns 0, 0-1, 1
+    np.testing.assert_allclose(pooled, expected)

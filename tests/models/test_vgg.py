@@ -124,14 +124,6 @@ def test_dense_form_is_the_average_over_windows():
         traced(dense, 27)
 
 
-def test_adaptive_average_pooling_by_hand():
-    x = jnp.arange(10.0).reshape(1, 5, 2, 1)
-    pooled = vgg._adaptive_average_pool(x, (3, 3))[0, ..., 0]
-    rows = jnp.array([[1, 2], [4, 5], [7, 8]], jnp.float32)  # rows 0-1, 1-3, 3-4
-    expected = jnp.stack([rows[:, 0], rows.mean(1), rows[:, 1]], axis=1)  # columns 0, 0-1, 1
-    np.testing.assert_allclose(pooled, expected)
-
-
 def test_remat_and_dropout():
     image = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     plain, remat = small("A_bn"), small("A_bn", remat=True)
