@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
             num_workers=0,
         )
     )
-    config.model = ConfigDict(dict(name="simpleconv3", dtype="float32"))
+    config.model = ConfigDict(dict(name="simpleconv3", dtype="float32", pretrained=""))
     config.objective = ConfigDict(
         dict(
             name="supervised",

@@ -14,6 +14,8 @@ HEAVY = ("flax", "optax", "grain", "absl", "tensorflow", "torch", "orbax", "nump
 MAY_IMPORT = {
     "losses": ({"losses"}, {"jax"}),
     "models": ({"models"}, {"jax", "flax"}),
+    "models/pretrained.py": ({"models"}, {"jax", "numpy"}),
+    "models/weight_files.py": (set(), {"jax", "numpy", "safetensors"}),
     "data": ({"data"}, {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "absl"}),
     "data/augment.py": (set(), {"jax"}),
     "objectives": ({"objectives", "losses", "models.heads"}, {"jax", "flax", "optax", "numpy"}),

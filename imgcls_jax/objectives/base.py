@@ -3,7 +3,9 @@
 An objective's file exports `make(backbone, task, *, <hyper-parameters>) -> Objective`. `params` is what
 gradients move; `params["backbone"]` is always the trunk that transfers. `carry` is everything else the
 algorithm keeps (batch_stats, EMA params, pseudo-labels, centroids), a dict whose structure, shapes and dtypes
-never change: the trainer shards, donates and checkpoints it without looking inside.
+never change: the trainer shards, donates and checkpoints it without looking inside. Two keys mean the same in
+every objective, so that pretrained weights reach them: `batch_stats`, the backbone's running statistics, and
+`ema`, an average with the structure of params.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, wanted: Tree) -> Tree:
-        differing = _differing_leaves(self._manager.item_metadata(step)["state"].tree, wanted)
+        differing = differing_leaves(self._manager.item_metadata(step)["state"].tree, wanted)
         if differing:
             raise _OtherStructure("; ".join(differing[:3]))
         restored = self._manager.restore(
@@ -261,7 +261,7 @@ def _from_tree(tree: Tree, target: TrainState) -> tuple[TrainState, np.ndarray |
     return TrainState(rng=rng, **(tree | {"carry": carry})), None if order is None else np.asarray(order)
 
 
-def _differing_leaves(saved: Tree, wanted: Tree) -> list[str]:
+def differing_leaves(saved: Tree, wanted: Tree) -> list[str]:
     """Returns one line a leaf whose presence or shape differs."""
 
     def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

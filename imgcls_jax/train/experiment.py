@@ -312,21 +312,31 @@ def _parse(field: str, line: str) -> tuple[Any, Any]:
         raise ValueError(f"config.data.{field}: {error}") from error
 
 
+def find_family(config: Config) -> tuple[Any, str]:
+    """Returns (module, variant) of the section model.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    model = config["model"]
+    family = find_module("models", model.get("name", "absent"))
+    if not hasattr(family, "build"):
+        raise ValueError(f"config.model.name: models/{model['name']}.py holds no family of networks")
+    return family, model.get("variant", inspect.signature(family.build).parameters["variant"].default)
+
+
 def make_objective(config: Config, task: Task) -> Objective:
-    """Builds the backbone and the objective around it.
+    """Builds the backbone and the objective around it; the field `pretrained` is for Setup.initial_state.
 
     Raises:
       ValueError: an unknown name or field of the sections model or objective.
     """
-    model = dict(config["model"])
-    family = find_module("models", model.pop("name", "absent"))
-    if not hasattr(family, "build"):
-        raise ValueError(
-            f"config.model.name: models/{config['model']['name']}.py holds no family of networks"
-        )
-    for key, value in model.items():
-        if isinstance(value, list):
-            model[key] = tuple(value)
+    family, _ = find_family(config)
+    model = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in config["model"].items()
+        if key not in ("name", "pretrained")
+    }
     backbone = call(family.build, "model", model)
     fields = dict(config["objective"])
     algorithm = find_module("objectives", fields.pop("name", "absent"))

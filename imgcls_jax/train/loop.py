@@ -312,7 +312,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
         restored = checkpoints.restore_latest(
             setup.target, np.zeros(setup.task.num_examples, np.int64) if plans else None
         )
-        state, order = restored or (setup.init(jax.random.key(settings.seed)), None)
+        state, order = restored or (setup.initial_state(), None)
         first_step = int(state.step)
         if restored and setup.first_process:
             print(f"resumed from the checkpoint of step {first_step}", flush=True)

@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 import platform
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,8 +14,10 @@ import jax.numpy as jnp
 
 from imgcls_jax.objectives.base import Task
 from imgcls_jax.train import experiment, sharding
+from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
 from imgcls_jax.train.experiment import Config, DataSide, TrainSettings
 from imgcls_jax.train.optimizer import make_optimizer, make_schedule
+from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.step import make_init, make_train_step
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
@@ -112,6 +115,35 @@ class Setup:
         )
         self.tx = experiment.call(make_optimizer, "optimizer", others, schedule=self.schedule, params=params)
 
+    def initial_state(self) -> TrainState:
+        """Returns the state of step 0, with the weights that config.model.pretrained names.
+
+        That is a file of weights (models/pretrained.py), or the workdir of another run, whose backbone is
+        taken.
+
+        Raises:
+          ValueError: the weights do not fit.
+        """
+        state = self.init(jax.random.key(self.settings.seed))
+        path = self.config["model"].get("pretrained")
+        if not path:
+            return state
+        target = {"params": state.params, "batch_stats": state.carry.get("batch_stats", {})}
+        if Path(path).is_dir():
+            params, batch_stats, report = _from_workdir(Path(path), target, self.sharding)
+        else:
+            pretrained = experiment.find_module("models", "pretrained")
+            family, variant = experiment.find_family(self.config)
+            params, batch_stats, report = pretrained.load(path, family, variant, target)
+        if self.first_process:
+            print(f"pretrained weights from {path}: {report}", flush=True)
+        params = state.params | params
+        carry = {"batch_stats": batch_stats} if "batch_stats" in state.carry else {}
+        carry |= {"ema": params} if "ema" in state.carry else {}
+        loaded = state._replace(params=params, carry=state.carry | carry, opt_state=self.tx.init(params))
+        # A copy made by jit, so that no buffer is shared and every leaf is where the step wants it.
+        return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=self.sharding)(loaded)
+
     def compile_step(self) -> Any:
         """Compiles the step; prints the parameter table, and FLOPs and memory by XLA's own analysis."""
         split = sharding.split_batch(self.mesh)
@@ -135,6 +167,24 @@ class Setup:
     def predict(self, params: Any, carry: Any, batch: dict[str, Any]) -> dict[str, Any]:
         """Predicts a batch as a split is read: the device side of the evaluation line, then the objective."""
         return self.objective.predict(params, carry, self.data.prepare(batch))
+
+
+def _from_workdir(
+    workdir: Path, target: dict[str, Any], where: jax.sharding.Sharding
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Returns params {"backbone"}, batch_stats and a report of a trained workdir's latest checkpoint."""
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        step, params, carry = checkpoints.restore_for_prediction("latest", where)
+    backbone = carry.get("ema", params)["backbone"]
+    differing = differing_leaves(
+        {"backbone": backbone, "batch_stats": carry.get("batch_stats", {})},
+        {"backbone": target["params"]["backbone"], "batch_stats": target["batch_stats"]},
+    )
+    if differing:
+        raise ValueError(
+            f"config.model.pretrained: {workdir} holds another backbone: {'; '.join(differing[:3])}"
+        )
+    return {"backbone": backbone}, carry.get("batch_stats", {}), f"backbone of step {step}"
 
 
 def _shape(value: Any) -> jax.ShapeDtypeStruct:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from imgcls_jax.objectives.base import EpochPlan
 from imgcls_jax.train import experiment, loop, trained
+from imgcls_jax.train.setup import Setup
 
 ROOT = Path(__file__).parents[2]
 
@@ -229,3 +230,24 @@ def test_mistakes_in_a_configuration_are_named(section, field, value, message, t
     config[section][field] = value
     with pytest.raises(ValueError, match=message):
         loop.run(config, tmp_path)
+
+
+def test_pretrained_takes_the_backbone_of_a_workdir(tmp_path):
+    config = digits_config()
+    loop.run(config, tmp_path)
+    source = trained.load(tmp_path)
+    config["model"]["pretrained"] = str(tmp_path)
+    config["objective"]["ema_decay"] = 0.9
+    state = Setup(config).initial_state()
+    same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), state.params, source.params)
+    assert all(jax.tree.leaves(same["backbone"])) and not all(jax.tree.leaves(same["head"]))
+    jax.tree.map(np.testing.assert_array_equal, state.carry["batch_stats"], source.carry["batch_stats"])
+    jax.tree.map(np.testing.assert_array_equal, state.carry["ema"], state.params)
+    config["model"]["hidden"] = [256, 128]
+    with pytest.raises(
+        ValueError, match=r"holds another backbone: .*fc1/bias: saved \(512,\), wanted \(256,\)"
+    ):
+        Setup(config).initial_state()
+    config["model"]["pretrained"] = str(tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="weights.pth"):
+        Setup(config).initial_state()
