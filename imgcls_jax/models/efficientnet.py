@@ -1,0 +1,250 @@
+"""EfficientNet-B0 to -B7: mobile inverted bottlenecks with squeeze-and-excitation, scaled in width and depth.
+
+Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", arXiv 1905.11946
+(2019); the coefficients are those of the released code. B0 to B7 are meant for images of 224, 240, 260, 300,
+380, 456, 528 and 600 pixels.
+
+Two families of weights exist and neither runs in the other's form. The default is PyTorch's: symmetric
+padding; BatchNorm with epsilon 1e-5 and momentum 0.9 for B0 to B4, 1e-3 and 0.99 for B5 to B7. For
+TensorFlow's give padding="tf", norm=tf_norm. The dropout before the final classifier (0.2 for B0 and B1,
+0.3 for B2 and B3, 0.4 for B4 and B5, 0.5 for B6 and B7) belongs to the head.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.models.layers import Features, batch_norm
+
+# Expansion, kernel size, stride of the first repeat, output channels and repeats of B0 (table 1).
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+STEM_CHANNELS = 32
+LAST_CHANNELS = 1280
+SQUEEZE_RATIO = 0.25  # of a block's input channels
+PADDINGS = ("torch", "tf")
+CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# A depthwise kernel [k, k, 1, C] has k * k outputs a filter, which is its fan-in to JAX.
+DEPTHWISE_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+tf_norm = functools.partial(batch_norm, momentum=0.99, epsilon=1e-3)
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """Returns the nearest multiple of `divisor` that is at least nine tenths of `channels`."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor
+
+
+class ConvNorm(nn.Module):
+    """A square convolution without bias, then its norm; named "0" and "1".
+
+    Attributes:
+      features: output channels.
+      size, strides: of the kernel.
+      depthwise: one filter a channel.
+      padding: "torch" or "tf".
+      norm: constructor of a norm layer.
+      dtype: of the computation.
+    """
+
+    features: int
+    size: int = 1
+    strides: int = 1
+    depthwise: bool = False
+    padding: str = "torch"
+    norm: Any = batch_norm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Args: x float [B, h, w, C]. Returns: float [B, ceil(h / strides), ceil(w / strides), features]."""
+        pad = (self.size // 2, self.size // 2)
+        x = nn.Conv(
+            self.features,
+            (self.size, self.size),
+            strides=self.strides,
+            padding="SAME" if self.padding == "tf" else (pad, pad),
+            feature_group_count=self.features if self.depthwise else 1,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=DEPTHWISE_INIT if self.depthwise else CONV_INIT,
+            name="0",
+        )(x)
+        return self.norm(use_running_average=not train, dtype=self.dtype, name="1")(x)
+
+
+class SqueezeExcitation(nn.Module):
+    """Gates each channel by a function of the channels' means.
+
+    Attributes:
+      squeeze: width of the hidden layer.
+      dtype: of the computation.
+    """
+
+    squeeze: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Args: x float [B, h, w, C]. Returns: float [B, h, w, C]."""
+        conv = lambda features, name: nn.Conv(  # noqa: E731
+            features, (1, 1), dtype=self.dtype, kernel_init=CONV_INIT, name=name
+        )
+        gate = jnp.mean(x, axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
+        gate = conv(x.shape[-1], "fc2")(nn.swish(conv(self.squeeze, "fc1")(gate)))
+        return x * nn.sigmoid(gate)
+
+
+class MBConv(nn.Module):
+    """Expansion, depthwise convolution, gate, linear projection; a shortcut where shapes allow it.
+
+    Attributes:
+      channels: of the output.
+      expansion: width inside over width of the input; 1 leaves the expansion out.
+      size, strides: of the depthwise convolution.
+      stochastic_depth: probability of dropping the branch for one image, where there is a shortcut.
+      padding: "torch" or "tf".
+      norm: constructor of a norm layer.
+      dtype: of the computation.
+    """
+
+    channels: int
+    expansion: int
+    size: int
+    strides: int
+    stochastic_depth: float = 0.0
+    padding: str = "torch"
+    norm: Any = batch_norm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Args: x float [B, h, w, C]. Returns: float [B, h', w', channels], h' = ceil(h / strides)."""
+        conv_norm = functools.partial(ConvNorm, padding=self.padding, norm=self.norm, dtype=self.dtype)
+        wide = self.expansion * x.shape[-1]
+        y, layer = x, 0
+        if self.expansion != 1:
+            y, layer = nn.swish(conv_norm(wide, name="block.0")(y, train)), 1
+        depthwise = conv_norm(wide, self.size, self.strides, depthwise=True, name=f"block.{layer}")
+        y = nn.swish(depthwise(y, train))  # [B, h', w', wide]
+        squeeze = max(1, int(SQUEEZE_RATIO * x.shape[-1]))
+        y = SqueezeExcitation(squeeze, self.dtype, name=f"block.{layer + 1}")(y)
+        y = conv_norm(self.channels, name=f"block.{layer + 2}")(y, train)
+        if x.shape != y.shape or self.strides != 1:
+            return y
+        # One draw an image, the kept branches divided by the probability of keeping: broadcast dropout.
+        drop = nn.Dropout(self.stochastic_depth, broadcast_dims=(1, 2, 3), deterministic=not train)
+        return x + drop(y)
+
+
+class EfficientNet(nn.Module):
+    """The backbone; the final classifier is a head.
+
+    Attributes:
+      width: multiplier of B0's channels.
+      depth: multiplier of B0's repeats, rounded up.
+      stochastic_depth: block i of N is dropped with probability stochastic_depth * i / N, i from 0.
+      padding: "torch" pads both sides equally, "tf" as TensorFlow's SAME does.
+      remat: recompute each block in the backward pass instead of keeping what is inside it.
+      norm: constructor of a norm layer that takes use_running_average, dtype and name.
+      dtype: of the computation; params stay float32.
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    stochastic_depth: float = 0.2
+    padding: str = "torch"
+    remat: bool = False
+    norm: Any = batch_norm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Features:
+        """Computes the features.
+
+        Args:
+          images: float [B, H, W, C], normalised.
+          train: BatchNorm uses the batch's statistics and moves its running ones; stochastic depth is on.
+
+        Returns:
+          Features: map [B, ceil(H / 32), ceil(W / 32), D] and embedding [B, D], its mean over positions; D is
+          1280 times the width multiplier.
+
+        Raises:
+          ValueError: an unknown padding.
+        """
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding of EfficientNet is one of {PADDINGS}; got {self.padding!r}")
+        conv_norm = functools.partial(ConvNorm, padding=self.padding, norm=self.norm, dtype=self.dtype)
+        block_type = nn.remat(MBConv, static_argnums=(2,)) if self.remat else MBConv
+        stem = conv_norm(round_channels(self.width * STEM_CHANNELS), 3, 2, name="features.0")
+        x, index = nn.swish(stem(images, train)), 0  # [B, H / 2, W / 2, 32]
+        drop_rates = self.drop_rates()
+        for stage, (expansion, size, strides, channels, repeats) in enumerate(STAGES, start=1):
+            for repeat in range(math.ceil(self.depth * repeats)):
+                x = block_type(
+                    round_channels(self.width * channels),
+                    expansion,
+                    size,
+                    strides if repeat == 0 else 1,
+                    drop_rates[index],
+                    self.padding,
+                    self.norm,
+                    self.dtype,
+                    name=f"features.{stage}.{repeat}",
+                )(x, train)
+                index += 1
+        last = conv_norm(round_channels(self.width * LAST_CHANNELS), name=f"features.{len(STAGES) + 1}")
+        x = nn.swish(last(x, train))  # [B, h, w, D]
+        return Features(x, jnp.mean(x, axis=(1, 2)))
+
+    def drop_rates(self) -> tuple[float, ...]:
+        """Returns the probability of dropping each block's branch, in [0, stochastic_depth)."""
+        blocks = sum(math.ceil(self.depth * repeats) for *_, repeats in STAGES)
+        return tuple(self.stochastic_depth * index / blocks for index in range(blocks))
+
+
+# Width and depth multipliers.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "efficientnet_b0": dict(width=1.0, depth=1.0),
+    "efficientnet_b1": dict(width=1.0, depth=1.1),
+    "efficientnet_b2": dict(width=1.1, depth=1.2),
+    "efficientnet_b3": dict(width=1.2, depth=1.4),
+    "efficientnet_b4": dict(width=1.4, depth=1.8),
+    "efficientnet_b5": dict(width=1.6, depth=2.2, norm=tf_norm),
+    "efficientnet_b6": dict(width=1.8, depth=2.6, norm=tf_norm),
+    "efficientnet_b7": dict(width=2.0, depth=3.1, norm=tf_norm),
+}
+
+
+def build(variant: str, **fields: Any) -> EfficientNet:
+    """Returns the backbone.
+
+    Args:
+      variant: a key of `VARIANTS`.
+      **fields: attributes of `EfficientNet`; they take precedence over the variant's.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"models/efficientnet.py has the variants {sorted(VARIANTS)}; got {variant!r}")
+    return EfficientNet(**{**VARIANTS[variant], **fields})
+
+
+def torch_head(variant: str) -> str:
+    """Returns PyTorch's name of the final linear layer."""
+    return "classifier.1"

@@ -1,0 +1,220 @@
+"""MobileNetV2: inverted residual blocks, narrow between and wide inside, with linear bottlenecks.
+
+Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv 1801.04381 (2018), table 2.
+
+"mobilenet_v2" has PyTorch's symmetric padding and BatchNorm; "mobilenet_v2_folded" is the form of the weights
+that TensorFlow published, with every BatchNorm folded into the convolution before it (so convolutions have
+biases and there is no norm), TensorFlow's SAME padding, and images in [-1, 1]. The dropout (0.2) before the
+final classifier belongs to the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.models.layers import Features, batch_norm
+
+# Expansion, output channels, repeats and stride of the first repeat (table 2).
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+STEM_CHANNELS = 32
+LAST_CHANNELS = 1280
+PADDINGS = ("torch", "tf")
+CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """Returns the nearest multiple of `divisor` that is at least nine tenths of `channels`."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor
+
+
+def _conv_norm(
+    x: jax.Array,
+    features: int,
+    *,
+    names: tuple[str, str],
+    norm: Callable[[str], Callable[[jax.Array], jax.Array]] | None,
+    size: int = 1,
+    strides: int = 1,
+    depthwise: bool = False,
+    padding: str = "torch",
+    dtype: Any = None,
+) -> jax.Array:
+    """Applies a square convolution, then its norm; without norm the convolution has a bias.
+
+    Args:
+      x: float [B, h, w, C].
+      features: output channels.
+      names: of the convolution and of the norm.
+      norm: makes a norm layer of a given name; None for none.
+      size, strides: of the kernel.
+      depthwise: one filter a channel.
+      padding: "torch" or "tf".
+      dtype: of the computation.
+
+    Returns:
+      float [B, ceil(h / strides), ceil(w / strides), features].
+    """
+    pad = (size // 2, size // 2)
+    x = nn.Conv(
+        features,
+        (size, size),
+        strides=strides,
+        padding="SAME" if padding == "tf" else (pad, pad),
+        feature_group_count=features if depthwise else 1,
+        use_bias=norm is None,
+        dtype=dtype,
+        kernel_init=CONV_INIT,
+        name=names[0],
+    )(x)
+    return x if norm is None else norm(names[1])(x)
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, 3x3 depthwise convolution, 1x1 linear projection; a shortcut where shapes allow it.
+
+    Attributes:
+      channels: of the output.
+      expansion: width inside over width of the input; 1 leaves the expansion out.
+      strides: of the depthwise convolution.
+      padding: "torch" or "tf".
+      norm: constructor of a norm layer, or None: biases instead.
+      dtype: of the computation.
+    """
+
+    channels: int
+    expansion: int
+    strides: int
+    padding: str = "torch"
+    norm: Any = batch_norm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Args: x float [B, h, w, C]. Returns: float [B, h', w', channels], h' = ceil(h / strides)."""
+        norm = None
+        if self.norm is not None:
+            norm = lambda name: self.norm(use_running_average=not train, dtype=self.dtype, name=name)  # noqa: E731
+        wide = self.expansion * x.shape[-1]
+        y, layer = x, 0
+        if self.expansion != 1:
+            y = _conv_norm(y, wide, names=("conv.0.0", "conv.0.1"), norm=norm, dtype=self.dtype)
+            y, layer = nn.relu6(y), 1
+        y = _conv_norm(
+            y,
+            wide,
+            names=(f"conv.{layer}.0", f"conv.{layer}.1"),
+            norm=norm,
+            size=3,
+            strides=self.strides,
+            depthwise=True,
+            padding=self.padding,
+            dtype=self.dtype,
+        )
+        y = nn.relu6(y)  # [B, h', w', wide]
+        names = (f"conv.{layer + 1}", f"conv.{layer + 2}")
+        y = _conv_norm(y, self.channels, names=names, norm=norm, dtype=self.dtype)
+        return x + y if x.shape == y.shape else y
+
+
+class MobileNetV2(nn.Module):
+    """The backbone; the final classifier is a head.
+
+    Attributes:
+      width: multiplier of the channels; below 1 the last convolution keeps its 1280.
+      padding: "torch" pads both sides equally, "tf" as TensorFlow's SAME does.
+      norm: constructor of a norm layer that takes use_running_average, dtype and name; None for convolutions
+        with biases and no norm.
+      dtype: of the computation; params stay float32.
+    """
+
+    width: float = 1.0
+    padding: str = "torch"
+    norm: Any = batch_norm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Features:
+        """Computes the features.
+
+        Args:
+          images: float [B, H, W, C], normalised.
+          train: BatchNorm uses the batch's statistics and moves its running ones.
+
+        Returns:
+          Features: map [B, ceil(H / 32), ceil(W / 32), 1280], embedding [B, 1280], its mean over positions.
+
+        Raises:
+          ValueError: an unknown padding.
+        """
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding of MobileNetV2 is one of {PADDINGS}; got {self.padding!r}")
+        norm = None
+        if self.norm is not None:
+            norm = lambda name: self.norm(use_running_average=not train, dtype=self.dtype, name=name)  # noqa: E731
+        x = _conv_norm(
+            images,
+            round_channels(self.width * STEM_CHANNELS),
+            names=("features.0.0", "features.0.1"),
+            norm=norm,
+            size=3,
+            strides=2,
+            padding=self.padding,
+            dtype=self.dtype,
+        )
+        x, index = nn.relu6(x), 1  # [B, H / 2, W / 2, 32]
+        for expansion, channels, repeats, strides in STAGES:
+            for repeat in range(repeats):
+                x = InvertedResidual(
+                    round_channels(self.width * channels),
+                    expansion,
+                    strides if repeat == 0 else 1,
+                    self.padding,
+                    self.norm,
+                    self.dtype,
+                    name=f"features.{index}",
+                )(x, train)
+                index += 1
+        names = (f"features.{index}.0", f"features.{index}.1")
+        last = round_channels(max(1.0, self.width) * LAST_CHANNELS)
+        x = nn.relu6(_conv_norm(x, last, names=names, norm=norm, dtype=self.dtype))  # [B, h, w, 1280]
+        return Features(x, jnp.mean(x, axis=(1, 2)))
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mobilenet_v2": {},
+    "mobilenet_v2_folded": dict(padding="tf", norm=None),
+}
+
+
+def build(variant: str, **fields: Any) -> MobileNetV2:
+    """Returns the backbone.
+
+    Args:
+      variant: a key of `VARIANTS`.
+      **fields: attributes of `MobileNetV2`; they take precedence over the variant's.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"models/mobilenet_v2.py has the variants {sorted(VARIANTS)}; got {variant!r}")
+    return MobileNetV2(**{**VARIANTS[variant], **fields})
+
+
+def torch_head(variant: str) -> str:
+    """Returns PyTorch's name of the final linear layer."""
+    return "classifier.1"

@@ -1,0 +1,139 @@
+"""SqueezeNet 1.0 and 1.1: fire modules, which squeeze by 1x1 convolutions and expand by 1x1 and 3x3 ones.
+
+Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size",
+arXiv 1602.07360 (2016). Version 1.1 moves the pooling forward and has a smaller stem: 2.4 times less
+computation at the same accuracy.
+
+The classifier is not linear on a vector: dropout (0.5), a 1x1 convolution, ReLU and the mean over positions;
+that is the head "conv_pool", which reads the map.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.models.layers import Features
+
+CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    """Max-pools 3x3 windows of stride 2 without padding, the last window partial where need be."""
+    spare = tuple((0, (n - 3) % 2) for n in x.shape[1:3])
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=spare)
+
+
+class Fire(nn.Module):
+    """A squeeze and two expansions, concatenated.
+
+    Attributes:
+      squeeze: channels in the middle.
+      expand: channels of each of the two expansions.
+      dtype: of the computation.
+    """
+
+    squeeze: int
+    expand: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Args: x float [B, h, w, C]. Returns: float [B, h, w, 2 * expand], the 1x1 expansion first."""
+        conv = lambda channels, size, pad, name: nn.Conv(  # noqa: E731
+            channels,
+            (size, size),
+            padding=((pad, pad), (pad, pad)),
+            dtype=self.dtype,
+            kernel_init=CONV_INIT,
+            name=name,
+        )
+        x = nn.relu(conv(self.squeeze, 1, 0, "squeeze")(x))
+        ones = nn.relu(conv(self.expand, 1, 0, "expand1x1")(x))
+        threes = nn.relu(conv(self.expand, 3, 1, "expand3x3")(x))
+        return jnp.concatenate([ones, threes], axis=-1)
+
+
+class SqueezeNet(nn.Module):
+    """The backbone; dropout and the final convolution are a head.
+
+    Attributes:
+      stem: channels and kernel size of the first convolution, of stride 2.
+      fires: squeeze and expand widths of each fire module.
+      pools: indices of the fire modules that have a pooling before them.
+      dtype: of the computation; params stay float32.
+    """
+
+    head: ClassVar[str] = "conv_pool"
+
+    stem: tuple[int, int] = (96, 7)
+    fires: tuple[tuple[int, int], ...] = (
+        (16, 64),
+        (16, 64),
+        (32, 128),
+        (32, 128),
+        (48, 192),
+        (48, 192),
+        (64, 256),
+        (64, 256),
+    )
+    pools: tuple[int, ...] = (0, 3, 7)
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> Features:
+        """Computes the features.
+
+        Args:
+          images: float [B, H, W, C], normalised; H and W from 21 up.
+          train: without effect, for the backbone has neither norm nor dropout.
+
+        Returns:
+          Features: map [B, h, w, 512], h = 13 for H = 224, and embedding [B, 512], its mean over positions.
+        """
+        channels, size = self.stem
+        x = nn.Conv(
+            channels,
+            (size, size),
+            strides=2,
+            padding=((0, 0), (0, 0)),
+            dtype=self.dtype,
+            kernel_init=CONV_INIT,
+            name="features.0",
+        )(images)
+        x, index = nn.relu(x), 2
+        for fire, (squeeze, expand) in enumerate(self.fires):
+            if fire in self.pools:
+                x, index = _max_pool(x), index + 1
+            x = Fire(squeeze, expand, self.dtype, name=f"features.{index}")(x)
+            index += 1
+        return Features(x, jnp.mean(x, axis=(1, 2)))
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "squeezenet1_0": {},
+    "squeezenet1_1": dict(stem=(64, 3), pools=(0, 2, 4)),
+}
+
+
+def build(variant: str, **fields: Any) -> SqueezeNet:
+    """Returns the backbone.
+
+    Args:
+      variant: a key of `VARIANTS`.
+      **fields: attributes of `SqueezeNet`; they take precedence over the variant's.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"models/squeezenet.py has the variants {sorted(VARIANTS)}; got {variant!r}")
+    return SqueezeNet(**{**VARIANTS[variant], **fields})
+
+
+def torch_head(variant: str) -> str:
+    """Returns PyTorch's name of the final convolution."""
+    return "classifier.1"

@@ -1,0 +1,255 @@
+"""Vision Transformers: an image as a sequence of patches, read by a pre-norm Transformer encoder.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929 (2020), table 1; the sizes of
+"vit_ti16", "vit_s16" and "vit_s32" are those of DeiT, arXiv 2012.12877 (2020). "vit_tiny" is for tests.
+
+Differences from the paper: no hidden layer before the classifier (as in its fine-tuning), no dropout unless
+asked for, and the choices of `pool` and `position`. The width of the MLP is four times that of the tokens;
+the GELU is the exact one; LayerNorm has epsilon 1e-6.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.models.layers import Features, fan_in_uniform
+
+layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
+XAVIER = nn.initializers.xavier_uniform()
+POOLS = ("token", "mean")
+POSITIONS = ("learned", "sincos")
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> jax.Array:
+    """Returns fixed position embeddings, first half of the channels the column, second half the row.
+
+    Args:
+      grid: rows and columns of patches.
+      width: of a token, a multiple of 4.
+
+    Returns:
+      float32 [rows * columns, width]; each half is the sines, then the cosines, of
+      position * 10000 ** (-i / n), i from 0 to n - 1, with n = width / 4.
+
+    Raises:
+      ValueError: width is no multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"sin-cos positions need a width that is a multiple of 4; got {width}")
+    frequencies = 10000.0 ** -(jnp.arange(width // 4) / (width // 4))
+    rows, columns = jnp.meshgrid(jnp.arange(grid[0]), jnp.arange(grid[1]), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (columns, rows)]  # 2 x [L, width / 4]
+    return jnp.concatenate([wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)], axis=-1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention.
+
+    The projections to queries, keys and values are one param in PyTorch's layout: in_proj_weight [3 * D, D]
+    has the rows of the queries first, then those of the keys, then of the values; in_proj_bias [3 * D] too.
+
+    Attributes:
+      heads: number of heads.
+      dtype: of the computation.
+    """
+
+    heads: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Args: x float [B, L, D]. Returns: float [B, L, D]."""
+        width = x.shape[-1]
+        weight = self.param("in_proj_weight", XAVIER, (3 * width, width))
+        bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
+        x, weight, bias = nn.dtypes.promote_dtype(x, weight, bias, dtype=self.dtype)
+        projected = x @ weight.T + bias  # [B, L, 3 * D]
+        split = projected.reshape(*x.shape[:2], 3, self.heads, width // self.heads)
+        query, key, value = (split[:, :, part] for part in range(3))  # [B, L, heads, D / heads]
+        mixed = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=fan_in_uniform, name="out_proj")(mixed)
+
+
+class EncoderLayer(nn.Module):
+    """Attention and MLP, each after a norm and beside a shortcut.
+
+    Attributes:
+      heads: number of attention heads.
+      dropout: probability of dropping an entry of what attention and each MLP layer put out.
+      stochastic_depth: probability of dropping a branch for one image.
+      dtype: of the computation.
+    """
+
+    heads: int
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Args: x float [B, L, D]. Returns: float [B, L, D]."""
+        drop = lambda y: nn.Dropout(self.dropout, deterministic=not train)(y)  # noqa: E731
+        # One draw an image, the kept branches divided by the probability of keeping: broadcast dropout.
+        drop_branch = lambda y: nn.Dropout(  # noqa: E731
+            self.stochastic_depth, broadcast_dims=(1, 2), deterministic=not train
+        )(y)
+        dense = lambda width, name: nn.Dense(  # noqa: E731
+            width,
+            dtype=self.dtype,
+            kernel_init=XAVIER,
+            bias_init=nn.initializers.normal(1e-6),
+            name=name,
+        )
+        y = layer_norm(dtype=self.dtype, name="ln_1")(x)
+        y = SelfAttention(self.heads, self.dtype, name="self_attention")(y)
+        x = x + drop_branch(drop(y))
+        y = layer_norm(dtype=self.dtype, name="ln_2")(x)
+        y = drop(nn.gelu(dense(4 * x.shape[-1], "mlp.0")(y), approximate=False))  # [B, L, 4 * D]
+        return x + drop_branch(drop(dense(x.shape[-1], "mlp.3")(y)))
+
+
+class VisionTransformer(nn.Module):
+    """The backbone; the final classifier is a head.
+
+    Attributes:
+      patch: side of a patch in pixels.
+      width: D, of a token.
+      depth: number of encoder layers.
+      heads: of each attention.
+      pool: "token" makes the class token the embedding, "mean" the mean of the patch tokens.
+      position: "learned" has a position embedding as a param, which fixes the size of the images; "sincos" a
+        fixed one, zero for the class token.
+      dropout: probability of dropping an entry, after the positions and in each layer.
+      stochastic_depth: probability of dropping a branch of the last layer; it rises linearly from 0.
+      remat: recompute each layer in the backward pass instead of keeping what is inside it.
+      dtype: of the computation; params stay float32.
+    """
+
+    patch: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    pool: str = "token"
+    position: str = "learned"
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    remat: bool = False
+    dtype: Any = None
+
+    def __call__(self, images: jax.Array, *, train: bool) -> Features:
+        """Computes the features.
+
+        Args:
+          images: float [B, H, W, C], normalised; H and W multiples of `patch`.
+          train: dropout and stochastic depth are on.
+
+        Returns:
+          Features: map [B, H / patch, W / patch, D], the patch tokens after the final norm, and embedding
+          [B, D], the class token or the mean of the patch tokens.
+
+        Raises:
+          ValueError: an unknown pool or position, or a size that is no multiple of the patch.
+        """
+        if self.pool not in POOLS:
+            raise ValueError(f"pool of VisionTransformer is one of {POOLS}; got {self.pool!r}")
+        tokens = self.tokens(images, train=train)
+        rows, columns = (n // self.patch for n in images.shape[1:3])
+        patches = tokens[:, 1:]  # [B, L, D]
+        embedding = tokens[:, 0] if self.pool == "token" else jnp.mean(patches, axis=1)
+        return Features(patches.reshape(-1, rows, columns, self.width), embedding)
+
+    @nn.compact
+    def tokens(self, images: jax.Array, *, train: bool, keep: jax.Array | None = None) -> jax.Array:
+        """Computes the tokens, of all patches or of some of them.
+
+        Args:
+          images: float [B, H, W, C], normalised; H and W multiples of `patch`.
+          train: dropout and stochastic depth are on.
+          keep: int [B, n] in [0, L), the patches that the encoder sees, counted row by row; None for all.
+
+        Returns:
+          float [B, 1 + n, D] after the final norm, the class token first; n is L where keep is None.
+
+        Raises:
+          ValueError: an unknown position, or a size that is no multiple of the patch.
+        """
+        x = self._patches(images)  # [B, h, w, D]
+        positions = self._positions(x.shape[1:3]).astype(x.dtype)  # [1, 1 + L, D]
+        x = x.reshape(x.shape[0], -1, self.width) + positions[:, 1:]
+        if keep is not None:
+            x = jnp.take_along_axis(x, keep[:, :, None], axis=1)  # [B, n, D]
+        class_token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width)).astype(x.dtype)
+        first = jnp.broadcast_to(class_token + positions[:, :1], (x.shape[0], 1, self.width))
+        x = jnp.concatenate([first, x], axis=1)  # [B, 1 + n, D]
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        layer_type = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
+        for layer in range(self.depth):
+            drop_branch = self.stochastic_depth * layer / max(self.depth - 1, 1)
+            name = f"encoder.layers.encoder_layer_{layer}"
+            x = layer_type(self.heads, self.dropout, drop_branch, self.dtype, name=name)(x, train)
+        return layer_norm(dtype=self.dtype, name="encoder.ln")(x)
+
+    def _patches(self, images: jax.Array) -> jax.Array:
+        """Returns the linear embedding of each patch, [B, H / patch, W / patch, D]."""
+        if any(n % self.patch for n in images.shape[1:3]):
+            raise ValueError(
+                f"images of {images.shape[1]}x{images.shape[2]} do not divide into patches of {self.patch}; "
+                "resize them to a multiple"
+            )
+        return nn.Conv(
+            self.width,
+            (self.patch, self.patch),
+            strides=self.patch,
+            padding=((0, 0), (0, 0)),
+            dtype=self.dtype,
+            kernel_init=nn.initializers.lecun_normal(),
+            name="conv_proj",
+        )(images)
+
+    def _positions(self, grid: tuple[int, int]) -> jax.Array:
+        """Returns the position embeddings, the class token's first: float32 [1, 1 + L, D]."""
+        if self.position == "sincos":
+            return jnp.pad(sincos_positions(grid, self.width), ((1, 0), (0, 0)))[None]
+        if self.position != "learned":
+            raise ValueError(f"position of VisionTransformer is one of {POSITIONS}; got {self.position!r}")
+        shape = (1, 1 + grid[0] * grid[1], self.width)
+        return self.param("encoder.pos_embedding", nn.initializers.normal(0.02), shape)
+
+
+VARIANTS: dict[str, dict[str, int]] = {
+    "vit_tiny": dict(patch=4, width=64, depth=4, heads=4),
+    "vit_ti16": dict(patch=16, width=192, depth=12, heads=3),
+    "vit_s16": dict(patch=16, width=384, depth=12, heads=6),
+    "vit_s32": dict(patch=32, width=384, depth=12, heads=6),
+    "vit_b16": dict(patch=16, width=768, depth=12, heads=12),
+    "vit_b32": dict(patch=32, width=768, depth=12, heads=12),
+    "vit_l14": dict(patch=14, width=1024, depth=24, heads=16),
+    "vit_l16": dict(patch=16, width=1024, depth=24, heads=16),
+    "vit_l32": dict(patch=32, width=1024, depth=24, heads=16),
+    "vit_h14": dict(patch=14, width=1280, depth=32, heads=16),
+}
+
+
+def build(variant: str, **fields: Any) -> VisionTransformer:
+    """Returns the backbone.
+
+    Args:
+      variant: a key of `VARIANTS`.
+      **fields: attributes of `VisionTransformer`; they take precedence over the variant's.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"models/vit.py has the variants {sorted(VARIANTS)}; got {variant!r}")
+    return VisionTransformer(**{**VARIANTS[variant], **fields})
+
+
+def torch_head(variant: str) -> str:
+    """Returns PyTorch's name of the final linear layer."""
+    return "heads.head"

@@ -1,0 +1,75 @@
+"""MobileNetV2 against the published count, its sizes, and the two paddings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgcls_jax.models import heads, mobilenet_v2
+
+
+def shapes_of(backbone, size=224):
+    image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    return jax.eval_shape(lambda x: backbone.init_with_output(jax.random.key(0), x, train=False), image)
+
+
+def params_of(backbone, num_classes=1000):
+    features, variables = shapes_of(backbone)
+    head = heads.Linear(num_classes)
+    head_variables = jax.eval_shape(
+        lambda x: head.init(jax.random.key(0), x, train=False), features.embedding
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves((variables["params"], head_variables["params"])))
+
+
+def test_parameter_count():
+    assert params_of(mobilenet_v2.build("mobilenet_v2")) == 3_504_872
+    # Folding leaves one bias a channel where the norm had a scale and a bias. Here are 1001 classes.
+    norms = 17_056
+    assert params_of(mobilenet_v2.build("mobilenet_v2_folded"), 1001) == 3_504_872 - norms + 1281
+
+
+def test_sizes():
+    features, variables = shapes_of(mobilenet_v2.build("mobilenet_v2"), 193)
+    assert features.map.shape == (2, 7, 7, 1280) and features.embedding.shape == (2, 1280)
+    assert features.aux == () and "batch_stats" in variables
+    features, variables = shapes_of(mobilenet_v2.build("mobilenet_v2_folded"), 200)
+    assert features.map.shape == (2, 7, 7, 1280) and set(variables) == {"params"}
+
+
+@pytest.mark.parametrize("width, stem, last", [(0.35, 16, 1280), (0.75, 24, 1280), (1.4, 48, 1792)])
+def test_width_multiplier(width, stem, last):
+    features, variables = shapes_of(mobilenet_v2.build("mobilenet_v2", width=width), 64)
+    assert variables["params"]["features.0.0"]["kernel"].shape[-1] == stem
+    assert features.map.shape[-1] == last
+
+
+def test_rounding_of_channels():
+    assert [mobilenet_v2.round_channels(c) for c in (3, 11.2, 12, 18, 33.6)] == [8, 16, 16, 24, 32]
+
+
+def test_paddings_meet_another_tap_of_the_kernel():
+    # An impulse at (0, 0) meets the centre of a stride-2 kernel under symmetric padding, its corner under
+    # TensorFlow's SAME, which pads only the far side of an even input.
+    impulse = jnp.zeros((1, 8, 8, 1)).at[0, 0, 0, 0].set(1.0)
+    for padding, tap in (("torch", (1, 1)), ("tf", (0, 0))):
+        block = mobilenet_v2.InvertedResidual(1, 1, 2, padding, None)
+        params = {
+            "conv.0.0": {"kernel": jnp.zeros((3, 3, 1, 1)).at[*tap, 0, 0].set(1.0), "bias": jnp.zeros(1)},
+            "conv.1": {"kernel": jnp.ones((1, 1, 1, 1)), "bias": jnp.zeros(1)},
+        }
+        out = block.apply({"params": params}, impulse, False)
+        np.testing.assert_array_equal(out[0, :, :, 0], np.eye(4)[:, :1] * np.eye(4)[:1])
+
+
+def test_bfloat16_computes_in_half_and_keeps_params_whole():
+    features, variables = shapes_of(mobilenet_v2.build("mobilenet_v2", dtype="bfloat16"), 64)
+    assert features.embedding.dtype == features.map.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+
+def test_unknown_variant_and_padding():
+    with pytest.raises(ValueError, match="mobilenet_v2_folded"):
+        mobilenet_v2.build("mobilenet_v3")
+    with pytest.raises(ValueError, match="torch"):
+        shapes_of(mobilenet_v2.build("mobilenet_v2", padding="same"))
