@@ -83,3 +83,15 @@ def build(variant: str = "simpleconv3", **fields: Any) -> Simpleconv3:
     if variant != "simpleconv3":
         raise ValueError(f"models/simpleconv3.py has the one variant 'simpleconv3'; got {variant!r}")
     return Simpleconv3(**fields)
+
+
+def torch_head(variant: str = "simpleconv3") -> str:
+    """Returns PyTorch's name of the final linear layer."""
+    del variant
+    return "fc3"
+
+
+def torch_flatten(variant: str = "simpleconv3") -> dict[str, tuple[int, int]]:
+    """Returns the size of the map that a linear layer reads, flattened, at the book's input of 48x48."""
+    del variant
+    return {"fc1": (6, 6)}

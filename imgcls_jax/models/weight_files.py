@@ -1,0 +1,344 @@
+"""Files of weights, read into {name: array} without torch and without running what is in them.
+
+PyTorch files are pickles, and a pickle is a program. Here one is interpreted by an unpickler that knows only
+the few names a state dict is made of; every other name is refused, objects are never given a state, and each
+tensor is checked against the bytes that are there before anything is allocated for it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
+SUFFIXES = (*TORCH_SUFFIXES, ".safetensors", ".npz")
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training loops keep the state dict
+PREFIXES = ("module.", "_orig_mod.")  # of torch's DataParallel and torch.compile
+# The stream format that torch wrote before version 1.6 opens with this number, pickled with protocol 2.
+LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+LEGACY_PROTOCOL = 1001
+# Tensors may share a storage (tied weights); more than this many times the file's size is no state dict.
+MAX_BYTES_PER_FILE_BYTE = 16
+
+STORAGES = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+
+
+def read_state_dict(path: str | Path) -> Arrays:
+    """Reads the weights of a file.
+
+    A state dict inside a checkpoint (under state_dict, model_state_dict or model) is found, the prefixes
+    "module." and "_orig_mod." are taken off where every name has them, entries that are no tensors and
+    num_batches_tracked are left out, and every floating type becomes float32.
+
+    Args:
+      path: .pth, .pt, .th (.bin, .ckpt, .pth.tar) as torch.save writes them, .safetensors or .npz.
+
+    Returns:
+      {name: array}, in the file's order.
+
+    Raises:
+      ValueError: no such file, another suffix, a damaged file, or a pickle that asks for more than tensors.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path}: weights are read from {', '.join(SUFFIXES)}; got the suffix {suffix!r}")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of weights")
+    read = _read_torch if suffix in TORCH_SUFFIXES else _READERS[suffix]
+    try:
+        arrays = {name: _widen(array) for name, array in read(path).items()}
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a damaged file makes its reader say
+        raise ValueError(f"{path}: cannot be read as {suffix}: {error or type(error).__name__}") from error
+    arrays = {name: a for name, a in arrays.items() if not name.endswith("num_batches_tracked")}
+    if not arrays:
+        raise ValueError(f"{path}: holds no tensors under names, so no state dict")
+    return arrays
+
+
+def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes {name: array} as .safetensors; the file appears whole or not at all.
+
+    Args:
+      path: of the file; its folder is made where needed.
+      arrays: of any one dtype that NumPy has, or bfloat16.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    partial.write_bytes(_safetensors().save(whole))
+    partial.replace(path)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError("files of .safetensors need that package: pip install safetensors") from error
+    return safetensors.numpy
+
+
+def _read_safetensors(path: Path) -> Arrays:
+    return _strip_prefixes(_safetensors().load_file(path))
+
+
+def _read_npz(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as arrays:
+        return _strip_prefixes({name: arrays[name] for name in arrays.files})
+
+
+_READERS = {".safetensors": _read_safetensors, ".npz": _read_npz}
+
+
+def _widen(array: np.ndarray) -> np.ndarray:
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return np.ascontiguousarray(array, np.float32 if floating else array.dtype).reshape(array.shape)
+
+
+def _strip_prefixes(named: dict[str, Any]) -> dict[str, Any]:
+    for prefix in PREFIXES:
+        if named and all(name.startswith(prefix) for name in named):
+            return _strip_prefixes({name.removeprefix(prefix): value for name, value in named.items()})
+    return named
+
+
+# PyTorch's files. Unpickling gives records, not arrays: what is no part of the state dict (the optimizer's
+# moments, say) is never read.
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: np.dtype
+    size: int  # elements of the whole storage
+    start: int = 0  # of a view of it, in elements
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements, like offset
+
+
+class _Ignored:
+    """Stands for a harmless object that checkpoints carry beside the tensors; keeps nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Ignored:
+        return object.__new__(cls)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+def _natural(*numbers: Any) -> bool:
+    return all(type(number) is int and number >= 0 for number in numbers)
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+    """Returns the record of a tensor, once each of its elements is known to lie within the storage."""
+    shape, strides = tuple(shape), tuple(strides)
+    sound = isinstance(storage, _Storage) and _natural(offset, *shape, *strides)
+    if not sound or len(shape) != len(strides):
+        raise ValueError(f"a malformed tensor: offset {offset!r}, shape {shape!r}, strides {strides!r}")
+    count = math.prod(shape)
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if count and (last >= storage.size or count > storage.size):
+        raise ValueError(
+            f"a tensor of shape {shape}, strides {strides} and offset {offset} reaches beyond "
+            f"its storage {storage.key!r} of {storage.size} elements"
+        )
+    return _Tensor(storage, offset, shape, strides)
+
+
+def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
+# Everything that a pickle may name. All of it is inert: records, containers, placeholders.
+_GLOBALS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+    ("torch", "Size"): tuple,
+    ("argparse", "Namespace"): _Ignored,
+    ("collections", "Counter"): _Ignored,
+    ("_codecs", "encode"): _Ignored,
+    ("numpy", "dtype"): _Ignored,
+    ("numpy.core.multiarray", "scalar"): _Ignored,
+    ("numpy._core.multiarray", "scalar"): _Ignored,
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+}
+
+
+class _Unpickler(pickle._Unpickler):
+    """Unpickles records of tensors and plain containers.
+
+    The unpickler written in Python is the one to restrict: its memo is a dictionary, so a huge index in a
+    file allocates nothing, and opcodes can be replaced.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.itemsizes: dict[str, int] = {}  # of the storages named so far, by key
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _GLOBALS[module, name]
+        except KeyError:
+            raise ValueError(
+                f"the pickle asks for {module}.{name}, which no state dict needs; nothing of it was run. "
+                "Save the weights alone: torch.save(model.state_dict(), PATH), or as .safetensors"
+            ) from None
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        sound = isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and _natural(pid[4])
+        if not sound or not isinstance(pid[1], np.dtype) or not isinstance(pid[2], str):
+            raise ValueError(f"a malformed reference to a storage: {pid!r}")
+        if self.itemsizes.setdefault(pid[2], pid[1].itemsize) != pid[1].itemsize:
+            raise ValueError(f"the storage {pid[2]!r} is given two types")
+        view = pid[5] if len(pid) == 6 else None  # (key, offset, size) of a part of the storage, legacy only
+        if view is None:
+            return _Storage(pid[2], pid[1], pid[4])
+        if not isinstance(view, tuple) or len(view) != 3 or not _natural(*view[1:]) or sum(view[1:]) > pid[4]:
+            raise ValueError(f"a malformed view of a storage: {pid!r}")
+        return _Storage(pid[2], pid[1], view[2], start=view[1])
+
+    def ignore_state(self) -> None:
+        self.stack.pop()
+
+    def refuse(self) -> None:
+        raise ValueError("the pickle uses an opcode that no state dict needs")
+
+    dispatch[pickle.BUILD[0]] = ignore_state  # no attribute of any object is ever set
+    for opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER):
+        dispatch[opcode[0]] = refuse
+
+
+def _read_torch(path: Path) -> Arrays:
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            return _read_torch_zip(file, path.stat().st_size)
+        file.seek(0)
+        if file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC:
+            return _read_torch_legacy(file, path.stat().st_size)
+    raise ValueError("neither a zip archive nor the older stream that torch.save writes; is the file whole?")
+
+
+def _read_torch_zip(file: BinaryIO, file_size: int) -> Arrays:
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        roots = [name.removesuffix("data.pkl") for name in members if re.fullmatch("[^/]+/data.pkl", name)]
+        if len(roots) != 1 or f"{roots[0]}constants.pkl" in members:
+            raise ValueError(
+                "not an archive of torch.save (no data.pkl of its own, or a TorchScript program); "
+                "save the weights alone: torch.save(model.state_dict(), PATH)"
+            )
+        root = roots[0]
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members.values())
+        if not stored or sum(member.file_size for member in members.values()) > file_size:
+            raise ValueError("its members are compressed or overlap, which torch.save never does")
+        if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("it was written on a machine of big-endian byte order")
+        tensors = _find_state_dict(_Unpickler(io.BytesIO(archive.read(f"{root}data.pkl"))).load())
+
+        def read_storage(storage: _Storage) -> bytes:
+            name = f"{root}data/{storage.key}"
+            if name not in members:
+                raise ValueError(f"the storage {storage.key!r} is not in the archive")
+            return archive.read(name)
+
+        return _materialise(tensors, read_storage, file_size)
+
+
+def _read_torch_legacy(file: BinaryIO, file_size: int) -> Arrays:
+    """Reads the stream: protocol, system, the pickle, the storages' keys; then each one's size and bytes."""
+    protocol, system = (_Unpickler(file).load() for _ in range(2))
+    if protocol != LEGACY_PROTOCOL or not (isinstance(system, dict) and system.get("little_endian") is True):
+        raise ValueError(f"protocol {protocol!r} and system {system!r} are not of a little-endian machine")
+    unpickler = _Unpickler(file)
+    tensors = _find_state_dict(unpickler.load())
+    used = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
+    keys = _Unpickler(file).load()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("its list of storages is malformed")
+    itemsizes = unpickler.itemsizes
+    contents: dict[str, bytes] = {}
+    for key in keys:
+        count = int.from_bytes(file.read(8), "little", signed=True)
+        if key not in itemsizes or not 0 <= count * itemsizes[key] <= file_size - file.tell():
+            raise ValueError(f"it ends within the storage {key!r}, or that storage is unknown")
+        if key in used:
+            contents[key] = file.read(count * itemsizes[key])
+        else:
+            file.seek(count * itemsizes[key], 1)
+    missing = sorted(set(used) - set(contents))
+    if missing:
+        raise ValueError(f"the storage {missing[0]!r} is not in the file")
+    return _materialise(tensors, lambda storage: contents[storage.key], file_size)
+
+
+def _find_state_dict(found: Any) -> dict[str, _Tensor]:
+    """Returns the tensors of a state dict, or of the one within a checkpoint."""
+    for _ in range(len(WRAPPERS) + 1):
+        if not isinstance(found, dict):
+            break
+        inner = next((found[key] for key in WRAPPERS if isinstance(found.get(key), dict)), None)
+        if inner is None:
+            named = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, _Tensor)}
+            return _strip_prefixes(named)
+        found = inner
+    raise ValueError(f"it holds a {type(found).__name__}, not a dictionary of tensors")
+
+
+def _materialise(
+    tensors: Mapping[str, _Tensor], read_storage: Callable[[_Storage], bytes], file_size: int
+) -> Arrays:
+    """Turns records into arrays, views of the bytes read."""
+    total = sum(math.prod(tensor.shape) * tensor.storage.dtype.itemsize for tensor in tensors.values())
+    if total > MAX_BYTES_PER_FILE_BYTE * file_size:
+        raise ValueError(f"its tensors claim {total} bytes, far more than the file's {file_size}")
+    storages: dict[str, bytes] = {}
+    arrays = {}
+    for name, (storage, offset, shape, strides) in tensors.items():
+        if storage.key not in storages:
+            storages[storage.key] = read_storage(storage)
+        content, itemsize = storages[storage.key], storage.dtype.itemsize
+        if len(content) < (storage.start + storage.size) * itemsize:
+            raise ValueError(f"the storage {storage.key!r} has {len(content)} bytes, fewer than {name} needs")
+        if 0 in shape:
+            arrays[name] = np.zeros(shape, storage.dtype)
+            continue
+        byte_strides = [stride * itemsize for stride in strides]
+        start = (storage.start + offset) * itemsize
+        arrays[name] = np.ndarray(shape, storage.dtype, content, start, byte_strides)
+    return arrays
