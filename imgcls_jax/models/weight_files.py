@@ -152,12 +152,9 @@ class _Ignored:
     def __new__(cls, *args: Any, **kwargs: Any) -> _Ignored:
         return object.__new__(cls)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
 
 def _natural(*numbers: Any) -> bool:
-    return all(type(number) is int and number >= 0 for number in numbers)
+    return all(type(number) is int and 0 <= number < 2**63 for number in numbers)
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:

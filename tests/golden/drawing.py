@@ -14,12 +14,14 @@ import numpy as np
 TAP_VALUES = 64
 
 
-def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+def draw(name: str, shape: tuple[int, ...], gain: float = 2.0) -> np.ndarray:
     """Returns the float32 array of a PyTorch parameter or buffer.
 
     Args:
       name: in the state dict.
       shape: in PyTorch's layout.
+      gain: a weight's variance times its fan-in. 2 keeps the scale through ReLUs; networks whose activations
+        gate themselves become chaotic with it in float32, so that nothing could be compared.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.endswith("running_var"):
@@ -30,12 +32,12 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) == 1:
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     fan_in = int(np.prod(shape[1:]))
-    return normal * np.float32((2 / fan_in) ** 0.5)
+    return normal * np.float32((gain / fan_in) ** 0.5)
 
 
-def draw_all(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def draw_all(shapes: Mapping[str, tuple[int, ...]], gain: float = 2.0) -> dict[str, np.ndarray]:
     """Returns {name: array} for {name: shape}."""
-    return {name: draw(name, tuple(shape)) for name, shape in shapes.items()}
+    return {name: draw(name, tuple(shape), gain) for name, shape in shapes.items()}
 
 
 def images(size: int, batch: int = 1) -> np.ndarray:

@@ -26,6 +26,7 @@ from drawing import draw_all, images, summary  # noqa: E402
 
 TAPS = 6  # layers, evenly spaced
 LOGIT_VALUES = 125
+TRAIN_BATCH = 4
 VISION = torchvision.models
 
 
@@ -39,6 +40,7 @@ class Case(NamedTuple):
       fields: what this package's `build` is given beside the variant, for a network of fewer layers.
       slow: leave it out of the default tests.
       train_size: record the auxiliary classifiers at this size; 0 for none.
+      gain: of the weights drawn.
     """
 
     variant: str
@@ -47,16 +49,17 @@ class Case(NamedTuple):
     fields: Mapping[str, Any] = {}
     slow: bool = True
     train_size: int = 0
+    gain: float = 2.0
 
     @property
     def name(self) -> str:
         return f"{self.variant}-short" if self.fields else self.variant
 
 
-def vision(variant: str, *sizes: int, slow: bool = True) -> Case:
+def vision(variant: str, *sizes: int, **options: Any) -> Case:
     """Returns the case of a torchvision network."""
     make = getattr(VISION, variant)
-    return Case(variant, lambda size: make(weights=None), sizes or (224, 97), slow=slow)
+    return Case(variant, lambda size: make(weights=None), sizes or (224, 97), **options)
 
 
 def with_aux(variant: str, *sizes: int, train_size: int) -> Case:
@@ -73,14 +76,14 @@ def vit(variant: str, odd: int, **options: int) -> Case:
     return Case(variant, lambda size: make(image_size=size), (224, odd), fields, slow=not fields)
 
 
-def short(variant: str, make: Callable[[], torch.nn.Module], **fields: Any) -> Case:
+def short(variant: str, make: Callable[[], torch.nn.Module], gain: float = 2.0, **fields: Any) -> Case:
     """Returns the quick case of a network with fewer layers."""
-    return Case(variant, lambda size: make(), fields=fields, slow=False)
+    return Case(variant, lambda size: make(), fields=fields, slow=False, gain=gain)
 
 
-def of_timm(variant: str, name: str) -> Case:
-    """Returns the case of a timm network."""
-    return Case(variant, lambda size: timm.create_model(name))
+def gated(variant: str, name: str) -> Case:
+    """Returns the case of a timm network with squeeze-and-excitation."""
+    return Case(variant, lambda size: timm.create_model(name), gain=1.0)
 
 
 ONES, FEW = [1, 1, 1, 1], [2, 3, 2, 2]
@@ -99,11 +102,11 @@ CASES: dict[str, tuple[Case, ...]] = {
             lambda: VISION.ResNet(VISION.resnet.Bottleneck, ONES, groups=32, width_per_group=4),
             stage_sizes=ONES,
         ),
-        short("se_resnet50", lambda: timm.create_model("seresnet50", layers=ONES), stage_sizes=ONES),
+        short("se_resnet50", lambda: timm.create_model("seresnet50", layers=ONES), 1.0, stage_sizes=ONES),
         *map(vision, ("resnet34", "resnet50", "resnet152", "resnext50_32x4d", "resnext101_64x4d")),
         vision("wide_resnet50_2"),
-        of_timm("se_resnet50", "seresnet50"),
-        of_timm("se_resnext50_32x4d", "seresnext50_32x4d"),
+        gated("se_resnet50", "seresnet50"),
+        gated("se_resnext50_32x4d", "seresnext50_32x4d"),
     ),
     "densenet": (
         short("densenet121", lambda: VISION.DenseNet(32, FEW), layers=FEW),
@@ -112,8 +115,8 @@ CASES: dict[str, tuple[Case, ...]] = {
     "mobilenet_v2": (vision("mobilenet_v2", slow=False),),
     "squeezenet": (vision("squeezenet1_0", slow=False), vision("squeezenet1_1", slow=False)),
     "efficientnet": (
-        vision("efficientnet_b0", slow=False),
-        *(vision(f"efficientnet_b{i}") for i in (1, 3, 5, 7)),
+        vision("efficientnet_b0", slow=False, gain=1.0),
+        *(vision(f"efficientnet_b{i}", gain=1.0) for i in (1, 3, 5, 7)),
     ),
     "vit": (
         vit("vit_b32", 96, patch_size=32, num_layers=2),
@@ -140,10 +143,10 @@ def main(families: list[str]) -> None:
 def record(case: Case) -> dict[str, np.ndarray]:
     """Returns what the tests read of a case, arrays and JSON text, by name.
 
-    case: variant, fields, slow; SIZE/shapes, where they are not those of the size before; SIZE/logits;
+    case: variant, fields, slow, gain; SIZE/shapes, where they are not those of the size before; SIZE/logits;
     SIZE/taps [T, 3 + values] with names in SIZE/modules; train/..., where there are auxiliary classifiers.
     """
-    recorded: dict[str, Any] = {"case": text([case.variant, case.fields, case.slow])}
+    recorded: dict[str, Any] = {"case": text([case.variant, case.fields, case.slow, case.gain])}
     known = None
     for size in case.sizes:
         network, shapes = prepared(case, size)
@@ -159,7 +162,7 @@ def record(case: Case) -> dict[str, np.ndarray]:
         for module in network.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        out = network(channels_first(images(case.train_size, 2)))
+        out = network(channels_first(images(case.train_size, TRAIN_BATCH)))
         found = {"logits": out.logits} | {name: getattr(out, name) for name in out._fields if "aux" in name}
         recorded["train/size"] = np.array(case.train_size)
         recorded |= {f"train/{name}": summary(value.numpy(), LOGIT_VALUES) for name, value in found.items()}
@@ -171,7 +174,7 @@ def prepared(case: Case, size: int) -> tuple[torch.nn.Module, dict[str, list[int
     network = case.make(size)
     state = network.state_dict()
     shapes = {name: list(v.shape) for name, v in state.items() if not name.endswith("num_batches_tracked")}
-    drawn = {name: torch.from_numpy(array) for name, array in draw_all(shapes).items()}
+    drawn = {name: torch.from_numpy(array) for name, array in draw_all(shapes, case.gain).items()}
     network.load_state_dict(state | drawn)
     return network, shapes
 

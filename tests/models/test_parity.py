@@ -16,6 +16,7 @@ import pytest
 from imgcls_jax.models import pretrained
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+TRAIN_BATCH = 4
 TOLERANCE = 1e-4  # of the largest absolute value
 
 _spec = importlib.util.spec_from_file_location("drawing", GOLDEN / "drawing.py")
@@ -42,12 +43,12 @@ def recorded():
 def params_of_cases(suits, slow_too=lambda found: False):
     for family, name, found in recorded():
         if suits(found):
-            variant, fields, slow = text(found["case"])
+            variant, fields, slow, gain = text(found["case"])
             fields = {
                 key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
             }
             marks = [pytest.mark.slow] if slow or slow_too(found) else []
-            yield pytest.param(family, variant, fields, found, marks=marks, id=name)
+            yield pytest.param(family, variant, fields, gain, found, marks=marks, id=name)
 
 
 def assert_same(name, found, expected):
@@ -57,13 +58,13 @@ def assert_same(name, found, expected):
     assert error <= TOLERANCE, f"{name}: {error:.1e} of the largest value"
 
 
-def loaded(family, variant, shapes, size, **fields):
+def loaded(family, variant, shapes, size, gain, **fields):
     """Returns the backbone and its params and batch_stats of drawn weights."""
     backbone = family.build(variant, **fields)
     num_classes = shapes[f"{family.torch_head(variant)}.weight"][0]
     aux = bool(fields.get("aux"))
     target = pretrained.target_shapes(backbone, (size, size, 3), num_classes, aux=aux)
-    drawn = drawing.draw_all(shapes)
+    drawn = drawing.draw_all(shapes, gain)
     params, batch_stats, report = pretrained.load_torch(drawn, family, variant, target)
     assert set(params) == set(target["params"])
     if aux or not hasattr(family, "torch_aux_heads"):
@@ -98,13 +99,13 @@ def run(backbone, params, batch_stats, images, taps):
     return apply(params, batch_stats, images)
 
 
-@pytest.mark.parametrize("name, variant, fields, found", [*params_of_cases(lambda found: True)])
-def test_parity(name, variant, fields, found):
+@pytest.mark.parametrize("name, variant, fields, gain, found", [*params_of_cases(lambda found: True)])
+def test_parity(name, variant, fields, gain, found):
     family = importlib.import_module(f"imgcls_jax.models.{name}")
     weights = None
     for size in [int(key.split("/")[0]) for key in found if key.endswith("/logits") and key[0].isdigit()]:
         if f"{size}/shapes" in found:
-            weights = loaded(family, variant, text(found[f"{size}/shapes"]), size, **fields)
+            weights = loaded(family, variant, text(found[f"{size}/shapes"]), size, gain, **fields)
         taps = dict(zip(text(found[f"{size}/modules"]), found[f"{size}/taps"], strict=True))
         taps.pop(family.torch_head(variant), None)  # a convolution, where it is one; no part of the backbone
         logits, outputs = run(*weights, drawing.images(size), taps)
@@ -116,14 +117,14 @@ def test_parity(name, variant, fields, found):
 WITH_AUX = params_of_cases(lambda found: "train/size" in found, lambda found: found["train/size"] > 200)
 
 
-@pytest.mark.parametrize("name, variant, fields, found", [*WITH_AUX])
-def test_auxiliary_classifiers_in_training_mode(name, variant, fields, found):
+@pytest.mark.parametrize("name, variant, fields, gain, found", [*WITH_AUX])
+def test_auxiliary_classifiers_in_training_mode(name, variant, fields, gain, found):
     family = importlib.import_module(f"imgcls_jax.models.{name}")
     size = int(found["train/size"])
     shapes = next(text(array) for key, array in found.items() if key.endswith("/shapes"))
     no_dropout = {"aux_dropout": 0.0} if hasattr(family.build(variant), "aux_dropout") else {}
     fields = {**fields, "aux": True, **no_dropout}
-    backbone, params, batch_stats = loaded(family, variant, shapes, size, **fields)
+    backbone, params, batch_stats = loaded(family, variant, shapes, size, gain, **fields)
 
     @jax.jit
     def apply(params, batch_stats, images):
@@ -133,7 +134,7 @@ def test_auxiliary_classifiers_in_training_mode(name, variant, fields, found):
         aux = [x @ head["kernel"] + head["bias"] for x, head in zip(features.aux, heads, strict=True)]
         return logits_of(backbone, params["head"]["classifier"], features), aux
 
-    logits, aux = apply(params, batch_stats, drawing.images(size, 2))
+    logits, aux = apply(params, batch_stats, drawing.images(size, TRAIN_BATCH))
     names = sorted(key for key in found if key.startswith("train/aux"))
     assert len(names) == len(aux) > 0
     for key, value in zip(names, aux, strict=True):
