@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.losses import softmax_cross_entropy
+from imgcls_jax.losses import label_rank, softmax_cross_entropy
 
 Predict = Callable[[Any, Any, dict[str, jax.Array]], dict[str, jax.Array]]
 OpenSplit = Callable[[str], Iterable[dict[str, jax.Array]]]
@@ -41,7 +41,7 @@ def make(
     def sums(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits = predict(params, carry, batch)["logits"]
         mask, labels = batch["mask"], batch["label"]
-        rank = pessimistic_rank(logits, labels)
+        rank = label_rank(logits, labels)
         loss = jnp.where(mask, softmax_cross_entropy(logits, labels), 0.0)
         classes = jax.nn.one_hot(labels, num_classes, dtype=jnp.int32) * mask[:, None]
         return {
@@ -71,15 +71,3 @@ def make(
         return metrics | {"per_class_accuracy": per_class}
 
     return evaluate
-
-
-def pessimistic_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns how many other classes are not strictly below the label's logit, int [B]; 0 is a top-1 hit.
-
-    Args:
-      logits: float [B, K].
-      labels: int [B].
-    """
-    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    others = jnp.arange(logits.shape[-1]) != labels[:, None]
-    return jnp.sum(~(logits < own) & others, axis=-1)

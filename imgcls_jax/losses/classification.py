@@ -115,6 +115,22 @@ def zero_one(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """
     logits = jnp.asarray(logits, jnp.float32)
     labels = jnp.asarray(labels)
+    own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return ((label_rank(logits, labels) > 0) | jnp.isnan(own)).astype(jnp.float32)
+
+
+def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Counts the other classes that are not strictly below the label's logit; 0 is a top-1 hit.
+
+    The count is pessimistic: ties and NaNs stand above the label.
+
+    Args:
+      logits: float [..., K].
+      labels: integer [...] in [0, K).
+
+    Returns:
+      int32 [...] in [0, K).
+    """
     own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
-    beaten = (logits < own) | (jnp.arange(logits.shape[-1]) == labels[..., None])
-    return 1.0 - jnp.all(beaten & ~jnp.isnan(own), axis=-1).astype(jnp.float32)
+    others = jnp.arange(logits.shape[-1]) != labels[..., None]
+    return jnp.sum(~(logits < own) & others, axis=-1)

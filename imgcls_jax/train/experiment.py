@@ -242,6 +242,16 @@ class DataSide:
         self.augment = augment.compose(self._train_device)
         self._evaluate = augment.compose(self._eval_device)
 
+    @property
+    def reading(self) -> dict[str, int]:
+        """How far and by what the batches are read ahead: arguments of pipeline.iterate."""
+        settings = self.settings
+        return {
+            "num_threads": settings.num_threads,
+            "num_workers": settings.num_workers,
+            "prefetch": settings.prefetch_batches,
+        }
+
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The device side of the evaluation line, jax-traceable; float images pass through as they are."""
         return self._evaluate(jax.random.key(0), batch)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from imgcls_jax.data.pipeline import iterate
@@ -87,14 +86,6 @@ class Loop:
 
     # ---- reading
 
-    def _reading(self) -> dict[str, int]:
-        settings = self.setup.data.settings
-        return {
-            "num_threads": settings.num_threads,
-            "num_workers": settings.num_workers,
-            "prefetch": settings.prefetch_batches,
-        }
-
     def open_split(self, split: str) -> Iterator[Batch]:
         """Yields the placed batches of a split, every example once.
 
@@ -103,7 +94,7 @@ class Loop:
         """
         setup = self.setup
         batches = setup.data.eval_batches(split, setup.eval_batch_size, setup.class_names)
-        with iterate(batches, 0, len(batches), **self._reading()) as iterator:
+        with iterate(batches, 0, len(batches), **self.setup.data.reading) as iterator:
             for batch in iterator:
                 if self.stop.signal:
                     raise Interrupted
@@ -158,13 +149,12 @@ class Loop:
         self.order = order
         opt_state = reset_optimizer(setup.tx, state.opt_state, plan.params, plan.reset)
         renewed = state._replace(params=plan.params, carry=plan.carry, opt_state=opt_state)
-        # A copy made by jit: the step donates its input, and the plan may have kept buffers of the old state.
-        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=setup.sharding)
-        self.state = copy(renewed)
+        # The step donates its input, and the plan may have kept buffers of the old state.
+        self.state = sharding.copy(renewed, setup.mesh)
 
     def _span(self, compiled: Any, batches: Any, stop: int) -> None:
         setup = self.setup
-        with iterate(batches, self.step, stop, **self._reading()) as iterator:
+        with iterate(batches, self.step, stop, **self.setup.data.reading) as iterator:
             self.clock.resume()
             while self.step < stop:
                 asked = time.monotonic()

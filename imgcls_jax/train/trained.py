@@ -98,7 +98,7 @@ def evaluate(workdir: str | Path, *, split: str = "", checkpoint: str = "latest"
 
     def open_split(name: str) -> Iterator[Batch]:
         batches = trained.data.eval_batches(split or name, batch_size, trained.class_names)
-        with iterate(batches, 0, len(batches), num_threads=trained.data.settings.num_threads) as iterator:
+        with iterate(batches, 0, len(batches), **trained.data.reading) as iterator:
             for batch in iterator:
                 batch.pop("bad_examples")
                 yield sharding.place(batch, mesh)
