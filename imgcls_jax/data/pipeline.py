@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,13 +23,35 @@ from imgcls_jax.data import transforms
 from imgcls_jax.data.sources import Source
 
 MAX_BAD_IN_A_ROW = 100
+LABELED_STREAM = 1  # sets its randomness apart from that of the first stream
 ON_BAD_EXAMPLE = ("raise", "skip")
 
 
-@functools.lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """Returns the shuffled visiting order of an epoch, int64 [num_examples]."""
-    return np.random.default_rng((seed, epoch)).permutation(num_examples)
+@functools.lru_cache(maxsize=8)
+def shuffled(seed: tuple[int, ...], num_examples: int) -> np.ndarray:
+    """Returns the order of one pass through the examples, int64 [num_examples]."""
+    return np.random.default_rng(seed).permutation(num_examples)
+
+
+class _Place(NamedTuple):
+    """A position of an order, and the seed of that pass; the two together seed the example's transforms."""
+
+    order: np.ndarray
+    position: int
+    seed: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Labeled:
+    """The second stream of a split of which only some labels are known.
+
+    Attributes:
+      indices: int64 [n] into the source, the examples whose labels are known.
+      batch_size: of all processes together.
+    """
+
+    indices: np.ndarray
+    batch_size: int
 
 
 class _Batches:
@@ -44,31 +67,30 @@ class _Batches:
     ):
         if on_bad_example not in ON_BAD_EXAMPLE:
             raise ValueError(f"data.on_bad_example is one of {ON_BAD_EXAMPLE}; got {on_bad_example!r}")
-        shard_index, num_shards = shard
-        if batch_size % num_shards:
-            raise ValueError(
-                f"a batch of {batch_size} does not divide over {num_shards} processes; "
-                f"make the batch size a multiple of {num_shards}"
-            )
         self.source, self.host_ops = source, tuple(host_ops)
         self.batch_size, self.on_bad_example = batch_size, on_bad_example
-        local = batch_size // num_shards
-        self.local = slice(shard_index * local, (shard_index + 1) * local)
+        self.local = _rows(batch_size, shard, "the batch size")
 
     @property
     def gathers(self) -> bool:
         """Whether batches are cut straight out of an array in memory."""
         return not self.host_ops and hasattr(self.source, "gather")
 
-    def load(self, index: int, rng: np.random.Generator) -> dict[str, Any] | None:
-        """Returns one transformed example; None for a bad one where those are skipped.
+    def load(
+        self, index: int, rng: np.random.Generator, view_ops: Sequence[Sequence[Any]] = ()
+    ) -> dict[str, Any] | None:
+        """Returns one transformed example, with view_images where there are view_ops; None for a bad one
+        where those are skipped.
 
         Raises:
           ValueError: the example cannot be read, naming it, with on_bad_example="raise".
         """
         try:
             example = dict(self.source[index])
-            example["image"] = transforms.apply(self.host_ops, example["image"], rng)
+            original = example["image"]
+            example["image"] = transforms.apply(self.host_ops, original, rng)
+            if view_ops:
+                example["view_images"] = tuple(transforms.apply(ops, original, rng) for ops in view_ops)
             return example
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             if self.on_bad_example == "skip":
@@ -85,7 +107,10 @@ class TrainBatches(_Batches):
     A batch is a dict: image uint8 [b, H, W, C], label int32 [b], index int32 [b], any other field of the
     source, and bad_examples int64 [n], the indices that could not be read and gave their place to the next
     readable one of the order. b is this process's part of the global batch. The last examples of an epoch
-    that fill no batch are left out; each epoch's shuffle leaves out others.
+    that fill no batch are left out; each epoch's shuffle leaves out others. With view_ops there is also
+    view_images, a tuple of uint8 [b, H, W, C]. With labeled, `label` is -1 where it is not known, and
+    `labeled` is a batch {image, label, index, ...} of the examples whose label is, shuffled anew each time
+    they are used up.
 
     Args:
       source: the data set.
@@ -93,6 +118,8 @@ class TrainBatches(_Batches):
       batch_size: of all processes together.
       seed: of order and transforms.
       on_bad_example: "raise" or "skip".
+      view_ops: host operations of further images made of each example.
+      labeled: the examples whose labels are known, and how many of them a batch has; None where all are.
       order: int64 [N] instead of the epoch's shuffle; it holds for every epoch read from this object.
       shard: (process index, number of processes).
     """
@@ -105,10 +132,16 @@ class TrainBatches(_Batches):
         batch_size: int,
         seed: int,
         on_bad_example: str = "raise",
+        view_ops: Sequence[Sequence[Any]] = (),
+        labeled: Labeled | None = None,
         order: np.ndarray | None = None,
         shard: tuple[int, int] = (0, 1),
     ):
         super().__init__(source, host_ops, batch_size, on_bad_example, shard)
+        self.view_ops = tuple(view_ops)
+        self.labeled = labeled
+        if labeled is not None:
+            self._labeled_rows = _rows(labeled.batch_size, shard, "data.labeled_batch_size")
         if len(source) < batch_size:
             raise ValueError(
                 f"the training split has {len(source)} examples, less than one batch of {batch_size}; "
@@ -122,29 +155,53 @@ class TrainBatches(_Batches):
 
     def order_of(self, epoch: int) -> np.ndarray:
         """Returns the order in which an epoch visits the examples, int64 [N]."""
-        return epoch_order(self.seed, epoch, len(self.source)) if self.order is None else self.order
+        return shuffled((self.seed, epoch), len(self.source)) if self.order is None else self.order
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         epoch, batch = divmod(int(step), self.steps_per_epoch)
         order = self.order_of(epoch)
         positions = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)[self.local]
         bad: list[int] = []
-        if self.gathers:
-            indices = order[positions]
+        places = [_Place(order, int(position), (self.seed, epoch)) for position in positions]
+        columns = self._columns(places, self.view_ops, bad)
+        if self.labeled is not None:
+            hidden = ~np.isin(columns["index"], self.labeled.indices)
+            columns["label"] = np.where(hidden, np.int32(-1), columns["label"])
+            columns["labeled"] = self._columns(self._labeled_places(int(step)), (), bad)
+        return columns | {"bad_examples": np.array(bad, np.int64)}
+
+    def _labeled_places(self, step: int) -> list[_Place]:
+        """The places of a step's labeled examples: one shuffle after the other, no batch cut short."""
+        indices, size = self.labeled.indices, self.labeled.batch_size
+        places = []
+        for position in range(step * size, (step + 1) * size)[self._labeled_rows]:
+            shuffle, offset = divmod(position, len(indices))
+            seed = (self.seed, shuffle, LABELED_STREAM)
+            places.append(_Place(indices[shuffled(seed, len(indices))], offset, seed))
+        return places
+
+    def _columns(
+        self, places: Sequence[_Place], view_ops: Sequence[Sequence[Any]], bad: list[int]
+    ) -> dict[str, Any]:
+        """Returns the examples at some places as columns, and their index."""
+        if self.gathers and not view_ops:
+            indices = np.array([place.order[place.position] for place in places])
             columns = self.source.gather(indices)
         else:
-            loaded = [self._load_at(order, epoch, int(position), bad) for position in positions]
+            loaded = [self._load_at(place, view_ops, bad) for place in places]
             indices = np.array([index for index, _ in loaded])
             columns = _stack([example for _, example in loaded])
-        return columns | {"index": indices.astype(np.int32), "bad_examples": np.array(bad, np.int64)}
+        return columns | {"index": indices.astype(np.int32)}
 
     def _load_at(
-        self, order: np.ndarray, epoch: int, position: int, bad: list[int]
+        self, place: _Place, view_ops: Sequence[Sequence[Any]], bad: list[int]
     ) -> tuple[int, dict[str, Any]]:
-        """Returns (index, example) of the first readable example from a position of the order on."""
+        """Returns (index, example) of the first readable example from a place on."""
+        order = place.order
         for offset in range(MAX_BAD_IN_A_ROW):
-            index = int(order[(position + offset) % len(order)])
-            example = self.load(index, np.random.default_rng((self.seed, epoch, position)))
+            index = int(order[(place.position + offset) % len(order)])
+            rng = np.random.default_rng((*place.seed, place.position))
+            example = self.load(index, rng, view_ops)
             if example is not None:
                 return index, example
             bad.append(index)
@@ -221,6 +278,18 @@ class EvalBatches(_Batches):
         )
 
 
+def _rows(batch_size: int, shard: tuple[int, int], field: str) -> slice:
+    """Returns which rows of a global batch are this process's."""
+    shard_index, num_shards = shard
+    if batch_size < 1 or batch_size % num_shards:
+        raise ValueError(
+            f"a batch of {batch_size} does not divide over {num_shards} processes; "
+            f"make {field} a positive multiple of {num_shards}"
+        )
+    local = batch_size // num_shards
+    return slice(shard_index * local, (shard_index + 1) * local)
+
+
 def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Stacks examples key by key.
 
@@ -233,7 +302,13 @@ def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
             f"the images of a batch differ in size: {sorted(shapes)[:3]}; end the host transforms with one "
             "that sets it, such as resize(224), random_resized_crop(224) or center_crop(224)"
         )
-    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    columns = {
+        key: np.stack([example[key] for example in examples]) for key in examples[0] if key != "view_images"
+    }
+    if "view_images" in examples[0]:
+        views = zip(*(example["view_images"] for example in examples), strict=True)
+        columns["view_images"] = tuple(np.stack(view) for view in views)
+    return columns
 
 
 @contextlib.contextmanager

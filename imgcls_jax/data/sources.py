@@ -78,6 +78,31 @@ def stratified_split(labels: Indices, fraction: float, seed: int) -> tuple[np.nd
     return np.sort(order[~is_test]), np.sort(order[is_test])
 
 
+def balanced_subset(labels: Indices, per_class: int, seed: int) -> np.ndarray:
+    """Chooses the same number of examples of every class at random.
+
+    Args:
+        labels: integers [N].
+        per_class: how many of each class that occurs, at least 1.
+        seed: non-negative integer; the same labels, number and seed give the same choice everywhere, and a
+            larger number keeps all that a smaller one chose.
+
+    Returns:
+        int64 [per_class * K], sorted.
+
+    Raises:
+        ValueError: a class has fewer examples.
+    """
+    order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
+    classes, counts = np.unique(labels, return_counts=True)
+    if per_class < 1 or counts.min() < per_class:
+        raise ValueError(
+            f"class {classes[counts.argmin()]} has {counts.min()} examples; cannot choose {per_class} of each"
+        )
+    rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(order[rank_in_class < per_class])
+
+
 def _require_choice(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, choices))}; got {value!r}")
@@ -115,6 +140,42 @@ def _names(path: Path, expected: int | None = None) -> tuple[str, ...]:
     if not names or (expected is not None and len(names) != expected):
         raise ValueError(f"{path}: expected {expected or 'some'} class names, one a line; got {len(names)}")
     return names
+
+
+class Subset:
+    """Some elements of a source, as a source.
+
+    Args:
+        source: of the elements.
+        indices: integers [n] into it.
+    """
+
+    def __init__(self, source: Source, indices: Indices) -> None:
+        self.source, self.indices = source, np.asarray(indices)
+        self.class_names = source.class_names
+        self.labels = None if source.labels is None else source.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[int(self.indices[index])]
+
+    def describe(self, index: int) -> str:
+        return self.source.describe(int(self.indices[index]))
+
+
+class GatheredSubset(Subset):
+    """The same of a source in memory."""
+
+    def gather(self, indices: Indices) -> dict[str, np.ndarray]:
+        """Returns the source's columns for integer indices [B] into the subset."""
+        return self.source.gather(self.indices[indices])
+
+
+def subset(source: Source, indices: Indices) -> Subset:
+    """Returns the elements `indices` of a source, gathered at once where the source can."""
+    return (GatheredSubset if hasattr(source, "gather") else Subset)(source, indices)
 
 
 # ---- In memory

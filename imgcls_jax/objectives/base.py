@@ -11,7 +11,8 @@ every objective, so that pretrained weights reach them: `batch_stats`, the backb
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -49,12 +50,14 @@ class EpochPlan(NamedTuple):
       params, carry: as the epoch begins with them.
       order: int64 [N], the visiting order of the examples, repeats allowed; None leaves the usual shuffle.
       reset: param paths ("head", "backbone/conv1") whose optimizer state restarts.
+      metrics: numbers for the log, such as how much changed since the last plan.
     """
 
     params: Params
     carry: Carry
     order: np.ndarray | None
     reset: tuple[str, ...] = ()
+    metrics: Mapping[str, float] = MappingProxyType({})
 
 
 def keep_carry(params: Params, carry: Carry, step: jax.Array) -> Carry:
@@ -68,7 +71,9 @@ class Objective:
     """An algorithm as pure functions.
 
     Attributes:
-      batch_keys: what `loss` reads from a batch.
+      batch_keys: what `loss` reads from a batch: "image", float [B, H, W, C]; "views", a tuple of the same,
+        one for each line of data.view_transforms; "label", int32 [B], -1 where it is hidden; "index", int32
+        [B] in [0, N); "labeled", a second batch {"image", "label", "index"} of examples of known label.
       init: (rng, batch) -> (params, carry); the two share no buffer.
       loss: (params, carry, batch, rng, step) -> (scalar, (carry, metrics)), metrics being scalars averaged
         over the batch.
@@ -77,6 +82,8 @@ class Objective:
       plan_epoch: (params, carry, epoch, embed, rng) -> EpochPlan, on the host and equal on every host; None
         where an epoch needs no plan. `embed(key)` returns predict's output of that key over the training
         split, float32 [N, D].
+      reads_pixels: whether `loss` does anything with images but hand them to the backbone. Where it does not,
+        the features of a frozen backbone may come in place of the images.
     """
 
     batch_keys: tuple[str, ...]
@@ -85,6 +92,7 @@ class Objective:
     predict: Callable[[Params, Carry, Batch], dict[str, jax.Array]]
     after_update: Callable[[Params, Carry, jax.Array], Carry] = keep_carry
     plan_epoch: Callable[..., EpochPlan] | None = None
+    reads_pixels: bool = True
 
 
 def init_backbone(backbone: Any, rng: jax.Array, images: jax.Array) -> tuple[Params, Params, Any]:

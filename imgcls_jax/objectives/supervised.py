@@ -146,6 +146,7 @@ def make(
         loss=loss,
         predict=predict,
         after_update=move_ema if ema_decay else keep_carry,
+        reads_pixels=bool(mixup_alpha or cutmix_alpha),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore_latest(
-        self, target: TrainState, order: np.ndarray | None = None
+        self, target: Callable[[int], TrainState], order: np.ndarray | None = None
     ) -> tuple[TrainState, np.ndarray | None] | None:
         """Restores the newest checkpoint whose bits are as they were saved.
 
@@ -125,7 +126,7 @@ class Checkpoints:
         N.unreadable.
 
         Args:
-          target: jax.ShapeDtypeStruct leaves with shardings.
+          target: of a checkpoint's step, jax.ShapeDtypeStruct leaves with shardings.
           order: an array like the saved one, where there is one.
 
         Returns:
@@ -135,10 +136,9 @@ class Checkpoints:
           ValueError: a checkpoint of another structure, or none of them readable.
         """
         unreadable: list[int] = []
-        wanted = _to_tree(target, order)
         for step in reversed(self.steps()):
             try:
-                tree = self._restore(step, wanted)
+                tree = self._restore(step, _to_tree(target(step), order))
             except _OtherStructure as error:
                 raise ValueError(
                     f"{self.directory / str(step)} was saved by another model, objective or optimizer: "
@@ -153,7 +153,7 @@ class Checkpoints:
                 unreadable.append(step)
                 continue
             self._set_aside(unreadable)
-            return _from_tree(tree, target)
+            return _from_tree(tree)
         if unreadable:
             raise ValueError(
                 f"none of the checkpoints in {self.directory} can be read (steps {unreadable}); move the "
@@ -254,7 +254,7 @@ def _to_tree(state: TrainState, order: np.ndarray | None) -> Tree:
     return tree if order is None else tree | {"order": order}
 
 
-def _from_tree(tree: Tree, target: TrainState) -> tuple[TrainState, np.ndarray | None]:
+def _from_tree(tree: Tree) -> tuple[TrainState, np.ndarray | None]:
     order = tree.pop("order", None)
     rng = jax.random.wrap_key_data(tree.pop("rng"))
     carry = tree["carry"] if tree["carry"] is not None else {}

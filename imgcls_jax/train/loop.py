@@ -14,12 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from imgcls_jax.data.pipeline import iterate
+from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate
 from imgcls_jax.objectives.base import Batch
 from imgcls_jax.train import experiment, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.experiment import Config
 from imgcls_jax.train.optimizer import reset_optimizer
+from imgcls_jax.train.phase import CachedFeatures, Phase, compute_features, only
 from imgcls_jax.train.setup import Setup, environment
 from imgcls_jax.train.state import TrainState, first_nonfinite, state_digest
 from imgcls_jax.train.writer import Clock, MetricWriter, flatten, progress_line
@@ -75,11 +76,12 @@ class Loop:
         stop: _StopRequest,
     ):
         self.setup, self.state, self.order = setup, state, order
+        self.phase, self.cached = setup.phase_of(int(state.step)), None
         self.checkpoints, self.writer, self.stop = checkpoints, writer, stop
         self.evaluators = experiment.make_evaluators(setup.config, setup.predict, self.open_split, setup.task)
         self.step = int(state.step)
         self.pending: list[dict[str, jax.Array]] = []
-        self.bad_examples: set[tuple[str, int]] = set()
+        self.bad_examples: set[str] = set()
         self.evaluation: dict[str, dict[str, Any]] | None = None
         self.clock, self.waited, self.counted_steps = Clock(), 0.0, 0
         self._mark = (0, 0.0, 0.0)
@@ -94,48 +96,108 @@ class Loop:
         """
         setup = self.setup
         batches = setup.data.eval_batches(split, setup.eval_batch_size, setup.class_names)
+        return self._read_through(batches, setup.data.source(split))
+
+    def _read_through(self, batches: EvalBatches, source: Any) -> Iterator[Batch]:
         with iterate(batches, 0, len(batches), **self.setup.data.reading) as iterator:
             for batch in iterator:
                 if self.stop.signal:
                     raise Interrupted
-                self._note_bad(split, batch.pop("bad_examples"))
-                yield sharding.place(batch, setup.mesh)
+                self._note_bad(source, batch.pop("bad_examples"))
+                yield sharding.place(batch, self.setup.mesh)
 
-    def _note_bad(self, split: str, indices: np.ndarray) -> None:
+    def _note_bad(self, source: Any, indices: np.ndarray) -> None:
         for index in indices.tolist():
-            if (split, index) not in self.bad_examples:
-                self.bad_examples.add((split, index))
-                logger.warning("skipped, cannot be read: %s", self.setup.data.source(split).describe(index))
+            where = source.describe(index)
+            if where not in self.bad_examples:
+                self.bad_examples.add(where)
+                logger.warning("skipped, cannot be read: %s", where)
 
     def embed(self, key: str) -> np.ndarray:
-        """Returns predict's output of a key over the training split in index order, float32 [N, D]."""
+        """Returns predict's output of a key over what is trained on in index order, float32 [N, D]."""
         setup, state = self.setup, self.state
         predict = jax.jit(lambda *inputs: setup.predict(*inputs)[key], out_shardings=setup.sharding)
+        batches = setup.data.training_in_order(setup.eval_batch_size)
         rows = [
             np.asarray(predict(state.params, state.carry, batch), np.float32)
-            for batch in self.open_split(setup.data.settings.train_split)
+            for batch in self._read_through(batches, setup.data.training)
         ]
         return np.concatenate(rows)[: setup.task.num_examples]
 
+    def cache_features(self, phase: Phase) -> CachedFeatures:
+        """Returns the features of all that is trained on, by the phase's frozen backbone and transforms."""
+        setup, state, started = self.setup, self.state, time.monotonic()
+
+        def compute(params: Any, carry: Any, batch: Batch) -> Any:
+            prepared = phase.data.augment(jax.random.key(0), batch)  # draws nothing
+            features = compute_features(setup.backbone, params, carry, prepared)
+            return only(phase.features, features), batch["label"]
+
+        computed = jax.jit(compute, out_shardings=setup.sharding)
+        batches = phase.data.training_in_order(setup.eval_batch_size, train_line=True)
+        rows = [
+            jax.device_get(computed(state.params, state.carry, batch))
+            for batch in self._read_through(batches, phase.data.training)
+        ]
+        whole = jax.tree.map(lambda *parts: np.concatenate(parts)[: setup.task.num_examples], *rows)
+        if setup.first_process:
+            shapes = ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(whole[0]))
+            seconds = time.monotonic() - started
+            print(f"features of the frozen backbone computed once: {shapes} in {seconds:.1f} s", flush=True)
+        return CachedFeatures(*whole)
+
     # ---- stepping
 
-    def advance(self, compiled: Any) -> None:
-        """Trains to the last step, one span of unchanging order after the other.
+    def advance(self) -> None:
+        """Trains to the last step, one phase after the other.
 
         Raises:
           Interrupted: the run was asked to stop; nothing is saved yet.
           FloatingPointError: the loss is not finite.
         """
-        setup, total = self.setup, self.setup.settings.total_steps
+        for phase in self.setup.phases:
+            if self.step < phase.stop:
+                self._enter(phase)
+                self._advance_phase(self.setup.compile_step(phase))
+
+    def _enter(self, phase: Phase) -> None:
+        """Makes a phase the running one; where it is just beginning, with a fresh optimizer."""
+        setup = self.setup
+        if len(setup.phases) > 1 and setup.first_process:
+            print(f"phase {phase.name}: steps {phase.start} to {phase.stop}", flush=True)
+        if phase is not self.phase:
+            opt_state = phase.tx.init(self.state.params)
+            self.state = sharding.copy(self.state._replace(opt_state=opt_state), setup.mesh)
+        self.phase, self.cached = phase, None
+        if phase.features is not None:
+            self.cached = self.cache_features(phase)
+        elif phase.why_not_cached and setup.first_process:
+            print(f"features of the frozen backbone are not cached: {phase.why_not_cached}", flush=True)
+
+    def _advance_phase(self, compiled: Any) -> None:
+        """Trains to the end of the phase, one span of unchanging order after the other."""
+        setup, total = self.setup, self.phase.stop
         while self.step < total:
-            stop, batches = total, setup.batches
+            stop = total
             if setup.objective.plan_epoch is not None:
                 epoch, done = divmod(self.step, setup.task.steps_per_epoch)
                 stop = min(total, (epoch + 1) * setup.task.steps_per_epoch)
                 if done == 0:
                     self._plan(epoch)
-                batches = setup.data.train_batches(setup.settings.batch_size, setup.settings.seed, self.order)
-            self._span(compiled, batches, stop)
+            self._span(compiled, self._batches(), stop)
+
+    def _batches(self) -> TrainBatches:
+        settings = self.setup.settings
+        if self.cached is None:
+            return self.phase.data.train_batches(settings.batch_size, settings.seed, self.order)
+        return TrainBatches(
+            self.cached,
+            (),
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            order=self.order,
+            shard=self.setup.data.shard,
+        )
 
     def _plan(self, epoch: int) -> None:
         """Lets the objective rearrange itself before an epoch; without an order of its own, the usual one."""
@@ -147,10 +209,15 @@ class Loop:
         if len(order) != num_examples or order.min() < 0 or order.max() >= num_examples:
             raise ValueError(f"plan_epoch's order is not {num_examples} indices in [0, {num_examples})")
         self.order = order
-        opt_state = reset_optimizer(setup.tx, state.opt_state, plan.params, plan.reset)
+        opt_state = reset_optimizer(self.phase.tx, state.opt_state, plan.params, plan.reset)
         renewed = state._replace(params=plan.params, carry=plan.carry, opt_state=opt_state)
         # The step donates its input, and the plan may have kept buffers of the old state.
         self.state = sharding.copy(renewed, setup.mesh)
+        if plan.metrics:
+            self.writer.write_scalars(self.step, flatten(plan.metrics, "plan"))
+            if setup.first_process:
+                shown = "  ".join(f"{name} {value:.4g}" for name, value in plan.metrics.items())
+                print(f"epoch {epoch} planned: {shown}", flush=True)
 
     def _span(self, compiled: Any, batches: Any, stop: int) -> None:
         setup = self.setup
@@ -160,8 +227,8 @@ class Loop:
                 asked = time.monotonic()
                 batch = next(iterator)
                 self.waited += time.monotonic() - asked
-                self._note_bad(setup.data.settings.train_split, batch.pop("bad_examples"))
-                placed = sharding.place({key: batch[key] for key in setup.objective.batch_keys}, setup.mesh)
+                self._note_bad(batches.source, batch.pop("bad_examples"))
+                placed = sharding.place({key: batch[key] for key in setup.spec}, setup.mesh)
                 self.state, metrics = compiled(self.state, placed)
                 self.pending.append(metrics)
                 self.step += 1
@@ -211,7 +278,7 @@ class Loop:
         setup = self.setup
         means = {name: float(np.mean([m[name] for m in self.pending])) for name in self.pending[0]}
         self.pending = []
-        means["learning_rate"] = float(setup.schedule(self.step - 1))
+        means["learning_rate"] = float(self.phase.schedule(self.step - 1 - self.phase.start))
         now = (self.counted_steps, self.clock.seconds(), self.waited)
         steps, seconds, waited = (new - old for new, old in zip(now, self._mark, strict=True))
         self._mark = now
@@ -310,7 +377,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
         loop = Loop(setup, state, order, checkpoints, writer, stop)
         try:
             if first_step < settings.total_steps:
-                loop.advance(setup.compile_step())
+                loop.advance()
             result = loop.result()
         except Interrupted:
             loop.save(wait=True)

@@ -137,6 +137,12 @@ def make_optimizer(
     return tx
 
 
+def frozen_params(params: Any, groups: Sequence[tuple[str, float | None]]) -> Any:
+    """Returns a tree like params of bools: whether `make_optimizer` with these groups freezes the leaf."""
+    labels = _group_labels(param_paths(params), groups)
+    return jax.tree.map(lambda label: label < len(groups) and groups[label][1] is None, labels)
+
+
 def _optax_function(
     name: str, hyperparameters: dict[str, Any]
 ) -> Callable[..., optax.GradientTransformation]:

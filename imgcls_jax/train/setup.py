@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
 import platform
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from imgcls_jax.objectives.base import Task
 from imgcls_jax.train import experiment, sharding
 from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
 from imgcls_jax.train.experiment import Config, DataSide, TrainSettings
-from imgcls_jax.train.optimizer import make_optimizer, make_schedule
+from imgcls_jax.train.phase import Phase, make_phases, read_spans, with_cached_features
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.step import make_init, make_train_step
 
@@ -50,22 +49,27 @@ class Setup:
         sharding.check_batch_size(batch_size, self.mesh)
         self.batches = self.data.train_batches(batch_size, section.get("seed", 0))
         train = experiment.in_steps(section, "train", self.batches.steps_per_epoch, batch_size)
+        spans = read_spans(self.config, self.batches.steps_per_epoch, batch_size)
+        train |= {"total_steps": sum(steps for _, steps, _ in spans)} if spans else {}
         self.settings: TrainSettings = experiment.call(TrainSettings, "train", train)
         self.eval_batch_size = self.settings.eval_batch_size or batch_size
         sharding.check_batch_size(self.eval_batch_size, self.mesh, "train.eval_batch_size")
-        if batch_size % (self.settings.accumulate_steps * self.mesh.size):
-            raise ValueError(
-                f"train.batch_size = {batch_size} does not divide into train.accumulate_steps = "
-                f"{self.settings.accumulate_steps} parts on {self.mesh.size} devices"
-            )
+        parts = self.settings.accumulate_steps * self.mesh.size
+        labeled = self.data.settings.labeled_batch_size
+        for field, size in (("train.batch_size", batch_size), ("data.labeled_batch_size", labeled)):
+            if size % parts:
+                raise ValueError(
+                    f"{field} = {size} does not divide into train.accumulate_steps = "
+                    f"{self.settings.accumulate_steps} parts on {self.mesh.size} devices"
+                )
 
     def _build(self) -> None:
-        """Builds task, objective and optimizer; traces shapes only."""
-        source = self.data.source(self.data.settings.train_split)
+        """Builds task, objective and phases; traces shapes only."""
+        source = self.data.training
         sample = self.batches[0]
-        self.spec = {key: _shape(value) for key, value in sample.items() if key != "bad_examples"}
+        spec = {key: _shapes(value) for key, value in sample.items() if key != "bad_examples"}
         self.class_names, self.source_shape = tuple(source.class_names), tuple(sample["image"].shape[1:])
-        prepared = jax.eval_shape(self.data.augment, _shape(jax.random.key(0)), self.spec)
+        prepared = jax.eval_shape(self.data.augment, _shapes(jax.random.key(0)), spec)
         self.task = Task(
             num_classes=len(source.class_names),
             num_examples=len(source),
@@ -73,27 +77,41 @@ class Setup:
             total_steps=self.settings.total_steps,
             image_shape=tuple(prepared["image"].shape[1:]),
         )
-        self.objective = experiment.make_objective(self.config, self.task)
+        backbone = self.backbone = experiment.make_backbone(self.config)
+        self.objective = experiment.make_objective(self.config, self.task, backbone)
+        self.spec = {key: spec[key] for key in self.data.placed(self.objective.batch_keys)}
+        prepared = {key: prepared[key] for key in self.objective.batch_keys}
         # A batch of two is enough to initialise from, and compiles faster.
-        small = {
-            key: jnp.zeros((2, *prepared[key].shape[1:]), prepared[key].dtype)
-            for key in self.objective.batch_keys
-        }
+        small = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), prepared)
         params, carry = jax.eval_shape(self.objective.init, jax.random.key(0), small)
-        self._build_optimizer(params)
-        init = make_init(self.objective, self.tx, small)
+        phases = make_phases(self.config, self.data, self.task, backbone, params, self.settings.batch_size)
+        init = make_init(self.objective, phases[0].tx, small)
         self.init = jax.jit(init, out_shardings=self.sharding)
-        self.target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharding),
-            jax.eval_shape(init, jax.random.key(0)),
-        )
+        self._state = jax.eval_shape(init, jax.random.key(0))
+        limit = self.settings.feature_cache_gib * 2**30
+        self.phases = [
+            with_cached_features(phase, self.config, self.task, backbone, self._state, small, limit)
+            for phase in phases
+        ]
         self._check_prediction(params, carry)
+
+    def phase_of(self, step: int) -> Phase:
+        """Returns the phase whose optimizer made the state of a step: the one of the step before it."""
+        return next(phase for phase in self.phases if step <= phase.stop)
+
+    def target(self, step: int) -> TrainState:
+        """Returns the state of a step, in shapes with shardings."""
+        opt_state = jax.eval_shape(self.phase_of(step).tx.init, self._state.params)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharding),
+            self._state._replace(opt_state=opt_state),
+        )
 
     def _check_prediction(self, params: Any, carry: Any) -> None:
         """Traces the evaluation line and the prediction, so that images it cannot take are found now."""
         split, rows = self.data.settings.train_split, jax.process_count()
         batch = self.data.eval_batches(split, rows, self.class_names)[0]
-        shapes = {key: _shape(value) for key, value in batch.items() if key != "bad_examples"}
+        shapes = {key: _shapes(value) for key, value in batch.items() if key != "bad_examples"}
         try:
             jax.eval_shape(self.predict, params, carry, shapes)
         except Exception as error:  # whatever the network raises
@@ -102,18 +120,6 @@ class Setup:
                 f"config.data.eval_transforms makes images of shape {shape}, training sees "
                 f"{self.task.image_shape}, and the network cannot take both: {str(error).splitlines()[0]}"
             ) from error
-
-    def _build_optimizer(self, params: Any) -> None:
-        fields = experiment.in_steps(
-            self.config["optimizer"], "optimizer", self.task.steps_per_epoch, self.settings.batch_size
-        )
-        names = inspect.signature(make_schedule).parameters
-        of_schedule = {key: value for key, value in fields.items() if key in names}
-        others = {key: value for key, value in fields.items() if key not in names}
-        self.schedule = experiment.call(
-            make_schedule, "optimizer", of_schedule, total_steps=self.settings.total_steps
-        )
-        self.tx = experiment.call(make_optimizer, "optimizer", others, schedule=self.schedule, params=params)
 
     def initial_state(self) -> TrainState:
         """Returns the state of step 0, with the weights that config.model.pretrained names.
@@ -140,27 +146,38 @@ class Setup:
         params = state.params | params
         carry = {"batch_stats": batch_stats} if "batch_stats" in state.carry else {}
         carry |= {"ema": params} if "ema" in state.carry else {}
-        loaded = state._replace(params=params, carry=state.carry | carry, opt_state=self.tx.init(params))
+        loaded = state._replace(
+            params=params, carry=state.carry | carry, opt_state=self.phases[0].tx.init(params)
+        )
         return sharding.copy(loaded, self.mesh)
 
-    def compile_step(self) -> Any:
-        """Compiles the step; prints the parameter table, and FLOPs and memory by XLA's own analysis."""
+    def compile_step(self, phase: Phase) -> Any:
+        """Compiles a phase's step; prints the parameter table, and FLOPs and memory by XLA's own analysis."""
         split = sharding.split_batch(self.mesh)
-        sample = {
-            key: jax.ShapeDtypeStruct(
-                (self.settings.batch_size, *self.spec[key].shape[1:]), self.spec[key].dtype, sharding=split
+
+        def of_all_processes(leaf: Any, rows: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype, sharding=split)
+
+        processes = jax.process_count()
+        sample = jax.tree.map(lambda leaf: of_all_processes(leaf, leaf.shape[0] * processes), self.spec)
+        if phase.features is not None:
+            sample["image"] = jax.tree.map(
+                lambda leaf: of_all_processes(leaf, self.settings.batch_size), phase.features
             )
-            for key in self.objective.batch_keys
-        }
         step = make_train_step(
-            self.objective, self.tx, self.data.augment, accumulate_steps=self.settings.accumulate_steps
+            phase.objective,
+            phase.tx,
+            phase.augment,
+            accumulate_steps=self.settings.accumulate_steps,
+            frozen=phase.frozen,
         )
+        target = self.target(phase.stop)
         start = time.monotonic()
         compiled = (
-            jax.jit(step, donate_argnums=0, out_shardings=self.sharding).lower(self.target, sample).compile()
+            jax.jit(step, donate_argnums=0, out_shardings=self.sharding).lower(target, sample).compile()
         )
         if self.first_process:
-            print(_overview(self.target.params, compiled, time.monotonic() - start), flush=True)
+            print(_overview(target.params, compiled, time.monotonic() - start), flush=True)
         return compiled
 
     def predict(self, params: Any, carry: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -186,8 +203,8 @@ def _from_workdir(
     return {"backbone": backbone}, carry.get("batch_stats", {}), f"backbone of step {step}"
 
 
-def _shape(value: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(value.shape, value.dtype)
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def _overview(params: Any, compiled: Any, seconds: float) -> str:

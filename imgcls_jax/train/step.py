@@ -17,7 +17,12 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    objective: Objective, tx: optax.GradientTransformation, augment: Augment, *, accumulate_steps: int = 1
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    augment: Augment,
+    *,
+    accumulate_steps: int = 1,
+    frozen: Any = None,
 ) -> Step:
     """Returns the pure function (state, batch) -> (state, metrics).
 
@@ -27,8 +32,10 @@ def make_train_step(
       augment: (rng, batch) -> batch, the device-side part of the input pipeline.
       accumulate_steps: a batch is worked through in so many equal parts and their gradients are averaged
         before the one optimizer step; the carry (BatchNorm statistics, say) goes from part to part.
+      frozen: bool for every leaf of params; those that are True cost no backward pass and stay to the bit.
+        None freezes nothing.
     """
-    grad = jax.value_and_grad(objective.loss, has_aux=True)
+    grad = _grad_of_the_free(objective, frozen)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng_a, rng_l = jax.random.split(jax.random.fold_in(state.rng, state.step))
@@ -39,10 +46,37 @@ def make_train_step(
             carry, metrics, grads = _accumulate(grad, accumulate_steps, state, batch, rng_l)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        if frozen is not None:
+            params = jax.tree.map(lambda old, new, held: old if held else new, state.params, params, frozen)
         carry = objective.after_update(params, carry, state.step)
         return TrainState(state.step + 1, params, carry, opt_state, state.rng), metrics
 
     return train_step
+
+
+def _grad_of_the_free(objective: Objective, frozen: Any) -> Callable[..., Any]:
+    """Returns value_and_grad of the loss, its gradients 0 where frozen."""
+    if frozen is None:
+        return jax.value_and_grad(objective.loss, has_aux=True)
+
+    def value_and_grad(params: Any, *inputs: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(params)
+        held = jax.tree.leaves(frozen)
+
+        def loss(free: list[Any]) -> Any:
+            merged = iter(free)
+            whole = [leaf if stays else next(merged) for leaf, stays in zip(leaves, held, strict=True)]
+            return objective.loss(jax.tree.unflatten(treedef, whole), *inputs)
+
+        free = [leaf for leaf, stays in zip(leaves, held, strict=True) if not stays]
+        value, free_grads = jax.value_and_grad(loss, has_aux=True)(free)
+        grads = iter(free_grads)
+        whole = [
+            jnp.zeros_like(leaf) if stays else next(grads) for leaf, stays in zip(leaves, held, strict=True)
+        ]
+        return value, jax.tree.unflatten(treedef, whole)
+
+    return value_and_grad
 
 
 def _accumulate(

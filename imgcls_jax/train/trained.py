@@ -69,7 +69,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
         class_names,
         source_shape,
         DataSide(config["data"]),
-        experiment.make_objective(config, task),
+        experiment.make_objective(config, task, experiment.make_backbone(config)),
         params,
         carry,
         step,

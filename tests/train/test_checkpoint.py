@@ -55,7 +55,7 @@ def damage(directory, step, how):
 def test_round_trip(tmp_path):
     save(tmp_path, {5: None})
     with Checkpoints(tmp_path) as checkpoints:
-        restored, order = checkpoints.restore_latest(target())
+        restored, order = checkpoints.restore_latest(lambda step: target())
     assert order is None and int(restored.step) == 5
     assert state_digest(restored) == state_digest(state_at(5, seed=5))
     assert jax.tree.structure(restored) == jax.tree.structure(state_at(5))
@@ -65,13 +65,13 @@ def test_the_order_comes_back(tmp_path):
     order = np.random.default_rng(0).permutation(9)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state_at(3), order=order, wait=True)
-        _, restored = checkpoints.restore_latest(target(), np.zeros(9, np.int64))
+        _, restored = checkpoints.restore_latest(lambda step: target(), np.zeros(9, np.int64))
     np.testing.assert_array_equal(restored, order)
 
 
 def test_an_empty_folder_has_nothing_to_restore(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore_latest(target()) is None
+        assert checkpoints.restore_latest(lambda step: target()) is None
         with pytest.raises(ValueError, match="holds no checkpoint yet"):
             checkpoints.restore_for_prediction("latest", REPLICATED)
 
@@ -98,11 +98,11 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tmp_pat
     save(tmp_path, {1: None, 2: None})
     damage(tmp_path, 2, how)
     with Checkpoints(tmp_path) as checkpoints:
-        restored, _ = checkpoints.restore_latest(target())
+        restored, _ = checkpoints.restore_latest(lambda step: target())
         assert int(restored.step) == 1 and "2 CANNOT BE READ" in caplog.text
         assert checkpoints.steps() == [1] and (tmp_path / "2.unreadable").is_dir()
         checkpoints.save(state_at(2, seed=2), wait=True)
-        restored, _ = checkpoints.restore_latest(target())
+        restored, _ = checkpoints.restore_latest(lambda step: target())
     assert int(restored.step) == 2
 
 
@@ -110,7 +110,7 @@ def test_nothing_is_renamed_where_none_can_be_read(tmp_path):
     save(tmp_path, {1: None})
     damage(tmp_path, 1, "truncated")
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="none of the checkpoints"):
-        checkpoints.restore_latest(target())
+        checkpoints.restore_latest(lambda step: target())
     assert (tmp_path / "1").is_dir()
 
 
@@ -120,7 +120,7 @@ def test_another_structure_is_no_damage(tmp_path):
         Checkpoints(tmp_path) as checkpoints,
         pytest.raises(ValueError, match=r"kernel: saved \(4, 500\), wanted \(4, 7\)"),
     ):
-        checkpoints.restore_latest(target(width=7))
+        checkpoints.restore_latest(lambda step: target(width=7))
     assert (tmp_path / "1").is_dir()
 
 

@@ -69,8 +69,8 @@ def planning(make):
     """Wraps make_objective: epochs are planned from the params, with a fresh head and an order that repeats
     examples."""
 
-    def wrapped(config, task):
-        objective = make(config, task)
+    def wrapped(config, task, backbone):
+        objective = make(config, task, backbone)
 
         def plan_epoch(params, carry, epoch, embed, rng):
             embedding = embed("embedding")
