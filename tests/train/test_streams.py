@@ -1,0 +1,107 @@
+"""Several images of one example, and a second stream of labeled examples."""
+
+import jax
+import numpy as np
+import pytest
+
+from imgcls_jax.data import sources
+from imgcls_jax.train.experiment import DataSide
+
+NORMALIZE = "normalize(0.5, 0.5)"
+
+
+def section(**fields):
+    return {"source": "digits", "train_transforms": NORMALIZE, "eval_transforms": NORMALIZE} | fields
+
+
+def batch_of(side, step=0, batch_size=32, seed=3):
+    batch = side.train_batches(batch_size, seed)[step]
+    return batch, side.augment(jax.random.key(7), {k: v for k, v in batch.items() if k != "bad_examples"})
+
+
+def test_views_are_drawn_independently_and_of_the_same_examples():
+    line = f"affine(10.0, 0.1) | {NORMALIZE}"
+    raw, seen = batch_of(DataSide(section(view_transforms=[line, line, NORMALIZE])))
+    one, other, plain = seen["views"]
+    assert one.shape == other.shape == (32, 8, 8, 1)
+    assert not np.allclose(one, other)
+    np.testing.assert_array_equal(plain, seen["image"])
+    np.testing.assert_allclose(plain, raw["image"] / 255 * 2 - 1, atol=1e-6)
+
+
+def test_a_view_with_host_operations_starts_from_the_original():
+    side = DataSide(section(train_transforms="resize(6) | flip", view_transforms=["random_crop(4)"] * 2))
+    raw, seen = batch_of(side)
+    assert raw["image"].shape == (32, 6, 6, 1)
+    assert [view.shape for view in seen["views"]] == [(32, 4, 4, 1)] * 2
+    assert not np.array_equal(*raw["view_images"])
+    again, _ = batch_of(side)
+    jax.tree.map(np.testing.assert_array_equal, raw, again)
+    original = sources.Digits("train")[int(raw["index"][0])]["image"]
+    patch = raw["view_images"][0][0]
+    cuts = [original[i : i + 4, j : j + 4] for i in range(5) for j in range(5)]
+    assert any(np.array_equal(patch, cut) for cut in cuts)
+
+
+def test_hidden_labels_and_the_labeled_stream():
+    side = DataSide(section(labels_per_class=3, labeled_batch_size=8, label_seed=1))
+    truth = sources.Digits("train").labels
+    known = sources.balanced_subset(truth, 3, 1)
+    assert np.bincount(truth[known]).tolist() == [3] * 10
+    seen = []
+    for step in range(15):
+        batch, _ = batch_of(side, step)
+        revealed = batch["label"] >= 0
+        np.testing.assert_array_equal(revealed, np.isin(batch["index"], known))
+        np.testing.assert_array_equal(batch["label"][revealed], truth[batch["index"][revealed]])
+        labeled = batch["labeled"]
+        np.testing.assert_array_equal(labeled["label"], truth[labeled["index"]])
+        seen += labeled["index"].tolist()
+    assert len(seen) == 120  # four passes of 30 over 15 batches of 8: none cut short
+    for start in range(0, 120, 30):
+        assert sorted(seen[start : start + 30]) == known.tolist()
+    assert seen[:30] != seen[30:60]
+
+
+def test_the_labeled_stream_is_the_same_over_any_number_of_processes():
+    fields = section(labels_per_class=3, labeled_batch_size=8)
+    whole = DataSide(fields).train_batches(32, 0)[5]
+    parts = [DataSide(fields, (rank, 4)).train_batches(32, 0)[5] for rank in range(4)]
+    joined = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+    jax.tree.map(np.testing.assert_array_equal, whole, joined)
+
+
+def test_labels_without_a_second_stream_leave_the_labeled_examples_alone():
+    side = DataSide(section(labels_per_class=4))
+    assert len(side.training) == 40
+    batch, _ = batch_of(side, batch_size=40)
+    assert np.bincount(batch["label"]).tolist() == [4] * 10
+    assert len(side.source("train")) == 1438  # evaluations of the split still see all of it
+
+
+def test_more_labels_keep_those_that_fewer_chose():
+    labels = np.arange(100) % 5
+    few, more = (set(sources.balanced_subset(labels, n, seed=2).tolist()) for n in (3, 7))
+    assert few < more
+    assert few != set(sources.balanced_subset(labels, 3, seed=3).tolist())
+
+
+@pytest.mark.parametrize(
+    ("fields", "keys", "message"),
+    [
+        ({}, ("views",), "view_transforms"),
+        ({}, ("labeled",), "labels_per_class"),
+    ],
+)
+def test_an_objective_that_needs_a_stream_says_so(fields, keys, message):
+    with pytest.raises(ValueError, match=message):
+        DataSide(section(**fields)).placed(keys)
+
+
+def test_mistakes_in_the_fields_are_named():
+    with pytest.raises(ValueError, match="labeled_batch_size needs"):
+        DataSide(section(labeled_batch_size=8))
+    with pytest.raises(ValueError, match="labels_per_class: class . has .* cannot choose 500"):
+        len(DataSide(section(labels_per_class=500)).training)
+    with pytest.raises(ValueError, match="view_transforms: unknown operation"):
+        DataSide(section(view_transforms=["flop"]))
