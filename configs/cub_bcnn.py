@@ -5,10 +5,11 @@ trained at once.
     --config.data.root=CUB_200_2011
 
 Lin et al. 2015, arXiv:1504.07889; recipe of the book: random 9:1 split of all 11,788 images
-(`data.protocol="official"` for the official one), resize 256x256, random resized crop 224, flip, rotation 20
-degrees, mean and deviation 0.5, SGD 0.1 with momentum 0.9, batch 32, x0.1 every 100 of 300 epochs. `:compact`
-pools by a tensor sketch of 8,192 numbers. The book prints 77 % on its split, which mixes official test images
-into training.
+(`data.protocol="official"` for the official one), resize 256x256, random resized crop 224, flip, rotation
+20 degrees, mean and deviation 0.5, SGD 0.1 with momentum 0.9, batch 32, x0.1 every 100 of 300 epochs.
+`:compact` pools by a tensor sketch of 8,192 numbers; `:tfds` reads the copy that tensorflow_datasets
+prepared (official split). `model.pretrained` takes PyTorch's VGG-16, whose weights the book starts from.
+The book prints 77 % on its split, which mixes official test images into training.
 
 Hardware, wall time, metric: not yet run beyond `:test`.
 """
@@ -17,11 +18,11 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the configuration; `:compact` for compact pooling, `:test` to shrink it, `:compact,test`
-    both."""
+    """Returns the configuration; `:compact` for compact pooling, `:tfds` for that source, `:test` to shrink
+    it, joined by commas."""
     options = set(filter(None, arg.split(",")))
-    if not options <= {"compact", "test"}:
-        raise ValueError(f"this configuration knows the arguments 'compact' and 'test', got {arg!r}")
+    if not options <= {"compact", "tfds", "test"}:
+        raise ValueError(f"this configuration knows the arguments 'compact', 'tfds' and 'test', got {arg!r}")
     config = ConfigDict()
     config.data = ConfigDict(
         dict(
@@ -39,6 +40,10 @@ def get_config(arg: str = "") -> ConfigDict:
             num_workers=0,
         )
     )
+    if "tfds" in options:
+        for field in ("root", "protocol", "test_fraction", "crop_to_box"):
+            del config.data[field]
+        config.data.update(source="tfds", name="caltech_birds2011")
     config.model = ConfigDict(
         dict(name="vgg", variant="vgg16", top=False, last_pool=False, dtype="float32", pretrained="")
     )

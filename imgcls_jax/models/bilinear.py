@@ -124,6 +124,7 @@ class Bilinear(nn.Module):
       dropout: probability, before the linear layer.
       dim: of the compact forms.
       projection: "full" (C x C numbers), "tensor_sketch" or "random_maclaurin".
+      reduce: channels to which a linear layer without bias brings each stream before pooling; 0 for none.
       streams: 1 pools the map with itself; 2 pools its first half of channels with its second, as a backbone
         of two streams delivers them.
       seed: of the projections, which are kept in the collection "projections" and are never trained.
@@ -134,6 +135,7 @@ class Bilinear(nn.Module):
     dropout: float = 0.0
     dim: int = 8192
     projection: str = "full"
+    reduce: int = 0
     streams: int = 1
     seed: int = 0
     dtype: Any = None
@@ -147,7 +149,13 @@ class Bilinear(nn.Module):
             raise ValueError(
                 f"streams is 1, or 2 with an even number of channels; got {self.streams}, {x.shape[-1]}"
             )
-        a, b = (x, x) if self.streams == 1 else jnp.split(x, 2, axis=-1)
+        streams = jnp.split(x, self.streams, axis=-1)
+        if self.reduce:
+            streams = [
+                nn.Dense(self.reduce, use_bias=False, dtype=self.dtype, name=f"reduce_{number}")(stream)
+                for number, stream in enumerate(streams)
+            ]
+        a, b = streams[0], streams[-1]
         embedding = l2_normalize(signed_sqrt(self._pool(a, b)))
         embedding = nn.Dropout(self.dropout, deterministic=not train)(embedding)
         return Dense(self.num_classes, dtype=self.dtype, name="classifier")(embedding).astype(jnp.float32)

@@ -99,7 +99,7 @@ def load_torch(
 
     Every array is used once and every leaf is filled, or it is an error, but for this. A classifier of
     another number of classes, or of another kind, is left out, and its room is not in the params returned; so
-    are auxiliary classifiers that the target does not have. A convolution of 3 input channels is summed over
+    are auxiliary classifiers and other parts that the target is built without. A convolution of 3 input channels is summed over
     them where the target has 1: a grey image then counts as one with R = G = B. Position embeddings of
     another square grid are interpolated, bicubically.
 
@@ -213,7 +213,8 @@ class _TorchNames:
         aux = family.torch_aux_heads(variant) if hasattr(family, "torch_aux_heads") else ()
         self.title = f"{family.__name__.rpartition('.')[2]} {variant}"
         self.heads = {"head": family.torch_head(variant)} | {f"aux_head_{i}": n for i, n in enumerate(aux)}
-        self.aux = {name.split(".")[0] for name in aux}  # the modules that hold the auxiliary classifiers
+        # The modules that a network may be built without: auxiliary classifiers, VGG's fc6 and fc7.
+        self.optional = {name.split(".")[0] for name in aux} | set(getattr(family, "TORCH_OPTIONAL", ()))
         self.flatten = family.torch_flatten(variant) if hasattr(family, "torch_flatten") else {}
         self.conv_head = getattr(family.build(variant), "head", "") == CONV_HEAD
         self.rooms = {"backbone", "batch_stats", *self.heads}
@@ -271,7 +272,7 @@ def _fill(arrays: Arrays, names: _TorchNames, target: Tree) -> Loaded:
     """Fills the target's leaves from `arrays`, which it consumes."""
     rooms = {room: tree for room, tree in target["params"].items() if room in names.rooms}
     leaves = dict(_leaves({**rooms, "batch_stats": target.get("batch_stats", {})}))
-    notes = [*_drop_heads(arrays, leaves, names), *_drop_aux(arrays, leaves, names)]
+    notes = [*_drop_heads(arrays, leaves, names), *_drop_optional(arrays, leaves, names)]
     missing, misshapen, filled = [], [], {}
     for path, leaf in leaves.items():
         key, shape = names.key(path), tuple(leaf.shape)
@@ -313,6 +314,11 @@ def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchNames) 
             reason = "left out, the head here is of another kind and starts afresh"
         elif bias in theirs and theirs[bias] != ours[bias]:
             reason = f"left out for its {theirs[bias][0]} classes; the head of {ours[bias][0]} starts afresh"
+        elif module not in names.flatten and theirs.get(kernel, ours[kernel]) != ours[kernel]:
+            reason = (
+                f"left out, it reads {theirs[kernel][0]} features; the head here reads {ours[kernel][0]} and "
+                "starts afresh"
+            )
         else:
             continue
         yield f"{module}: {reason}"
@@ -322,16 +328,17 @@ def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchNames) 
             del leaves[path]
 
 
-def _drop_aux(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchNames) -> Iterator[str]:
-    """Takes auxiliary branches that the target does not have out of arrays; yields a note each."""
+def _drop_optional(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchNames) -> Iterator[str]:
+    """Takes auxiliary branches and other parts that the target is built without out of arrays; yields a note
+    each."""
 
     def root(key: str) -> str:
         return re.split("[./]", key.removeprefix("backbone/").removeprefix("batch_stats/"))[0]
 
-    for module in sorted(names.aux - {path[1].split(".")[0] for path in leaves if path[0] == "backbone"}):
+    for module in sorted(names.optional - {path[1].split(".")[0] for path in leaves if path[0] == "backbone"}):
         found = [key for key in arrays if root(key) == module]
         if found:
-            yield f"{module}: left out, the network here is without auxiliary classifiers"
+            yield f"{module}: left out, the network here is built without it"
         for key in found:
             del arrays[key]
 

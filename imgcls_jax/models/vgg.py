@@ -176,6 +176,9 @@ def build(variant: str = "vgg16", **fields: Any) -> VGG:
     return VGG(**{**_fields(variant), **fields})
 
 
+TORCH_OPTIONAL = ("classifier",)  # fc6 and fc7, absent with top=False
+
+
 def torch_head(variant: str) -> str:
     """Returns torchvision's name of the final linear layer."""
     _fields(variant)

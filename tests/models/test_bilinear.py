@@ -136,6 +136,20 @@ def test_two_streams_pool_one_half_with_the_other():
     )
 
 
+def test_reduced_streams_have_a_layer_each():
+    head = Bilinear(4, streams=2, reduce=3)
+    both = jnp.concatenate([X, Y], axis=-1).reshape(1, 2, 2, 4)
+    params = head.init(jax.random.key(0), both, train=False)["params"]
+    a, b = X @ params["reduce_0"]["kernel"], Y @ params["reduce_1"]["kernel"]
+    np.testing.assert_allclose(
+        head.apply({"params": params}, both, train=False)[0],
+        descriptor(a, b) @ params["classifier"]["kernel"] + params["classifier"]["bias"],
+        atol=1e-5,
+    )
+    single = Bilinear(4, reduce=3).init(jax.random.key(0), both, train=False)["params"]
+    assert set(single) == {"reduce_0", "classifier"} and single["classifier"]["kernel"].shape == (9, 4)
+
+
 def test_mistakes_are_named():
     x = jnp.ones((1, 2, 2, 3))
     with pytest.raises(ValueError, match="projection is 'full'"):

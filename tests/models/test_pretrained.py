@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import pretrained, simpleconv3, squeezenet, vit
+from imgcls_jax.models import pretrained, simpleconv3, squeezenet, vgg, vit
 from imgcls_jax.tools import convert
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -238,6 +238,19 @@ def test_auxiliary_classifiers_are_loaded_or_left_out():
         load_names = pretrained.load_own if pretrained.is_own(source) else pretrained.load_torch
         params, _, report = load_names(source, googlenet, "googlenet", bare)
         assert set(params) == {"backbone", "head"} and "aux1: left out" in str(report)
+
+
+@pytest.mark.parametrize("classes", [5, 7])
+def test_a_trunk_without_its_fully_connected_layers_leaves_them_in_the_file(classes):
+    whole = pretrained.target_shapes(vgg.build("vgg11", hidden=(6, 6)), (224, 224, 3), 7)
+    values = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), whole)
+    arrays = pretrained.to_torch(values["params"], {}, vgg, "vgg11")
+    trunk = vgg.build("vgg11", top=False, last_pool=False)
+    target = pretrained.target_shapes(trunk, (64, 64, 3), classes)
+    params, _, report = pretrained.load_torch(arrays, vgg, "vgg11", target)
+    assert set(params) == {"backbone"} and len(params["backbone"]) == 8
+    assert "classifier: left out, the network here is built without it" in report.notes
+    assert any(note.startswith("classifier.6: left out") for note in report.notes)
 
 
 def test_convert_writes_both_namings(simple, tmp_path, capsys):
