@@ -1,0 +1,125 @@
+"""Keeps measured figures: from finished workdirs to a small JSON file, and from such files to a table.
+
+  python -m imgcls_jax.tools.results add results/digits_mixmatch.json --metric test/accuracy \\
+    --method MixMatch --protocol "digits, 10 labels a class, test split" \\
+    --command "python -m imgcls_jax.main --config configs/digits_mixmatch.py" runs/mixmatch_{0,1,2}
+  python -m imgcls_jax.tools.results table results
+
+The workdirs of one file are runs of one configuration that differ in their seed alone; the file keeps what
+each measured, how long it took, and on what. `table` prints a line a file, in the order of their names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from imgcls_jax.train import experiment
+
+SEEDS = ("train.seed", "data.label_seed")  # what runs of one file may differ in
+HEADER = ("method", "protocol", "measured", "wall time", "on", "published")
+
+
+def gather(
+    workdirs: Sequence[Path], metric: str, *, method: str, protocol: str, command: str, published: str
+) -> dict[str, Any]:
+    """Returns what a results file holds.
+
+    Args:
+      workdirs: of finished runs.
+      metric: "evaluation/metric", as the summary of a run prints it.
+      method, protocol, command, published: words for the reader; published is a figure with its source.
+
+    Raises:
+      ValueError: a run is not finished, lacks the metric, or is of another configuration.
+    """
+    results = [experiment.read_json(Path(workdir) / "result.json") for workdir in workdirs]
+    evaluation, _, name = metric.partition("/")
+    first = results[0]["config"]
+    for workdir, result in zip(workdirs, results, strict=True):
+        if name not in result["metrics"].get(evaluation, {}):
+            known = [f"{key}/{field}" for key, fields in result["metrics"].items() for field in fields]
+            raise ValueError(f"{workdir} measured no {metric}; it has {', '.join(known)}")
+        others = [
+            line
+            for line in experiment.differing_fields(first, result["config"])
+            if not line.startswith(tuple(f"{seed}:" for seed in SEEDS))
+        ]
+        if others:
+            raise ValueError(f"{workdir} is of another configuration than {workdirs[0]}: {others[0]}")
+    versions, device = results[0]["versions"], results[0]["device"]
+    return {
+        "method": method,
+        "protocol": protocol,
+        "metric": metric,
+        "published": published,
+        "command": command,
+        "versions": versions,
+        "device": device,
+        "runs": [
+            {
+                "seeds": {seed: experiment.flat_fields(result["config"]).get(seed, 0) for seed in SEEDS},
+                "value": result["metrics"][evaluation][name],
+                "metrics": result["metrics"],
+                "steps": result["steps"],
+                "wall_seconds": result["wall_seconds"],
+                "config_digest": result["config_digest"],
+                "state_digest": result["state_digest"],
+            }
+            for result in results
+        ],
+    }
+
+
+def row(content: dict[str, Any]) -> tuple[str, ...]:
+    """Returns a results file as the cells of `HEADER`; the spread is the standard deviation (n - 1)."""
+    values = [100 * run["value"] for run in content["runs"]]
+    measured = f"{statistics.mean(values):.2f} %"
+    if len(values) > 1:
+        measured = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} % ({len(values)} seeds)"
+    seconds = statistics.median(run["wall_seconds"] for run in content["runs"])
+    wall = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+    device = content["device"]
+    where = f"{device['cores']} CPU cores" if device["platform"] == "cpu" else device["kind"]
+    return content["method"], content["protocol"], measured, wall, where, content["published"]
+
+
+def table(folder: Path) -> str:
+    """Returns the Markdown table of a folder's results files."""
+    rows = [HEADER, ("---",) * len(HEADER)]
+    rows += [row(experiment.read_json(path)) for path in sorted(folder.glob("*.json"))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def main() -> int:
+    """Returns the exit status: 0, or 2 for a mistake."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="what", required=True)
+    add = commands.add_parser("add", help="write a results file from finished workdirs")
+    add.add_argument("file", type=Path)
+    add.add_argument("workdirs", type=Path, nargs="+")
+    for field in ("metric", "method", "protocol", "command"):
+        add.add_argument(f"--{field}", required=True)
+    add.add_argument("--published", default="-", help="the published figure with its source and protocol")
+    show = commands.add_parser("table", help="print a folder's files as a table")
+    show.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    try:
+        if args.what == "table":
+            print(table(args.folder))
+        else:
+            words = {name: getattr(args, name) for name in ("method", "protocol", "command", "published")}
+            args.file.parent.mkdir(parents=True, exist_ok=True)
+            experiment.write_json(args.file, gather(args.workdirs, args.metric, **words))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
