@@ -4,13 +4,14 @@ Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv 
 
 "mobilenet_v2" has PyTorch's symmetric padding and BatchNorm; "mobilenet_v2_folded" is the form of the weights
 that TensorFlow published, with every BatchNorm folded into the convolution before it (so convolutions have
-biases and there is no norm), TensorFlow's SAME padding, and images in [-1, 1]. The dropout (0.2) before the
-final classifier belongs to the head.
+biases and there is no norm), TensorFlow's SAME padding, and images in [-1, 1]; files with TensorFlow's names
+and layouts are read too. The dropout (0.2) before the final classifier belongs to the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -33,6 +34,7 @@ STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
 PADDINGS = ("torch", "tf")
 CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+TF_SCOPE = "MobilenetV2/"
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
@@ -218,3 +220,47 @@ def build(variant: str, **fields: Any) -> MobileNetV2:
 def torch_head(variant: str) -> str:
     """Returns PyTorch's name of the final linear layer."""
     return "classifier.1"
+
+
+def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings TensorFlow's names and layouts to PyTorch's; arrays of other names pass as they are.
+
+    Of 1001 outputs the first, TensorFlow's class "background", is left out, so that class k is output k + 1
+    of the file and the number of classes is ImageNet's 1000.
+
+    Args:
+      arrays: {"MobilenetV2/expanded_conv_1/expand/w": [O, h, w, I], depthwise [1, h, w, C], ".../b": [O]}.
+      variant: a key of `VARIANTS`.
+
+    Returns:
+      {"features.2.conv.0.0.weight": [O, I, h, w], ...}.
+
+    Raises:
+      ValueError: such arrays for a variant with BatchNorm, which they are without.
+    """
+    if not all(name.startswith(TF_SCOPE) for name in arrays):
+        return dict(arrays)
+    if variant != "mobilenet_v2_folded":
+        raise ValueError(
+            f"TensorFlow's folded weights have no BatchNorm and {variant!r} has; take 'mobilenet_v2_folded'"
+        )
+    return dict(_from_tensorflow(name.removeprefix(TF_SCOPE), array) for name, array in arrays.items())
+
+
+def _from_tensorflow(name: str, array: Any) -> tuple[str, Any]:
+    """Returns PyTorch's name and layout of one of TensorFlow's arrays."""
+    module, leaf = name.rsplit("/", 1)
+    block = re.fullmatch(r"expanded_conv(?:_(\d+))?/(expand|depthwise|project)", module)
+    if block:
+        number = int(block[1] or 0)  # block 0 has no expansion, so its layers count from one less
+        layer = ("expand", "depthwise", "project").index(block[2]) - (number == 0)
+        module = f"features.{number + 1}.conv.{layer}{'' if block[2] == 'project' else '.0'}"
+    else:
+        named = {"Conv": "features.0.0", "Conv_1": "features.18.0", "Logits/Conv2d_1c_1x1": "classifier.1"}
+        module = named.get(module, module)
+    if module == "classifier.1":
+        array = array[1:] if len(array) == 1001 else array
+        array = array.reshape(array.shape[0], -1) if leaf == "w" else array
+    elif leaf == "w":
+        array = array.transpose(3, 0, 1, 2) if "depthwise" in name else array.transpose(0, 3, 1, 2)
+    return f"{module}.{'weight' if leaf == 'w' else 'bias'}", array

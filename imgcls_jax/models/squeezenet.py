@@ -6,10 +6,14 @@ computation at the same accuracy.
 
 The classifier is not linear on a vector: dropout (0.5), a 1x1 convolution, ReLU and the mean over positions;
 that is the head "conv_pool", which reads the map.
+
+Files with the names of the authors' Caffe network are read too (`import_weights`). That network takes pixels
+in 0..255 from which 123, 117 and 104 have been subtracted in R, G and B.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -19,6 +23,7 @@ import jax.numpy as jnp
 from imgcls_jax.models.layers import Features
 
 CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
+CAFFE_LAYERS = {"conv1x1_1": "squeeze", "conv1x1_2": "expand1x1", "conv3x3_2": "expand3x3"}
 
 
 def _max_pool(x: jax.Array) -> jax.Array:
@@ -137,3 +142,35 @@ def build(variant: str, **fields: Any) -> SqueezeNet:
 def torch_head(variant: str) -> str:
     """Returns PyTorch's name of the final convolution."""
     return "classifier.1"
+
+
+def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings Caffe's names to PyTorch's; arrays of other names pass as they are.
+
+    The first kernel's inputs go from Caffe's order, B, G, R, to R, G, B.
+
+    Args:
+      arrays: {"conv1_w": [O, I, h, w], "fire2__conv1x1_1_b": [O], ..., "conv_final_w": ...}.
+      variant: a key of `VARIANTS`.
+
+    Returns:
+      {"features.0.weight": [O, I, h, w], "features.3.squeeze.bias": [O], ..., "classifier.1.weight": ...}.
+    """
+    if "conv1_w" not in arrays:
+        return dict(arrays)
+    backbone = build(variant)
+    indices = {  # Caffe counts the fire modules from 2
+        str(fire + 2): 2 + fire + sum(pool <= fire for pool in backbone.pools)
+        for fire in range(len(backbone.fires))
+    }
+
+    def renamed(name: str) -> str:
+        module, _, leaf = name.rpartition("_")
+        number, _, layer = module.removeprefix("fire").partition("__")
+        if number in indices and layer in CAFFE_LAYERS:
+            module = f"features.{indices[number]}.{CAFFE_LAYERS[layer]}"
+        module = {"conv1": "features.0", "conv_final": "classifier.1"}.get(module, module)
+        return f"{module}.{'weight' if leaf == 'w' else 'bias'}"
+
+    named = {renamed(name): array for name, array in arrays.items()}
+    return named | {"features.0.weight": arrays["conv1_w"][:, ::-1]}

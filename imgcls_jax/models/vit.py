@@ -5,12 +5,18 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929 (2020), ta
 
 Differences from the paper: no hidden layer before the classifier (as in its fine-tuning), no dropout unless
 asked for, and the choices of `pool` and `position`. The width of the MLP is four times that of the tokens;
-the GELU is the exact one; LayerNorm has epsilon 1e-6.
+the GELU is the exact one; LayerNorm has epsilon 1e-6. For pretraining by masking (MAE, He et al., arXiv
+2111.06377, 2021) `VisionTransformer.tokens` encodes some of the patches, and `PatchDecoder` predicts the
+pixels of all. The variants "..._clip" are the image towers of CLIP (Radford et al., arXiv 2103.00020, 2021).
+
+Files of weights may have torchvision's names, timm's, which DeiT's and MAE's releases have too, or CLIP's.
 """
 
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +29,7 @@ layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 XAVIER = nn.initializers.xavier_uniform()
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
+CLIP = {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5}
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> jax.Array:
@@ -75,6 +82,10 @@ class SelfAttention(nn.Module):
         return nn.Dense(width, dtype=self.dtype, kernel_init=fan_in_uniform, name="out_proj")(mixed)
 
 
+def _quick_gelu(x: jax.Array) -> jax.Array:
+    return x * nn.sigmoid(1.702 * x)
+
+
 class EncoderLayer(nn.Module):
     """Attention and MLP, each after a norm and beside a shortcut.
 
@@ -83,12 +94,15 @@ class EncoderLayer(nn.Module):
       dropout: probability of dropping an entry of what attention and each MLP layer put out.
       stochastic_depth: probability of dropping a branch for one image.
       dtype: of the computation.
+      quick_gelu, epsilon: as in `VisionTransformer`.
     """
 
     heads: int
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     dtype: Any = None
+    quick_gelu: bool = False
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -105,11 +119,12 @@ class EncoderLayer(nn.Module):
             bias_init=nn.initializers.normal(1e-6),
             name=name,
         )
-        y = layer_norm(dtype=self.dtype, name="ln_1")(x)
+        gelu = _quick_gelu if self.quick_gelu else functools.partial(nn.gelu, approximate=False)
+        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_1")(x)
         y = SelfAttention(self.heads, self.dtype, name="self_attention")(y)
         x = x + drop_branch(drop(y))
-        y = layer_norm(dtype=self.dtype, name="ln_2")(x)
-        y = drop(nn.gelu(dense(4 * x.shape[-1], "mlp.0")(y), approximate=False))  # [B, L, 4 * D]
+        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
+        y = drop(gelu(dense(4 * x.shape[-1], "mlp.0")(y)))  # [B, L, 4 * D]
         return x + drop_branch(drop(dense(x.shape[-1], "mlp.3")(y)))
 
 
@@ -128,6 +143,9 @@ class VisionTransformer(nn.Module):
       stochastic_depth: probability of dropping a branch of the last layer; it rises linearly from 0.
       remat: recompute each layer in the backward pass instead of keeping what is inside it.
       dtype: of the computation; params stay float32.
+      pre_norm: a norm before the first layer too, and no bias in the embedding of the patches.
+      quick_gelu: x * sigmoid(1.702 * x) in place of the GELU.
+      epsilon: of the norms.
     """
 
     patch: int = 16
@@ -140,6 +158,9 @@ class VisionTransformer(nn.Module):
     stochastic_depth: float = 0.0
     remat: bool = False
     dtype: Any = None
+    pre_norm: bool = False
+    quick_gelu: bool = False
+    epsilon: float = 1e-6
 
     def __call__(self, images: jax.Array, *, train: bool) -> Features:
         """Computes the features.
@@ -187,12 +208,26 @@ class VisionTransformer(nn.Module):
         first = jnp.broadcast_to(class_token + positions[:, :1], (x.shape[0], 1, self.width))
         x = jnp.concatenate([first, x], axis=1)  # [B, 1 + n, D]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        norm = functools.partial(layer_norm, epsilon=self.epsilon, dtype=self.dtype)
+        x = norm(name="encoder.ln_pre")(x) if self.pre_norm else x
+        kind = {"dtype": self.dtype, "quick_gelu": self.quick_gelu, "epsilon": self.epsilon}
         layer_type = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
         for layer in range(self.depth):
             drop_branch = self.stochastic_depth * layer / max(self.depth - 1, 1)
             name = f"encoder.layers.encoder_layer_{layer}"
-            x = layer_type(self.heads, self.dropout, drop_branch, self.dtype, name=name)(x, train)
-        return layer_norm(dtype=self.dtype, name="encoder.ln")(x)
+            x = layer_type(self.heads, self.dropout, drop_branch, **kind, name=name)(x, train)
+        return norm(name="encoder.ln")(x)
+
+    @nn.nowrap
+    def decoder(self, *, channels: int, width: int, depth: int, heads: int) -> PatchDecoder:
+        """Returns the decoder of this network's tokens to the pixels of its patches.
+
+        Args:
+          channels: C, of the images.
+          width, depth, heads: of the decoder.
+        """
+        outputs = self.patch**2 * channels
+        return PatchDecoder(outputs, width, depth, heads, remat=self.remat, dtype=self.dtype, parent=None)
 
     def _patches(self, images: jax.Array) -> jax.Array:
         """Returns the linear embedding of each patch, [B, H / patch, W / patch, D]."""
@@ -206,6 +241,7 @@ class VisionTransformer(nn.Module):
             (self.patch, self.patch),
             strides=self.patch,
             padding=((0, 0), (0, 0)),
+            use_bias=not self.pre_norm,
             dtype=self.dtype,
             kernel_init=nn.initializers.lecun_normal(),
             name="conv_proj",
@@ -221,7 +257,59 @@ class VisionTransformer(nn.Module):
         return self.param("encoder.pos_embedding", nn.initializers.normal(0.02), shape)
 
 
-VARIANTS: dict[str, dict[str, int]] = {
+class PatchDecoder(nn.Module):
+    """A narrower Transformer that fills in the patches which the encoder did not see.
+
+    Its positions are fixed sin-cos ones; every missing patch starts as one learned token.
+
+    Attributes:
+      outputs: values to predict for a patch.
+      width: D, of its tokens, a multiple of 4.
+      depth: number of its layers.
+      heads: of each attention.
+      remat: recompute each layer in the backward pass instead of keeping what is inside it.
+      dtype: of the computation; params stay float32.
+    """
+
+    outputs: int
+    width: int
+    depth: int
+    heads: int
+    remat: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, restore: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """Predicts all patches.
+
+        Args:
+          tokens: float [B, 1 + n, D'], of `VisionTransformer.tokens(keep=...)`.
+          restore: int [B, L], where patch l stands in the list of the n kept patches, in the order of `keep`,
+            followed by the missing ones.
+          grid: rows and columns of patches, L in all.
+
+        Returns:
+          float32 [B, L, outputs].
+        """
+        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=XAVIER, name="embed")(tokens)
+        size, seen, _ = x.shape
+        mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width)).astype(
+            x.dtype
+        )
+        missing = jnp.broadcast_to(mask_token, (size, restore.shape[1] + 1 - seen, self.width))
+        patches = jnp.concatenate([x[:, 1:], missing], axis=1)  # [B, L, D], the kept first
+        patches = jnp.take_along_axis(patches, restore[:, :, None], axis=1)
+        patches += sincos_positions(grid, self.width).astype(x.dtype)
+        x = jnp.concatenate([x[:, :1], patches], axis=1)  # [B, 1 + L, D]
+        layer_type = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
+        for layer in range(self.depth):
+            x = layer_type(self.heads, dtype=self.dtype, name=f"layer_{layer}")(x, False)
+        x = layer_norm(dtype=self.dtype, name="ln")(x)[:, 1:]
+        pixels = nn.Dense(self.outputs, dtype=self.dtype, kernel_init=XAVIER, name="pixels")(x)
+        return pixels.astype(jnp.float32)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
     "vit_tiny": dict(patch=4, width=64, depth=4, heads=4),
     "vit_ti16": dict(patch=16, width=192, depth=12, heads=3),
     "vit_s16": dict(patch=16, width=384, depth=12, heads=6),
@@ -233,6 +321,7 @@ VARIANTS: dict[str, dict[str, int]] = {
     "vit_l32": dict(patch=32, width=1024, depth=24, heads=16),
     "vit_h14": dict(patch=14, width=1280, depth=32, heads=16),
 }
+VARIANTS |= {f"{name}_clip": VARIANTS[name] | CLIP for name in ("vit_b16", "vit_b32", "vit_l14")}
 
 
 def build(variant: str, **fields: Any) -> VisionTransformer:
@@ -253,3 +342,65 @@ def build(variant: str, **fields: Any) -> VisionTransformer:
 def torch_head(variant: str) -> str:
     """Returns PyTorch's name of the final linear layer."""
     return "heads.head"
+
+
+# Beginnings of names in timm, then in CLIP's image tower, and torchvision's or, where it has none, ours.
+NAMES = (
+    (r"cls_token|class_embedding", "class_token"),
+    (r"pos_embed|positional_embedding", "encoder.pos_embedding"),
+    (r"(patch_embed\.proj|conv1)\.", "conv_proj."),
+    (r"(norm_pre|ln_pre)\.", "encoder.ln_pre."),
+    (r"(norm|ln_post)\.", "encoder.ln."),
+    (r"head\.", "heads.head."),
+)
+LAYER = re.compile(r"(?:blocks|transformer\.resblocks)\.(\d+)\.(.*)")
+NAMES_IN_LAYER = (
+    (r"norm(\d)\.", r"ln_\1."),
+    (r"attn\.(qkv\.|in_proj_)", "self_attention.in_proj_"),
+    (r"attn\.(out_)?proj\.", "self_attention.out_proj."),
+    (r"mlp\.(fc1|c_fc)\.", "mlp.0."),
+    (r"mlp\.(fc2|c_proj)\.", "mlp.3."),
+)
+LEFT_OUT = re.compile(r"decoder_|mask_token$")  # of MAE: no part of the network that transfers
+
+
+def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings the names of timm and CLIP to torchvision's, which pass as they are.
+
+    CLIP's text tower and MAE's decoder are left out. CLIP's projection into the space of texts becomes a
+    classifier of that many "classes" without a bias, which gives CLIP's embedding of an image.
+
+    Args:
+      arrays: {"blocks.0.attn.qkv.weight": ...}, or {"visual.transformer.resblocks.0.attn.in_proj_weight":
+        ...} with or without "visual.".
+      variant: a key of `VARIANTS`.
+
+    Returns:
+      {"encoder.layers.encoder_layer_0.self_attention.in_proj_weight": ..., ...}.
+    """
+    del variant
+    tower = "visual." if any(name.startswith("visual.") for name in arrays) else ""
+    arrays = {name.removeprefix(tower): array for name, array in arrays.items() if name.startswith(tower)}
+    named = {_torchvision_name(name): a for name, a in arrays.items() if not LEFT_OUT.match(name)}
+    if "proj" in named:
+        weight = named.pop("proj").T  # [D', D]
+        named |= {"heads.head.weight": weight, "heads.head.bias": jnp.zeros(len(weight))}
+    for name in ("class_token", "encoder.pos_embedding"):
+        if name in named:
+            named[name] = named[name].reshape(1, -1, named[name].shape[-1])
+    return named
+
+
+def _torchvision_name(name: str) -> str:
+    """Returns the name that this file's modules bear, for one of timm's or CLIP's."""
+    if layer := LAYER.fullmatch(name):
+        return f"encoder.layers.encoder_layer_{layer[1]}.{_replace_start(layer[2], NAMES_IN_LAYER)}"
+    return _replace_start(name, NAMES)
+
+
+def _replace_start(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    """Replaces the beginning of a name by the first pattern of a table that matches it."""
+    for pattern, replacement in table:
+        if re.match(pattern, name):
+            return re.sub(f"^(?:{pattern})", replacement, name)
+    return name

@@ -76,6 +76,15 @@ def vit(variant: str, odd: int, **options: int) -> Case:
     return Case(variant, lambda size: make(image_size=size), (224, odd), fields, slow=not fields)
 
 
+def timm_vit(variant: str, name: str, odd: int) -> Case:
+    """Returns the quick case of a Vision Transformer of timm, whose names are others."""
+
+    def make(size: int) -> torch.nn.Module:
+        return timm.create_model(name, img_size=size, depth=2)
+
+    return Case(variant, make, (224, odd), {"depth": 2}, slow=False)
+
+
 def short(variant: str, make: Callable[[], torch.nn.Module], gain: float = 2.0, **fields: Any) -> Case:
     """Returns the quick case of a network with fewer layers."""
     return Case(variant, lambda size: make(), fields=fields, slow=False, gain=gain)
@@ -120,6 +129,8 @@ CASES: dict[str, tuple[Case, ...]] = {
     ),
     "vit": (
         vit("vit_b32", 96, patch_size=32, num_layers=2),
+        timm_vit("vit_ti16", "vit_tiny_patch16_224", 112),
+        timm_vit("vit_b32_clip", "vit_base_patch32_clip_quickgelu_224", 96),
         vit("vit_b32", 96, patch_size=32),
         vit("vit_b16", 112),
         vit("vit_l16", 112, num_layers=24, num_heads=16, hidden_dim=1024),

@@ -58,10 +58,23 @@ def assert_same(name, found, expected):
     assert error <= TOLERANCE, f"{name}: {error:.1e} of the largest value"
 
 
+def in_our_names(family, variant, arrays):
+    return family.import_weights(arrays, variant) if hasattr(family, "import_weights") else arrays
+
+
+def our_module(family, variant, name):
+    (key,) = in_our_names(family, variant, {f"{name}.weight": None})
+    return key.removesuffix(".weight")
+
+
+def is_head(family, variant, name):
+    return our_module(family, variant, name.removesuffix(".weight")) == family.torch_head(variant)
+
+
 def loaded(family, variant, shapes, size, gain, **fields):
     """Returns the backbone and its params and batch_stats of drawn weights."""
     backbone = family.build(variant, **fields)
-    num_classes = shapes[f"{family.torch_head(variant)}.weight"][0]
+    (num_classes,) = (shape[0] for name, shape in shapes.items() if is_head(family, variant, name))
     aux = bool(fields.get("aux"))
     target = pretrained.target_shapes(backbone, (size, size, 3), num_classes, aux=aux)
     drawn = drawing.draw_all(shapes, gain)
@@ -70,7 +83,8 @@ def loaded(family, variant, shapes, size, gain, **fields):
     if aux or not hasattr(family, "torch_aux_heads"):
         assert report.loaded == len(shapes) and not report.notes
         back = pretrained.to_torch(params, batch_stats, family, variant)
-        assert back.keys() == drawn.keys() and all(np.array_equal(back[key], drawn[key]) for key in drawn)
+        named = in_our_names(family, variant, drawn)
+        assert back.keys() == named.keys() and all(np.array_equal(back[key], named[key]) for key in named)
     return backbone, params, batch_stats
 
 
@@ -106,7 +120,8 @@ def test_parity(name, variant, fields, gain, found):
     for size in [int(key.split("/")[0]) for key in found if key.endswith("/logits") and key[0].isdigit()]:
         if f"{size}/shapes" in found:
             weights = loaded(family, variant, text(found[f"{size}/shapes"]), size, gain, **fields)
-        taps = dict(zip(text(found[f"{size}/modules"]), found[f"{size}/taps"], strict=True))
+        modules = [our_module(family, variant, module) for module in text(found[f"{size}/modules"])]
+        taps = dict(zip(modules, found[f"{size}/taps"], strict=True))
         taps.pop(family.torch_head(variant), None)  # a convolution, where it is one; no part of the backbone
         logits, outputs = run(*weights, drawing.images(size), taps)
         for tap, expected in taps.items():

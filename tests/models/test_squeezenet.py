@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from imgcls_jax.models import heads, squeezenet
@@ -60,3 +61,26 @@ def test_bfloat16_computes_in_half_and_keeps_params_whole():
 def test_unknown_variant():
     with pytest.raises(ValueError, match="squeezenet1_1"):
         squeezenet.build("squeezenet2")
+
+
+@pytest.mark.parametrize(
+    "variant, indices", [("squeezenet1_0", "3 4 5 7 8 9 10 12"), ("squeezenet1_1", "3 4 6 7 9 10 11 12")]
+)
+def test_caffes_names_by_hand(variant, indices):
+    rng = np.random.default_rng(0)
+    layers = {"conv1x1_1": "squeeze", "conv1x1_2": "expand1x1", "conv3x3_2": "expand3x3"}
+    ours = {"conv1_w": "features.0.weight", "conv1_b": "features.0.bias"}
+    ours |= {
+        f"fire{fire}__{layer}_{leaf}": f"features.{index}.{name}.{'weight' if leaf == 'w' else 'bias'}"
+        for fire, index in enumerate(indices.split(), start=2)
+        for layer, name in layers.items()
+        for leaf in "wb"
+    }
+    ours |= {"conv_final_w": "classifier.1.weight", "conv_final_b": "classifier.1.bias"}
+    arrays = {name: rng.normal(size=(2, 3, 1, 1)).astype(np.float32) for name in ours}
+    named = squeezenet.import_weights(arrays, variant)
+    assert list(named) == list(ours.values())
+    for name, our_name in ours.items():
+        flip = -1 if name == "conv1_w" else 1  # B, G, R to R, G, B
+        np.testing.assert_array_equal(named[our_name], arrays[name][:, ::flip])
+    assert squeezenet.import_weights(named, variant) == named

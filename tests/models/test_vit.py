@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import heads, vit
+from imgcls_jax.models import heads, pretrained, vit
+from imgcls_jax.tools import convert
 
 
 def shapes_of(backbone, size=224):
@@ -81,6 +82,22 @@ def test_tokens_of_kept_patches(tiny):
     assert jnp.all(jnp.any(encode(seen, keep) != some, axis=(1, 2)))
 
 
+def test_decoder_puts_each_token_at_its_patch():
+    """Without layers the decoder treats each patch alone: kept ones by their token, the others all alike."""
+    decoder = vit.build("vit_tiny", patch=2).decoder(channels=3, width=8, depth=0, heads=2)
+    tokens = jax.random.normal(jax.random.key(0), (1, 4, 5))  # class token and three patches
+    order = jnp.array([[4, 0, 3, 1, 2, 5]])  # of which the first three are kept
+    variables = decoder.init(jax.random.key(1), tokens, jnp.argsort(order), (2, 3))
+    out = decoder.apply(variables, tokens, jnp.argsort(order), (2, 3))
+    assert out.shape == (1, 6, 12) and out.dtype == jnp.float32
+    params = variables["params"]
+    x = tokens[0, 1:] @ params["embed"]["kernel"]
+    x = jnp.concatenate([x, jnp.tile(params["mask_token"][0], (3, 1))])
+    x = x[jnp.argsort(order[0])] + vit.sincos_positions((2, 3), 8)
+    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(out[0], x @ params["pixels"]["kernel"], atol=1e-5)
+
+
 def test_attention_splits_its_projection_into_queries_keys_and_values():
     attention = vit.SelfAttention(heads=2)
     x = jax.random.normal(jax.random.key(0), (1, 3, 8))
@@ -128,3 +145,135 @@ def test_errors():
     for fields, size in [({"pool": "max"}, 16), ({"position": "rotary"}, 16), ({}, 18)]:
         with pytest.raises(ValueError, match="pool|position|patches"):
             shapes_of(vit.build("vit_tiny", **fields), size)
+
+
+CLIP_TINY = dict(patch=4, width=8, depth=2, heads=2)
+
+
+def clip_arrays():
+    """Returns random weights of a small image tower, named as CLIP's releases name them."""
+    layer = {
+        "ln_1.weight": (8,),
+        "ln_1.bias": (8,),
+        "attn.in_proj_weight": (24, 8),
+        "attn.in_proj_bias": (24,),
+        "attn.out_proj.weight": (8, 8),
+        "attn.out_proj.bias": (8,),
+        "ln_2.weight": (8,),
+        "ln_2.bias": (8,),
+        "mlp.c_fc.weight": (32, 8),
+        "mlp.c_fc.bias": (32,),
+        "mlp.c_proj.weight": (8, 32),
+        "mlp.c_proj.bias": (8,),
+    }
+    shapes = {
+        "class_embedding": (8,),
+        "positional_embedding": (5, 8),
+        "proj": (8, 6),
+        "conv1.weight": (8, 3, 4, 4),
+    }
+    shapes |= {f"ln_{place}.{leaf}": (8,) for place in ("pre", "post") for leaf in ("weight", "bias")}
+    shapes |= {f"transformer.resblocks.{i}.{name}": shape for i in range(2) for name, shape in layer.items()}
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def clip_by_hand(arrays, images):
+    """Returns CLIP's embedding of images, as its paper and release define it."""
+
+    def norm(x, name):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
+
+    def attend(x, name):
+        queries, keys, values = np.split(
+            x @ arrays[f"{name}.in_proj_weight"].T + arrays[f"{name}.in_proj_bias"], 3, -1
+        )
+        mixed = []
+        for part in (slice(0, 4), slice(4, 8)):  # two heads of four channels
+            scores = np.exp(queries[:, part] @ keys[:, part].T / 2)
+            mixed.append(scores / scores.sum(-1, keepdims=True) @ values[:, part])
+        return (
+            np.concatenate(mixed, -1) @ arrays[f"{name}.out_proj.weight"].T + arrays[f"{name}.out_proj.bias"]
+        )
+
+    def embed(image):
+        patches = [image[y : y + 4, x : x + 4] for y in (0, 4) for x in (0, 4)]
+        tokens = [np.einsum("hwc,dchw->d", patch, arrays["conv1.weight"]) for patch in patches]
+        x = np.stack([arrays["class_embedding"], *tokens]) + arrays["positional_embedding"]
+        x = norm(x, "ln_pre")
+        for name in ("transformer.resblocks.0", "transformer.resblocks.1"):
+            x = x + attend(norm(x, f"{name}.ln_1"), f"{name}.attn")
+            y = (
+                norm(x, f"{name}.ln_2") @ arrays[f"{name}.mlp.c_fc.weight"].T
+                + arrays[f"{name}.mlp.c_fc.bias"]
+            )
+            y = y / (1 + np.exp(-1.702 * y))
+            x = x + y @ arrays[f"{name}.mlp.c_proj.weight"].T + arrays[f"{name}.mlp.c_proj.bias"]
+        return norm(x[0], "ln_post") @ arrays["proj"]
+
+    return np.stack([embed(image) for image in images])
+
+
+def test_clips_image_tower_under_its_own_names():
+    arrays = clip_arrays()
+    text_tower = {
+        "token_embedding.weight": np.ones((3, 8)),
+        "transformer.resblocks.0.ln_1.weight": np.ones(8),
+    }
+    whole = {f"visual.{name}": array for name, array in arrays.items()} | text_tower
+    backbone = vit.build("vit_b32_clip", **CLIP_TINY)
+    target = pretrained.target_shapes(backbone, (8, 8, 3), 6)
+    params, _, report = pretrained.load_torch(whole, vit, "vit_b32_clip", target)
+    assert report.loaded == len(arrays) + 1 and not report.notes  # the projection gets a bias of zeros
+    images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    head = params["head"]["classifier"]
+
+    @jax.jit
+    def embed(images):
+        features = backbone.apply({"params": params["backbone"]}, images, train=False)
+        return features.embedding @ head["kernel"] + head["bias"]
+
+    np.testing.assert_allclose(embed(images), clip_by_hand(arrays, images), rtol=1e-3, atol=1e-3)
+    alone, _, _ = pretrained.load_torch(arrays, vit, "vit_b32_clip", target)
+    jax.tree.map(np.testing.assert_array_equal, alone, params)
+    other = pretrained.target_shapes(backbone, (8, 8, 3), 10)
+    params, _, report = pretrained.load_torch(whole, vit, "vit_b32_clip", other)
+    assert set(params) == {"backbone"} and "left out for its 6 classes" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    "variant, params",
+    [("vit_b32_clip", 87_849_216), ("vit_b16_clip", 86_192_640), ("vit_l14_clip", 303_966_208)],
+)
+def test_parameter_count_of_clips_towers(variant, params):
+    projection = 768 if "l14" in variant else 512
+    assert params_of(vit.build(variant), projection) == params + projection  # the head has a bias
+
+
+def test_maes_checkpoint_is_of_timms_names_and_its_decoder_is_left_out(tmp_path):
+    target = pretrained.target_shapes(vit.build("vit_tiny"), (8, 8, 3), 3)
+    names = {
+        "class_token": "cls_token",
+        "encoder.pos_embedding": "pos_embed",
+        "conv_proj": "patch_embed.proj",
+        "encoder.ln": "norm",
+        "heads.head": "head",
+        "encoder.layers.encoder_layer_0.ln_2": "blocks.0.norm2",
+    }
+    rng = np.random.default_rng(0)
+    values = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), target)
+    arrays = pretrained.to_torch(values["params"], {}, vit, "vit_tiny")
+    foreign = {}
+    for name, array in arrays.items():
+        module, _, leaf = name.rpartition(".")
+        foreign[names.get(name) or (f"{names[module]}.{leaf}" if module in names else name)] = array
+    assert {"cls_token", "head.bias", "norm.weight", "blocks.0.norm2.bias"} <= set(foreign)
+    foreign |= {"mask_token": np.ones((1, 1, 8)), "decoder_pos_embed": np.ones((1, 5, 8))}
+    params, _, report = pretrained.load_torch(foreign, vit, "vit_tiny", target)
+    jax.tree.map(np.testing.assert_array_equal, params, values["params"])
+    assert report.loaded == len(arrays) and not report.notes
+    np.savez(tmp_path / "foreign.npz", **foreign)
+    options = dict(family="vit", variant="vit_tiny", image_shape=(8, 8, 3))
+    convert.convert(tmp_path / "foreign.npz", tmp_path / "own.safetensors", **options)
+    assert pretrained.read_state_dict(tmp_path / "own.safetensors")["head/classifier/bias"].shape == (3,)
