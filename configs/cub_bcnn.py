@@ -7,9 +7,11 @@ trained at once.
 Lin et al. 2015, arXiv:1504.07889; recipe of the book: random 9:1 split of all 11,788 images
 (`data.protocol="official"` for the official one), resize 256x256, random resized crop 224, flip, rotation
 20 degrees, mean and deviation 0.5, SGD 0.1 with momentum 0.9, batch 32, x0.1 every 100 of 300 epochs.
-`:compact` pools by a tensor sketch of 8,192 numbers; `:tfds` reads the copy that tensorflow_datasets
-prepared (official split). `model.pretrained` takes PyTorch's VGG-16, whose weights the book starts from.
-The book prints 77 % on its split, which mixes official test images into training.
+`:compact` pools by a tensor sketch of 8,192 numbers; `:two_streams` gives each side of the product a VGG-16
+of its own (`--config.model.variant=vgg/vgg16@features.17` shares them up to that layer), `:tfds` reads the
+copy that tensorflow_datasets prepared (official split). `model.pretrained` takes PyTorch's VGG-16, whose
+weights the book starts from. The book prints 77 % on its split, which mixes official test images into
+training.
 
 Hardware, wall time, metric: not yet run beyond `:test`.
 """
@@ -18,11 +20,12 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the configuration; `:compact` for compact pooling, `:tfds` for that source, `:test` to shrink
-    it, joined by commas."""
+    """Returns the configuration; `:compact`, `:two_streams`, `:tfds`, and `:test` to shrink it, joined by
+    commas."""
     options = set(filter(None, arg.split(",")))
-    if not options <= {"compact", "tfds", "test"}:
-        raise ValueError(f"this configuration knows the arguments 'compact', 'tfds' and 'test', got {arg!r}")
+    known = {"compact", "two_streams", "tfds", "test"}
+    if not options <= known:
+        raise ValueError(f"this configuration knows the arguments {', '.join(sorted(known))}; got {arg!r}")
     config = ConfigDict()
     config.data = ConfigDict(
         dict(
@@ -47,7 +50,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model = ConfigDict(
         dict(name="vgg", variant="vgg16", top=False, last_pool=False, dtype="float32", pretrained="")
     )
-    head_fields = dict(projection="tensor_sketch" if "compact" in options else "full", dim=8192, seed=0)
+    head_fields = dict(
+        projection="tensor_sketch" if "compact" in options else "full", streams=1, dim=8192, seed=0
+    )
+    if "two_streams" in options:
+        config.model.update(name="two_stream", variant="vgg/vgg16")
+        head_fields["streams"] = 2
     config.objective = ConfigDict(
         dict(name="supervised", head="bilinear", head_fields=head_fields, label_smoothing=0.0, ema_decay=0.0)
     )
@@ -81,7 +89,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.evals = ConfigDict(dict(test=ConfigDict(dict(evaluator="classification", split="test"))))
     if "test" in options:
-        config.model.variant = "vgg11"
+        config.model.variant = config.model.variant.replace("vgg16", "vgg11")
         config.data.train_transforms = (
             "decode | random_resized_crop(48) | flip | rotate(20) | normalize(0.5, 0.5)"
         )

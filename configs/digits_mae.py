@@ -47,9 +47,9 @@ def get_config(arg: str = "") -> ConfigDict:
         dict(
             name="adamw",
             b2=0.95,
-            learning_rate=2e-3,
+            learning_rate=3e-3,
             schedule="cosine",
-            warmup_epochs=20.0,
+            warmup_epochs=10.0,
             weight_decay=0.05,
             decay_params=r".*/(kernel|in_proj_weight|class_token|mask_token)",
             clip_norm=0.0,
@@ -59,11 +59,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train = ConfigDict(
         dict(
             accumulate_steps=1,
-            batch_size=256,
-            total_epochs=400.0,
+            batch_size=128,
+            total_epochs=150.0,
             seed=0,
-            log_every_steps=200,
-            eval_every_epochs=100.0,
+            log_every_steps=100,
+            eval_every_epochs=50.0,
             checkpoint_every_steps=0,
             keep_checkpoints=2,
             best_metric="",
@@ -76,8 +76,8 @@ def get_config(arg: str = "") -> ConfigDict:
         )
     )
     if arg == "random":
-        config.train.total_epochs = 1.0
-        config.train.eval_every_epochs = 0.0
+        config.train.total_steps = 1
+        del config.train.total_epochs
         config.optimizer.learning_rate = 0.0
     elif arg == "test":
         config.train.total_epochs = 2.0

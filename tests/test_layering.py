@@ -18,8 +18,9 @@ MAY_IMPORT = {
     "models/weight_files.py": (set(), {"jax", "numpy", "safetensors"}),
     "data": ({"data"}, {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "absl"}),
     "data/augment.py": (set(), {"jax"}),
+    "data/rand_augment.py": ({"data.augment"}, {"jax"}),
     "objectives": ({"objectives", "losses", "models.heads"}, {"jax", "flax", "optax", "numpy"}),
-    "evaluators": ({"evaluators", "losses", "data"}, {"jax", "numpy", "sklearn"}),
+    "evaluators": ({"evaluators", "losses", "data"}, {"jax", "numpy", "scipy", "sklearn"}),
     "train": (
         {"train", "objectives.base", "data"},
         {"jax", "optax", "orbax", "clu", "numpy"},

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 LUMINANCE = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
 ERASING_TRIES = 10  # as torchvision's RandomErasing
+CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
@@ -174,22 +175,76 @@ def warp(
     rows = centre[0] + cos * down[:, :, None] + sin * right[:, None]  # [B, H, W], where to read
     columns = centre[1] + cos * right[:, None] - sin * down[:, :, None]
     if order == "nearest":
-        return _read(images, jnp.round(rows).astype(jnp.int32), jnp.round(columns).astype(jnp.int32))
+        return read(images, jnp.round(rows).astype(jnp.int32), jnp.round(columns).astype(jnp.int32))
     top, left = jnp.floor(rows), jnp.floor(columns)
     y, x = (rows - top)[..., None], (columns - left)[..., None]
     top, left = top.astype(jnp.int32), left.astype(jnp.int32)
-    upper = (1 - x) * _read(images, top, left) + x * _read(images, top, left + 1)
-    lower = (1 - x) * _read(images, top + 1, left) + x * _read(images, top + 1, left + 1)
+    upper = (1 - x) * read(images, top, left) + x * read(images, top, left + 1)
+    lower = (1 - x) * read(images, top + 1, left) + x * read(images, top + 1, left + 1)
     return (1 - y) * upper + y * lower
 
 
-def _read(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def read(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """images [B, H, W, C] at int32 [B, h, w] coordinates, 0 outside: [B, h, w, C]."""
     size, height, width, channels = images.shape
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     flat = jnp.clip(rows, 0, height - 1) * width + jnp.clip(columns, 0, width - 1)
-    read = jax.vmap(lambda pixels, index: pixels.at[index].get(mode="promise_in_bounds"))
-    return jnp.where(inside[..., None], read(images.reshape(size, -1, channels), flat), 0)
+    pick = jax.vmap(lambda pixels, index: pixels.at[index].get(mode="promise_in_bounds"))
+    return jnp.where(inside[..., None], pick(images.reshape(size, -1, channels), flat), 0)
+
+
+def resized_crop(
+    scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (0.75, 4 / 3)
+) -> DeviceOp:
+    """Crop a random part and enlarge it to the size of the whole; bilinear.
+
+    The part is never larger than the result, so nothing needs antialiasing. At the crop's border the filter
+    sees the pixels beyond it, as that of the host operation `random_resized_crop` does.
+
+    Args:
+      scale: share of the image's area, from U(low, high), 0 < low <= high <= 1.
+      ratio: width/height of the part, log-uniform in (low, high), 0 < low <= high. Of 10 draws the first that
+        fits the image is taken; where none does, the largest centred part whose ratio lies within the bounds.
+    """
+    smallest, largest = _check_range("resized_crop", "scale", scale)
+    if largest > 1:
+        raise ValueError(f"resized_crop: scale is a share of the image's area, at most 1, got {scale!r}")
+    narrow, wide = _check_range("resized_crop", "ratio", ratio)
+
+    def enlarge(rng: jax.Array, images: jax.Array) -> jax.Array:
+        area_rng, ratio_rng, corner_rng = jax.random.split(rng, 3)
+        sides, draws = images.shape[1:3], (len(images), CROP_TRIES)
+        areas = math.prod(sides) * jax.random.uniform(area_rng, draws, minval=smallest, maxval=largest)
+        ratios = jax.random.uniform(ratio_rng, draws, minval=math.log(narrow), maxval=math.log(wide))
+        sizes = jnp.sqrt(jnp.stack([areas / jnp.exp(ratios), areas * jnp.exp(ratios)], axis=-1))
+        sizes = jnp.round(sizes)  # [B, tries, 2], height and width
+        fits = jnp.all((sizes >= 1) & (sizes <= jnp.array(sides)), axis=-1)
+        size = jnp.take_along_axis(sizes, jnp.argmax(fits, axis=1)[:, None, None], axis=1)[:, 0]
+        fitted, found = jnp.array(_largest_part(sides, narrow, wide)), fits.any(axis=1)[:, None]
+        size = jnp.where(found, size, fitted)  # [B, 2]
+        free = jnp.array(sides) - size
+        corners = jnp.floor(jax.random.uniform(corner_rng, size.shape) * (free + 1))
+        return enlarged(images, jnp.where(found, corners, jnp.floor(free / 2)), size)
+
+    return DeviceOp("resized_crop", enlarge, random=True)
+
+
+def _largest_part(sides: tuple[int, int], narrow: float, wide: float) -> tuple[int, int]:
+    """(height, width) of the largest part of an image whose width/height lies within the bounds."""
+    height, width = sides
+    aspect = min(max(width / height, narrow), wide)
+    return min(height, max(1, round(width / aspect))), min(width, max(1, round(height * aspect)))
+
+
+def enlarged(images: jax.Array, corners: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Each image's part at the size of the whole; its top left corner and size are float [B, 2], pixels."""
+    sides = jnp.array(images.shape[1:3])
+
+    def enlarge(image: jax.Array, corner: jax.Array, size: jax.Array) -> jax.Array:
+        scale = sides / size
+        return jax.image.scale_and_translate(image, image.shape, (0, 1), scale, -corner * scale, "linear")
+
+    return jax.vmap(enlarge)(images, corners, sizes)
 
 
 def upsample(size: int) -> DeviceOp:
@@ -435,6 +490,25 @@ def normalize(mean: float | tuple[float, ...], std: float | tuple[float, ...]) -
         return (images - jnp.array(means, images.dtype)) / jnp.array(stds, images.dtype)
 
     return DeviceOp("normalize", standardize, random=False)
+
+
+def sobel() -> DeviceOp:
+    """Replace the channels by two: the horizontal and vertical Sobel gradients of their mean; zeros around.
+
+    The gradients are of brightness falling to the right and downwards, at most 4 times its range.
+
+    It stands after `normalize`.
+
+    Reference: the front end of DeepCluster, Caron et al., 2018, arXiv:1807.05520.
+    """
+
+    def gradients(rng: jax.Array, images: jax.Array) -> jax.Array:
+        grey = jnp.pad(images.mean(axis=-1), ((0, 0), (1, 1), (1, 1)))  # [B, H + 2, W + 2]
+        tall = grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:]
+        broad = grey[:, :, :-2] + 2 * grey[:, :, 1:-1] + grey[:, :, 2:]
+        return jnp.stack([tall[:, :, :-2] - tall[:, :, 2:], broad[:, :-2] - broad[:, 2:]], axis=-1)
+
+    return DeviceOp("sobel", gradients, random=False)
 
 
 def _rectangles(images: jax.Array, corners: jax.Array, sizes: jax.Array) -> jax.Array:

@@ -382,9 +382,10 @@ def _find(name: str) -> Callable[..., "HostOp | DeviceOp"]:
     host = {"decode": _decode_operation} | _operations(globals(), HostOp)
     if name in host:
         return host[name]
-    from imgcls_jax.data import augment  # here, so that a host-only line and worker processes do not load jax
+    # Here, so that a host-only line and worker processes do not load jax.
+    from imgcls_jax.data import augment, rand_augment
 
-    device = _operations(vars(augment), augment.DeviceOp)
+    device = _operations(vars(augment) | vars(rand_augment), augment.DeviceOp)
     if name in device:
         return device[name]
     near = difflib.get_close_matches(name, [*host, *device], n=1)

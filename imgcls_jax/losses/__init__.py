@@ -2,19 +2,76 @@
 
 from imgcls_jax.losses.classification import (
     class_weighted_mean,
+    effective_number_weights,
+    inverse_frequency_weights,
     label_rank,
+    prior_bias,
+    sigmoid_cross_entropy,
+    sigmoid_focal,
     smooth_labels,
     softmax_cross_entropy,
+    softmax_focal,
     zero_one,
 )
+from imgcls_jax.losses.clustering import kmeans_loss, mutual_information_loss
+from imgcls_jax.losses.consistency import (
+    entropy,
+    kl_divergence,
+    pseudo_labels,
+    sharpen,
+    softmax_squared_error,
+)
+from imgcls_jax.losses.contrastive import (
+    INITIAL_LOG_SCALE,
+    LOG_SCALE_RANGE,
+    clip_loss,
+    l2_normalize,
+    nt_xent,
+)
+from imgcls_jax.losses.kmeans import (
+    KMeans,
+    kmeans,
+    kmeans_plus_plus,
+    lloyd,
+    nearest_centroid,
+    pca_whiten,
+)
 from imgcls_jax.losses.mixup import cutmix, mixup
+from imgcls_jax.losses.reconstruction import masked_reconstruction, patchify, unpatchify
 
 __all__ = [
+    "INITIAL_LOG_SCALE",
+    "KMeans",
+    "LOG_SCALE_RANGE",
     "class_weighted_mean",
+    "clip_loss",
     "cutmix",
+    "effective_number_weights",
+    "entropy",
+    "inverse_frequency_weights",
+    "kl_divergence",
+    "kmeans",
+    "kmeans_loss",
+    "kmeans_plus_plus",
+    "l2_normalize",
     "label_rank",
+    "lloyd",
+    "masked_reconstruction",
     "mixup",
+    "mutual_information_loss",
+    "nearest_centroid",
+    "nt_xent",
+    "patchify",
+    "pca_whiten",
+    "prior_bias",
+    "pseudo_labels",
+    "sharpen",
+    "sigmoid_cross_entropy",
+    "sigmoid_focal",
     "smooth_labels",
     "softmax_cross_entropy",
+    "softmax_focal",
+    "softmax_squared_error",
+    "unpatchify",
     "zero_one",
 ]

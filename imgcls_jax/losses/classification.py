@@ -1,11 +1,14 @@
-"""Losses of single-label classification.
+"""Losses of classification with one label an example (softmax) or several (sigmoid), and class weights.
 
-Every function takes logits float [..., K] and returns float32 [...] in nats, one value per example;
-reductions are the caller's. `targets` are class indices, integer [...] in [0, K), or probabilities, float
-[..., K].
+Every loss takes logits float [..., K] and returns float32 [...] in nats, one value per example; reductions
+are the caller's. `targets` are class indices, integer [...] in [0, K), or probabilities, float [..., K];
+those of the sigmoid losses say of each label whether it applies, [..., K] in [0, 1], and the labels' terms
+are summed.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +59,125 @@ def softmax_cross_entropy(
     return jnp.sum(jnp.where(weighted == 0, 0.0, weighted * surprisal), axis=-1)
 
 
+def softmax_focal(
+    logits: jax.Array, targets: jax.Array, *, gamma: float = 2.0, class_weights: jax.Array | None = None
+) -> jax.Array:
+    """Focal loss over classes that exclude each other: easy examples weigh little.
+
+    Eq.: l = -w_y (1 - p_y)^gamma log p_y, p = softmax(z). With the margin m = z_y - logsumexp(the other
+    logits), log p_y = -softplus(-m) and log(1 - p_y) = -softplus(m), exact where p_y rounds to 1.
+
+    Args:
+      logits: float [..., K], K >= 2, any range; computed in float32.
+      targets: integer [...] in [0, K).
+      gamma: >= 0; 0 is the cross-entropy.
+      class_weights: float [K], >= 0, the paper's alpha a class; None weighs all classes 1.
+
+    Returns:
+      float32 [...], nats.
+
+    Raises:
+      ValueError: gamma is negative, or targets are no class indices of the logits' shape.
+
+    Reference:
+      Lin et al. 2017, arXiv:1708.02002, equation 5, there for two classes.
+    """
+    _check_gamma(gamma)
+    logits = jnp.asarray(logits, jnp.float32)
+    targets = jnp.asarray(targets)
+    if not _check_targets(logits, targets):
+        raise ValueError("softmax_focal takes class indices; got probabilities of each class")
+    own = jnp.arange(logits.shape[-1]) == targets[..., None]
+    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
+    margin = jnp.sum(jnp.where(own, logits, 0.0), axis=-1) - others
+    loss = jnp.exp(-gamma * jax.nn.softplus(margin)) * jax.nn.softplus(-margin)
+    return loss if class_weights is None else loss * jnp.asarray(class_weights, jnp.float32)[targets]
+
+
+def sigmoid_cross_entropy(
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    positive_weight: float | jax.Array = 1.0,
+    observed: jax.Array | None = None,
+) -> jax.Array:
+    """Cross-entropy of K labels, each of which applies or not whatever the others do, summed over them.
+
+    Eq.: l = sum_k w_k t_k softplus(-z_k) + (1 - t_k) softplus(z_k). PyTorch's BCEWithLogitsLoss divides the
+    sum by K; where labels are missing the usual divisor is the number observed.
+
+    Args:
+      logits: float [..., K], any range; computed in float32.
+      targets: bool, integer or float [..., K] in [0, 1].
+      positive_weight: w, a number or float [K], >= 0, on the terms of the labels that apply.
+      observed: bool [..., K], the labels that are known; the others' targets are not read. None for all.
+
+    Returns:
+      float32 [...], nats.
+
+    Raises:
+      ValueError: the shapes of logits and targets differ.
+    """
+    logits, targets = _label_pairs(logits, targets, observed)
+    losses = positive_weight * targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
+    return jnp.sum(losses, axis=-1, where=observed)
+
+
+def sigmoid_focal(
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    observed: jax.Array | None = None,
+) -> jax.Array:
+    """Focal loss of K labels, each of which applies or not whatever the others do, summed over them.
+
+    Eq.: l = sum_k alpha t_k (1 - p_k)^gamma softplus(-z_k) + (1 - alpha) (1 - t_k) p_k^gamma softplus(z_k),
+    p = sigmoid(z). Detection divides the sum over a batch by the number of positives, classification by that
+    of examples.
+
+    Args:
+      logits: float [..., K], any range; computed in float32.
+      targets: bool, integer or float [..., K] in [0, 1].
+      alpha: in [0, 1], of the labels that apply; 1 - alpha of the others.
+      gamma: >= 0; 0 with alpha = 1/2 is half the cross-entropy.
+      observed: bool [..., K], the labels that are known; the others' targets are not read. None for all.
+
+    Returns:
+      float32 [...], nats.
+
+    Raises:
+      ValueError: gamma is negative, alpha lies outside [0, 1], or the shapes differ.
+
+    Reference:
+      Lin et al. 2017, arXiv:1708.02002, equation 5.
+    """
+    _check_gamma(gamma)
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha is the weight of the labels that apply, in [0, 1]; got {alpha}")
+    logits, targets = _label_pairs(logits, targets, observed)
+    surprise, opposite = jax.nn.softplus(-logits), jax.nn.softplus(logits)  # -log p, -log(1 - p)
+    positive = alpha * targets * jnp.exp(-gamma * opposite) * surprise
+    negative = (1 - alpha) * (1 - targets) * jnp.exp(-gamma * surprise) * opposite
+    return jnp.sum(positive + negative, axis=-1, where=observed)
+
+
+def _label_pairs(
+    logits: jax.Array, targets: jax.Array, observed: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns logits and targets as float32, 0 for the targets that are not known."""
+    logits, targets = jnp.asarray(logits, jnp.float32), jnp.asarray(targets, jnp.float32)
+    if logits.shape != targets.shape:
+        raise ValueError(f"targets need one number a label, shape {logits.shape}; got {targets.shape}")
+    return logits, targets if observed is None else jnp.where(observed, targets, 0.0)
+
+
+def _check_gamma(gamma: float) -> None:
+    if not gamma >= 0:
+        raise ValueError(f"gamma, the exponent that quiets easy examples, is at least 0; got {gamma}")
+
+
 def class_weighted_mean(losses: jax.Array, targets: jax.Array, *, class_weights: jax.Array) -> jax.Array:
     """Mean of class-weighted losses over the weights met, so that one rare class does not change the scale.
 
@@ -75,6 +197,68 @@ def class_weighted_mean(losses: jax.Array, targets: jax.Array, *, class_weights:
     weights = class_weights[targets] if integer else targets @ class_weights
     total = jnp.sum(weights)
     return jnp.where(total > 0, jnp.sum(losses) / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def inverse_frequency_weights(counts: jax.Array, *, power: float = 1.0) -> jax.Array:
+    """Class weights that make up for unequal numbers of examples.
+
+    Eq.: w_c = (n / (K n_c))^power, n = sum_c n_c.
+
+    Args:
+      counts: integer or float [K], examples a class, >= 0.
+      power: 1 makes all classes count alike, 1/2 is the milder square root, 0 gives ones.
+
+    Returns:
+      float32 [K], 0 for a class without examples.
+    """
+    counts = jnp.asarray(counts, jnp.float32)
+    share = counts / jnp.sum(counts) * counts.size
+    return jnp.where(counts > 0, jnp.where(counts > 0, share, 1.0) ** -power, 0.0)
+
+
+def effective_number_weights(counts: jax.Array, *, beta: float) -> jax.Array:
+    """Class weights by the effective number of examples, of which each new one adds less than the last.
+
+    Eq.: w_c = s (1 - beta) / (1 - beta^n_c), with s such that the weights sum to K.
+
+    Args:
+      counts: integer or float [K], examples a class, >= 0.
+      beta: in [0, 1); 0 gives ones, 1 - 1/n and beyond comes near to inverse frequencies.
+
+    Returns:
+      float32 [K], 0 for a class without examples.
+
+    Raises:
+      ValueError: beta lies outside [0, 1).
+
+    Reference:
+      Cui et al. 2019, arXiv:1901.05555.
+    """
+    if not 0.0 <= beta < 1.0:
+        raise ValueError(f"beta lies in [0, 1), e.g. 0.999; got {beta}")
+    counts = jnp.asarray(counts, jnp.float32)
+    numbers = -jnp.expm1(counts * math.log(beta)) if beta else jnp.ones_like(counts)
+    weights = jnp.where(counts > 0, 1 / jnp.where(counts > 0, numbers, 1.0), 0.0)
+    return weights * counts.size / jnp.sum(weights)
+
+
+def prior_bias(prior: float) -> float:
+    """Bias of a last layer whose sigmoid then begins at the frequency of a rare label.
+
+    Eq.: b = -log((1 - pi) / pi): without it the many negatives swamp the first steps of a focal loss.
+
+    Args:
+      prior: pi, in (0, 1).
+
+    Raises:
+      ValueError: prior lies outside (0, 1).
+
+    Reference:
+      Lin et al. 2017, arXiv:1708.02002, sections 3.3 and 4.1; there pi is 0.01.
+    """
+    if not 0.0 < prior < 1.0:
+        raise ValueError(f"prior is the frequency of the label, in (0, 1); got {prior}")
+    return math.log(prior) - math.log1p(-prior)
 
 
 def smooth_labels(targets: jax.Array, *, num_classes: int, epsilon: float) -> jax.Array:

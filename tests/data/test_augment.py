@@ -31,6 +31,7 @@ OPS = (
     augment.gaussian_blur(),
     augment.cutout(3),
     augment.random_erasing(),
+    augment.resized_crop(),
     augment.upsample(12),
     augment.normalize((0.5, 0.4, 0.3), 0.25),
 )
@@ -267,6 +268,52 @@ def test_affine_draws_within_its_bounds(monkeypatch):
     assert (drawn["shifts"] == 0).all() and (drawn["scales"] == 1).all()
 
 
+def test_enlarged_is_bilinear_and_the_whole_stays():
+    image = np.random.default_rng(0).random((8, 12, 2), dtype=np.float32)
+    corners, sizes = jnp.array([[0.0, 0], [2, 3], [4, 0]]), jnp.array([[8.0, 12], [4, 6], [4, 6]])
+    enlarged = jax.jit(augment.enlarged, compiler_options=QUICK)
+    whole, part, corner = enlarged(np.stack([image] * 3), corners, sizes)
+    np.testing.assert_allclose(whole, image, atol=1e-6)
+    expected = jax.image.resize(image[2:6, 3:9], (8, 12, 2), "bilinear")
+    np.testing.assert_allclose(part[1:-1, 1:-1], expected[1:-1, 1:-1], atol=1e-6)
+    above = 0.75 * image[2] + 0.25 * image[1]  # a quarter of a pixel beyond the part's first row
+    np.testing.assert_allclose(part[0, 1:-1:2], (0.75 * above[3:8] + 0.25 * above[4:9]), atol=1e-6)
+    expected = jax.image.resize(image[4:, :6], (8, 12, 2), "bilinear")
+    np.testing.assert_allclose(corner[1:, :-1], expected[1:, :-1], atol=1e-6)
+
+
+def boxes_of(monkeypatch, count: int, height: int, width: int, **arguments) -> tuple[np.ndarray, np.ndarray]:
+    drawn = {}
+
+    def record(images, corners, sizes):
+        drawn.update(corners=np.asarray(corners), sizes=np.asarray(sizes))
+        return images
+
+    monkeypatch.setattr(augment, "enlarged", record)
+    augment.resized_crop(**arguments)(jax.random.key(0), np.zeros((count, height, width, 1), np.float32))
+    return drawn["corners"], drawn["sizes"]
+
+
+def test_resized_crop_draws_within_its_bounds(monkeypatch):
+    corners, sizes = boxes_of(monkeypatch, 4000, 40, 50, scale=(0.2, 0.6))
+    assert (corners >= 0).all() and (corners + sizes <= [40, 50]).all()
+    assert (corners == np.round(corners)).all() and (sizes == np.round(sizes)).all()
+    area, ratio = sizes.prod(axis=1) / 2000, sizes[:, 1] / sizes[:, 0]
+    assert 0.19 < area.min() < 0.21 and 0.58 < area.max() < 0.62
+    assert area.mean() == pytest.approx(0.4, abs=0.01)
+    assert 0.7 < ratio.min() < 0.77 and 1.3 < ratio.max() < 1.42
+    assert np.log(ratio).mean() == pytest.approx(0, abs=0.03)
+    share = corners / np.maximum([40, 50] - sizes, 1)
+    assert (share.min(axis=0) == 0).all() and (share.max(axis=0) == 1).all()
+    np.testing.assert_allclose(share.mean(axis=0), 0.5, atol=0.02)
+
+
+def test_resized_crop_takes_the_largest_centred_part_where_no_draw_fits(monkeypatch):
+    corners, sizes = boxes_of(monkeypatch, 3, 8, 30, scale=(1.0, 1.0))
+    np.testing.assert_array_equal(sizes, [[8, 11]] * 3)
+    np.testing.assert_array_equal(corners, [[0, 9]] * 3)
+
+
 def test_upsample_golden():
     images = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
     golden = [[3.5714, 5.1429], [9.8571, 11.4286]]
@@ -428,6 +475,26 @@ def test_random_erasing_skips_what_does_not_fit():
     ).all()
 
 
+def test_sobel_golden():
+    y, x = np.mgrid[:6, :7]
+    ramps = np.stack([np.full((6, 7), 3.0), 0.5 * x, 0.25 * y]).astype(np.float32)
+    images = np.repeat(ramps[..., None], 3, axis=-1) * np.float32([0.5, 1, 1.5])  # their mean is the ramp
+    inner = one(augment.sobel(), images)[:, 1:-1, 1:-1]
+    assert inner.shape == (3, 4, 5, 2)
+    np.testing.assert_allclose(inner[0], 0, atol=1e-5)
+    np.testing.assert_allclose(inner[1], np.broadcast_to([-4, 0], (4, 5, 2)), atol=1e-5)  # 8 a, and a = 1/2
+    np.testing.assert_allclose(inner[2], np.broadcast_to([0, -2], (4, 5, 2)), atol=1e-5)
+
+
+def test_sobel_is_the_two_filters_over_zeros():
+    image = np.random.default_rng(0).random((5, 4, 1), dtype=np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(image[..., 0], 1), (3, 3))
+    across = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]])
+    down = np.array([[1, 2, 1], [0, 0, 0], [-1, -2, -1]])
+    expected = np.stack([(windows * kernel).sum(axis=(-1, -2)) for kernel in (across, down)], axis=-1)
+    np.testing.assert_allclose(one(augment.sobel(), image[None])[0], expected, atol=1e-5)
+
+
 def test_normalize():
     images = np.array([0, 0.5, 1], np.float32).reshape(1, 1, 1, 3)
     np.testing.assert_allclose(one(augment.normalize(0.5, 0.5), images)[0, 0, 0], [-1, 0, 1])
@@ -456,6 +523,9 @@ def test_normalize():
         (lambda: augment.solarize(2), r"threshold must lie in \[0, 1\]"),
         (lambda: augment.cutout(0), "at least 1, got 0"),
         (lambda: augment.random_erasing(area=(0.5, 1.5)), "at most 1"),
+        (lambda: augment.resized_crop((0, 1)), "scale must be .* 0 < low <= high"),
+        (lambda: augment.resized_crop((0.5, 1.5)), "at most 1"),
+        (lambda: augment.resized_crop(ratio=(2, 1)), "ratio must be"),
     ],
 )
 def test_bad_arguments(make, message):

@@ -401,7 +401,17 @@ def test_an_operation_is_what_returns_one():
     device = transforms._operations(vars(augment), augment.DeviceOp)
     assert {"resize", "center_crop", "rgb"} <= set(host) and {"flip", "normalize", "upsample"} <= set(device)
     assert not set(host) & set(device) and not {"decode", "parse", "compose", "warp"} & {*host, *device}
-    assert len(host) == 8 and len(device) == 13
+    assert len(host) == 8 and len(device) == 15
+
+
+def test_rand_augment_is_found_in_its_own_file():
+    assert [op.name for op in parse("flip | rand_augment(2, None, 0.5) | sobel")[1]] == [
+        "flip",
+        "rand_augment",
+        "sobel",
+    ]
+    with pytest.raises(ValueError, match="did you mean 'rand_augment'"):
+        parse("randaugment")
 
 
 def test_host_operations_pickle():

@@ -1,15 +1,33 @@
-"""Single-label losses against values worked out by hand or printed with the definitions."""
+"""Losses and class weights against values worked out by hand or printed with the definitions."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.losses import class_weighted_mean, smooth_labels, softmax_cross_entropy, zero_one
+from imgcls_jax.losses import (
+    class_weighted_mean,
+    effective_number_weights,
+    inverse_frequency_weights,
+    prior_bias,
+    sigmoid_cross_entropy,
+    sigmoid_focal,
+    smooth_labels,
+    softmax_cross_entropy,
+    softmax_focal,
+    zero_one,
+)
 
 LOGITS = jnp.array([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
 LABELS = jnp.array([0, 2])
 CLASS_WEIGHTS = jnp.array([1.0, 2.0, 3.0])
+APPLIES = jnp.array([[1, 0, 0], [0, 1, 1]])  # of the sigmoid losses
+EVERY_LOSS = [
+    (softmax_cross_entropy, LABELS),
+    (softmax_focal, LABELS),
+    (sigmoid_cross_entropy, APPLIES),
+    (sigmoid_focal, APPLIES),
+]
 
 
 @pytest.mark.parametrize("num_classes, value", [(10, 2.302585), (1000, 6.907755)])
@@ -78,21 +96,156 @@ def test_extremes_stay_finite(dtype, scale):
         assert np.isfinite(value) and np.all(np.isfinite(gradient.astype(jnp.float32)))
 
 
-def test_shift_and_permutation_leave_the_loss():
+@pytest.mark.parametrize("loss", [softmax_cross_entropy, softmax_focal])
+def test_shift_and_permutation_leave_the_loss(loss):
     rng = np.random.default_rng(0)
     logits, labels = jnp.asarray(rng.normal(size=(6, 5)), jnp.float32), jnp.asarray(rng.integers(0, 5, 6))
-    plain = softmax_cross_entropy(logits, labels)
-    np.testing.assert_allclose(softmax_cross_entropy(logits + 7, labels), plain, atol=1e-5)
+    plain = loss(logits, labels)
+    np.testing.assert_allclose(loss(logits + 7, labels), plain, atol=1e-5)
     permutation = rng.permutation(5)
     np.testing.assert_allclose(
-        softmax_cross_entropy(logits[:, permutation], jnp.argsort(permutation)[labels]), plain, atol=1e-6
+        loss(logits[:, permutation], jnp.argsort(permutation)[labels]), plain, atol=1e-6
     )
 
 
-def test_jit_and_vmap_equal_eager():
-    plain = softmax_cross_entropy(LOGITS, LABELS)
-    np.testing.assert_array_equal(jax.jit(softmax_cross_entropy)(LOGITS, LABELS), plain)
-    np.testing.assert_allclose(jax.vmap(softmax_cross_entropy)(LOGITS, LABELS), plain, rtol=1e-6)
+@pytest.mark.parametrize("loss, targets", EVERY_LOSS)
+def test_jit_and_vmap_equal_eager(loss, targets):
+    plain = loss(LOGITS, targets)
+    assert plain.shape == (2,) and plain.dtype == jnp.float32
+    np.testing.assert_allclose(jax.jit(loss)(LOGITS, targets), plain, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(loss)(LOGITS, targets), plain, rtol=1e-6)
+
+
+def test_softmax_focal_values():
+    np.testing.assert_allclose(softmax_focal(LOGITS, LABELS), [0.0457, 0.4883], atol=5e-5)
+    np.testing.assert_allclose(
+        softmax_focal(LOGITS, LABELS, gamma=0.0), softmax_cross_entropy(LOGITS, LABELS), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        softmax_focal(LOGITS, LABELS, class_weights=CLASS_WEIGHTS), [0.0457, 3 * 0.4883], atol=2e-4
+    )
+
+
+def test_sigmoid_cross_entropy_values():
+    logits = jnp.array([[0.0], [2.0], [-2.0]])
+    ones, zeros = jnp.ones((3, 1)), jnp.zeros((3, 1), bool)
+    np.testing.assert_allclose(sigmoid_cross_entropy(logits, ones), [0.6931, 0.1269, 2.1269], atol=5e-5)
+    np.testing.assert_allclose(sigmoid_cross_entropy(logits, zeros), [0.6931, 2.1269, 0.1269], atol=5e-5)
+    np.testing.assert_allclose(
+        sigmoid_cross_entropy(jnp.array([[0.0, 2.0, -2.0]]), jnp.array([[1, 1, 0]])),
+        [0.6931 + 0.1269 + 0.1269],
+        atol=2e-4,
+    )
+    weighted = sigmoid_cross_entropy(logits, jnp.full((3, 1), 0.5), positive_weight=3.0)
+    np.testing.assert_allclose(weighted, [4 / 2 * 0.6931, 1.5 * 0.1269 + 1.0635, 3.1904 + 0.0635], atol=2e-4)
+
+
+def test_sigmoid_of_one_logit_is_softmax_of_zero_and_that_logit():
+    z = jnp.array([-3.0, 0.5, 4.0])
+    pairs = jnp.stack([jnp.zeros(3), z], axis=-1)
+    for label in (0, 1):
+        labels = jnp.full(3, label)
+        np.testing.assert_allclose(
+            sigmoid_cross_entropy(z[:, None], labels[:, None]),
+            softmax_cross_entropy(pairs, labels),
+            rtol=1e-5,
+        )
+        np.testing.assert_allclose(
+            sigmoid_focal(z[:, None], labels[:, None], alpha=0.5),
+            softmax_focal(pairs, labels) / 2,
+            rtol=1e-5,
+        )
+
+
+def test_sigmoid_focal_values():
+    logits = jnp.array([[0.0], [2.0], [-2.0]])
+    positive, negative = jnp.ones((3, 1), jnp.int32), jnp.zeros((3, 1), jnp.int32)
+    np.testing.assert_allclose(sigmoid_focal(logits[:1], positive[:1]), [0.0433217], rtol=1e-6)
+    np.testing.assert_allclose(sigmoid_focal(logits, positive), [0.0433, 0.0005, 0.4125], atol=5e-5)
+    np.testing.assert_allclose(sigmoid_focal(logits, negative), [0.1300, 1.2376, 0.0014], atol=5e-5)
+    np.testing.assert_allclose(
+        sigmoid_focal(LOGITS, APPLIES, alpha=0.5, gamma=0.0),
+        sigmoid_cross_entropy(LOGITS, APPLIES) / 2,
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("loss, targets", [(sigmoid_cross_entropy, APPLIES), (sigmoid_focal, APPLIES)])
+def test_labels_that_are_not_observed_change_nothing(loss, targets):
+    observed = jnp.array([[True, True, False], [False, False, False]])
+    unknown = jnp.where(observed, targets, jnp.nan)
+    value, gradient = jax.value_and_grad(lambda z: jnp.sum(loss(z, unknown, observed=observed)))(LOGITS)
+    np.testing.assert_allclose(value, loss(LOGITS[:1, :2], targets[:1, :2])[0], rtol=1e-6)
+    assert np.all((gradient != 0) == observed)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_gradients_are_the_slopes(gamma):
+    def focal(z):
+        return softmax_focal(z, LABELS, gamma=gamma).sum() + sigmoid_focal(z, APPLIES, gamma=gamma).sum()
+
+    logits = np.asarray(LOGITS) + 0.3
+    gradient = jax.grad(focal)(jnp.asarray(logits))
+    for place in np.ndindex(logits.shape):
+        nudge = np.zeros_like(logits)
+        nudge[place] = 1e-2
+        slope = (focal(logits + nudge) - focal(logits - nudge)) / 2e-2
+        np.testing.assert_allclose(gradient[place], slope, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_focal_and_sigmoid_extremes_stay_finite(dtype, gamma, scale):
+    logits = jnp.array([[scale, 0.0, -scale]], dtype)
+
+    def total(z):
+        applies = jnp.array([[1, 1, 0]])
+        return (
+            softmax_focal(z, jnp.array([0]), gamma=gamma)[0]
+            + sigmoid_focal(z, applies, gamma=gamma)[0]
+            + sigmoid_cross_entropy(z, applies)[0]
+        )
+
+    value, gradient = jax.value_and_grad(total)(logits)
+    assert np.isfinite(value) and np.all(np.isfinite(gradient.astype(jnp.float32)))
+
+
+def test_class_weights_from_counts():
+    counts = jnp.array([8, 2, 0])
+    np.testing.assert_allclose(inverse_frequency_weights(counts), [10 / 24, 10 / 6, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        inverse_frequency_weights(counts, power=0.5), np.sqrt([10 / 24, 10 / 6, 0]), rtol=1e-6
+    )
+    # 1 - 0.5^n: 1/2 and 3/4, so the weights are as 2 to 4/3.
+    np.testing.assert_allclose(
+        effective_number_weights(jnp.array([1, 2]), beta=0.5), [2 * 0.6, 2 * 0.4], rtol=1e-6
+    )
+    assert effective_number_weights(counts, beta=0.9)[2] == 0
+    np.testing.assert_allclose(effective_number_weights(counts, beta=0.0), [1.5, 1.5, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        effective_number_weights(jnp.array([900, 100]), beta=1 - 1e-7), [0.2, 1.8], rtol=1e-3
+    )
+    with pytest.raises(ValueError, match="beta"):
+        effective_number_weights(counts, beta=1.0)
+
+
+def test_prior_bias_gives_back_the_prior():
+    assert round(prior_bias(0.01), 4) == -4.5951
+    np.testing.assert_allclose(jax.nn.sigmoid(prior_bias(0.2)), 0.2, rtol=1e-6)
+    with pytest.raises(ValueError, match="prior"):
+        prior_bias(1.0)
+
+
+def test_what_the_focal_and_sigmoid_losses_refuse():
+    with pytest.raises(ValueError, match="gamma"):
+        softmax_focal(LOGITS, LABELS, gamma=-1.0)
+    with pytest.raises(ValueError, match="takes class indices"):
+        softmax_focal(LOGITS, jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match="alpha"):
+        sigmoid_focal(LOGITS, APPLIES, alpha=2.0)
+    with pytest.raises(ValueError, match="one number a label"):
+        sigmoid_cross_entropy(LOGITS, LABELS)
 
 
 def test_shapes_that_do_not_agree_are_refused():
