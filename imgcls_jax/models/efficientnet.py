@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.layers import Features, batch_norm
+from imgcls_jax.models.layers import Features, batch_norm, depthwise_convolution
 
 # Expansion, kernel size, stride of the first repeat, output channels and repeats of B0 (table 1).
 STAGES = (
@@ -78,6 +78,7 @@ class ConvNorm(nn.Module):
             strides=self.strides,
             padding="SAME" if self.padding == "tf" else (pad, pad),
             feature_group_count=self.features if self.depthwise else 1,
+            conv_general_dilated=depthwise_convolution if self.depthwise else None,
             use_bias=False,
             dtype=self.dtype,
             kernel_init=DEPTHWISE_INIT if self.depthwise else CONV_INIT,

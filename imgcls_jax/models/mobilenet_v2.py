@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.layers import Features, batch_norm
+from imgcls_jax.models.layers import Features, batch_norm, depthwise_convolution
 
 # Expansion, output channels, repeats and stride of the first repeat (table 2).
 STAGES = (
@@ -77,6 +77,7 @@ def _conv_norm(
         strides=strides,
         padding="SAME" if padding == "tf" else (pad, pad),
         feature_group_count=features if depthwise else 1,
+        conv_general_dilated=depthwise_convolution if depthwise else None,
         use_bias=norm is None,
         dtype=dtype,
         kernel_init=CONV_INIT,

@@ -99,9 +99,9 @@ def load_torch(
 
     Every array is used once and every leaf is filled, or it is an error, but for this. A classifier of
     another number of classes, or of another kind, is left out, and its room is not in the params returned; so
-    are auxiliary classifiers and other parts that the target is built without. A convolution of 3 input channels is summed over
-    them where the target has 1: a grey image then counts as one with R = G = B. Position embeddings of
-    another square grid are interpolated, bicubically.
+    are auxiliary classifiers and other parts that the target is built without. A convolution of 3 input
+    channels is summed over them where the target has 1: a grey image then counts as one with R = G = B.
+    Position embeddings of another square grid are interpolated, bicubically.
 
     Args:
       state_dict: {name: float array}, as `read_state_dict` returns it.
@@ -335,7 +335,8 @@ def _drop_optional(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchName
     def root(key: str) -> str:
         return re.split("[./]", key.removeprefix("backbone/").removeprefix("batch_stats/"))[0]
 
-    for module in sorted(names.optional - {path[1].split(".")[0] for path in leaves if path[0] == "backbone"}):
+    present = {path[1].split(".")[0] for path in leaves if path[0] == "backbone"}
+    for module in sorted(names.optional - present):
         found = [key for key in arrays if root(key) == module]
         if found:
             yield f"{module}: left out, the network here is built without it"
