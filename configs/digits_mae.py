@@ -72,6 +72,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evals = ConfigDict(
         dict(
             probe=ConfigDict(dict(evaluator="linear_probe", split="test")),
+            probe_4=ConfigDict(dict(evaluator="linear_probe", split="test", labels_per_class=4)),
             knn=ConfigDict(dict(evaluator="knn", split="test", k=(1, 20))),
         )
     )

@@ -48,14 +48,9 @@ def batch(step=0, rows=8):
     rng = np.random.default_rng(step)
     images = rng.normal(size=(rows, *TASK.image_shape)).astype(np.float32)
     index = (step * rows + np.arange(rows)) % TASK.num_examples
-    known = {"image": images[:4], "label": np.int32(index[:4] % TASK.num_classes), "index": np.int32(index[:4])}
-    return {
-        "image": images,
-        "views": (images[:, ::-1], 0.5 * images),
-        "label": np.int32(index % TASK.num_classes),
-        "index": np.int32(index),
-        "labeled": known,
-    }
+    examples = {"image": images, "label": np.int32(index % TASK.num_classes), "index": np.int32(index)}
+    labeled = {key: column[:4] for key, column in examples.items()}
+    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": labeled}
 
 
 def keys_of(objective, values):

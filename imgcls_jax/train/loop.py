@@ -79,6 +79,7 @@ class Loop:
         self.phase, self.cached = setup.phase_of(int(state.step)), None
         self.checkpoints, self.writer, self.stop = checkpoints, writer, stop
         self.evaluators = experiment.make_evaluators(setup.config, setup.predict, self.open_split, setup.task)
+        self.embedders: dict[str, Any] = {}
         self.step = int(state.step)
         self.pending: list[dict[str, jax.Array]] = []
         self.bad_examples: set[str] = set()
@@ -116,7 +117,11 @@ class Loop:
     def embed(self, key: str) -> np.ndarray:
         """Returns predict's output of a key over what is trained on in index order, float32 [N, D]."""
         setup, state = self.setup, self.state
-        predict = jax.jit(lambda *inputs: setup.predict(*inputs)[key], out_shardings=setup.sharding)
+        if key not in self.embedders:
+            self.embedders[key] = jax.jit(
+                lambda *inputs: setup.predict(*inputs)[key], out_shardings=setup.sharding
+            )
+        predict = self.embedders[key]
         batches = setup.data.training_in_order(setup.eval_batch_size)
         rows = [
             np.asarray(predict(state.params, state.carry, batch), np.float32)

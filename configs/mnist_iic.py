@@ -1,0 +1,73 @@
+"""IIC on MNIST: ten clusters without a label.
+
+  python -m imgcls_jax.main --config configs/mnist_iic.py --workdir runs/mnist_iic --config.data.root=FOLDER
+
+FOLDER holds the official idx files.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the configuration; `:test` shrinks it to seconds."""
+    transformed = "affine(25.0, 0.15, (0.7, 1.3)) | normalize(0.5, 0.5)"
+    config = ConfigDict()
+    config.data = ConfigDict(
+        dict(
+            source="mnist",
+            root="data/mnist",
+            train_split="train",
+            train_transforms="normalize(0.5, 0.5)",
+            view_transforms=("normalize(0.5, 0.5)", transformed, transformed),
+            eval_transforms="normalize(0.5, 0.5)",
+            on_bad_example="raise",
+            num_threads=1,
+            num_workers=0,
+        )
+    )
+    config.model = ConfigDict(
+        dict(name="simpleconv3", channels=(16, 32, 64), hidden=(), dtype="float32", pretrained="")
+    )
+    config.objective = ConfigDict(
+        dict(
+            name="iic",
+            num_clusters=10,
+            num_overclusters=50,
+            num_subheads=5,
+            marginal_weight=1.0,
+            head_epochs=(1, 2),
+            overclusters_first=True,
+        )
+    )
+    config.optimizer = ConfigDict(
+        dict(
+            name="adam",
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup_epochs=0.5,
+            clip_norm=0.0,
+            groups=(),  # (pattern of param paths, factor on the rate, or None to freeze)
+        )
+    )
+    config.train = ConfigDict(
+        dict(
+            accumulate_steps=1,
+            batch_size=250,
+            total_epochs=36.0,
+            seed=0,
+            log_every_steps=200,
+            eval_every_epochs=3.0,
+            checkpoint_every_steps=0,
+            keep_checkpoints=2,
+            best_metric="",
+        )
+    )
+    config.evals = ConfigDict(
+        dict(test=ConfigDict(dict(evaluator="clustering", split="test", silhouette_examples=1000)))
+    )
+    if arg == "test":
+        config.train.total_epochs = 0.1
+        config.train.log_every_steps = 5
+    elif arg:
+        raise ValueError(f"this configuration knows the argument 'test' alone, got {arg!r}")
+    return config

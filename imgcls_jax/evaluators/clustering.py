@@ -1,0 +1,164 @@
+"""How well clusters found without labels agree with the classes.
+
+Accuracy is that of the best one-to-one assignment of clusters to classes (the Hungarian method), found with
+the labels of the split it is measured on, as the unsupervised protocol has it; clusters beyond the number of
+classes count as errors. With `fit_split` there is also the accuracy of a many-to-one map, each cluster to the
+class that most of its examples have in that split, which should be the training one: the usual figure where
+there are more clusters than classes. Mutual information is normalised by the arithmetic mean of the
+entropies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
+from sklearn.metrics.cluster import contingency_matrix
+
+from imgcls_jax.losses import kmeans, nearest_centroid
+
+Predict = Callable[[Any, Any, dict[str, jax.Array]], dict[str, jax.Array]]
+OpenSplit = Callable[[str], Iterable[dict[str, jax.Array]]]
+Examples = dict[str, np.ndarray]
+
+KMEANS_STARTS = 5  # of which the one with the lowest objective is kept
+
+
+def make(
+    predict: Predict,
+    open_split: OpenSplit,
+    *,
+    task: Any,
+    split: str,
+    key: str = "logits",
+    fit_split: str = "",
+    num_clusters: int = 0,
+    silhouette_examples: int = 2000,
+    seed: int = 0,
+) -> Callable[[Any, Any], dict[str, Any]]:
+    """Returns the evaluator (params, carry) -> metrics.
+
+    Args:
+      predict: (params, carry, batch) -> {key: float [B, D], ...}; "subhead_logits" float [B, S, K] and
+        "embedding" are read where they are there.
+      open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
+      task: num_classes is read.
+      split: to evaluate on.
+      key: of predict's output. "embedding" is clustered by k-means, with the centroids of fit_split where
+        there is one; of any other the largest entry is the cluster.
+      fit_split: split whose labels fit the many-to-one map; "" for no such map.
+      num_clusters: of k-means; 0 for the number of classes.
+      silhouette_examples: at most so many, drawn at random; 0 leaves the silhouette out.
+      seed: of k-means and of that draw.
+
+    Returns:
+      A function that returns num_examples, num_clusters (those with members), accuracy (one-to-one), nmi, ari
+      and, where there is what they need: mapped_accuracy (many-to-one), silhouette (of the embedding, in
+      [-1, 1]), subhead_accuracy_mean, and subhead_accuracy_best, which knows the labels and is an upper
+      bound.
+    """
+
+    @jax.jit
+    def columns(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        outputs = predict(params, carry, batch)
+        if key not in outputs:
+            raise ValueError(f"evals: key {key!r} is none of the prediction's outputs: {', '.join(outputs)}")
+        kept = {"label": batch["label"], "mask": batch["mask"]}
+        kept["finite"] = jnp.all(jnp.isfinite(outputs[key]), axis=-1)
+        if key != "embedding":
+            kept["clusters"] = jnp.argmax(outputs[key], axis=-1)
+        if key == "logits" and "subhead_logits" in outputs:
+            kept["subheads"] = jnp.argmax(outputs["subhead_logits"], axis=-1)  # [B, S]
+        if key == "embedding" or silhouette_examples and "embedding" in outputs:
+            kept["embedding"] = outputs["embedding"].astype(jnp.float32)
+        return kept
+
+    def collect(params: Any, carry: Any, name: str) -> Examples:
+        batches = [
+            multihost_utils.process_allgather(columns(params, carry, batch), tiled=True)
+            for batch in open_split(name)
+        ]
+        examples = {
+            column: np.concatenate([batch[column][batch["mask"]] for batch in batches])
+            for column in (batches[0] if batches else ())
+        }
+        if not len(examples.get("label", ())):
+            raise ValueError(f"no example of the split {name!r} could be read: nothing to evaluate")
+        if not examples["finite"].all():
+            raise FloatingPointError(f"predictions of the split {name!r} hold a NaN or an infinity")
+        return examples
+
+    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
+        found = {name: collect(params, carry, name) for name in (fit_split, split) if name}
+        if key == "embedding":
+            fit = found[fit_split or split]
+            centroids = _centroids(fit["embedding"], num_clusters or task.num_classes, seed)
+            for examples in found.values():
+                examples["clusters"] = np.asarray(nearest_centroid(examples["embedding"], centroids)[0])
+        labels, clusters = found[split]["label"], found[split]["clusters"]
+        metrics = {
+            "num_examples": len(labels),
+            "num_clusters": len(np.unique(clusters)),
+            "accuracy": one_to_one_accuracy(clusters, labels),
+            "nmi": float(normalized_mutual_info_score(labels, clusters)),
+            "ari": float(adjusted_rand_score(labels, clusters)),
+        }
+        if fit_split:
+            classes = majority_classes(found[fit_split]["clusters"], found[fit_split]["label"])
+            mapped = np.array([classes.get(cluster, -1) for cluster in clusters.tolist()])
+            metrics["mapped_accuracy"] = float(np.mean(mapped == labels))
+        if "embedding" in found[split] and silhouette_examples:
+            metrics |= _silhouette(found[split]["embedding"], clusters, silhouette_examples, seed)
+        if "subheads" in found[split]:
+            each = [one_to_one_accuracy(own, labels) for own in found[split]["subheads"].T]
+            metrics |= {"subhead_accuracy_mean": float(np.mean(each)), "subhead_accuracy_best": max(each)}
+        return metrics
+
+    return evaluate
+
+
+def one_to_one_accuracy(clusters: np.ndarray, labels: np.ndarray) -> float:
+    """Accuracy under the best assignment of clusters to classes, each to one other at most.
+
+    Args:
+      clusters, labels: integer [N].
+
+    Returns:
+      In [0, 1].
+    """
+    counts = contingency_matrix(labels, clusters)
+    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / len(labels))
+
+
+def majority_classes(clusters: np.ndarray, labels: np.ndarray) -> dict[int, int]:
+    """Returns the most frequent class of each cluster that has members; of equal ones the lowest.
+
+    Args:
+      clusters, labels: integer [N].
+    """
+    counts = contingency_matrix(labels, clusters)
+    return dict(
+        zip(np.unique(clusters).tolist(), np.unique(labels)[counts.argmax(axis=0)].tolist(), strict=True)
+    )
+
+
+def _centroids(embedding: np.ndarray, num_clusters: int, seed: int) -> jax.Array:
+    found = [
+        kmeans(rng, jnp.asarray(embedding), num_clusters=num_clusters, num_iterations=50)
+        for rng in jax.random.split(jax.random.key(seed), KMEANS_STARTS)
+    ]
+    return min(found, key=lambda result: float(result.objectives[-1])).centroids
+
+
+def _silhouette(embedding: np.ndarray, clusters: np.ndarray, most: int, seed: int) -> dict[str, float]:
+    """Returns {"silhouette"}, or nothing where the sample has no two clusters or no two of one cluster."""
+    sample = np.random.default_rng(seed).permutation(len(clusters))[:most]
+    if not 2 <= len(np.unique(clusters[sample])) < len(sample):
+        return {}
+    return {"silhouette": float(silhouette_score(embedding[sample], clusters[sample]))}

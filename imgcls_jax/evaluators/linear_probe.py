@@ -1,0 +1,77 @@
+"""A linear classifier on frozen embeddings: how much of the classes lies in them linearly.
+
+Multinomial logistic regression by L-BFGS on the standardised embeddings of the training split, as CLIP
+evaluates (Radford et al. 2021, arXiv:2103.00020, appendix A.3). Differences from the usual probe by SGD with
+augmentation: each image is embedded once, by the evaluation line; the optimum is exact and has no learning
+rate. It runs on the host and is meant for up to some 100,000 examples. Standardising stands for the BatchNorm
+without parameters that MAE puts before its probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from imgcls_jax.data.sources import balanced_subset
+from imgcls_jax.evaluators.embeddings import Embedded, OpenSplit, Predict, make_embedder
+
+
+def make(
+    predict: Predict,
+    open_split: OpenSplit,
+    *,
+    task: Any,
+    split: str,
+    train_split: str = "train",
+    labels_per_class: int = 0,
+    label_seed: int = 0,
+    C: float = 1.0,
+    max_iterations: int = 1000,
+) -> Callable[[Any, Any], dict[str, Any]]:
+    """Returns the evaluator (params, carry) -> metrics.
+
+    Args:
+      predict: (params, carry, batch) -> {"embedding": float [B, D], ...}.
+      open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
+      task: not read.
+      split: to score.
+      train_split: to fit on.
+      labels_per_class, label_seed: how many examples of each class to fit on, and the seed that chooses them,
+        as config.data has them; 0 for all.
+      C: scikit-learn's inverse of the L2 penalty, positive; the larger, the less.
+      max_iterations: of L-BFGS; scikit-learn warns where they did not do.
+
+    Returns:
+      A function that returns num_examples, accuracy, and train_accuracy of the fit, both in [0, 1].
+
+    Raises:
+      ValueError: C is not positive; later, where a class has too few examples.
+    """
+    del task
+    if not C > 0:
+        raise ValueError(f"linear_probe needs a positive C; got {C}")
+    embed = make_embedder(predict, open_split)
+
+    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
+        train, test = embed(params, carry, train_split), embed(params, carry, split)
+        if labels_per_class:
+            chosen = balanced_subset(train.label, labels_per_class, label_seed)
+            train = Embedded(train.embedding[chosen], train.label[chosen])
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iterations))
+        probe.fit(train.embedding.astype(np.float64), train.label)
+
+        def accuracy(examples: Embedded) -> float:
+            return float(probe.score(examples.embedding.astype(np.float64), examples.label))
+
+        return {
+            "num_examples": len(test.label),
+            "accuracy": accuracy(test),
+            "train_accuracy": accuracy(train),
+        }
+
+    return evaluate

@@ -1,0 +1,120 @@
+"""Learning without labels, from a network's own predictions: sharpening, distances, pseudo-labels.
+
+Functions of logits take float [..., K] of any range and compute in float32; each returns one value per
+example. None of them averages over examples, and only `pseudo_labels` stops a gradient: a target that shall
+not learn is the caller's to stop.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def sharpen(probabilities: jax.Array, *, temperature: float) -> jax.Array:
+    """Moves a distribution towards its largest class (MixMatch, Berthelot et al. 2019, arXiv:1905.02249).
+
+    Eq.: q_c = p_c^(1/T) / sum_j p_j^(1/T).
+
+    Args:
+      probabilities: float [..., K], >= 0 with a positive sum; not logits.
+      temperature: T > 0; 1 changes nothing, T -> 0 gives one-hot.
+
+    Returns:
+      float32 [..., K], summing to one.
+
+    Raises:
+      ValueError: temperature is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive (1 changes nothing); got {temperature}")
+    probabilities = jnp.asarray(probabilities, jnp.float32)
+    # Over the largest one, so that a power cannot vanish in every class; it cancels.
+    ratios = probabilities / jax.lax.stop_gradient(jnp.max(probabilities, axis=-1, keepdims=True))
+    positive = ratios > 0
+    powers = jnp.where(positive, jnp.where(positive, ratios, 1.0) ** (1 / temperature), 0.0)
+    return powers / jnp.sum(powers, axis=-1, keepdims=True)
+
+
+def softmax_squared_error(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Squared distance between softmax(logits) and targets, divided by the number of classes.
+
+    MixMatch's unlabelled loss and that of the Pi-model and Mean Teacher. Bounded, so that a wrong target
+    weighs less than with cross-entropy.
+
+    Eq.: l = (1 / K) sum_c (p_c - q_c)^2.
+
+    Args:
+      logits: float [..., K].
+      targets: float probabilities [..., K].
+
+    Returns:
+      float32 [...] in [0, 2 / K].
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    targets = _same_shape(logits, targets, "targets")
+    probabilities = jax.nn.softmax(jnp.asarray(logits, jnp.float32))
+    return jnp.mean((probabilities - targets) ** 2, axis=-1)
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+    """Entropy of softmax(logits) (Grandvalet and Bengio 2004); minimised alone it collapses to one class.
+
+    Eq.: H = -sum_c p_c log p_c.
+
+    Args:
+      logits: float [..., K].
+
+    Returns:
+      float32 [...] in [0, log K], nats.
+    """
+    log_p = _log_softmax(logits)
+    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+
+def kl_divergence(logits: jax.Array, other_logits: jax.Array) -> jax.Array:
+    """Kullback-Leibler divergence of softmax(other_logits) from softmax(logits).
+
+    Eq.: KL(p || q) = sum_c p_c (log p_c - log q_c), p = softmax(logits), q = softmax(other_logits).
+
+    Args:
+      logits: float [..., K].
+      other_logits: float [..., K]; for probabilities r > 0 give log r.
+
+    Returns:
+      float32 [...], >= 0 but for rounding, nats; 0 where the two agree.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    other_logits = _same_shape(logits, other_logits, "other_logits")
+    log_p = _log_softmax(logits)
+    return jnp.sum(jnp.exp(log_p) * (log_p - _log_softmax(other_logits)), axis=-1)
+
+
+def pseudo_labels(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The predicted classes, to be learned as labels where they are sure enough (Lee 2013). No gradient.
+
+    Args:
+      logits: float [..., K].
+
+    Returns:
+      labels, int32 [...] in [0, K), and the probability that the prediction gives them, float32 [...] in
+      [1 / K, 1].
+    """
+    logits = jax.lax.stop_gradient(jnp.asarray(logits, jnp.float32))
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32), jnp.max(jax.nn.softmax(logits), axis=-1)
+
+
+def _log_softmax(logits: jax.Array) -> jax.Array:
+    """Returns log softmax with the lowest float for -inf, so that 0 log 0 is 0."""
+    return jnp.maximum(jax.nn.log_softmax(jnp.asarray(logits, jnp.float32)), jnp.finfo(jnp.float32).min)
+
+
+def _same_shape(logits: jax.Array, others: jax.Array, name: str) -> jax.Array:
+    others = jnp.asarray(others, jnp.float32)
+    if others.shape != jnp.shape(logits):
+        raise ValueError(f"{name} need the shape of the logits, {jnp.shape(logits)}; got {others.shape}")
+    return others

@@ -1,0 +1,236 @@
+"""DeepCluster: the network learns to predict the clusters that its own features fall into (Caron, Bojanowski,
+Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual Features", arXiv:1807.05520).
+
+Before every epoch the features of the whole training split are PCA-whitened, scaled to norm 1 and clustered
+by k-means; the cluster of an image is its label for the epoch, which visits every cluster equally often, and
+the classifier starts anew.
+
+The authors' networks end in two wide layers with ReLU and dropout on the last map; `hidden` and
+`reads="map"` stand for them, and the features are taken before the last ReLU, as there. Without `hidden` the
+features are the backbone's embedding. The Sobel filter before the first convolution is an operation of the
+data's lines of transforms. Three things differ. The classifier keeps one output for each of the k clusters,
+whether it has members or not. The epoch's order holds every cluster equally often to within one visit, where
+the authors draw one more of each and cut the shuffled list. The classifier's part of the optimizer restarts
+as the authors' does, but has momentum where the backbone's has.
+
+carry:
+  batch_stats: the backbone's running statistics, float32, {} where it has none.
+  assignments: int32 [N], the cluster of every training example; 0 before the first plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgcls_jax.losses import kmeans, l2_normalize, pca_whiten, softmax_cross_entropy, zero_one
+from imgcls_jax.objectives.base import (
+    Batch,
+    Carry,
+    EpochPlan,
+    Metrics,
+    Objective,
+    Params,
+    Task,
+    apply_backbone,
+    init_backbone,
+)
+
+_normal = nn.initializers.normal(0.01)  # of the authors' fully connected layers
+
+
+class Projector(nn.Module):
+    """The wide layers after the trunk, up to the last one's ReLU, which is not applied.
+
+    Attributes:
+      widths: of the layers.
+      dropout: probability, before each layer.
+    """
+
+    widths: tuple[int, ...]
+    dropout: float
+
+    @nn.compact
+    def __call__(self, embedding: jax.Array, *, train: bool) -> jax.Array:
+        """Args: embedding float [B, D]; train switches dropout. Returns: float32 [B, widths[-1]]."""
+        x = embedding
+        for number, width in enumerate(self.widths):
+            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x) if number else x)
+            x = nn.Dense(width, kernel_init=_normal, name=f"fc{number + 1}")(x)
+        return x.astype(jnp.float32)
+
+
+def make(
+    backbone: Any,
+    task: Task,
+    *,
+    num_clusters: int,
+    hidden: Sequence[int] = (),
+    reads: str = "embedding",
+    dropout: float = 0.5,
+    pca_dim: int = 256,
+    kmeans_iterations: int = 20,
+    kmeans_start: str = "random",
+) -> Objective:
+    """Returns the objective.
+
+    Args:
+      backbone: module with the contract of models/.
+      task: num_examples is read.
+      num_clusters: k, in [2, N]; ten times the number of classes or more.
+      hidden: widths of layers between backbone and classifier, such as (4096, 4096); () for none.
+      reads: what the first of those layers, or the classifier, reads: "embedding", or "map" for all entries
+        of the last map.
+      dropout: probability, before each of those layers.
+      pca_dim: of the whitened features; all of them where there are fewer.
+      kmeans_iterations: of every epoch's k-means.
+      kmeans_start: "random" or "kmeans++".
+
+    Raises:
+      ValueError: num_clusters, pca_dim or a width is out of range, or `reads` is neither of the two.
+    """
+    if not 2 <= num_clusters <= task.num_examples:
+        raise ValueError(
+            f"objective.num_clusters lies between 2 and the {task.num_examples} training examples; "
+            f"got {num_clusters}"
+        )
+    if pca_dim < 1 or any(width < 1 for width in hidden):
+        raise ValueError(
+            f"objective.pca_dim and objective.hidden must be positive; got {pca_dim} and {tuple(hidden)}"
+        )
+    if reads not in ("embedding", "map"):
+        raise ValueError(f"objective.reads is 'embedding' or 'map'; got {reads!r}")
+    projector = Projector(tuple(hidden), dropout)
+    classifier = nn.Dense(num_clusters, kernel_init=_normal)
+
+    def read_off(features: Any) -> jax.Array:
+        read = getattr(features, reads)
+        return read.reshape(read.shape[0], -1)
+
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+        rng_backbone, rng_projector, rng_head = jax.random.split(rng, 3)
+        params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
+        params = {"backbone": params}
+        embedding = read_off(features)
+        if hidden:
+            embedding, variables = projector.init_with_output(rng_projector, embedding, train=False)
+            params["projector"] = variables["params"]
+        params["head"] = classifier.init(rng_head, embedding)["params"]
+        return params, {
+            "batch_stats": batch_stats,
+            "assignments": jnp.zeros(task.num_examples, jnp.int32),
+        }
+
+    def embed_and_classify(
+        params: Params, carry: Carry, images: jax.Array, rng: jax.Array | None, *, train: bool
+    ) -> tuple[jax.Array, jax.Array, Params]:
+        """Returns embedding float [B, D], logits float32 [B, k] and batch_stats."""
+        rng_backbone, rng_dropout = jax.random.split(rng) if train else (None, None)
+        features, batch_stats = apply_backbone(
+            backbone, params["backbone"], carry["batch_stats"], images, train=train, rng=rng_backbone
+        )
+        embedding = read = read_off(features)
+        if hidden:
+            variables, rngs = {"params": params["projector"]}, {"dropout": rng_dropout} if train else {}
+            embedding = projector.apply(variables, embedding, train=train, rngs=rngs)
+            read = nn.relu(embedding)
+        logits = classifier.apply({"params": params["head"]}, read.astype(jnp.float32))
+        return embedding, logits, batch_stats
+
+    def loss(
+        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        del step
+        _, logits, batch_stats = embed_and_classify(params, carry, batch["image"], rng, train=True)
+        clusters = carry["assignments"][batch["index"]]
+        value = jnp.mean(softmax_cross_entropy(logits, clusters))
+        metrics = {"loss": value, "pseudo_accuracy": 1 - jnp.mean(zero_one(logits, clusters))}
+        return value, (carry | {"batch_stats": batch_stats}, metrics)
+
+    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+        embedding, logits, _ = embed_and_classify(params, carry, batch["image"], None, train=False)
+        return {"logits": logits, "embedding": embedding}
+
+    def plan_epoch(
+        params: Params, carry: Carry, epoch: int, embed: Callable[[str], np.ndarray], rng: jax.Array
+    ) -> EpochPlan:
+        del epoch
+        # A copy on this host: the work below is its own, and every host does the same.
+        seed = np.asarray(jax.random.key_data(rng))
+        rng_kmeans, rng_head = jax.random.split(jax.random.wrap_key_data(seed, impl=jax.random.key_impl(rng)))
+        found = cluster(embed("embedding"), rng_kmeans)
+        assignments, previous = np.asarray(found.assignments), np.asarray(carry["assignments"])
+        fresh = classifier.init(rng_head, jnp.zeros((1, len(params["head"]["kernel"]))))["params"]
+        return EpochPlan(
+            params=params | {"head": jax.tree.map(np.asarray, fresh)},
+            carry=carry | {"assignments": assignments},
+            order=uniform_order(assignments, np.random.default_rng(seed)),
+            reset=("head",),
+            metrics={
+                "nmi_with_previous": normalized_mutual_information(assignments, previous),
+                "clusters_with_members": float(len(np.unique(assignments))),
+                "kmeans_objective": float(found.objectives[-1]),
+            },
+        )
+
+    @jax.jit
+    def cluster(embedding: jax.Array, rng: jax.Array) -> Any:
+        white = l2_normalize(pca_whiten(embedding, dim=min(pca_dim, embedding.shape[1])))
+        return kmeans(
+            rng, white, num_clusters=num_clusters, num_iterations=kmeans_iterations, start=kmeans_start
+        )
+
+    return Objective(
+        batch_keys=("image", "index"), init=init, loss=loss, predict=predict, plan_epoch=plan_epoch
+    )
+
+
+def uniform_order(assignments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draws an epoch's order in which every cluster with members comes equally often, to within one visit.
+
+    A cluster's members are drawn without replacement where it has enough of them, else repeated.
+
+    Args:
+      assignments: integer [N].
+      rng: generator.
+
+    Returns:
+      int64 [N], indices of examples.
+    """
+    by_cluster = np.argsort(assignments, kind="stable")
+    counts = np.unique(assignments, return_counts=True)[1]
+    members = np.split(by_cluster, np.cumsum(counts)[:-1])
+    visits, more = divmod(len(assignments), len(members))
+    extra = np.zeros(len(members), np.int64)
+    extra[rng.permutation(len(members))[:more]] = 1
+    drawn = [
+        rng.choice(own, visits + one, replace=len(own) < visits + one)
+        for own, one in zip(members, extra, strict=True)
+    ]
+    return rng.permutation(np.concatenate(drawn)).astype(np.int64)
+
+
+def normalized_mutual_information(first: np.ndarray, second: np.ndarray) -> float:
+    """How much of one partition the other tells: 2 I / (H + H'), the mean of the entropies being arithmetic.
+
+    Args:
+      first, second: integer [N], the cluster of each example.
+
+    Returns:
+      In [0, 1]; 1 for equal partitions, whatever the clusters are called.
+    """
+
+    def entropy(labels: np.ndarray) -> float:
+        shares = np.unique(labels, return_counts=True)[1] / len(labels)
+        return float(-np.sum(shares * np.log(shares)))
+
+    pairs = np.asarray(first, np.int64) * (int(np.max(second)) + 1) + np.asarray(second, np.int64)
+    entropies = entropy(first) + entropy(second)
+    if entropies == 0:
+        return 1.0  # both have a single cluster
+    return max(0.0, 2 * (entropies - entropy(pairs)) / entropies)

@@ -1,0 +1,118 @@
+"""FixMatch (Sohn et al. 2020, arXiv:2001.07685): sure predictions become labels of a harder view.
+
+batch["views"] are two lines of data.view_transforms: the first a weak augmentation (flip and shift), the
+second a strong one (`rand_augment`, then `cutout`). The class predicted for the weak view, where its
+probability reaches the threshold, is the label of the strong one; labeled images, batch["labeled"], are
+augmented weakly. mu of the paper is train.batch_size / data.labeled_batch_size, there 448 / 64.
+
+As in the authors' code: the unlabeled loss is divided by the whole batch, not by the rows that were sure;
+labeled, weak and strong rows go through one pass, so that batch norm sees them all; no ramp, no temperature;
+prediction is by averaged weights with the running statistics, which are not averaged. Their weight decay, an
+L2 term on kernels, is that of `optimizer.name = "sgd"`. RandAugment only, no CTAugment.
+
+carry: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of params, with ema_decay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgcls_jax.losses import pseudo_labels, softmax_cross_entropy, zero_one
+from imgcls_jax.models import heads
+from imgcls_jax.objectives import supervised
+from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, apply_backbone
+
+
+def make(
+    backbone: Any,
+    task: Task,
+    *,
+    threshold: float = 0.95,
+    lambda_u: float = 1.0,
+    ema_decay: float | None = 0.999,
+) -> Objective:
+    """Returns the objective; its batch_keys are "labeled" and "views".
+
+    Args:
+      backbone: module with the contract of models/.
+      task: num_classes is read.
+      threshold: least probability of a prediction that is learned, >= 0; above 1 none is.
+      lambda_u: weight of the unlabeled loss, >= 0.
+      ema_decay: in (0, 1), of the weights that predict; None or 0 for the trained ones themselves.
+
+    Raises:
+      ValueError: a hyper-parameter outside its range, or, from init and loss, not exactly two views.
+    """
+    if not (threshold >= 0 and lambda_u >= 0):
+        raise ValueError(
+            f"objective.threshold and objective.lambda_u must be at least 0; got {threshold} and {lambda_u}"
+        )
+    plain = supervised.make(backbone, task, ema_decay=ema_decay)
+    head = heads.build(getattr(backbone, "head", "linear"), task.num_classes)
+
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+        if len(batch["views"]) != 2:
+            raise ValueError(
+                "data.view_transforms needs two lines for this objective, a weak and a strong augmentation; "
+                f"got {len(batch['views'])}"
+            )
+        return plain.init(rng, batch["labeled"])
+
+    def loss(
+        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        del step
+        labels, (weak, strong) = batch["labeled"]["label"], batch["views"]
+        parts = (batch["labeled"]["image"], weak, strong)
+        features, batch_stats = apply_backbone(
+            backbone, params["backbone"], carry["batch_stats"], interleave(parts), train=True, rng=rng
+        )
+        logits = head.apply({"params": params["head"]}, getattr(features, head.reads), train=False)
+        logits, weak_logits, strong_logits = deal_back(logits, [len(part) for part in parts])
+        guesses, confidence = pseudo_labels(weak_logits)
+        mask = (confidence >= threshold).astype(jnp.float32)
+        loss_labeled = jnp.mean(softmax_cross_entropy(logits, labels))
+        loss_unlabeled = jnp.mean(mask * softmax_cross_entropy(strong_logits, guesses))
+        value = loss_labeled + lambda_u * loss_unlabeled
+        metrics = {
+            "loss": value,
+            "loss_labeled": loss_labeled,
+            "loss_unlabeled": loss_unlabeled,
+            "confident": jnp.mean(mask),
+            "accuracy": 1 - jnp.mean(zero_one(logits, labels)),
+        }
+        return value, (carry | {"batch_stats": batch_stats}, metrics)
+
+    return dataclasses.replace(
+        plain, batch_keys=("labeled", "views"), init=init, loss=loss, reads_pixels=True
+    )
+
+
+def interleave(parts: Sequence[jax.Array]) -> jax.Array:
+    """Joins batches so that every stretch holds the same share of each: no row has to leave its device.
+
+    Args:
+      parts: arrays [B_i, ...].
+
+    Returns:
+      [sum B_i, ...], in as many equal stretches as the greatest common divisor of the sizes.
+    """
+    stretches = math.gcd(*(len(part) for part in parts))
+    rest = parts[0].shape[1:]
+    cut = [part.reshape(stretches, -1, *rest) for part in parts]
+    return jnp.concatenate(cut, axis=1).reshape(-1, *rest)
+
+
+def deal_back(rows: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
+    """Undoes `interleave` of batches of these sizes."""
+    stretches = math.gcd(*sizes)
+    bounds = np.cumsum(sizes)[:-1] // stretches
+    rest = rows.shape[1:]
+    return [part.reshape(-1, *rest) for part in jnp.split(rows.reshape(stretches, -1, *rest), bounds, axis=1)]

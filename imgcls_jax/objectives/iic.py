@@ -1,0 +1,155 @@
+"""Invariant Information Clustering: classes found without labels, as the clusters on which an image and its
+transform agree (Ji, Henriques, Vedaldi 2019, arXiv:1807.06653).
+
+A backbone carries two heads: one with as many clusters as there are classes, and an auxiliary one with
+several times as many, each in several sub-heads, whose losses are averaged. Whole epochs train one head or
+the other. `views[0]` is an image, lightly transformed at most, and every further view a transform of it; each
+of those makes a pair with views[0] (the authors' repeated data loaders).
+
+BatchNorm keeps running statistics and uses them to predict; the authors' networks for MNIST and CIFAR use the
+batch's own. Which sub-head answers is decided by a running mean of its loss over about an epoch, both heads'
+being watched at every step; the authors take the loss of the last epoch.
+
+carry:
+  batch_stats: the backbone's running statistics, float32, {} where it has none.
+  subhead_loss: {"clusters", "overclusters"}: float32 [S], the running mean of each sub-head's loss, in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.losses import mutual_information_loss
+from imgcls_jax.models import heads
+from imgcls_jax.objectives.base import (
+    Batch,
+    Carry,
+    Metrics,
+    Objective,
+    Params,
+    Task,
+    apply_backbone,
+    init_backbone,
+)
+
+
+def make(
+    backbone: Any,
+    task: Task,
+    *,
+    num_clusters: int = 0,
+    num_overclusters: int = 0,
+    num_subheads: int = 5,
+    marginal_weight: float = 1.0,
+    head_epochs: Sequence[int] = (1, 1),
+    overclusters_first: bool = False,
+) -> Objective:
+    """Returns the objective.
+
+    Args:
+      backbone: module with the contract of models/.
+      task: steps_per_epoch is read, and num_classes where num_clusters is 0.
+      num_clusters: K, at least 2; 0 for the number of classes.
+      num_overclusters: of the auxiliary head, at least 2; 0 for five times K.
+      num_subheads: S, of each head.
+      marginal_weight: lambda of the loss; above 1 it asks for evener clusters.
+      head_epochs: how many epochs in a row belong to the clusters' head and how many to the auxiliary one;
+        (1, 0) leaves the auxiliary one out.
+      overclusters_first: whether the run begins with the auxiliary head's epochs.
+
+    Raises:
+      ValueError: a number is out of range.
+    """
+    num_clusters = num_clusters or task.num_classes
+    sizes = {"clusters": num_clusters, "overclusters": num_overclusters or 5 * num_clusters}
+    if min(*sizes.values()) < 2 or num_subheads < 1:
+        raise ValueError(
+            "objective.num_clusters and num_overclusters are at least 2 and num_subheads at least 1; got "
+            f"{num_clusters}, {num_overclusters} and {num_subheads}"
+        )
+    if len(head_epochs) != 2 or min(head_epochs) < 0 or head_epochs[0] < 1:
+        raise ValueError(
+            "objective.head_epochs holds two numbers of epochs, at least one for the clusters' head; got "
+            f"{tuple(head_epochs)}"
+        )
+    own_epochs, auxiliary_epochs = head_epochs
+    layers = {name: heads.Linear(size) for name, size in sizes.items()}
+
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+        rng_backbone, *rng_heads = jax.random.split(rng, 1 + len(layers))
+        params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["views"][0])
+        params = {"backbone": params}
+        for rng_head, (name, layer) in zip(rng_heads, layers.items(), strict=True):
+            params[name] = jax.vmap(
+                lambda rng, layer=layer: layer.init(rng, features.embedding, train=False)["params"]
+            )(jax.random.split(rng_head, num_subheads))
+        losses = {name: jnp.zeros(num_subheads) for name in layers}
+        return params, {"batch_stats": batch_stats, "subhead_loss": losses}
+
+    def subheads(params: Params, name: str, embedding: jax.Array) -> jax.Array:
+        """Returns the logits of a head's sub-heads, float32 [S, B, K]."""
+        return jax.vmap(lambda own: layers[name].apply({"params": own}, embedding, train=False))(params[name])
+
+    def trains_overclusters(step: jax.Array) -> jax.Array:
+        """Returns bool, whether the step's epoch belongs to the auxiliary head."""
+        epoch = step // task.steps_per_epoch % (own_epochs + auxiliary_epochs)
+        return epoch < auxiliary_epochs if overclusters_first else epoch >= own_epochs
+
+    def loss(
+        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        first, others = _pairs(batch["views"])
+        rng_first, rng_others = jax.random.split(rng)
+        trunk, batch_stats = params["backbone"], carry["batch_stats"]
+        features, batch_stats = apply_backbone(backbone, trunk, batch_stats, first, train=True, rng=rng_first)
+        transformed, batch_stats = apply_backbone(
+            backbone, trunk, batch_stats, others, train=True, rng=rng_others
+        )
+        losses = {}
+        for name in layers:
+            own = jax.nn.softmax(subheads(params, name, features.embedding))  # [S, B, K]
+            theirs = jax.nn.softmax(subheads(params, name, transformed.embedding))  # [S, V * B, K]
+            theirs = jnp.mean(theirs.reshape(num_subheads, -1, *own.shape[1:]), axis=1)
+            losses[name] = mutual_information_loss(own, theirs, marginal_weight=marginal_weight)  # [S]
+        means = {name: jnp.mean(values) for name, values in losses.items()}
+        value = jnp.where(trains_overclusters(step), means["overclusters"], means["clusters"])
+        running = jax.tree.map(
+            lambda mean, new: mean + (jax.lax.stop_gradient(new) - mean) / task.steps_per_epoch,
+            carry["subhead_loss"],
+            losses,
+        )
+        metrics = {"loss": value} | {f"{name}_loss": mean for name, mean in means.items()}
+        return value, (carry | {"batch_stats": batch_stats, "subhead_loss": running}, metrics)
+
+    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+        features, _ = apply_backbone(
+            backbone, params["backbone"], carry["batch_stats"], batch["image"], train=False
+        )
+        logits = {name: subheads(params, name, features.embedding) for name in layers}
+        best = {name: values[jnp.argmin(carry["subhead_loss"][name])] for name, values in logits.items()}
+        return {
+            "logits": best["clusters"],
+            "subhead_logits": jnp.moveaxis(logits["clusters"], 0, 1),
+            "overcluster_logits": best["overclusters"],
+            "embedding": features.embedding,
+        }
+
+    return Objective(batch_keys=("views",), init=init, loss=loss, predict=predict)
+
+
+def _pairs(views: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Returns the first view [B, H, W, C] and all others in a row [(V - 1) B, H, W, C].
+
+    Raises:
+      ValueError: there is no second view.
+    """
+    if len(views) < 2:
+        raise ValueError(
+            "IIC compares an image with its transforms: data.view_transforms needs two lines or more, the "
+            f"plain one first; got {len(views)}"
+        )
+    return views[0], jnp.concatenate(views[1:])

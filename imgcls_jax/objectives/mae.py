@@ -1,0 +1,129 @@
+"""MAE: most patches of an image are hidden, and are filled in from what an encoder makes of the others.
+
+He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv:2111.06377 (2021). The backbone encodes
+the visible patches alone, which is where the speed comes from; a small decoder (params["decoder"]) predicts
+the pixels of the hidden ones. params["backbone"] is the network's own: it fine-tunes as any other. The
+paper's positions are `model.position = "sincos"`. Difference: the encoder starts as models/vit.py has it
+(class token 0, biases of the MLP near 0, the patches' linear map not Xavier-uniform).
+
+carry: {}.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.losses import masked_reconstruction, patchify
+from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, apply_backbone
+
+
+def make(
+    backbone: Any,
+    task: Task,
+    *,
+    mask_ratio: float = 0.75,
+    norm_pix: bool = True,
+    decoder_width: int = 512,
+    decoder_depth: int = 8,
+    decoder_heads: int = 16,
+) -> Objective:
+    """Returns the objective; predict gives the backbone's embedding of the whole image.
+
+    Args:
+      backbone: a Transformer on patches: `patch`, `tokens(images, train=..., keep=...)` and `decoder(...)` of
+        models/vit.py.
+      task: image_shape is read.
+      mask_ratio: part of the patches to hide; floor((1 - mask_ratio) L) stay, at least one and not all.
+      norm_pix: the target is each patch normalised by its own mean and variance.
+      decoder_width: of a token, a multiple of 4 and of decoder_heads.
+      decoder_depth, decoder_heads: layers, and heads of each attention.
+
+    Raises:
+      ValueError: a backbone without tokens, such as a convolutional one; patches that do not divide the
+        images; or a hyper-parameter out of range.
+    """
+    if not hasattr(backbone, "tokens"):
+        raise ValueError(
+            f"objective 'mae' encodes the visible patches alone, and {type(backbone).__name__} reads whole "
+            "images; set config.model.name = 'vit' and a variant of it"
+        )
+    height, width, channels = task.image_shape
+    if height % backbone.patch or width % backbone.patch:
+        raise ValueError(
+            f"images of {height}x{width} do not divide into the backbone's patches of {backbone.patch}; mend "
+            "config.data.train_transforms or config.model.patch"
+        )
+    grid = (height // backbone.patch, width // backbone.patch)
+    length = grid[0] * grid[1]
+    num_kept = int(length * (1 - mask_ratio) + 1e-6)  # 10 * (1 - 0.9) is 0.99... in floating point
+    if not 0 < num_kept < length:
+        raise ValueError(
+            f"objective.mask_ratio = {mask_ratio} leaves {num_kept} of {length} patches visible; some must "
+            "be, and some must not"
+        )
+    if decoder_width % 4 or decoder_width % decoder_heads:
+        raise ValueError(
+            "objective.decoder_width must be a multiple of 4 and of decoder_heads; got "
+            f"{decoder_width} and {decoder_heads} heads"
+        )
+    decoder = backbone.decoder(
+        channels=channels, width=decoder_width, depth=decoder_depth, heads=decoder_heads
+    )
+
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+        rng_backbone, rng_decoder = jax.random.split(rng)
+        variables = backbone.init(rng_backbone, batch["image"], train=False)
+        tokens = backbone.apply(variables, batch["image"], train=False, method="tokens")
+        restore = jnp.tile(jnp.arange(length), (len(tokens), 1))
+        params = decoder.init(rng_decoder, tokens, restore, grid)["params"]
+        return {"backbone": variables["params"], "decoder": params}, {}
+
+    def loss(
+        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        del step
+        rng_mask, rng_backbone = jax.random.split(rng)
+        images = batch["image"]
+        keep, restore, mask = random_masking(rng_mask, len(images), length, num_kept)
+        tokens = backbone.apply(
+            {"params": params["backbone"]},
+            images,
+            train=True,
+            keep=keep,
+            method="tokens",
+            rngs={"dropout": rng_backbone},
+        )
+        predicted = decoder.apply({"params": params["decoder"]}, tokens, restore, grid)
+        patches = patchify(images, patch=backbone.patch)
+        value = jnp.mean(masked_reconstruction(predicted, patches, mask, norm_pix=norm_pix))
+        return value, (carry, {"loss": value})
+
+    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+        del carry
+        features, _ = apply_backbone(backbone, params["backbone"], {}, batch["image"], train=False)
+        return {"embedding": features.embedding}
+
+    return Objective(batch_keys=("image",), init=init, loss=loss, predict=predict)
+
+
+def random_masking(
+    rng: jax.Array, size: int, length: int, num_kept: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Draws, for each image on its own, which patches stay visible, uniformly over all choices.
+
+    Args:
+      rng: key.
+      size: B.
+      length: L, patches of an image.
+      num_kept: n, of them to keep.
+
+    Returns:
+      keep int32 [B, n], the visible patches; restore int32 [B, L], the place of each patch in the list of the
+      visible and then the hidden ones; mask bool [B, L], true where hidden.
+    """
+    order = jnp.argsort(jax.random.uniform(rng, (size, length)), axis=1)
+    restore = jnp.argsort(order, axis=1)
+    return order[:, :num_kept], restore, restore >= num_kept

@@ -1,0 +1,177 @@
+"""MixMatch (Berthelot et al. 2019, arXiv:1905.02249): guessed labels, mixed with the known ones.
+
+Labeled images come as batch["labeled"], unlabeled ones as batch["views"], each view augmented by its own
+draw. A guess is the sharpened mean of the views' predicted probabilities. Then all rows are mixed with all
+(mixup), and the known labels are learned by cross-entropy, the guesses by squared error.
+
+As in the authors' code: guesses come from the current weights with batch statistics; each row has its own
+mixing coefficient; the squared error is divided by the number of classes; the rows are dealt out to as many
+passes as there were batches, so that each pass of batch norm sees labeled and unlabeled rows alike, and the
+running statistics follow the first pass alone. Prediction is by the averaged weights with those running
+statistics, which are not averaged. The authors' weight decay, which multiplies every kernel by
+1 - 0.02 * learning rate at each step, is `optimizer.name = "adamw"` with `weight_decay = 0.02`.
+
+They train with batches of equal size (data.labeled_batch_size = train.batch_size). Others are taken too:
+then only as many rows of each batch change places as the smaller one has.
+
+carry: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of params, with ema_decay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from imgcls_jax.losses import sharpen, softmax_cross_entropy, softmax_squared_error
+from imgcls_jax.models import heads
+from imgcls_jax.objectives import supervised
+from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, apply_backbone
+
+
+def make(
+    backbone: Any,
+    task: Task,
+    *,
+    alpha: float,
+    lambda_u: float,
+    ramp_steps: int = 16384,
+    temperature: float = 0.5,
+    ema_decay: float | None = 0.999,
+) -> Objective:
+    """Returns the objective; its batch_keys are "labeled" and "views", of which any number >= 1 is taken.
+
+    Args:
+      backbone: module with the contract of models/.
+      task: num_classes is read.
+      alpha: of the mixing coefficient, Beta(alpha, alpha), >= 0; 0 mixes nothing. Published: 0.75; 0.25 for
+        SVHN with its extra images.
+      lambda_u: weight of the unlabeled loss, >= 0. Published: 75 for CIFAR-10, 250 for SVHN, 50 for STL-10.
+      ramp_steps: the weight rises linearly from 0 over so many steps; 0 for none. Published: 16384 of 2^20.
+      temperature: of sharpening, > 0.
+      ema_decay: in (0, 1), of the weights that predict; None or 0 for the trained ones themselves.
+
+    Raises:
+      ValueError: a hyper-parameter outside its range.
+    """
+    if not (alpha >= 0 and lambda_u >= 0 and ramp_steps >= 0 and temperature > 0):
+        raise ValueError(
+            "objective.alpha, objective.lambda_u and objective.ramp_steps must be at least 0, "
+            f"objective.temperature above 0; got {alpha}, {lambda_u}, {ramp_steps} and {temperature}"
+        )
+    plain = supervised.make(backbone, task, ema_decay=ema_decay)
+    head = heads.build(getattr(backbone, "head", "linear"), task.num_classes)
+    weight_at = optax.linear_schedule(0.0 if ramp_steps else lambda_u, lambda_u, max(ramp_steps, 1))
+
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+        return plain.init(rng, batch["labeled"])
+
+    def classify(params: Params, carry: Carry, images: jax.Array, rng: jax.Array) -> tuple[jax.Array, Params]:
+        """Returns the logits by batch statistics, and the running ones as these move them."""
+        features, moved = apply_backbone(
+            backbone, params["backbone"], carry["batch_stats"], images, train=True, rng=rng
+        )
+        return head.apply({"params": params["head"]}, getattr(features, head.reads), train=False), moved
+
+    def guess(params: Params, carry: Carry, views: Sequence[jax.Array], rng: jax.Array) -> jax.Array:
+        """Returns the labels that the views agree on, float32 [Bu, K], without gradient."""
+        rngs = jax.random.split(rng, len(views))
+        predictions = [
+            jax.nn.softmax(classify(params, carry, view, key)[0])
+            for view, key in zip(views, rngs, strict=True)
+        ]
+        return jax.lax.stop_gradient(sharpen(sum(predictions) / len(views), temperature=temperature))
+
+    def loss(
+        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        labeled, views = batch["labeled"], batch["views"]
+        rng_guess, rng_mix, rng_pass = jax.random.split(rng, 3)
+        guesses = guess(params, carry, views, rng_guess)
+        known = jax.nn.one_hot(labeled["label"], task.num_classes)
+        sizes = [len(known)] + [len(guesses)] * len(views)
+        images, targets = mix_rows(
+            rng_mix,
+            jnp.concatenate([labeled["image"], *views]),
+            jnp.concatenate([known] + [guesses] * len(views)),
+            alpha=alpha,
+        )
+        passes = interleave(jnp.split(images, np.cumsum(sizes)[:-1]))
+        results = [
+            classify(params, carry, rows, key)
+            for rows, key in zip(passes, jax.random.split(rng_pass, len(passes)), strict=True)
+        ]
+        logits = jnp.concatenate(interleave([logits for logits, _ in results]))  # [Bl + V Bu, K]
+        rows = sizes[0]
+        loss_labeled = jnp.mean(softmax_cross_entropy(logits[:rows], targets[:rows]))
+        loss_unlabeled = jnp.mean(softmax_squared_error(logits[rows:], targets[rows:]))
+        weight = weight_at(step)
+        value = loss_labeled + weight * loss_unlabeled
+        metrics = {
+            "loss": value,
+            "loss_labeled": loss_labeled,
+            "loss_unlabeled": loss_unlabeled,
+            "lambda_u": weight,
+            "confidence": jnp.mean(jnp.max(guesses, axis=-1)),
+        }
+        return value, (carry | {"batch_stats": results[0][1]}, metrics)
+
+    return dataclasses.replace(
+        plain, batch_keys=("labeled", "views"), init=init, loss=loss, reads_pixels=True
+    )
+
+
+def mix_rows(
+    rng: jax.Array, images: jax.Array, targets: jax.Array, *, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes each row with a random one, by a coefficient of its own that leaves it the larger part.
+
+    Eq.: x = lam_i x_i + (1 - lam_i) x_j, likewise the targets; lam_i = max(l, 1 - l), l ~ Beta(alpha, alpha).
+
+    Args:
+      rng: key.
+      images: float [R, H, W, C].
+      targets: float [R, K].
+      alpha: >= 0; 0 mixes nothing.
+
+    Returns:
+      images and targets, shaped as they came.
+    """
+    if alpha == 0:
+        return images, targets
+    rng_lam, rng_pair = jax.random.split(rng)
+    lam = jax.random.beta(rng_lam, alpha, alpha, (len(images),))
+    lam = jnp.maximum(lam, 1 - lam)
+    pair = jax.random.permutation(rng_pair, len(images))
+    beside = lam[:, None, None, None]
+    mixed = beside * images + (1 - beside) * images[pair]
+    return mixed, lam[:, None] * targets + (1 - lam[:, None]) * targets[pair]
+
+
+def interleave(batches: Sequence[jax.Array]) -> list[jax.Array]:
+    """Deals out rows so that the first batch holds an equal share of each; applied twice, it undoes itself.
+
+    With n batches the rows are cut into n groups, the larger ones last; group i of the first batch and group
+    i of batch i change places.
+
+    Args:
+      batches: n arrays [B_i, ...]; of longer ones the rows beyond the shortest stay where they are.
+
+    Returns:
+      n arrays shaped as they came.
+    """
+    first, *others = batches
+    shortest, n = min(len(rows) for rows in batches), len(batches)
+    sizes = [(shortest + i) // n for i in range(n)]
+    mixed, start = [], sizes[0]
+    for rows, size in zip(others, sizes[1:], strict=True):
+        group = slice(start, start + size)
+        mixed.append(rows.at[group].set(first[group]))
+        first = first.at[group].set(rows[group])
+        start += size
+    return [first, *mixed]

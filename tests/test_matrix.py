@@ -1,0 +1,113 @@
+"""Any objective with any backbone: every file in objectives/ trains each kind of network, or says why not."""
+
+import functools
+import importlib
+import pkgutil
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import imgcls_jax.objectives
+from imgcls_jax.models import cifar_resnet, simpleconv3, vgg, vit
+from imgcls_jax.objectives.base import Task
+from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.state import state_digest
+from imgcls_jax.train.step import make_init, make_train_step
+
+NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__) if m.name != "base"]
+OPTIONS = runpy.run_path(str(Path(__file__).with_name("test_objectives.py")))["OPTIONS"]
+TASK = Task(num_classes=3, num_examples=24, steps_per_epoch=6, total_steps=12, image_shape=(32, 32, 3))
+ROWS = 4
+# Compiling is most of the time here; with these it takes a third of it.
+jit = functools.partial(
+    jax.jit,
+    compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
+)
+# All of a family's parts, in as few and narrow layers as it can be built from.
+BACKBONES = {
+    "simpleconv3": simpleconv3.build(channels=(4, 4, 8), hidden=(16, 8)),
+    "cifar_resnet": cifar_resnet.build("resnet20", blocks=1, channels=(4, 8, 8)),
+    "vgg11_bn": vgg.build("vgg11_bn", channels=(4, 4, 8, 8, 8), hidden=(16, 16)),
+    "vit_tiny": vit.build("vit_tiny", patch=8, width=16, depth=1, dropout=0.1),
+}
+# objective -> (the backbones it takes, what it says of the others)
+CHOOSY = {"mae": ({"vit_tiny"}, "visible patches alone.* reads whole images")}
+PAIRS = [(name, network) for name in NAMES for network in BACKBONES]
+
+
+def is_legal(name, network):
+    return name not in CHOOSY or network in CHOOSY[name][0]
+
+
+@functools.cache
+def make(name, network):
+    module = importlib.import_module(f"imgcls_jax.objectives.{name}")
+    return module.make(BACKBONES[network], TASK, **OPTIONS.get(name, {}))
+
+
+def batch(start=0, rows=ROWS):
+    index = np.arange(start, start + rows, dtype=np.int32) % TASK.num_examples
+    images = np.random.default_rng(start).normal(size=(rows, *TASK.image_shape)).astype(np.float32)
+    examples = {"image": images, "label": index % TASK.num_classes, "index": index}
+    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": examples}
+
+
+def keys_of(objective, values):
+    return {key: values[key] for key in objective.batch_keys}
+
+
+def plan_first_epoch(objective, state):
+    """Does what the loop does before an epoch."""
+    if objective.plan_epoch is None:
+        return state
+    predict = jit(objective.predict)
+    embed = lambda key: np.asarray(  # noqa: E731
+        predict(state.params, state.carry, batch(0, TASK.num_examples))[key], np.float32
+    )
+    plan = objective.plan_epoch(state.params, state.carry, 0, embed, jax.random.key(0))
+    return state._replace(params=plan.params, carry=plan.carry)
+
+
+def assert_finite(tree):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        assert np.all(np.isfinite(leaf)), jax.tree_util.keystr(path)
+
+
+def assert_survives_a_checkpoint(state, folder):
+    state = jax.device_put(state, jax.devices()[0])
+    target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state)
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(state, wait=True)
+        restored, _ = checkpoints.restore_latest(lambda step: target)
+    assert state_digest(restored) == state_digest(state)
+
+
+@pytest.mark.parametrize("name, network", [pair for pair in PAIRS if is_legal(*pair)])
+def test_the_objective_trains_the_backbone(name, network, tmp_path):
+    objective, traces = make(name, network), []
+
+    def augment(rng, values):
+        traces.append(rng)
+        return values
+
+    tx = optax.sgd(0.01, momentum=0.9)  # its memory is the gradient after one step
+    state = jit(make_init(objective, tx, keys_of(objective, batch())))(jax.random.key(0))
+    state = plan_first_epoch(objective, state)
+    step = jit(make_train_step(objective, tx, augment))
+    for number in range(2):
+        state, metrics = step(state, keys_of(objective, batch(ROWS * number)))
+        assert_finite({"metrics": metrics, "gradients": state.opt_state})
+    assert len(traces) == 1
+    assert any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(state.opt_state[0].trace["backbone"]))
+    assert_survives_a_checkpoint(state, tmp_path)
+
+
+@pytest.mark.parametrize("name, network", [pair for pair in PAIRS if not is_legal(*pair)])
+def test_a_pair_that_cannot_be_is_refused_with_the_reason(name, network):
+    with pytest.raises(ValueError, match=CHOOSY[name][1]):
+        make(name, network)
