@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
             name="fixmatch",
             threshold=0.95,
             lambda_u=1.0,
-            ema_decay=0.999,
+            ema_decay=0.99,
         )
     )
     config.optimizer = ConfigDict(

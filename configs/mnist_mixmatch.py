@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
             lambda_u=15.0,
             ramp_steps=1000,
             temperature=0.5,
-            ema_decay=0.999,
+            ema_decay=0.99,
         )
     )
     config.optimizer = ConfigDict(

@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
             label_smoothing=0.0,
             mixup_alpha=0.0,
             cutmix_alpha=0.0,
-            ema_decay=0.999,
+            ema_decay=0.99,
             dropout=0.0,
         )
     )

@@ -7,31 +7,23 @@ arguments of what it builds, so an unknown one is found by name before anything 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import difflib
-import functools
 import hashlib
 import importlib
 import inspect
 import json
 import os
 import pkgutil
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from imgcls_jax.data import augment, sources, transforms
-from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
 from imgcls_jax.objectives.base import Objective, Task
 
 Config = dict[str, Any]
 SECTIONS = ("data", "model", "objective", "optimizer", "train", "evals")
 OPTIONAL_SECTIONS = ("phases",)
-FIRST_VIEW = 2**16  # sets the randomness of views apart from that of an image's operations, numbered from 0
 # A run may be taken up again with other values of these: none of them changes a number it computes.
 FREE_ON_RESUME = (
     "data.num_workers",
@@ -40,38 +32,6 @@ FREE_ON_RESUME = (
     "train.log_every_steps",
     "train.keep_checkpoints",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """The section `data`; its other fields are arguments of the source.
-
-    Attributes:
-      source: class of data/sources.py in snake case: "image_folder", "list_file", "cifar10", ...
-      train_split, train_transforms: the split to train on and its line of transforms.
-      view_transforms: lines, each of which makes one more image of every training example, for objectives
-        that compare several. A line without host operations starts from what those of train_transforms left.
-      labels_per_class, label_seed: how many labels of each class are known, and the seed that chooses them;
-        0 for all. The training split is then the labeled examples alone, unless
-      labeled_batch_size: is positive: then it is the whole split with the other labels hidden, and so many
-        labeled examples come as a second stream beside each batch.
-      eval_transforms: line of every evaluation and of prediction; nothing random.
-      on_bad_example: "raise" or "skip".
-      num_threads, num_workers, prefetch_batches: of data/pipeline.py.
-    """
-
-    source: str
-    train_transforms: str
-    eval_transforms: str
-    train_split: str = "train"
-    view_transforms: Sequence[str] = ()
-    labels_per_class: int = 0
-    label_seed: int = 0
-    labeled_batch_size: int = 0
-    on_bad_example: str = "raise"
-    num_threads: int = 2
-    num_workers: int = 0
-    prefetch_batches: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,200 +187,6 @@ def in_steps(section: Mapping[str, Any], name: str, steps_per_epoch: int, batch_
             )
         converted[key] = value
     return converted
-
-
-class DataSide:
-    """The section `data` made concrete: splits, and the batches of each.
-
-    Args:
-      section: the configuration's.
-      shard: (process index, number of processes).
-
-    Raises:
-      ValueError: an unknown field or source, or a line that does not parse.
-    """
-
-    def __init__(self, section: Mapping[str, Any], shard: tuple[int, int] = (0, 1)):
-        names = [field.name for field in dataclasses.fields(DataSettings)]
-        self.settings: DataSettings = call(
-            DataSettings, "data", {k: v for k, v in section.items() if k in names}
-        )
-        self._source_fields = {k: v for k, v in section.items() if k not in names}
-        self.shard = shard
-        self._open: dict[str, Any] = {}
-        self.train_host, self._train_device = _parse("data.train_transforms", self.settings.train_transforms)
-        self.eval_host, self._eval_device = _parse("data.eval_transforms", self.settings.eval_transforms)
-        drawn = transforms.random_operations(self.eval_host, self._eval_device)
-        if drawn:
-            raise ValueError(
-                f"config.data.eval_transforms holds random operations ({', '.join(drawn)}): evaluation and "
-                "prediction must give the same answer each time"
-            )
-        views = [_parse("data.view_transforms", line) for line in self.settings.view_transforms]
-        self._view_hosts = tuple(host for host, _ in views if host)
-        self._views = tuple((bool(host), augment.compose(device)) for host, device in views)
-        self._train = augment.compose(self._train_device)
-        self._evaluate = augment.compose(self._eval_device)
-        if self.settings.labeled_batch_size and not self.settings.labels_per_class:
-            raise ValueError("config.data.labeled_batch_size needs data.labels_per_class")
-
-    def augment(self, rng: jax.Array, batch: dict[str, Any]) -> dict[str, Any]:
-        """The device side of training: image, views and labeled as an objective sees them, jax-traceable."""
-        augmented = self._train(rng, batch)
-        own_images = iter(augmented.pop("view_images", ()))
-        augmented["views"] = tuple(
-            line(
-                jax.random.fold_in(rng, FIRST_VIEW + view),
-                {"image": next(own_images) if own else batch["image"]},
-            )["image"]
-            for view, (own, line) in enumerate(self._views)
-        )
-        if "labeled" in batch:
-            augmented["labeled"] = self._train(jax.random.fold_in(rng, FIRST_VIEW - 1), batch["labeled"])
-        return augmented
-
-    def placed(self, batch_keys: Sequence[str]) -> tuple[str, ...]:
-        """Returns what of a batch of the pipeline must reach the device for an objective's batch_keys.
-
-        Raises:
-          ValueError: the objective reads what the section does not make.
-        """
-        settings = self.settings
-        if "views" in batch_keys and not self._views:
-            raise ValueError("this objective compares views: give config.data.view_transforms their lines")
-        if "labeled" in batch_keys and not settings.labeled_batch_size:
-            raise ValueError(
-                "this objective learns from labeled and unlabeled examples: set "
-                "config.data.labels_per_class and config.data.labeled_batch_size"
-            )
-        own_views = ("view_images",) if self._view_hosts and "views" in batch_keys else ()
-        return (*sorted({"image", *batch_keys} - {"views"}), *own_views)
-
-    @property
-    def reading(self) -> dict[str, int]:
-        """How far and by what the batches are read ahead: arguments of pipeline.iterate."""
-        settings = self.settings
-        return {
-            "num_threads": settings.num_threads,
-            "num_workers": settings.num_workers,
-            "prefetch": settings.prefetch_batches,
-        }
-
-    def with_train_transforms(self, section: str, line: str) -> DataSide:
-        """Returns the same data side with another line for the training images."""
-        other = copy.copy(self)
-        other.train_host, other._train_device = _parse(f"{section}.train_transforms", line)
-        other._train = augment.compose(other._train_device)
-        return other
-
-    @property
-    def random_train_operations(self) -> list[str]:
-        """The names of the operations of train_transforms that draw anew each time."""
-        return transforms.random_operations(self.train_host, self._train_device)
-
-    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The device side of the evaluation line, jax-traceable; float images pass through as they are."""
-        return self._evaluate(jax.random.key(0), batch)
-
-    def source(self, split: str) -> Any:
-        """Returns the split's source, opened once."""
-        if split not in self._open:
-            self._open[split] = call(_source_class(self.settings.source), "data", self._source_fields, split)
-        return self._open[split]
-
-    @functools.cached_property
-    def training(self) -> Any:
-        """The source trained on: the training split, or its labeled part."""
-        whole = self.source(self.settings.train_split)
-        if not self.settings.labels_per_class or self.settings.labeled_batch_size:
-            return whole
-        return sources.subset(whole, self._known(whole))
-
-    def _known(self, source: Any) -> Any:
-        """Returns the indices of the examples whose labels are known."""
-        if source.labels is None:
-            raise ValueError(
-                f"config.data.labels_per_class: {self.settings.source} does not tell its labels without "
-                "reading every example; use another source"
-            )
-        try:
-            return sources.balanced_subset(
-                source.labels, self.settings.labels_per_class, self.settings.label_seed
-            )
-        except ValueError as error:
-            raise ValueError(f"config.data.labels_per_class: {error}") from error
-
-    def train_batches(self, batch_size: int, seed: int, order: Any = None) -> TrainBatches:
-        """Returns the batches of the training split."""
-        labeled = None
-        if self.settings.labeled_batch_size:
-            labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size)
-        return TrainBatches(
-            self.training,
-            self.train_host,
-            batch_size=batch_size,
-            seed=seed,
-            on_bad_example=self.settings.on_bad_example,
-            view_ops=self._view_hosts,
-            labeled=labeled,
-            order=order,
-            shard=self.shard,
-        )
-
-    def training_in_order(self, batch_size: int, *, train_line: bool = False) -> EvalBatches:
-        """Returns the batches of what is trained on in index order, by the evaluation line or the training
-        line, which must draw nothing then."""
-        return self._in_order(self.training, self.train_host if train_line else self.eval_host, batch_size)
-
-    def eval_batches(self, split: str, batch_size: int, class_names: tuple[str, ...]) -> EvalBatches:
-        """Returns the batches of any split, every example once.
-
-        Raises:
-          ValueError: its classes are not those of the training split: its labels would mean something else.
-        """
-        source = self.source(split)
-        if tuple(source.class_names) != tuple(class_names):
-            raise ValueError(
-                f"the split {split!r} has the classes {_shortened(source.class_names)}, training has "
-                f"{_shortened(class_names)}: give both splits the same classes in the same order"
-            )
-        return self._in_order(source, self.eval_host, batch_size)
-
-    def _in_order(self, source: Any, host_ops: Any, batch_size: int) -> EvalBatches:
-        return EvalBatches(
-            source,
-            host_ops,
-            batch_size=batch_size,
-            on_bad_example=self.settings.on_bad_example,
-            shard=self.shard,
-        )
-
-
-def _shortened(names: Sequence[str]) -> str:
-    return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-
-
-def _source_class(name: str) -> Any:
-    """Returns the class of data/sources.py that a configuration names in snake case."""
-    found = getattr(sources, "".join(word.capitalize() for word in name.split("_")), None)
-    if inspect.isclass(found) and "split" in inspect.signature(found).parameters:
-        return found
-    classes = [
-        name
-        for name, value in vars(sources).items()
-        if inspect.isclass(value) and "split" in inspect.signature(value).parameters
-    ]
-    names = [re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in classes]
-    raise ValueError(
-        f"config.data.source: data/sources.py has no {name!r}; it has {', '.join(sorted(names))}"
-    )
-
-
-def _parse(field: str, line: str) -> tuple[Any, Any]:
-    try:
-        return transforms.parse(line)
-    except ValueError as error:
-        raise ValueError(f"config.{field}: {error}") from error
 
 
 def find_family(config: Config) -> tuple[Any, str]:

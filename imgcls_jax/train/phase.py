@@ -20,7 +20,8 @@ import optax
 
 from imgcls_jax.objectives.base import Batch, Objective, Task, apply_backbone
 from imgcls_jax.train import experiment
-from imgcls_jax.train.experiment import Config, DataSide
+from imgcls_jax.train.data_side import DataSide
+from imgcls_jax.train.experiment import Config
 from imgcls_jax.train.optimizer import Schedule, frozen_params, make_optimizer, make_schedule
 
 MAIN = "main"  # the one phase of a run without the section

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from imgcls_jax.objectives.base import Task
 from imgcls_jax.train import experiment, sharding
 from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
-from imgcls_jax.train.experiment import Config, DataSide, TrainSettings
+from imgcls_jax.train.data_side import DataSide
+from imgcls_jax.train.experiment import Config, TrainSettings
 from imgcls_jax.train.phase import Phase, make_phases, read_spans, with_cached_features
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.step import make_init, make_train_step

@@ -11,7 +11,8 @@ from imgcls_jax.data.pipeline import iterate
 from imgcls_jax.objectives.base import Batch, Objective, Task
 from imgcls_jax.train import experiment, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
-from imgcls_jax.train.experiment import Config, DataSide
+from imgcls_jax.train.data_side import DataSide
+from imgcls_jax.train.experiment import Config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,10 @@ def batch(rows=10):
     return {"image": images, "index": np.arange(rows, dtype=np.int32)[::-1] * 5}
 
 
+def initial(objective, values):
+    return jax.jit(objective.init)(jax.random.key(0), values)
+
+
 def make(**options):
     options = {"num_clusters": 4, "hidden": (16, 12), "pca_dim": 3} | options
     return deepcluster.make(Small(), TASK, **options)
@@ -54,7 +58,7 @@ def plan(objective, params, carry, seed=1, points=None):
 
 def test_a_plan_clusters_the_embedding_and_renews_the_head_alone():
     objective = make(kmeans_start="kmeans++")
-    params, carry = objective.init(jax.random.key(0), batch())
+    params, carry = initial(objective, batch())
     assert carry["assignments"].dtype == np.int32 and carry["assignments"].shape == (60,)
     planned = plan(objective, params, carry)
     groups = blobs()[1]
@@ -74,7 +78,7 @@ def test_a_plan_clusters_the_embedding_and_renews_the_head_alone():
 
 def test_each_epoch_starts_from_another_seed():
     objective = make(num_clusters=20)
-    params, carry = objective.init(jax.random.key(0), batch())
+    params, carry = initial(objective, batch())
     one, other = (plan(objective, params, carry, seed) for seed in (1, 2))
     assert not np.array_equal(one.carry["assignments"], other.carry["assignments"])
     assert not np.array_equal(one.order, other.order)
@@ -83,7 +87,7 @@ def test_each_epoch_starts_from_another_seed():
 
 def test_an_embedding_narrower_than_pca_dim_keeps_all_its_components():
     objective = make(pca_dim=256)
-    params, carry = objective.init(jax.random.key(0), batch())
+    params, carry = initial(objective, batch())
     assert len(np.unique(plan(objective, params, carry).carry["assignments"])) <= 4
 
 
@@ -103,9 +107,9 @@ def test_the_order_visits_every_cluster_equally_often(sizes):
 
 def test_the_loss_reads_the_clusters_of_its_examples():
     objective = make(dropout=0.0)
-    params, carry = objective.init(jax.random.key(0), batch())
+    params, carry = initial(objective, batch())
     carry["assignments"] = jnp.asarray(blobs()[1], jnp.int32)
-    value, (after, metrics) = objective.loss(params, carry, batch(), jax.random.key(1), jnp.int32(0))
+    value, (after, metrics) = jax.jit(objective.loss)(params, carry, batch(), jax.random.key(1), jnp.int32(0))
     features, _ = Small().apply(
         {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
         batch()["image"],
@@ -124,17 +128,17 @@ def test_the_loss_reads_the_clusters_of_its_examples():
 
 def test_the_embedding_stands_before_the_last_relu():
     objective = make()
-    params, carry = objective.init(jax.random.key(0), batch())
-    outputs = objective.predict(params, carry, batch())
+    params, carry = initial(objective, batch())
+    outputs = jax.jit(objective.predict)(params, carry, batch())
     assert outputs["embedding"].shape == (10, 12) and np.any(outputs["embedding"] < 0)
     logits = jax.nn.relu(outputs["embedding"]) @ params["head"]["kernel"]
     np.testing.assert_allclose(outputs["logits"], logits, atol=1e-6)
     plain = make(hidden=())
-    params, carry = plain.init(jax.random.key(0), batch())
+    params, carry = initial(plain, batch())
     assert set(params) == {"backbone", "head"}
-    assert plain.predict(params, carry, batch())["embedding"].shape == (10, 20)
+    assert jax.eval_shape(plain.predict, params, carry, batch())["embedding"].shape == (10, 20)
     flat = make(reads="map")
-    params, carry = flat.init(jax.random.key(0), batch())
+    params, carry = initial(flat, batch())
     assert params["projector"]["fc1"]["kernel"].shape == (2 * 2 * 5, 16)
 
 

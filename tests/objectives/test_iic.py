@@ -31,31 +31,38 @@ def batch(views=2, rows=8):
     }
 
 
+def initial(objective, values):
+    return jax.jit(objective.init)(jax.random.key(0), values)
+
+
 def make(**options):
     return iic.make(Small(), TASK, **options)
 
 
 def loss_of(objective, params, carry, values, step=0):
-    return objective.loss(params, carry, values, jax.random.key(0), jnp.int32(step))
+    return jax.jit(objective.loss)(params, carry, values, jax.random.key(0), jnp.int32(step))
 
 
 def test_the_loss_is_the_mean_over_sub_heads_of_all_pairs():
     objective, values = make(marginal_weight=1.3, num_subheads=2), batch(views=3)
-    params, carry = objective.init(jax.random.key(0), values)
+    params, carry = initial(objective, values)
     assert params["clusters"]["classifier"]["kernel"].shape == (2, 20, 3)
     assert params["overclusters"]["classifier"]["kernel"].shape == (2, 20, 15)
 
-    def outputs(images, head):
+    def outputs(images, head, params):
         variables = {"params": params["backbone"], "batch_stats": carry["batch_stats"]}
         features, _ = Small().apply(variables, images, train=True, mutable=["batch_stats"])
         layer = params["clusters"]["classifier"]
         return jax.nn.softmax(features.embedding @ layer["kernel"][head] + layer["bias"][head])
 
     first, others = values["views"][0], np.concatenate(values["views"][1:])
-    expected = [
-        mutual_information_loss(jnp.tile(outputs(first, h), (2, 1)), outputs(others, h), marginal_weight=1.3)
-        for h in range(2)
-    ]
+
+    @jax.jit
+    def loss_of_head(head, params):
+        one, other = jnp.tile(outputs(first, head, params), (2, 1)), outputs(others, head, params)
+        return mutual_information_loss(one, other, marginal_weight=1.3)
+
+    expected = [loss_of_head(head, params) for head in range(2)]
     value, (after, metrics) = loss_of(objective, params, carry, values)
     np.testing.assert_allclose(value, np.mean(expected), rtol=1e-4)
     assert metrics["loss"] == value == metrics["clusters_loss"]
@@ -74,7 +81,7 @@ def test_the_loss_is_the_mean_over_sub_heads_of_all_pairs():
 )
 def test_whole_epochs_train_one_head(options, expected):
     objective, values = make(**options), batch()
-    params, carry = objective.init(jax.random.key(0), values)
+    params, carry = initial(objective, values)
     grad = jax.jit(jax.grad(objective.loss, has_aux=True))
     trained = ""
     for step in range(2 * TASK.steps_per_epoch * len(expected)):
@@ -87,9 +94,9 @@ def test_whole_epochs_train_one_head(options, expected):
 
 def test_the_sub_head_of_lowest_loss_answers():
     objective, values = make(num_subheads=3), batch()
-    params, carry = objective.init(jax.random.key(0), values)
+    params, carry = initial(objective, values)
     carry["subhead_loss"] = {"clusters": jnp.array([0.0, -1.0, -0.5]), "overclusters": jnp.zeros(3)}
-    outputs = objective.predict(params, carry, {"image": values["views"][0]})
+    outputs = jax.jit(objective.predict)(params, carry, {"image": values["views"][0]})
     assert outputs["subhead_logits"].shape == (8, 3, 3) and outputs["overcluster_logits"].shape == (8, 15)
     np.testing.assert_array_equal(outputs["logits"], outputs["subhead_logits"][:, 1])
     assert not np.allclose(outputs["subhead_logits"][:, 0], outputs["subhead_logits"][:, 1])
@@ -97,7 +104,7 @@ def test_the_sub_head_of_lowest_loss_answers():
 
 def test_running_losses_approach_the_loss_and_ignore_the_epoch():
     objective, values = make(num_subheads=2), batch()
-    params, carry = objective.init(jax.random.key(0), values)
+    params, carry = initial(objective, values)
     _, (first, metrics) = loss_of(objective, params, carry, values, step=0)
     for step in range(40):
         _, (carry, _) = loss_of(
@@ -109,7 +116,7 @@ def test_running_losses_approach_the_loss_and_ignore_the_epoch():
 
 def test_what_cannot_be_trained_is_refused():
     objective = make()
-    params, carry = objective.init(jax.random.key(0), batch())
+    params, carry = initial(objective, batch())
     with pytest.raises(ValueError, match="data.view_transforms needs two lines or more"):
         loss_of(objective, params, carry, batch(views=1))
     for options in ({"num_clusters": 1}, {"num_overclusters": 1}, {"num_subheads": 0}):
