@@ -1,4 +1,4 @@
-"""From a configuration to the things it names: sources, transforms, backbone, objective, evaluators.
+"""From a configuration to the things it names: backbone, objective, evaluators (the data: data_side.py).
 
 A configuration is a nested dict of JSON values with the flat sections data, model, objective, optimizer,
 train and evals, and phases where a run has several (train/phase.py). The fields of a section are the

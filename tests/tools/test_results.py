@@ -62,5 +62,6 @@ def test_the_commands(tmp_path):
     assert shown.stdout.splitlines()[-1] == "| M | P | 75.00 % | 60 s | 2 CPU cores | - |"
 
 
+@pytest.mark.skipif(not (ROOT / "results").exists(), reason="no results are kept yet")
 def test_the_readme_shows_what_the_files_hold():
     assert results.table(ROOT / "results") in (ROOT / "README.md").read_text(encoding="utf-8")
