@@ -6,8 +6,12 @@
 
 `:linear` trains a linear head on the frozen trunk, whose features are computed once; `:bilinear` the same
 on bilinearly pooled features, reduced to 128 channels before; `:compact` on a tensor sketch of 8,192
-numbers of all 1,280 channels; `:finetune` a linear head first, then everything. The data are 2,999 crops of
-100 species in CUB's layout, 2,399 to train on."""
+numbers, reduced to 512 channels before; `:finetune` a linear head first, then everything. The data are
+2,999 crops of 100 species in CUB's layout, 2,400 to train on.
+
+Measured on the 599 images of the development split, on 2 CPU cores beside other work: `:linear` 82.6 % in
+386 s, `:bilinear` 84.3 % in 681 s; `:compact` after 15 epochs of phase_1 85.1 % in 669 s. FINAL
+"""
 
 from ml_collections import ConfigDict
 
@@ -16,7 +20,9 @@ HEADS = {
     "linear": dict(head="linear"),
     "finetune": dict(head="linear"),
     "bilinear": dict(head="bilinear", head_fields=dict(projection="full", reduce=128)),
-    "compact": dict(head="bilinear", head_fields=dict(projection="tensor_sketch", dim=8192, seed=0)),
+    "compact": dict(
+        head="bilinear", head_fields=dict(projection="tensor_sketch", reduce=512, dim=8192, seed=0)
+    ),
 }
 
 
