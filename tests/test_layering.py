@@ -20,7 +20,10 @@ MAY_IMPORT = {
     "data/augment.py": (set(), {"jax"}),
     "data/rand_augment.py": ({"data.augment"}, {"jax"}),
     "objectives": ({"objectives", "losses", "models.heads"}, {"jax", "flax", "optax", "numpy"}),
-    "evaluators": ({"evaluators", "losses", "data"}, {"jax", "numpy", "scipy", "sklearn"}),
+    "evaluators": (
+        {"evaluators", "losses", "data"},
+        {"jax", "numpy", "scipy", "sklearn", "threadpoolctl"},  # the last comes with scikit-learn
+    ),
     "train": (
         {"train", "objectives.base", "data"},
         {"jax", "optax", "orbax", "clu", "numpy"},

@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from imgcls_jax.data.sources import balanced_subset
 from imgcls_jax.evaluators.embeddings import Embedded, OpenSplit, Predict, make_embedder
@@ -63,7 +64,10 @@ def make(
             chosen = balanced_subset(train.label, labels_per_class, label_seed)
             train = Embedded(train.embedding[chosen], train.label[chosen])
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iterations))
-        probe.fit(train.embedding.astype(np.float64), train.label)
+        # The products are small: threads that wait for each other at every one take minutes where others
+        # use the processor too, and gain little where none do.
+        with threadpool_limits(1):
+            probe.fit(train.embedding.astype(np.float64), train.label)
 
         def accuracy(examples: Embedded) -> float:
             return float(probe.score(examples.embedding.astype(np.float64), examples.label))
