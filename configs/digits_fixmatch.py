@@ -1,6 +1,8 @@
 """FixMatch on scikit-learn's digits with 50 labels, five a class; nothing is downloaded.
 
 python -m imgcls_jax.main --config configs/digits_fixmatch.py --workdir runs/digits_fixmatch
+
+Not yet run.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,8 @@
   python -m imgcls_jax.main --config configs/mnist_fixmatch.py --workdir runs/mnist_fixmatch \\
     --config.data.root=FOLDER
 
-FOLDER holds the official idx files. `configs/mnist_supervised_100.py` learns from the same 100 labels alone.
+FOLDER holds the official idx files. `configs/mnist_supervised_100.py` learns from the same 100 labels
+alone. Not yet run in full.
 """
 
 from ml_collections import ConfigDict

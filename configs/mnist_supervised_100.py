@@ -4,7 +4,7 @@
     --config.data.root=FOLDER
 
 FOLDER holds the official idx files. The network, the labels and their augmentation are those of
-`configs/mnist_mixmatch.py`.
+`configs/mnist_mixmatch.py`. Not yet run in full.
 """
 
 from ml_collections import ConfigDict
