@@ -5,7 +5,7 @@
 
 FOLDER holds the official idx files. `configs/mnist_supervised_100.py` learns from the same 100 labels
 alone. Not yet run in full: with the rate annealed over 1.8 epochs instead of 12, 96.3 % of 10,000 test
-images, label seed 0 (a development split: the last 10,000 of MNIST's training images).
+images, label seed 0 (a development split, held out of MNIST's training images).
 """
 
 from ml_collections import ConfigDict

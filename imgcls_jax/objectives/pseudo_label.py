@@ -106,6 +106,4 @@ def make(
         }
         return value, (carry | {"batch_stats": batch_stats}, metrics)
 
-    return dataclasses.replace(
-        plain, batch_keys=("labeled", "image"), init=init, loss=loss, reads_pixels=True
-    )
+    return dataclasses.replace(plain, batch_keys=("labeled", "image"), init=init, loss=loss)
