@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
             name="mixmatch",
             alpha=0.75,
             lambda_u=75.0,
-            ramp_steps=16384,
+            ramp_fraction=1 / 64,
             temperature=0.5,
             ema_decay=0.999,
         )

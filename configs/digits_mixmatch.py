@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
             name="mixmatch",
             alpha=0.75,
             lambda_u=15.0,
-            ramp_steps=500,
+            ramp_fraction=0.75,
             temperature=0.5,
             ema_decay=0.99,
         )

@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
             name="mixmatch",
             alpha=0.75,
             lambda_u=15.0,
-            ramp_steps=1000,
+            ramp_fraction=0.1,
             temperature=0.5,
             ema_decay=0.99,
         )
@@ -70,7 +70,6 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg == "test":
         config.train.total_steps = 20
         del config.train.total_epochs
-        config.objective.ramp_steps = 10
         config.train.log_every_steps = 10
         config.train.eval_every_epochs = 0.0
     elif arg:

@@ -21,7 +21,7 @@ NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__) if
 OPTIONS = {
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
     "fixmatch": {"threshold": 0.4},
-    "mixmatch": {"alpha": 0.75, "lambda_u": 75.0, "ramp_steps": 3},
+    "mixmatch": {"alpha": 0.75, "lambda_u": 75.0, "ramp_fraction": 0.5},
     "pseudo_label": {"threshold": 0.4, "ramp_fraction": 0.5},
     "trinet": {"hidden": 8, "sigma": 0.3, "pool_base": 4, "passes": 2, "init_epochs": 1},
     "supervised": {"ema_decay": 0.9, "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "dropout": 0.1},

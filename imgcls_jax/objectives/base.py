@@ -133,3 +133,25 @@ def apply_backbone(
         variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": rng}
     )
     return features, moved.get("batch_stats", {})
+
+
+def train_logits(
+    backbone: Any, head: Any, params: Params, carry: Carry, images: jax.Array, rng: jax.Array
+) -> tuple[jax.Array, Params]:
+    """Classifies images as training sees them, by the statistics of the batch.
+
+    Args:
+      backbone, head: modules, the head one of models/heads.py without dropout or state; auxiliary
+        classifiers of the backbone take no part.
+      params: with "backbone" and "head".
+      carry: with "batch_stats".
+      images: float [B, H, W, C].
+      rng: for the backbone's dropout and stochastic depth.
+
+    Returns:
+      logits float32 [B, K], and batch_stats as the images moved them.
+    """
+    features, moved = apply_backbone(
+        backbone, params["backbone"], carry["batch_stats"], images, train=True, rng=rng
+    )
+    return head.apply({"params": params["head"]}, getattr(features, head.reads), train=False), moved

@@ -27,7 +27,7 @@ import numpy as np
 from imgcls_jax.losses import pseudo_labels, softmax_cross_entropy, zero_one
 from imgcls_jax.models import heads
 from imgcls_jax.objectives import supervised
-from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, apply_backbone
+from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, train_logits
 
 
 def make(
@@ -71,10 +71,7 @@ def make(
         del step
         labels, (weak, strong) = batch["labeled"]["label"], batch["views"]
         parts = (batch["labeled"]["image"], weak, strong)
-        features, batch_stats = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], interleave(parts), train=True, rng=rng
-        )
-        logits = head.apply({"params": params["head"]}, getattr(features, head.reads), train=False)
+        logits, batch_stats = train_logits(backbone, head, params, carry, interleave(parts), rng)
         logits, weak_logits, strong_logits = deal_back(logits, [len(part) for part in parts])
         guesses, confidence = pseudo_labels(weak_logits)
         mask = (confidence >= threshold).astype(jnp.float32)

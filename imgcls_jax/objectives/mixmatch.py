@@ -20,6 +20,7 @@ carry: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ import optax
 from imgcls_jax.losses import sharpen, softmax_cross_entropy, softmax_squared_error
 from imgcls_jax.models import heads
 from imgcls_jax.objectives import supervised
-from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, apply_backbone
+from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, train_logits
 
 
 def make(
@@ -40,7 +41,7 @@ def make(
     *,
     alpha: float,
     lambda_u: float,
-    ramp_steps: int = 16384,
+    ramp_fraction: float = 1 / 64,
     temperature: float = 0.5,
     ema_decay: float | None = 0.999,
 ) -> Objective:
@@ -48,35 +49,31 @@ def make(
 
     Args:
       backbone: module with the contract of models/.
-      task: num_classes is read.
+      task: num_classes and total_steps are read.
       alpha: of the mixing coefficient, Beta(alpha, alpha), >= 0; 0 mixes nothing. Published: 0.75; 0.25 for
         SVHN with its extra images.
       lambda_u: weight of the unlabeled loss, >= 0. Published: 75 for CIFAR-10, 250 for SVHN, 50 for STL-10.
-      ramp_steps: the weight rises linearly from 0 over so many steps; 0 for none. Published: 16384 of 2^20.
+      ramp_fraction: the weight rises linearly from 0 over this part of training, in [0, 1]; 0 for none.
+        Published: 16384 of 2^20 steps.
       temperature: of sharpening, > 0.
       ema_decay: in (0, 1), of the weights that predict; None or 0 for the trained ones themselves.
 
     Raises:
       ValueError: a hyper-parameter outside its range.
     """
-    if not (alpha >= 0 and lambda_u >= 0 and ramp_steps >= 0 and temperature > 0):
+    if not (alpha >= 0 and lambda_u >= 0 and 0 <= ramp_fraction <= 1 and temperature > 0):
         raise ValueError(
-            "objective.alpha, objective.lambda_u and objective.ramp_steps must be at least 0, "
-            f"objective.temperature above 0; got {alpha}, {lambda_u}, {ramp_steps} and {temperature}"
+            "objective.alpha and objective.lambda_u must be at least 0, objective.ramp_fraction in [0, 1], "
+            f"objective.temperature above 0; got {alpha}, {lambda_u}, {ramp_fraction} and {temperature}"
         )
     plain = supervised.make(backbone, task, ema_decay=ema_decay)
     head = heads.build(getattr(backbone, "head", "linear"), task.num_classes)
+    classify = functools.partial(train_logits, backbone, head)
+    ramp_steps = round(ramp_fraction * task.total_steps)
     weight_at = optax.linear_schedule(0.0 if ramp_steps else lambda_u, lambda_u, max(ramp_steps, 1))
 
     def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
         return plain.init(rng, batch["labeled"])
-
-    def classify(params: Params, carry: Carry, images: jax.Array, rng: jax.Array) -> tuple[jax.Array, Params]:
-        """Returns the logits by batch statistics, and the running ones as these move them."""
-        features, moved = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], images, train=True, rng=rng
-        )
-        return head.apply({"params": params["head"]}, getattr(features, head.reads), train=False), moved
 
     def guess(params: Params, carry: Carry, views: Sequence[jax.Array], rng: jax.Array) -> jax.Array:
         """Returns the labels that the views agree on, float32 [Bu, K], without gradient."""

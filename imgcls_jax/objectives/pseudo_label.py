@@ -16,6 +16,7 @@ carry: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ import optax
 from imgcls_jax.losses import entropy, pseudo_labels, softmax_cross_entropy, zero_one
 from imgcls_jax.models import heads
 from imgcls_jax.objectives import supervised
-from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, apply_backbone
+from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, train_logits
 
 TERMS = ("pseudo_label", "entropy")
 
@@ -65,18 +66,12 @@ def make(
         )
     plain = supervised.make(backbone, task, ema_decay=ema_decay)
     head = heads.build(getattr(backbone, "head", "linear"), task.num_classes)
+    classify = functools.partial(train_logits, backbone, head)
     ramp_steps = round(ramp_fraction * task.total_steps)
     weight_at = optax.linear_schedule(0.0 if ramp_steps else lambda_u, lambda_u, max(ramp_steps, 1))
 
     def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
         return plain.init(rng, batch["labeled"])
-
-    def classify(params: Params, carry: Carry, images: jax.Array, rng: jax.Array) -> tuple[jax.Array, Params]:
-        """Returns the logits by batch statistics, and the running ones as these move them."""
-        features, moved = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], images, train=True, rng=rng
-        )
-        return head.apply({"params": params["head"]}, getattr(features, head.reads), train=False), moved
 
     def unlabeled_term(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the term's mean over the batch, and the share of predictions above the threshold."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 Schedule = Callable[[int | jax.Array], Any]
@@ -34,7 +35,8 @@ def make_schedule(
       learning_rate: the peak.
       total_steps: of the run, warm-up included.
       schedule: "constant"; "step": times decay_factor at every multiple of decay_every_steps, or at
-        decay_at_steps; "cosine": from the end of the warm-up down to final_learning_rate at total_steps.
+        decay_at_steps; "cosine": from the end of the warm-up down to final_learning_rate at total_steps;
+        "cosine_7_16", FixMatch's: times cos(7 pi t / 16) as t goes from 0, at the end of the warm-up, to 1.
       warmup_steps: linear rise from 0 at step 0 to the peak; steps of a decay are counted from step 0 all the
         same.
       decay_factor, decay_every_steps, decay_at_steps: of "step".
@@ -53,8 +55,16 @@ def make_schedule(
         steps = max(total_steps - warmup_steps, 1)
         alpha = final_learning_rate / learning_rate if learning_rate else 0.0
         main = optax.cosine_decay_schedule(learning_rate, steps, alpha=alpha)
+    elif schedule == "cosine_7_16":
+        steps = max(total_steps - warmup_steps, 1)
+
+        def main(step: int | jax.Array) -> jax.Array:
+            return learning_rate * jnp.cos(7 / 16 * jnp.pi * step / steps)
+
     else:
-        raise ValueError(f"optimizer.schedule is one of 'constant', 'step', 'cosine'; got {schedule!r}")
+        raise ValueError(
+            f"optimizer.schedule is one of 'constant', 'step', 'cosine', 'cosine_7_16'; got {schedule!r}"
+        )
     if not warmup_steps:
         return main
     return optax.join_schedules(

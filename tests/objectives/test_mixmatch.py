@@ -1,5 +1,7 @@
 """What MixMatch computes, beyond the laws that all objectives keep."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from imgcls_jax.objectives.base import Task
 from imgcls_jax.train.optimizer import make_optimizer, make_schedule
 from imgcls_jax.train.step import make_init, make_train_step
 
-TASK = Task(num_classes=4, num_examples=32, steps_per_epoch=4, total_steps=8, image_shape=(4, 4, 1))
+TASK = Task(num_classes=4, num_examples=32, steps_per_epoch=4, total_steps=10, image_shape=(4, 4, 1))
 AFTER_RAMP = jnp.int32(100)
 
 
@@ -35,7 +37,7 @@ def batch(labeled=6, unlabeled=6, views=2):
 
 
 def make(**options):
-    return mixmatch.make(Small(), TASK, **{"alpha": 0.75, "lambda_u": 75.0, "ramp_steps": 10} | options)
+    return mixmatch.make(Small(), TASK, **{"alpha": 0.75, "lambda_u": 75.0, "ramp_fraction": 1.0} | options)
 
 
 def drawn(objective, values, seed=0):
@@ -113,8 +115,9 @@ def test_the_running_statistics_follow_the_first_pass_alone():
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 0.0), (8192, 0.5), (16384, 1.0), (20000, 1.0)])
-def test_the_weight_rises_over_16384_steps(step, share):
-    values, objective = batch(), mixmatch.make(Small(), TASK, alpha=0.0, lambda_u=75.0)
+def test_the_weight_rises_over_the_first_64th_of_the_run(step, share):
+    task = dataclasses.replace(TASK, total_steps=2**20)
+    values, objective = batch(), mixmatch.make(Small(), task, alpha=0.0, lambda_u=75.0)
     params, carry = drawn(objective, values)
     value, (_, metrics) = objective.loss(params, carry, values, jax.random.key(1), jnp.int32(step))
     np.testing.assert_allclose(metrics["lambda_u"], 75 * share, rtol=1e-6)
@@ -124,7 +127,7 @@ def test_the_weight_rises_over_16384_steps(step, share):
 
 
 def test_without_a_ramp_the_weight_is_whole_at_once():
-    values, objective = batch(), make(ramp_steps=0)
+    values, objective = batch(), make(ramp_fraction=0.0)
     _, (_, metrics) = objective.loss(*drawn(objective, values), values, jax.random.key(1), jnp.int32(0))
     assert metrics["lambda_u"] == 75
 
@@ -220,7 +223,7 @@ def test_the_weight_decay_of_the_authors_is_that_of_adamw():
 
 
 @pytest.mark.parametrize(
-    "options", [{"alpha": -1.0}, {"lambda_u": -1.0}, {"ramp_steps": -1}, {"temperature": 0.0}]
+    "options", [{"alpha": -1.0}, {"lambda_u": -1.0}, {"ramp_fraction": 1.5}, {"temperature": 0.0}]
 )
 def test_bad_hyper_parameters(options):
     with pytest.raises(ValueError, match="objective.temperature above 0; got"):

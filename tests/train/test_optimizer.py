@@ -46,13 +46,20 @@ def test_cosine_schedule():
     np.testing.assert_allclose(found, [0, 0.1, 0.06, 0.02], rtol=1e-5)
 
 
+def test_fixmatch_schedule():
+    found = rates([0, 25, 50, 75, 100], schedule="cosine_7_16")
+    np.testing.assert_allclose(
+        0.3 * np.array(found), [0.03, 0.028246, 0.02319, 0.015423, 0.005853], atol=1e-6
+    )
+
+
 def test_constant_schedule():
     np.testing.assert_allclose(rates([0, 99]), [0.1, 0.1])
     np.testing.assert_allclose(rates([0, 5, 10, 99], warmup_steps=10), [0, 0.05, 0.1, 0.1], rtol=1e-6)
 
 
 def test_schedule_mistakes():
-    with pytest.raises(ValueError, match="'constant', 'step', 'cosine'"):
+    with pytest.raises(ValueError, match="'constant', 'step', 'cosine', 'cosine_7_16'"):
         rates([0], schedule="poly")
     with pytest.raises(ValueError, match="needs one of"):
         rates([0], schedule="step")
