@@ -1,5 +1,4 @@
-"""DeepCluster on scikit-learn's digits, measured by k-means on the features, by the clusters themselves and by
-neighbours.
+"""DeepCluster on scikit-learn's digits: k-means on the features, the clusters themselves, and neighbours.
 
 python -m imgcls_jax.main --config configs/digits_deepcluster.py --workdir runs/digits_deepcluster
 """

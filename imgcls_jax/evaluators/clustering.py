@@ -10,22 +10,18 @@ entropies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 from sklearn.metrics.cluster import contingency_matrix
 
+from imgcls_jax.evaluators.collect import OpenSplit, Predict, make_collector
 from imgcls_jax.losses import kmeans, nearest_centroid
-
-Predict = Callable[[Any, Any, dict[str, jax.Array]], dict[str, jax.Array]]
-OpenSplit = Callable[[str], Iterable[dict[str, jax.Array]]]
-Examples = dict[str, np.ndarray]
 
 KMEANS_STARTS = 5  # of which the one with the lowest objective is kept
 
@@ -64,35 +60,21 @@ def make(
       bound.
     """
 
-    @jax.jit
     def columns(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         outputs = predict(params, carry, batch)
         if key not in outputs:
             raise ValueError(f"evals: key {key!r} is none of the prediction's outputs: {', '.join(outputs)}")
-        kept = {"label": batch["label"], "mask": batch["mask"]}
-        kept["finite"] = jnp.all(jnp.isfinite(outputs[key]), axis=-1)
+        kept = {}
         if key != "embedding":
             kept["clusters"] = jnp.argmax(outputs[key], axis=-1)
+            kept["largest"] = jnp.max(outputs[key], axis=-1)  # not finite where an entry is a NaN
         if key == "logits" and "subhead_logits" in outputs:
             kept["subheads"] = jnp.argmax(outputs["subhead_logits"], axis=-1)  # [B, S]
         if key == "embedding" or silhouette_examples and "embedding" in outputs:
             kept["embedding"] = outputs["embedding"].astype(jnp.float32)
         return kept
 
-    def collect(params: Any, carry: Any, name: str) -> Examples:
-        batches = [
-            multihost_utils.process_allgather(columns(params, carry, batch), tiled=True)
-            for batch in open_split(name)
-        ]
-        examples = {
-            column: np.concatenate([batch[column][batch["mask"]] for batch in batches])
-            for column in (batches[0] if batches else ())
-        }
-        if not len(examples.get("label", ())):
-            raise ValueError(f"no example of the split {name!r} could be read: nothing to evaluate")
-        if not examples["finite"].all():
-            raise FloatingPointError(f"predictions of the split {name!r} hold a NaN or an infinity")
-        return examples
+    collect = make_collector(columns, open_split)
 
     def evaluate(params: Any, carry: Any) -> dict[str, Any]:
         found = {name: collect(params, carry, name) for name in (fit_split, split) if name}

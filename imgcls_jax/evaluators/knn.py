@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.evaluators.embeddings import OpenSplit, Predict, make_embedder
+from imgcls_jax.evaluators.collect import OpenSplit, Predict, embedding, make_collector
 from imgcls_jax.losses import l2_normalize
 
 QUERIES, EXAMPLES = 256, 16384  # compared at a time: 16 MiB of similarities
@@ -50,7 +50,7 @@ def make(
     sizes = sorted({k} if isinstance(k, int) else set(k))
     if not sizes or sizes[0] < 1 or not temperature > 0:
         raise ValueError(f"knn needs k of at least 1 and a positive temperature; got {k} and {temperature}")
-    embed = make_embedder(predict, open_split)
+    collect = make_collector(embedding(predict), open_split)
     leave_one_out = split == train_split
 
     @jax.jit
@@ -65,25 +65,25 @@ def make(
         return jnp.stack([jnp.argmax(score, axis=1) for score in scores], axis=1)  # [b, len(sizes)]
 
     def evaluate(params: Any, carry: Any) -> dict[str, Any]:
-        bank = embed(params, carry, train_split)
-        queries = bank if leave_one_out else embed(params, carry, split)
-        if sizes[-1] > len(bank.label) - leave_one_out:
+        bank = collect(params, carry, train_split)
+        queries = bank if leave_one_out else collect(params, carry, split)
+        if sizes[-1] > len(bank["label"]) - leave_one_out:
             raise ValueError(
-                f"knn: k = {sizes[-1]} is more than there are training examples, {len(bank.label)}"
+                f"knn: k = {sizes[-1]} is more than there are training examples, {len(bank['label'])}"
             )
         examples = jax.device_put(
             (
-                _chunks(bank.embedding, EXAMPLES),
-                _chunks(bank.label, EXAMPLES),
-                _chunks(np.arange(len(bank.label)), EXAMPLES, filler=-1),
+                _chunks(bank["embedding"], EXAMPLES),
+                _chunks(bank["label"], EXAMPLES),
+                _chunks(np.arange(len(bank["label"])), EXAMPLES, filler=-1),
             )
         )
-        positions = np.arange(len(queries.label))
-        chunks = zip(_chunks(queries.embedding, QUERIES), _chunks(positions, QUERIES), strict=True)
+        positions = np.arange(len(queries["label"]))
+        chunks = zip(_chunks(queries["embedding"], QUERIES), _chunks(positions, QUERIES), strict=True)
         predicted = np.concatenate([classes(*chunk, examples) for chunk in chunks])[: len(positions)]
-        accuracy = np.mean(predicted == queries.label[:, None], axis=0)
+        accuracy = np.mean(predicted == queries["label"][:, None], axis=0)
         by_k = {f"accuracy_k{size}": float(value) for size, value in zip(sizes, accuracy, strict=True)}
-        return {"num_examples": len(queries.label)} | by_k
+        return {"num_examples": len(queries["label"])} | by_k
 
     return evaluate
 

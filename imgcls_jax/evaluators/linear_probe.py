@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from imgcls_jax.data.sources import balanced_subset
-from imgcls_jax.evaluators.embeddings import Embedded, OpenSplit, Predict, make_embedder
+from imgcls_jax.evaluators.collect import Examples, OpenSplit, Predict, embedding, make_collector
 
 
 def make(
@@ -56,24 +56,24 @@ def make(
     del task
     if not C > 0:
         raise ValueError(f"linear_probe needs a positive C; got {C}")
-    embed = make_embedder(predict, open_split)
+    collect = make_collector(embedding(predict), open_split)
 
     def evaluate(params: Any, carry: Any) -> dict[str, Any]:
-        train, test = embed(params, carry, train_split), embed(params, carry, split)
+        train, test = collect(params, carry, train_split), collect(params, carry, split)
         if labels_per_class:
-            chosen = balanced_subset(train.label, labels_per_class, label_seed)
-            train = Embedded(train.embedding[chosen], train.label[chosen])
+            chosen = balanced_subset(train["label"], labels_per_class, label_seed)
+            train = {name: column[chosen] for name, column in train.items()}
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iterations))
         # The products are small: threads that wait for each other at every one take minutes where others
         # use the processor too, and gain little where none do.
         with threadpool_limits(1):
-            probe.fit(train.embedding.astype(np.float64), train.label)
+            probe.fit(train["embedding"].astype(np.float64), train["label"])
 
-        def accuracy(examples: Embedded) -> float:
-            return float(probe.score(examples.embedding.astype(np.float64), examples.label))
+        def accuracy(examples: Examples) -> float:
+            return float(probe.score(examples["embedding"].astype(np.float64), examples["label"]))
 
         return {
-            "num_examples": len(test.label),
+            "num_examples": len(test["label"]),
             "accuracy": accuracy(test),
             "train_accuracy": accuracy(train),
         }

@@ -36,7 +36,7 @@ def make_schedule(
       total_steps: of the run, warm-up included.
       schedule: "constant"; "step": times decay_factor at every multiple of decay_every_steps, or at
         decay_at_steps; "cosine": from the end of the warm-up down to final_learning_rate at total_steps;
-        "cosine_7_16", FixMatch's: times cos(7 pi t / 16) as t goes from 0, at the end of the warm-up, to 1.
+        "cosine_7_16": times cos(7 pi t / 16) as t goes from 0, at the end of the warm-up, to 1.
       warmup_steps: linear rise from 0 at step 0 to the peak; steps of a decay are counted from step 0 all the
         same.
       decay_factor, decay_every_steps, decay_at_steps: of "step".

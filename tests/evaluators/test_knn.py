@@ -112,7 +112,7 @@ def test_errors():
     with pytest.raises(ValueError, match="k = 150 is more"):
         evaluate(split="train", k=150)
     broken = SPLITS | {"test": (np.full((3, 6), np.nan, np.float32), np.zeros(3, np.int32))}
-    with pytest.raises(FloatingPointError, match="'test' hold a NaN"):
+    with pytest.raises(FloatingPointError, match="'test' holds a NaN"):
         evaluate(broken)
     with pytest.raises(ValueError, match="no example of the split 'test'"):
         evaluate(SPLITS | {"test": (np.zeros((0, 6), np.float32), np.zeros(0, np.int32))})

@@ -1,0 +1,64 @@
+"""What a network says of every example of a split, on the host, for evaluators that look at all together.
+
+Prediction is in evaluation mode and the images come by the evaluation line: no statistics move, nothing is
+random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+Predict = Callable[[Any, Any, dict[str, jax.Array]], dict[str, jax.Array]]
+OpenSplit = Callable[[str], Iterable[dict[str, jax.Array]]]
+Examples = dict[str, np.ndarray]
+
+
+def make_collector(columns: Predict, open_split: OpenSplit) -> Callable[[Any, Any, str], Examples]:
+    """Returns the function (params, carry, split) -> Examples, the same on every process.
+
+    Args:
+      columns: (params, carry, batch) -> {name: array [B, ...]}, traced: what to keep of each example. Its
+        float columns are checked.
+      open_split: split -> its batches, each example once, with label int [B, ...] and mask bool [B].
+
+    Returns:
+      A function to {name: array [N, ...]}, a row an example in the split's order, with "label" among them.
+    """
+
+    @jax.jit
+    def kept(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return columns(params, carry, batch) | {"label": batch["label"], "mask": batch["mask"]}
+
+    def collect(params: Any, carry: Any, split: str) -> Examples:
+        """Raises ValueError where nothing could be read, FloatingPointError for a NaN or an infinity."""
+        parts = []
+        for batch in open_split(split):
+            part = multihost_utils.process_allgather(kept(params, carry, batch), tiled=True)
+            mask = part.pop("mask")
+            parts.append({name: column[mask] for name, column in part.items()})
+        if not sum(len(part["label"]) for part in parts):
+            raise ValueError(f"no example of the split {split!r} could be read: nothing to evaluate")
+        examples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for name, column in examples.items():
+            if column.dtype.kind == "f" and not np.isfinite(column).all():
+                raise FloatingPointError(
+                    f"{name} of the split {split!r} holds a NaN or an infinity: the network has diverged"
+                )
+        return examples
+
+    return collect
+
+
+def embedding(predict: Predict) -> Predict:
+    """Returns the columns of a collector that keeps the embeddings, float32 [N, D]."""
+
+    def columns(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"embedding": predict(params, carry, batch)["embedding"].astype(jnp.float32)}
+
+    return columns
