@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,10 +117,7 @@ def progress_line(
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """Returns the scalars of an evaluation as {"<prefix>/<name>": value}; lists (per-class figures) are left
-    out."""
+    """Returns the numbers of an evaluation as {"<prefix>/<name>": value}; no lists, no None."""
     return {
-        f"{prefix}/{name}": float(value)
-        for name, value in metrics.items()
-        if not isinstance(value, (list, tuple))
+        f"{prefix}/{name}": float(value) for name, value in metrics.items() if isinstance(value, numbers.Real)
     }

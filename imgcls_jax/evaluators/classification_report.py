@@ -1,0 +1,200 @@
+"""Single-label classification in full: the confusion matrix, rates of each class, ranking and calibration.
+
+Everything is computed by scikit-learn from the probabilities of the whole split at once, on the host. The
+prediction is the most probable class, the lowest of equal ones; among the top K a tie counts as an error. A
+rate whose denominator is zero counts as 0, in means too; a ranking metric of a class that the split lacks, or
+that fills it, is None and left out of the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn import metrics as sklearn_metrics
+
+from imgcls_jax.evaluators.collect import OpenSplit, Predict, make_collector
+
+
+def make(
+    predict: Predict,
+    open_split: OpenSplit,
+    *,
+    task: Any,
+    split: str,
+    beta: float = 2.0,
+    top_k: Sequence[int] = (5,),
+    calibration_bins: int = 15,
+    train_split: str = "",
+    shots: Sequence[int] = (20, 100),
+) -> Callable[[Any, Any], dict[str, Any]]:
+    """Returns the evaluator (params, carry) -> metrics.
+
+    Args:
+      predict: (params, carry, batch) -> {"logits": float [B, K], ...}.
+      open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
+      task: num_classes K is read.
+      split: to evaluate on.
+      beta: of F-beta, positive; above 1 it leans to recall.
+      top_k: further ranks to count, each below K.
+      calibration_bins: equally wide bins of confidence.
+      train_split: where it is named, its class sizes sort the classes into few, medium and many shots.
+      shots: (a, b): few is below a training examples, many above b (Liu et al. 2019, arXiv:1904.05160).
+
+    Returns:
+      A function that returns what `report` does, and many_accuracy, medium_accuracy and few_accuracy, the
+      means of the recalls of those classes, None where there is none.
+
+    Raises:
+      ValueError: a field is out of range.
+    """
+    if not beta > 0 or calibration_bins < 1 or any(not 1 <= k < task.num_classes for k in top_k):
+        raise ValueError(
+            "classification_report needs a positive beta, at least one calibration bin, and ranks top_k "
+            f"from 1 to {task.num_classes - 1}; got {beta}, {calibration_bins} and {tuple(top_k)}"
+        )
+    if len(shots) != 2 or not 0 < shots[0] <= shots[1]:
+        raise ValueError(f"classification_report: shots are two rising numbers of examples; got {shots}")
+
+    def probabilities(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits = predict(params, carry, batch)["logits"].astype(jnp.float32)
+        return {"probabilities": jax.nn.softmax(logits)}
+
+    collect = make_collector(probabilities, open_split)
+    count = make_collector(lambda params, carry, batch: {}, open_split)
+
+    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
+        found = collect(params, carry, split)
+        result = report(
+            found["probabilities"], found["label"], beta=beta, top_k=top_k, calibration_bins=calibration_bins
+        )
+        if train_split:
+            labels = count(params, carry, train_split)["label"]
+            sizes = np.bincount(labels, minlength=task.num_classes)
+            result |= accuracy_by_shots(np.array(result["recall"]), np.array(result["support"]), sizes, shots)
+        return result
+
+    return evaluate
+
+
+def report(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    beta: float = 2.0,
+    top_k: Sequence[int] = (),
+    calibration_bins: int = 15,
+) -> dict[str, Any]:
+    """Measures predictions.
+
+    Args:
+      probabilities: float [N, K], rows that sum to 1.
+      labels: integer [N] in [0, K).
+      beta, top_k, calibration_bins: as in `make`.
+
+    Returns:
+      num_examples; accuracy, error_rate, balanced_accuracy (the mean recall of the classes that occur);
+      macro_, weighted_ (by support) and micro_ means of precision, recall, f1 and f_beta; topK_accuracy;
+      macro_roc_auc (one class against the rest) and macro_average_precision (no interpolation); ece, the
+      expected calibration error; lists of K: precision, recall, specificity, f1, f_beta, roc_auc,
+      average_precision, support; confusion_matrix, K lists of K counts, a row a true class; reliability,
+      lists of a number a bin: count, confidence and accuracy (means, None where a bin is empty). Rates lie
+      in [0, 1].
+    """
+    classes = np.arange(probabilities.shape[1])
+    predicted = probabilities.argmax(axis=1)
+    hits = predicted == labels
+    rank = np.sum(probabilities >= probabilities[np.arange(len(labels)), labels][:, None], axis=1) - 1
+    confusion = sklearn_metrics.confusion_matrix(labels, predicted, labels=classes)
+    result: dict[str, Any] = {
+        "num_examples": len(labels),
+        "accuracy": float(hits.mean()),
+        "error_rate": float(1 - hits.mean()),
+    }
+    for average in ("macro", "weighted", "micro"):
+        rates = _rates(labels, predicted, classes, beta, average)
+        result |= {f"{average}_{name}": float(value) for name, value in rates.items()}
+    for k in top_k:
+        result[f"top{k}_accuracy"] = float(np.mean(rank < k))
+    lists = {name: value.tolist() for name, value in _rates(labels, predicted, classes, beta, None).items()}
+    support = confusion.sum(axis=1)
+    false_positive = confusion.sum(axis=0) - confusion.diagonal()
+    negatives = len(labels) - support
+    lists["specificity"] = ((negatives - false_positive) / np.maximum(negatives, 1)).tolist()
+    lists["support"] = support.tolist()
+    present = support > 0
+    result["balanced_accuracy"] = float(np.mean(np.array(lists["recall"])[present]))
+    ranked = {
+        "roc_auc": sklearn_metrics.roc_auc_score,
+        "average_precision": sklearn_metrics.average_precision_score,
+    }
+    for name, metric in ranked.items():
+        lists[name] = [
+            float(metric(labels == c, probabilities[:, c])) if 0 < support[c] < len(labels) else None
+            for c in classes
+        ]
+        known = [value for value in lists[name] if value is not None]
+        result[f"macro_{name}"] = float(np.mean(known)) if known else None
+    reliability, ece = calibration(probabilities.max(axis=1), hits, bins=calibration_bins)
+    return (
+        result | {"ece": ece} | lists | {"confusion_matrix": confusion.tolist(), "reliability": reliability}
+    )
+
+
+def _rates(
+    labels: np.ndarray, predicted: np.ndarray, classes: np.ndarray, beta: float, average: str | None
+) -> dict[str, Any]:
+    options = dict(labels=classes, average=average, zero_division=0)
+    precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(labels, predicted, **options)
+    f_beta = sklearn_metrics.fbeta_score(labels, predicted, beta=beta, **options)
+    return {"precision": precision, "recall": recall, "f1": f1, "f_beta": f_beta}
+
+
+def calibration(
+    confidence: np.ndarray, hits: np.ndarray, *, bins: int
+) -> tuple[dict[str, list[float | None]], float]:
+    """Compares how sure predictions are with how often they are right.
+
+    Eq.: ECE = sum_b n_b / N |accuracy_b - confidence_b|, over equally wide bins (i / bins, (i + 1) / bins]
+    (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+      confidence: float [N] in [0, 1], the probability of the predicted class.
+      hits: bool [N].
+      bins: how many.
+
+    Returns:
+      {"count", "confidence", "accuracy"}, a list of `bins` each, and the error.
+    """
+    at = np.clip(np.ceil(np.asarray(confidence, np.float64) * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(at, minlength=bins)
+    sums = {"confidence": np.bincount(at, confidence, bins), "accuracy": np.bincount(at, hits, bins)}
+    means = {
+        name: [float(value / n) if n else None for value, n in zip(total, count, strict=True)]
+        for name, total in sums.items()
+    }
+    ece = float(np.abs(sums["accuracy"] - sums["confidence"]).sum() / len(hits))
+    return {"count": count.tolist()} | means, ece
+
+
+def accuracy_by_shots(
+    recall: np.ndarray, support: np.ndarray, sizes: np.ndarray, shots: Sequence[int]
+) -> dict[str, float | None]:
+    """Returns the mean recall of the classes with many, a medium number of and few training examples.
+
+    Args:
+      recall: float [K].
+      support: integer [K], examples of the class in the split measured; those with none are left out.
+      sizes: integer [K], training examples.
+      shots: (a, b); few is below a, many above b.
+    """
+    few, many = sizes < shots[0], sizes > shots[1]
+    groups = {"many": many, "medium": ~few & ~many, "few": few}
+    chosen = {name: group & (support > 0) for name, group in groups.items()}
+    return {
+        f"{name}_accuracy": float(recall[group].mean()) if group.any() else None
+        for name, group in chosen.items()
+    }

@@ -1,0 +1,149 @@
+"""The report's figures against scikit-learn, the book's worked example and figures reckoned by hand."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from imgcls_jax.evaluators import classification_report
+from imgcls_jax.evaluators.classification_report import accuracy_by_shots, calibration, report
+
+LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 1])
+PREDICTED = np.array([0, 0, 1, 1, 1, 2, 2, 0, 2, 2])
+
+
+def drawn(seed, size=80, classes=6):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, size)
+    logits = rng.normal(size=(size, classes)) + 1.5 * np.eye(classes)[labels]
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), labels
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_against_scikit_learn(seed):
+    probabilities, labels = drawn(seed)
+    predicted = probabilities.argmax(axis=1)
+    found = report(probabilities, labels, beta=0.5, top_k=(2, 5))
+    expected = {
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "error_rate": 1 - sk.accuracy_score(labels, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
+        "top2_accuracy": sk.top_k_accuracy_score(labels, probabilities, k=2),
+        "top5_accuracy": sk.top_k_accuracy_score(labels, probabilities, k=5),
+        "macro_roc_auc": sk.roc_auc_score(labels, probabilities, multi_class="ovr"),
+        "macro_average_precision": sk.average_precision_score(np.eye(6)[labels], probabilities),
+        "precision": sk.precision_score(labels, predicted, average=None),
+        "recall": sk.recall_score(labels, predicted, average=None),
+        "f1": sk.f1_score(labels, predicted, average=None),
+        "f_beta": sk.fbeta_score(labels, predicted, beta=0.5, average=None),
+        "confusion_matrix": sk.confusion_matrix(labels, predicted),
+        "support": np.bincount(labels),
+    }
+    for average in ("macro", "weighted", "micro"):
+        expected[f"{average}_precision"] = sk.precision_score(labels, predicted, average=average)
+        expected[f"{average}_recall"] = sk.recall_score(labels, predicted, average=average)
+        expected[f"{average}_f1"] = sk.f1_score(labels, predicted, average=average)
+        expected[f"{average}_f_beta"] = sk.fbeta_score(labels, predicted, beta=0.5, average=average)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, err_msg=name)
+    for c in range(6):  # the specificity of a class is the recall of all that is not it
+        rest = sk.recall_score(labels != c, predicted != c)
+        np.testing.assert_allclose(found["specificity"][c], rest, rtol=1e-12)
+
+
+def test_a_case_by_hand():
+    found = report(np.eye(3)[PREDICTED], LABELS)
+    assert found["confusion_matrix"] == [[2, 1, 0], [0, 2, 1], [1, 0, 3]]
+    for name in ("precision", "recall", "f1"):
+        np.testing.assert_allclose(found[name], [2 / 3, 2 / 3, 0.75])
+    np.testing.assert_allclose(found["macro_f1"], 25 / 36)
+    np.testing.assert_allclose(found["balanced_accuracy"], 25 / 36)
+    np.testing.assert_allclose(found["specificity"], [6 / 7, 6 / 7, 5 / 6])
+    assert found["accuracy"] == found["micro_f1"] == 0.7
+
+
+def test_the_books_example():
+    """200 images, 170 of them cats; 160 are called cats, of which 140 are: the book prints precision 87.5 %,
+    recall 82.3 % and, by its own table, an accuracy of 75 % (150 of 200)."""
+    labels = np.repeat([1, 1, 0, 0], [140, 30, 20, 10])
+    predicted = np.repeat([1, 0, 1, 0], [140, 30, 20, 10])
+    found = report(np.eye(2)[predicted], labels)
+    assert found["confusion_matrix"] == [[10, 20], [30, 140]]
+    assert found["precision"][1] == 0.875
+    np.testing.assert_allclose(found["recall"][1], 140 / 170)
+    assert found["accuracy"] == 0.75 and found["error_rate"] == 0.25
+
+
+def test_classes_that_never_occur():
+    probabilities = np.array([[0.7, 0.2, 0.1, 0.0], [0.6, 0.3, 0.1, 0.0], [0.1, 0.8, 0.1, 0.0]])
+    found = report(probabilities, np.array([0, 0, 1]))
+    assert found["recall"][2:] == [0, 0] and found["precision"][2:] == [0, 0]
+    assert found["macro_recall"] == 0.5 and found["balanced_accuracy"] == 1
+    assert found["roc_auc"] == [1, 1, None, None] and found["macro_roc_auc"] == 1
+    alone = report(np.eye(3)[[0, 1]], np.array([0, 0]))
+    assert alone["macro_roc_auc"] is None and alone["specificity"] == [0, 0.5, 1]
+
+
+def test_ties_are_errors_among_the_top_k():
+    found = report(np.full((6, 3), 1 / 3), np.arange(6) % 3, top_k=(1, 2))
+    assert found["top1_accuracy"] == found["top2_accuracy"] == 0
+
+
+def test_calibration_by_hand():
+    bins, ece = calibration(np.array([0.5, 0.55, 0.9, 1.0]), np.array([1, 0, 1, 1]), bins=2)
+    assert bins["count"] == [1, 3]
+    np.testing.assert_allclose(bins["confidence"], [0.5, 2.45 / 3])
+    np.testing.assert_allclose(bins["accuracy"], [1, 2 / 3])
+    np.testing.assert_allclose(ece, (0.5 + 0.45) / 4)
+    assert calibration(np.array([1.0]), np.array([True]), bins=3)[0]["accuracy"] == [None, None, 1]
+
+
+def test_a_calibrated_predictor_has_hardly_an_error():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, 200_000)
+    assert calibration(confidence, rng.uniform(size=200_000) < confidence, bins=15)[1] < 0.01
+    assert calibration(confidence, np.ones(200_000), bins=15)[1] == pytest.approx(0.25, abs=0.01)
+
+
+def test_groups_by_shots():
+    recall, support = np.array([0.9, 0.5, 0.7, 0.1, 0.0]), np.array([5, 5, 5, 5, 0])
+    found = accuracy_by_shots(recall, support, np.array([101, 100, 20, 19, 3]), (20, 100))
+    assert found == {"many_accuracy": 0.9, "medium_accuracy": pytest.approx(0.6), "few_accuracy": 0.1}
+    found = accuracy_by_shots(recall, support, np.full(5, 50), (20, 100))
+    assert found["many_accuracy"] is None and found["few_accuracy"] is None
+
+
+def test_the_evaluator_over_batches():
+    probabilities, labels = drawn(0)
+    splits = {"test": (np.log(probabilities), labels), "train": (np.zeros((30, 6)), np.arange(30) % 5)}
+
+    def open_split(split):
+        logits, labels = splits[split]
+        for start in range(0, len(labels), 32):
+            rows = np.arange(start, start + 32)
+            mask = rows < len(labels)
+            rows = np.where(mask, rows, 0)
+            yield {
+                "image": jnp.asarray(logits[rows]),
+                "label": jnp.asarray(labels[rows]),
+                "mask": jnp.asarray(mask),
+            }
+
+    def predict(params, carry, batch):
+        return {"logits": batch["image"]}
+
+    make = lambda **fields: classification_report.make(  # noqa: E731
+        predict, open_split, task=SimpleNamespace(num_classes=6), split="test", **fields
+    )
+    found = make(train_split="train", shots=(1, 6))({}, {})
+    whole = report(probabilities, labels, top_k=(5,))
+    for name in ("accuracy", "top5_accuracy", "macro_f_beta", "macro_roc_auc", "ece"):
+        np.testing.assert_allclose(found[name], whole[name], rtol=1e-5)
+    assert found["confusion_matrix"] == whole["confusion_matrix"]
+    assert found["few_accuracy"] == pytest.approx(found["recall"][5])
+    assert found["many_accuracy"] is None
+    for fields in ({"beta": 0}, {"calibration_bins": 0}, {"top_k": (6,)}, {"shots": (5, 1)}):
+        with pytest.raises(ValueError, match="classification_report"):
+            make(**fields)
