@@ -71,7 +71,7 @@ def get_config(arg: str = "linear") -> ConfigDict:
             dict(
                 total_epochs=6.0,
                 learning_rate=0.005,
-                groups=((r"backbone/features\.(\d|1[0-3])/.*", None), ("backbone/.*", 0.5)),
+                groups=((r"backbone/features\.(0\.0|\d|1[0-3])/.*", None), ("backbone/.*", 0.5)),
                 warmup_epochs=1.0,
                 clip_norm=1.0,
                 train_transforms="decode | random_resized_crop(224, (0.4, 1.0)) | flip | normalize(0.5, 0.5)",

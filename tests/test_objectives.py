@@ -19,17 +19,19 @@ from imgcls_jax.train.step import make_init, make_train_step
 NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__) if m.name != "base"]
 # Settings under which an objective keeps all the carry that it can keep.
 OPTIONS = {
+    "cnn_rnn": {"hidden": 16, "embedding_dim": 8},
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
     "fixmatch": {"threshold": 0.4},
     "mixmatch": {"alpha": 0.75, "lambda_u": 75.0, "ramp_fraction": 0.5},
     "pseudo_label": {"threshold": 0.4, "ramp_fraction": 0.5},
     "trinet": {"hidden": 8, "sigma": 0.3, "pool_base": 4, "passes": 2, "init_epochs": 1},
+    "multilabel": {"ema_decay": 0.9, "positive_weights": "balanced", "dropout": 0.1},
     "supervised": {"ema_decay": 0.9, "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "dropout": 0.1},
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
 }
 # What an objective cannot train on simpleconv3 trains here.
 BACKBONES = {"mae": vit.build("vit_tiny", width=16, depth=1, dropout=0.1)}
-TASK = Task(num_classes=3, num_examples=24, steps_per_epoch=3, total_steps=6, image_shape=(16, 16, 3))
+TASK = Task(3, 24, steps_per_epoch=3, total_steps=6, image_shape=(16, 16, 3), class_counts=(8, 8, 8))
 
 
 def backbone_of(name):
@@ -54,7 +56,10 @@ def batch(step=0, rows=8):
 
 
 def keys_of(objective, values):
-    return {key: values[key] for key in objective.batch_keys}
+    picked = {key: values[key] for key in objective.batch_keys}
+    if objective.multi_label:  # the class and all that come after it
+        picked["label"] = np.int32(np.arange(TASK.num_classes) >= picked["label"][:, None])
+    return picked
 
 
 def initial(name, seed=0):

@@ -3,7 +3,7 @@
 A source is made by `Class(split, *, root, ...)`, with a split such as "train", "val" or "test", and is read
 by index. An element is a dictionary with
     image: uint8 array [H, W, C], or the `bytes` of an encoded image file, to be decoded by transforms.py
-    label: int32 scalar in [0, K)
+    label: int32 scalar in [0, K), or of 0 and 1 [K] where an image has any number of labels
 and, where the data set has them, further fields (Cub200). Sources in memory derive from `Arrays`, which also
 gathers a whole batch at once. A configuration names a class in snake case: image_folder is `ImageFolder`.
 
@@ -16,6 +16,7 @@ that names the file (and line) and the remedy. Image files after the first are l
 
 from __future__ import annotations
 
+import csv
 import gzip
 import math
 import os
@@ -39,7 +40,8 @@ class Source(Protocol):
 
     Attributes:
         class_names: K names; a label is an index into them.
-        labels: int32 [N], the label of every element, or None where only reading every element would tell.
+        labels: int32 [N] or [N, K], the label of every element, or None where only reading every element
+            would tell.
     """
 
     class_names: tuple[str, ...]
@@ -52,6 +54,17 @@ class Source(Protocol):
     def describe(self, index: int) -> str:
         """Says where element `index` comes from, for error messages."""
         ...
+
+
+def class_counts(source: Source) -> tuple[int, ...]:
+    """Returns K numbers, the elements of each class or label; () where the source has no `labels`."""
+    labels = source.labels
+    if labels is None:
+        return ()
+    counts = (
+        labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(source.class_names))
+    )
+    return tuple(counts.tolist())
 
 
 def stratified_split(labels: Indices, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -408,7 +421,7 @@ class Files:
     Args:
         root: the folder that the paths start from.
         paths: N paths relative to root, at least one.
-        labels: integers [N] in [0, K), already checked.
+        labels: integers [N] in [0, K), or of 0 and 1 [N, K], already checked.
         class_names: K names.
 
     Raises:
@@ -520,13 +533,19 @@ def _parse_list_line(text: str, where: str) -> tuple[str, int]:
     words = text.rsplit(maxsplit=1)
     if len(words) < 2:
         raise ValueError(f"{where}: expected 'path label', got {text!r}; add the label")
-    path, label = os.path.normpath(words[0]), words[1]
+    label = words[1]
     if not (label.isascii() and label.isdigit() and int(label) < MAX_CLASSES):
         wanted = f"the last word must be the label, an integer in 0..{MAX_CLASSES - 1}"
         raise ValueError(f"{where}: {wanted}; got {label!r} in {text!r}")
-    if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
-        raise ValueError(f"{where}: the path must be relative to root and stay inside it; got {words[0]!r}")
-    return path, int(label)
+    return _inside(words[0], where), int(label)
+
+
+def _inside(path: str, where: str) -> str:
+    """Returns the normalised path, which must be relative and stay inside its folder."""
+    normal = os.path.normpath(path)
+    if os.path.isabs(normal) or normal.split(os.sep)[0] == os.pardir:
+        raise ValueError(f"{where}: the path must be relative to root and stay inside it; got {path!r}")
+    return normal
 
 
 def _read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -587,6 +606,61 @@ class ListFile(Files):
 
     def describe(self, index: int) -> str:
         return f"{self.paths[index]} ({self._list.name}, line {self._line_numbers[index]})"
+
+
+class LabelTable(Files):
+    """Image files with any number of labels each, listed in a CSV file.
+
+    The first line names the columns: the file's path, perhaps "split", then a column a label, of 0
+    and 1.
+
+    Args:
+        split: the lines taken are those that name it, where the table has a column `split`; else it takes the
+            place of "{split}" in table.
+        root: the folder of the table.
+        table: the CSV file, relative to root, or absolute.
+        images: the folder that the paths start from, relative to root.
+
+    Raises:
+        FileNotFoundError: root, the table or the first image is missing.
+        ValueError: no label column, a line of another length, an entry that is not 0 or 1, a path that leaves
+            the folder or is listed twice, or no line of the split; the message names the file and the line.
+    """
+
+    def __init__(self, split: str, *, root: Root, table: str = "labels.csv", images: str = "images") -> None:
+        folder = _require_folder(root, "the label table and the images")
+        self._table = folder / table.replace("{split}", split)
+        lines = _lines(self._table)
+        _, header = next(lines, (1, ""))
+        columns = next(csv.reader([header]), [])
+        first = 2 if columns[1:2] == ["split"] else 1
+        if len(columns) <= first or len(set(columns)) < len(columns):
+            wanted = "a file column, perhaps 'split', and a column a label, all of different names"
+            raise ValueError(f"{self._table}, line 1: expected {wanted}; got {header!r}")
+        rows: dict[str, tuple[int, list[int]]] = {}
+        splits = set()
+        for number, text in lines:
+            where = f"{self._table}, line {number}"
+            cells = next(csv.reader([text]))
+            if len(cells) != len(columns) or not set(cells[first:]) <= {"0", "1"}:
+                wanted = f"{len(columns)} columns, of which the last {len(columns) - first} are 0 or 1"
+                raise ValueError(f"{where}: expected {wanted}; got {text!r}")
+            if first == 2:
+                splits.add(cells[1])
+                if cells[1] != split:
+                    continue
+            path = _inside(cells[0], where)
+            if path in rows:
+                raise ValueError(f"{where}: {path!r} is listed in line {rows[path][0]} too; remove one")
+            rows[path] = number, [int(cell) for cell in cells[first:]]
+        if not rows:
+            known = f"; its splits are {sorted(splits)}" if splits else ""
+            raise ValueError(f"{self._table} holds no line of the split {split!r}{known}")
+        self._line_numbers = [number for number, _ in rows.values()]
+        super().__init__(folder / images, list(rows), [row for _, row in rows.values()], columns[first:])
+
+    def describe(self, index: int) -> str:
+        return f"{self.paths[index]} ({self._table.name}, line {self._line_numbers[index]})"
 
 
 def _read_table(path: Path, kinds: Sequence[type], num_keys: int = 1) -> dict[Any, tuple]:

@@ -34,6 +34,8 @@ class Task:
       steps_per_epoch: floor(N / batch size).
       total_steps: of the whole run.
       image_shape: (H, W, C) as the backbone sees it, after every transform.
+      class_counts: K numbers, training examples of each class or label; () where only reading every example
+        would tell.
     """
 
     num_classes: int
@@ -41,6 +43,7 @@ class Task:
     steps_per_epoch: int
     total_steps: int
     image_shape: tuple[int, int, int]
+    class_counts: tuple[int, ...] = ()
 
 
 class EpochPlan(NamedTuple):
@@ -72,18 +75,21 @@ class Objective:
 
     Attributes:
       batch_keys: what `loss` reads from a batch: "image", float [B, H, W, C]; "views", a tuple of the same,
-        one for each line of data.view_transforms; "label", int32 [B], -1 where it is hidden; "index", int32
+        one for each line of data.view_transforms; "label", int32 [B], -1 where it is hidden (or of 0
+        and 1, [B, K]: multi_label); "index", int32
         [B] in [0, N); "labeled", a second batch {"image", "label", "index"} of examples of known label.
       init: (rng, batch) -> (params, carry); the two share no buffer.
       loss: (params, carry, batch, rng, step) -> (scalar, (carry, metrics)), metrics being scalars averaged
         over the batch.
-      predict: (params, carry, batch) -> {"logits": float [B, K] and/or "embedding": float [B, D]}.
+      predict: (params, carry, batch) -> {"logits": float [B, K] and/or "embedding": float [B, D]}; with
+        "probabilities" [B, K] where those are not the softmax of the logits.
       after_update: (params, carry, step) -> carry, after the optimizer's step, inside the jitted step.
       plan_epoch: (params, carry, epoch, embed, rng) -> EpochPlan, on the host and equal on every host; None
         where an epoch needs no plan. `embed(key)` returns predict's output of that key over the training
         split, float32 [N, D].
       reads_pixels: whether `loss` does anything with images but hand them to the backbone. Where it does not,
         the features of a frozen backbone may come in place of the images.
+      multi_label: whether an image has any number of labels, and `label` is [B, K].
     """
 
     batch_keys: tuple[str, ...]
@@ -93,6 +99,7 @@ class Objective:
     after_update: Callable[[Params, Carry, jax.Array], Carry] = keep_carry
     plan_epoch: Callable[..., EpochPlan] | None = None
     reads_pixels: bool = True
+    multi_label: bool = False
 
 
 def init_backbone(backbone: Any, rng: jax.Array, images: jax.Array) -> tuple[Params, Params, Any]:

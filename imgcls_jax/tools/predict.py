@@ -78,8 +78,10 @@ def predict_files(
 
     @jax.jit
     def probabilities(params: Any, carry: Any, images: jax.Array) -> jax.Array:
-        logits = trained.predict(params, carry, {"image": images})["logits"]
-        return jax.nn.softmax(logits)
+        outputs = trained.predict(params, carry, {"image": images})
+        if "probabilities" in outputs:
+            return outputs["probabilities"]
+        return jax.nn.softmax(outputs["logits"])
 
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]

@@ -288,4 +288,5 @@ def load_task(workdir: Path) -> tuple[Task, tuple[str, ...], tuple[int, ...]]:
     """Returns (task, class_names, shape of the images between the host and the device side) of a workdir."""
     fields = read_json(workdir / "task.json")
     class_names, source_shape = tuple(fields.pop("class_names")), tuple(fields.pop("source_shape"))
-    return Task(**(fields | {"image_shape": tuple(fields["image_shape"])})), class_names, source_shape
+    fields |= {name: tuple(fields.get(name, ())) for name in ("image_shape", "class_counts")}
+    return Task(**fields), class_names, source_shape

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.data import sources
 from imgcls_jax.objectives.base import Task
 from imgcls_jax.train import experiment, sharding
 from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
@@ -78,9 +79,17 @@ class Setup:
             steps_per_epoch=self.batches.steps_per_epoch,
             total_steps=self.settings.total_steps,
             image_shape=tuple(prepared["image"].shape[1:]),
+            class_counts=sources.class_counts(source),
         )
         backbone = self.backbone = experiment.make_backbone(self.config)
         self.objective = experiment.make_objective(self.config, self.task, backbone)
+        if "label" in self.objective.batch_keys and self.objective.multi_label != (sample["label"].ndim == 2):
+            raise ValueError(
+                f"config.data.source = {self.data.settings.source!r} gives an image "
+                f"{'any number of labels' if sample['label'].ndim == 2 else 'one label'}, and "
+                f"config.objective.name = {self.config['objective']['name']!r} learns "
+                f"{'any number of them' if self.objective.multi_label else 'one'}: change either"
+            )
         self.spec = {key: spec[key] for key in self.data.placed(self.objective.batch_keys)}
         prepared = {key: prepared[key] for key in self.objective.batch_keys}
         # A batch of two is enough to initialise from, and compiles faster.

@@ -363,6 +363,58 @@ def test_unreadable_image_is_named(tmp_path):
         source[1]
 
 
+# ---- LabelTable
+
+
+TABLE = """filename,split,sea,"sun, set"
+a.png,train,1,0
+sub/b c.png,val,0,0
+c.png,train,1,1
+"""
+
+
+def label_table(folder, text=TABLE, split="train", **fields):
+    for name in ("a.png", "sub/b c.png", "c.png"):
+        write(folder / "images" / name, png())
+    write(folder / "labels.csv", text)
+    return sources.LabelTable(split, root=folder, **fields)
+
+
+def test_label_table(tmp_path):
+    source = label_table(tmp_path)
+    assert source.class_names == ("sea", "sun, set") and len(source) == 2
+    assert source.labels.tolist() == [[1, 0], [1, 1]] and source.labels.dtype == np.int32
+    assert source[1]["label"].tolist() == [1, 1] and isinstance(source[1]["image"], bytes)
+    assert source.describe(1).endswith("c.png (labels.csv, line 4)")
+    assert sources.class_counts(source) == (2, 1)
+    assert pickle.loads(pickle.dumps(source))[0]["label"].tolist() == [1, 0]
+    assert label_table(tmp_path, split="val").paths == [os.path.join("sub", "b c.png")]
+    write(tmp_path / "train.csv", "file,sea\r\na.png,1\r\n")
+    assert sources.LabelTable("train", root=tmp_path, table="{split}.csv").labels.tolist() == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filename,split\n", "line 1: expected a file column"),
+        ("filename,sea,sea\n", "line 1: expected a file column"),
+        (TABLE + "d.png,train,1\n", "line 5: expected 4 columns, of which the last 2 are 0 or 1"),
+        (TABLE + "d.png,train,1,2\n", "line 5: expected 4 columns"),
+        (TABLE + "../d.png,train,1,0\n", "line 5: the path must be relative"),
+        (TABLE + "a.png,train,0,0\n", "line 5: 'a.png' is listed in line 2 too"),
+        ("filename,split,sea\na.png,val,1\n", "no line of the split 'train'; its splits are .'val'."),
+    ],
+)
+def test_label_table_mistakes(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        label_table(tmp_path, text)
+
+
+def test_class_counts_of_single_labels():
+    source = sources.Arrays(np.zeros((3, 2, 2, 1), np.uint8), np.array([2, 0, 2]), "abcd", "x")
+    assert sources.class_counts(source) == (1, 0, 2, 0)
+
+
 # ---- ListFile
 
 

@@ -1,0 +1,149 @@
+"""Multi-label classification, exact over a split: sets of labels and rankings, each label's and all together.
+
+Everything is computed on the host from the probabilities of the whole split at once, the means by
+scikit-learn. An undefined ratio counts as 0; a ranking metric of a label that no image has, or all have, is
+None and left out of the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn import metrics as sklearn_metrics
+
+from imgcls_jax.evaluators.collect import OpenSplit, Predict, make_collector
+
+
+def make(
+    predict: Predict,
+    open_split: OpenSplit,
+    *,
+    task: Any,
+    split: str,
+    threshold: float = 0.5,
+    fit_split: str = "",
+    top_k: int = 0,
+) -> Callable[[Any, Any], dict[str, Any]]:
+    """Returns the evaluator (params, carry) -> metrics.
+
+    Args:
+      predict: (params, carry, batch) -> {"probabilities": float [B, K], ...}; where it gives "chosen", bool
+        [B, K], too, those are the predicted sets and no threshold is read.
+      open_split: split -> its batches, each example once, with label int [B, K] of 0 and 1 and mask bool [B].
+      task: num_classes K is read.
+      split: to evaluate on.
+      threshold: a label from this probability on is predicted.
+      fit_split: where it is named, each label has a threshold of its own, which makes its F1 largest there;
+        another split than the one evaluated, if the figures are to mean anything.
+      top_k: where positive, the k most probable labels of each image are predicted instead, as some papers
+        report.
+
+    Returns:
+      A function that returns what `report` does, and the list of thresholds where they were fit.
+
+    Raises:
+      ValueError: a field is out of range, or fit_split is the split evaluated.
+    """
+    if not 0 <= threshold <= 1 or not 0 <= top_k <= task.num_classes or fit_split == split:
+        raise ValueError(
+            f"multilabel needs a threshold in [0, 1], top_k up to {task.num_classes} and a fit_split other "
+            f"than split; got {threshold}, {top_k} and {fit_split!r}"
+        )
+
+    def columns(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        outputs = predict(params, carry, batch)
+        kept = {"probabilities": outputs["probabilities"].astype(jnp.float32)}
+        return kept | ({"chosen": outputs["chosen"]} if "chosen" in outputs else {})
+
+    collect = make_collector(columns, open_split)
+
+    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
+        found = collect(params, carry, split)
+        probabilities, labels = found["probabilities"], found["label"] > 0
+        fitted = {}
+        if top_k:
+            rank = np.argsort(np.argsort(-probabilities, axis=1, kind="stable"), axis=1, kind="stable")
+            chosen = rank < top_k
+        elif "chosen" in found:
+            chosen = found["chosen"]
+        else:
+            limits = np.full(task.num_classes, threshold)
+            if fit_split:
+                fit = collect(params, carry, fit_split)
+                limits = best_thresholds(fit["probabilities"], fit["label"] > 0)
+                fitted = {"thresholds": limits.tolist()}
+            chosen = probabilities >= limits
+        return report(probabilities, chosen, labels) | fitted
+
+    return evaluate
+
+
+def report(probabilities: np.ndarray, chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Measures predictions.
+
+    Args:
+      probabilities: float [N, K], that each label applies.
+      chosen: bool [N, K], the predicted sets.
+      labels: bool [N, K].
+
+    Returns:
+      num_examples; exact_match, the share of images with exactly the right set; hamming_loss; jaccard, the
+      mean of |P and T| / |P or T|, 1 where both are empty; map, the mean of the labels' average precision;
+      macro_roc_auc; CP, CR, the means of the labels' precision and recall, and CF1, the F1 of those two
+      means; macro_f1, the mean of the labels' F1; OP, OR and OF1, over all decisions together; lists of K:
+      precision, recall, f1, average_precision, roc_auc, support. All in [0, 1].
+    """
+    options = dict(average=None, zero_division=0)
+    precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
+        labels, chosen, **options
+    )
+    overall = sklearn_metrics.precision_recall_fscore_support(
+        labels, chosen, average="micro", zero_division=0
+    )
+    means = {"CP": precision.mean(), "CR": recall.mean()}
+    both = means["CP"] + means["CR"]
+    union = np.sum(labels | chosen, axis=1)
+    jaccard = np.where(union > 0, np.sum(labels & chosen, axis=1) / np.maximum(union, 1), 1.0)
+    numbers = {
+        "exact_match": np.mean(np.all(chosen == labels, axis=1)),
+        "hamming_loss": np.mean(chosen != labels),
+        "jaccard": jaccard.mean(),
+        **means,
+        "CF1": 2 * means["CP"] * means["CR"] / both if both else 0.0,
+        "macro_f1": f1.mean(),
+        **dict(zip(("OP", "OR", "OF1"), overall[:3], strict=True)),
+    }
+    lists = {"precision": precision, "recall": recall, "f1": f1, "support": support}
+    result = {"num_examples": len(labels)} | {name: float(value) for name, value in numbers.items()}
+    result |= {name: value.tolist() for name, value in lists.items()}
+    ranked = {
+        "average_precision": ("map", sklearn_metrics.average_precision_score),
+        "roc_auc": ("macro_roc_auc", sklearn_metrics.roc_auc_score),
+    }
+    for name, (mean, metric) in ranked.items():
+        result[name] = [
+            float(metric(truth, scores)) if truth.any() and not truth.all() else None
+            for truth, scores in zip(labels.T, probabilities.T, strict=True)
+        ]
+        known = [value for value in result[name] if value is not None]
+        result[mean] = float(np.mean(known)) if known else None
+    return result
+
+
+def best_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the threshold of each label that makes its F1 largest, float [K]; of equal ones the lowest.
+
+    Args:
+      probabilities: float [N, K].
+      labels: bool [N, K]; a label that no image has keeps 0.5.
+    """
+    limits = np.full(probabilities.shape[1], 0.5)
+    for k in np.flatnonzero(labels.any(axis=0)):
+        precision, recall, at = sklearn_metrics.precision_recall_curve(labels[:, k], probabilities[:, k])
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        limits[k] = at[np.argmax(f1[:-1])]
+    return limits

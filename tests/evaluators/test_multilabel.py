@@ -1,0 +1,111 @@
+"""Multi-label figures against scikit-learn and cases reckoned by hand."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from imgcls_jax.evaluators import multilabel
+from imgcls_jax.evaluators.multilabel import best_thresholds, report
+
+
+def drawn(seed, size=60, labels=5):
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(size=(size, labels)) < 0.35
+    return 1 / (1 + np.exp(-(rng.normal(size=truth.shape) + 1.5 * truth - 1))), truth
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_against_scikit_learn(seed):
+    probabilities, truth = drawn(seed)
+    chosen = probabilities >= 0.5
+    found = report(probabilities, chosen, truth)
+    expected = {
+        "exact_match": sk.accuracy_score(truth, chosen),
+        "hamming_loss": sk.hamming_loss(truth, chosen),
+        "map": sk.average_precision_score(truth, probabilities),
+        "macro_roc_auc": sk.roc_auc_score(truth, probabilities),
+        "CP": sk.precision_score(truth, chosen, average="macro"),
+        "CR": sk.recall_score(truth, chosen, average="macro"),
+        "macro_f1": sk.f1_score(truth, chosen, average="macro"),
+        "OP": sk.precision_score(truth, chosen, average="micro"),
+        "OR": sk.recall_score(truth, chosen, average="micro"),
+        "OF1": sk.f1_score(truth, chosen, average="micro"),
+        "average_precision": sk.average_precision_score(truth, probabilities, average=None),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, err_msg=name)
+
+
+def test_a_case_by_hand():
+    chosen = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0]], bool)
+    truth = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]], bool)
+    found = report(chosen.astype(float), chosen, truth)
+    expected = {
+        "CP": 0.4375,
+        "CR": 0.3125,
+        "CF1": 0.364583,
+        "macro_f1": 1 / 3,
+        "OP": 3 / 7,
+        "OR": 0.375,
+        "OF1": 0.4,
+        "exact_match": 0.2,
+        "hamming_loss": 0.45,
+        "jaccard": 0.26667,
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
+    assert found["average_precision"][3] is None and found["roc_auc"][3] is None
+
+
+def test_empty_sets_agree():
+    nothing = np.zeros((3, 2), bool)
+    found = report(np.zeros((3, 2)), nothing, nothing)
+    assert found["exact_match"] == found["jaccard"] == 1 and found["OF1"] == 0 and found["map"] is None
+
+
+def test_thresholds_make_f1_largest():
+    probabilities, truth = drawn(7, size=40)
+    limits = best_thresholds(probabilities, truth)
+    for k, limit in enumerate(limits):
+        best = max(sk.f1_score(truth[:, k], probabilities[:, k] >= t) for t in probabilities[:, k])
+        np.testing.assert_allclose(sk.f1_score(truth[:, k], probabilities[:, k] >= limit), best)
+    assert best_thresholds(probabilities, np.zeros_like(truth)).tolist() == [0.5] * 5
+
+
+def evaluator(splits, outputs=lambda p: {"probabilities": p}, **fields):
+    def open_split(split):
+        probabilities, labels = splits[split]
+        for start in range(0, len(labels), 16):
+            rows = np.arange(start, start + 16)
+            mask = rows < len(labels)
+            rows = np.where(mask, rows, 0)
+            yield {
+                "image": jnp.asarray(probabilities[rows]),
+                "label": jnp.asarray(labels[rows], jnp.int32),
+                "mask": jnp.asarray(mask),
+            }
+
+    predict = lambda params, carry, batch: outputs(batch["image"])  # noqa: E731
+    return multilabel.make(predict, open_split, task=SimpleNamespace(num_classes=5), split="test", **fields)(
+        {}, {}
+    )
+
+
+def test_the_evaluator_over_batches():
+    splits = {"test": drawn(0, 45), "val": drawn(1)}
+    probabilities, truth = splits["test"]
+    found = evaluator(splits)
+    assert found["exact_match"] == report(probabilities, probabilities >= 0.5, truth)["exact_match"]
+    limits = best_thresholds(*splits["val"])
+    fitted = evaluator(splits, fit_split="val")
+    np.testing.assert_allclose(fitted["thresholds"], limits, rtol=1e-6)
+    given = evaluator(splits, lambda p: {"probabilities": p, "chosen": p > 0.9})
+    assert given["OR"] == report(probabilities, probabilities > 0.9, truth)["OR"]
+    three = evaluator(splits, top_k=3)
+    assert three["OP"] * 3 * 45 == pytest.approx(three["OR"] * truth.sum())
+    for fields in ({"threshold": 2.0}, {"top_k": 6}, {"fit_split": "test"}):
+        with pytest.raises(ValueError, match="multilabel needs"):
+            evaluator(splits, **fields)
