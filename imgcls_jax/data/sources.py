@@ -116,6 +116,49 @@ def balanced_subset(labels: Indices, per_class: int, seed: int) -> np.ndarray:
     return np.sort(order[rank_in_class < per_class])
 
 
+def long_tailed_subset(labels: Indices, factor: float, seed: int) -> np.ndarray:
+    """Chooses ever fewer examples from class to class, by the usual exponential profile.
+
+    Eq.: n_c = floor(n factor^(-c / (K - 1))), n the size of the largest class, so that the first class has
+    factor times as many as the last (Cui et al. 2019, arXiv:1901.05555); a class that has fewer keeps all.
+
+    Args:
+        labels: integers [N] in [0, K), K at least 2.
+        factor: at least 1.
+        seed: non-negative integer; a larger factor keeps a part of what a smaller one keeps.
+
+    Returns:
+        int64 [n], sorted.
+
+    Raises:
+        ValueError: factor is below 1, or leaves a class without examples.
+    """
+    counts = np.bincount(labels)
+    sizes = np.floor(counts.max() * float(factor) ** (-np.arange(len(counts)) / max(len(counts) - 1, 1)))
+    if factor < 1 or np.minimum(sizes, counts).min() < 1:
+        raise ValueError(
+            f"an imbalance factor of {factor} is below 1 or leaves a class of {counts.max()} without examples"
+        )
+    order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
+    rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(order[rank_in_class < sizes[np.asarray(labels)[order]]])
+
+
+def oversampled(labels: Indices) -> np.ndarray:
+    """Repeats the examples of smaller classes until each has as many as the largest.
+
+    Args:
+        labels: integers [N].
+
+    Returns:
+        int64 [n], class by class; an example comes as often as any other of its class, to within one.
+    """
+    labels = np.asarray(labels)
+    members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    largest = max(len(own) for own in members)
+    return np.concatenate([np.resize(own, largest) for own in members])
+
+
 def _require_choice(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, choices))}; got {value!r}")

@@ -28,25 +28,24 @@ def make(
     beta: float = 2.0,
     top_k: Sequence[int] = (5,),
     calibration_bins: int = 15,
-    train_split: str = "",
-    shots: Sequence[int] = (20, 100),
+    shots: Sequence[int] = (),
 ) -> Callable[[Any, Any], dict[str, Any]]:
     """Returns the evaluator (params, carry) -> metrics.
 
     Args:
       predict: (params, carry, batch) -> {"logits": float [B, K], ...}.
       open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
-      task: num_classes K is read.
+      task: num_classes K and class_counts are read.
       split: to evaluate on.
       beta: of F-beta, positive; above 1 it leans to recall.
       top_k: further ranks to count, each below K.
       calibration_bins: equally wide bins of confidence.
-      train_split: where it is named, its class sizes sort the classes into few, medium and many shots.
-      shots: (a, b): few is below a training examples, many above b (Liu et al. 2019, arXiv:1904.05160).
+      shots: (a, b) sorts the classes by their training examples: few below a, many above b, else medium; Liu
+        et al. 2019, arXiv:1904.05160, have (20, 100). () for no such groups.
 
     Returns:
       A function that returns what `report` does, and many_accuracy, medium_accuracy and few_accuracy, the
-      means of the recalls of those classes, None where there is none.
+      means of the recalls of those classes, None where there is none; only with shots.
 
     Raises:
       ValueError: a field is out of range.
@@ -56,25 +55,26 @@ def make(
             "classification_report needs a positive beta, at least one calibration bin, and ranks top_k "
             f"from 1 to {task.num_classes - 1}; got {beta}, {calibration_bins} and {tuple(top_k)}"
         )
-    if len(shots) != 2 or not 0 < shots[0] <= shots[1]:
-        raise ValueError(f"classification_report: shots are two rising numbers of examples; got {shots}")
+    if len(shots) and (len(shots) != 2 or not 0 < shots[0] <= shots[1] or not task.class_counts):
+        raise ValueError(
+            "classification_report: shots are two rising numbers of examples, and the source tells its "
+            f"labels without reading every example; got {tuple(shots)}"
+        )
 
     def probabilities(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits = predict(params, carry, batch)["logits"].astype(jnp.float32)
         return {"probabilities": jax.nn.softmax(logits)}
 
     collect = make_collector(probabilities, open_split)
-    count = make_collector(lambda params, carry, batch: {}, open_split)
 
     def evaluate(params: Any, carry: Any) -> dict[str, Any]:
         found = collect(params, carry, split)
         result = report(
             found["probabilities"], found["label"], beta=beta, top_k=top_k, calibration_bins=calibration_bins
         )
-        if train_split:
-            labels = count(params, carry, train_split)["label"]
-            sizes = np.bincount(labels, minlength=task.num_classes)
-            result |= accuracy_by_shots(np.array(result["recall"]), np.array(result["support"]), sizes, shots)
+        if shots:
+            recall, support, sizes = map(np.array, (result["recall"], result["support"], task.class_counts))
+            result |= accuracy_by_shots(recall, support, sizes, shots)
         return result
 
     return evaluate

@@ -24,9 +24,12 @@ import optax
 from imgcls_jax.losses import (
     class_weighted_mean,
     cutmix,
+    effective_number_weights,
+    inverse_frequency_weights,
     mixup,
     smooth_labels,
     softmax_cross_entropy,
+    softmax_focal,
     zero_one,
 )
 from imgcls_jax.models import heads
@@ -48,7 +51,10 @@ def make(
     task: Task,
     *,
     label_smoothing: float = 0.0,
-    class_weights: Sequence[float] | None = None,
+    class_weights: Sequence[float] | str | None = None,
+    effective_beta: float = 0.999,
+    focal_gamma: float = 0.0,
+    logit_adjustment: float = 0.0,
     mixup_alpha: float = 0.0,
     cutmix_alpha: float = 0.0,
     ema_decay: float | None = None,
@@ -60,9 +66,14 @@ def make(
 
     Args:
       backbone: module with the contract of models/.
-      task: num_classes is read.
+      task: num_classes and class_counts are read.
       label_smoothing: epsilon in [0, 1].
-      class_weights: K numbers >= 0; None or () weighs all classes alike.
+      class_weights: K numbers >= 0; "inverse_frequency" or "effective_number" for those functions of losses/
+        on the training split's class sizes; None or () weighs all classes alike.
+      effective_beta: of "effective_number", in [0, 1).
+      focal_gamma: of the focal loss, which takes the cross-entropy's place where it is positive.
+      logit_adjustment: tau >= 0; tau times the logarithm of each class's share of the training split is
+        added to its logit while training (Menon et al. 2021, arXiv:2007.07314, equation 10); 0 for none.
       mixup_alpha, cutmix_alpha: 0 switches each off; with both on, each batch draws one of the two.
       ema_decay: in (0, 1), e.g. 0.999; None or 0 keeps no average.
       dropout: probability, before the final linear layer.
@@ -72,7 +83,10 @@ def make(
     Raises:
       ValueError: class_weights does not have one non-negative number a class, or ema_decay is outside [0, 1).
     """
-    weights = _class_weights(class_weights, task.num_classes)
+    weights = _class_weights(class_weights, task, effective_beta)
+    adjustment = _logit_adjustment(logit_adjustment, task)
+    if focal_gamma and (label_smoothing or mixup_alpha or cutmix_alpha):
+        raise ValueError("objective.focal_gamma takes classes: leave out label_smoothing, mixup and cutmix")
     if ema_decay and not 0 < ema_decay < 1:
         raise ValueError(f"objective.ema_decay lies in (0, 1), or 0 for none; got {ema_decay}")
     classifier = heads.build(
@@ -106,7 +120,11 @@ def make(
         return classifier.apply(variables, getattr(features, classifier.reads), **options)
 
     def mean_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
-        losses = softmax_cross_entropy(logits, targets, class_weights=weights)
+        logits = logits + adjustment
+        if focal_gamma:
+            losses = softmax_focal(logits, targets, gamma=focal_gamma, class_weights=weights)
+        else:
+            losses = softmax_cross_entropy(logits, targets, class_weights=weights)
         if weights is None:
             return jnp.mean(losses)
         return class_weighted_mean(losses, targets, class_weights=weights)
@@ -178,9 +196,37 @@ def mix(
     )
 
 
-def _class_weights(class_weights: Sequence[float] | None, num_classes: int) -> jax.Array | None:
+def _class_sizes(task: Task, field: str) -> jax.Array:
+    if not task.class_counts or min(task.class_counts) == 0:
+        raise ValueError(
+            f"objective.{field} needs the size of each class, at least one: the source does not tell it "
+            "without reading every example, or a class is empty"
+        )
+    return jnp.asarray(task.class_counts, jnp.float32)
+
+
+def _logit_adjustment(tau: float, task: Task) -> jax.Array | float:
+    if not tau:
+        return 0.0
+    sizes = _class_sizes(task, "logit_adjustment")
+    return tau * jnp.log(sizes / jnp.sum(sizes))
+
+
+def _class_weights(
+    class_weights: Sequence[float] | str | None, task: Task, effective_beta: float
+) -> jax.Array | None:
+    num_classes = task.num_classes
     if class_weights is None or len(class_weights) == 0:
         return None
+    if class_weights == "inverse_frequency":
+        return inverse_frequency_weights(_class_sizes(task, "class_weights"))
+    if class_weights == "effective_number":
+        return effective_number_weights(_class_sizes(task, "class_weights"), beta=effective_beta)
+    if isinstance(class_weights, str):
+        raise ValueError(
+            'objective.class_weights is "inverse_frequency", "effective_number" or a number a class; '
+            f"got {class_weights!r}"
+        )
     if len(class_weights) != num_classes or min(class_weights) < 0:
         raise ValueError(
             f"objective.class_weights needs {num_classes} numbers >= 0, one a class; "

@@ -33,6 +33,9 @@ class DataSettings:
         0 for all. The training split is then the labeled examples alone, unless
       labeled_batch_size: is positive: then it is the whole split with the other labels hidden, and so many
         labeled examples come as a second stream beside each batch.
+      imbalance_factor: above 1 the training split keeps ever fewer examples from class to class, the first so
+        many times as many as the last; label_seed chooses them.
+      oversample: whether the examples of smaller classes are repeated until all classes are equally large.
       eval_transforms: line of every evaluation and of prediction; nothing random.
       on_bad_example: "raise" or "skip".
       num_threads, num_workers, prefetch_batches: of data/pipeline.py.
@@ -46,6 +49,8 @@ class DataSettings:
     labels_per_class: int = 0
     label_seed: int = 0
     labeled_batch_size: int = 0
+    imbalance_factor: float = 1.0
+    oversample: bool = False
     on_bad_example: str = "raise"
     num_threads: int = 2
     num_workers: int = 0
@@ -86,6 +91,12 @@ class DataSide:
         self._evaluate = augment.compose(self._eval_device)
         if self.settings.labeled_batch_size and not self.settings.labels_per_class:
             raise ValueError("config.data.labeled_batch_size needs data.labels_per_class")
+        unbalanced = self.settings.imbalance_factor != 1 or self.settings.oversample
+        if self.settings.labels_per_class and unbalanced:
+            raise ValueError(
+                "config.data.labels_per_class makes classes of one size: leave out data.imbalance_factor and "
+                "data.oversample"
+            )
 
     def augment(self, rng: jax.Array, batch: dict[str, Any]) -> dict[str, Any]:
         """The device side of training: image, views and labeled as an objective sees them, jax-traceable."""
@@ -153,25 +164,47 @@ class DataSide:
 
     @functools.cached_property
     def training(self) -> Any:
-        """The source trained on: the training split, or its labeled part."""
-        whole = self.source(self.settings.train_split)
-        if not self.settings.labels_per_class or self.settings.labeled_batch_size:
-            return whole
-        return sources.subset(whole, self._known(whole))
+        """The source trained on: the training split or a part of it, perhaps with repeats."""
+        if not self.settings.oversample:
+            return self._distinct
+        labels = self._labels_of(self._distinct, "oversample")
+        return sources.subset(self._distinct, sources.oversampled(labels))
+
+    @functools.cached_property
+    def class_counts(self) -> tuple[int, ...]:
+        """How many examples of each class are trained on, repeats not counted; () where that is not known."""
+        return sources.class_counts(self._distinct)
+
+    @functools.cached_property
+    def _distinct(self) -> Any:
+        whole, settings = self.source(self.settings.train_split), self.settings
+        if settings.imbalance_factor != 1:
+            labels = self._labels_of(whole, "imbalance_factor")
+            try:
+                kept = sources.long_tailed_subset(labels, settings.imbalance_factor, settings.label_seed)
+            except ValueError as error:
+                raise ValueError(f"config.data.imbalance_factor: {error}") from error
+            return sources.subset(whole, kept)
+        if settings.labels_per_class and not settings.labeled_batch_size:
+            return sources.subset(whole, self._known(whole))
+        return whole
 
     def _known(self, source: Any) -> Any:
         """Returns the indices of the examples whose labels are known."""
-        if source.labels is None:
-            raise ValueError(
-                f"config.data.labels_per_class: {self.settings.source} does not tell its labels without "
-                "reading every example; use another source"
-            )
+        labels = self._labels_of(source, "labels_per_class")
         try:
-            return sources.balanced_subset(
-                source.labels, self.settings.labels_per_class, self.settings.label_seed
-            )
+            return sources.balanced_subset(labels, self.settings.labels_per_class, self.settings.label_seed)
         except ValueError as error:
             raise ValueError(f"config.data.labels_per_class: {error}") from error
+
+    def _labels_of(self, source: Any, field: str) -> Any:
+        """Returns the labels, one an example, that a field needs to know at once."""
+        if source.labels is None or source.labels.ndim != 1:
+            raise ValueError(
+                f"config.data.{field}: {self.settings.source} gives an image any number of labels, or does "
+                "not tell them without reading every example; use another source"
+            )
+        return source.labels
 
     def train_batches(self, batch_size: int, seed: int, order: Any = None) -> TrainBatches:
         """Returns the batches of the training split."""

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.data import sources
 from imgcls_jax.objectives.base import Task
 from imgcls_jax.train import experiment, sharding
 from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
@@ -79,7 +78,7 @@ class Setup:
             steps_per_epoch=self.batches.steps_per_epoch,
             total_steps=self.settings.total_steps,
             image_shape=tuple(prepared["image"].shape[1:]),
-            class_counts=sources.class_counts(source),
+            class_counts=self.data.class_counts,
         )
         backbone = self.backbone = experiment.make_backbone(self.config)
         self.objective = experiment.make_objective(self.config, self.task, backbone)

@@ -363,6 +363,30 @@ def test_unreadable_image_is_named(tmp_path):
         source[1]
 
 
+# ---- long_tailed_subset, oversampled
+
+
+def test_the_long_tail_falls_exponentially():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [1000, 1000, 1000, 1000, 90]))
+    kept = sources.long_tailed_subset(labels, 100, seed=0)
+    assert np.bincount(labels[kept]).tolist() == [1000, 316, 100, 31, 10]
+    assert (np.diff(kept) > 0).all()
+    milder = sources.long_tailed_subset(labels, 10, seed=0)
+    assert np.bincount(labels[milder]).tolist() == [1000, 562, 316, 177, 90]  # the last has no more
+    assert set(kept) <= set(milder) and set(kept) != set(sources.long_tailed_subset(labels, 100, seed=1))
+    assert sources.long_tailed_subset(labels, 1, seed=0).tolist() == list(range(len(labels)))
+    for factor in (0.5, 2000):
+        with pytest.raises(ValueError, match="imbalance factor"):
+            sources.long_tailed_subset(labels, factor, seed=0)
+
+
+def test_oversampling_evens_the_classes():
+    labels = np.array([0, 1, 0, 0, 2, 0, 0, 1])
+    indices = sources.oversampled(labels)
+    assert np.bincount(labels[indices]).tolist() == [5, 5, 5]
+    assert np.bincount(indices).tolist() == [1, 3, 1, 1, 5, 1, 1, 2]
+
+
 # ---- LabelTable
 
 

@@ -1,5 +1,6 @@
 """What the supervised objective computes, beyond the laws that all objectives keep."""
 
+import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
@@ -9,6 +10,13 @@ import numpy as np
 import optax
 import pytest
 
+from imgcls_jax.losses import (
+    class_weighted_mean,
+    effective_number_weights,
+    inverse_frequency_weights,
+    softmax_cross_entropy,
+    softmax_focal,
+)
 from imgcls_jax.models import simpleconv3
 from imgcls_jax.models.layers import Features
 from imgcls_jax.objectives import supervised
@@ -138,3 +146,52 @@ def test_projections_stay_where_they_were_drawn():
     assert before["projections"]["first"]["hash"].shape == (48,)
     state, _ = jax.jit(make_train_step(objective, tx, lambda rng, values: values))(state, batch())
     jax.tree.map(np.testing.assert_array_equal, state.carry["head_state"], before)
+
+
+def training_logits(objective):
+    params, carry = objective.init(jax.random.key(0), batch())
+    value, _ = loss_of(objective, params, carry)
+    features, _ = simpleconv3.build().apply(
+        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        batch()["image"],
+        train=True,
+        mutable=["batch_stats"],
+    )
+    layer = params["head"]["classifier"]
+    return float(value), features.embedding @ layer["kernel"] + layer["bias"]
+
+
+def test_losses_for_classes_of_unequal_size():
+    counts = (100, 10, 10, 1)
+    task = dataclasses.replace(TASK, class_counts=counts)
+    make = lambda **options: supervised.make(simpleconv3.build(), task, **options)  # noqa: E731
+    labels = batch()["label"]
+    value, logits = training_logits(make(logit_adjustment=1.5))
+    prior = np.log(np.array(counts) / sum(counts))
+    np.testing.assert_allclose(
+        value, jnp.mean(softmax_cross_entropy(logits + 1.5 * prior, labels)), rtol=1e-5
+    )
+    value, logits = training_logits(make(focal_gamma=2.0))
+    np.testing.assert_allclose(value, jnp.mean(softmax_focal(logits, labels, gamma=2.0)), rtol=1e-5)
+    for name, weights in (
+        ("inverse_frequency", inverse_frequency_weights(jnp.array(counts))),
+        ("effective_number", effective_number_weights(jnp.array(counts), beta=0.9)),
+    ):
+        value, logits = training_logits(make(class_weights=name, effective_beta=0.9))
+        losses = softmax_cross_entropy(logits, labels, class_weights=weights)
+        expected = class_weighted_mean(losses, labels, class_weights=weights)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_weights": "even"}, "inverse_frequency"),
+        ({"class_weights": "effective_number"}, "class_weights needs the size of each class"),
+        ({"logit_adjustment": 1.0}, "logit_adjustment needs the size of each class"),
+        ({"focal_gamma": 2.0, "label_smoothing": 0.1}, "focal_gamma takes classes"),
+    ],
+)
+def test_mistakes_with_classes_of_unequal_size(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)

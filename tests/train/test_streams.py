@@ -105,3 +105,17 @@ def test_mistakes_in_the_fields_are_named():
         len(DataSide(section(labels_per_class=500)).training)
     with pytest.raises(ValueError, match="view_transforms: unknown operation"):
         DataSide(section(view_transforms=["flop"]))
+
+
+def test_a_long_tail_and_its_repeats():
+    tail = DataSide(section(imbalance_factor=10.0))
+    counts = np.bincount(tail.training.labels)
+    assert tail.class_counts == tuple(counts) and counts[0] == 10 * counts[-1] + counts[0] % 10
+    evened = DataSide(section(imbalance_factor=10.0, oversample=True))
+    assert evened.class_counts == tail.class_counts
+    assert set(np.bincount(evened.training.labels)) == {counts[0]}
+    assert evened.train_batches(8, seed=0).steps_per_epoch == len(evened.training) // 8
+    with pytest.raises(ValueError, match="leave out data.imbalance_factor"):
+        DataSide(section(imbalance_factor=10.0, labels_per_class=3))
+    with pytest.raises(ValueError, match="config.data.imbalance_factor: an imbalance factor of 1000"):
+        len(DataSide(section(imbalance_factor=1000.0)).training)
