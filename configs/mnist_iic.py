@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration; `:test` shrinks it to seconds."""
-    transformed = "affine(25.0, 0.15, (0.7, 1.3)) | normalize(0.5, 0.5)"
+    transformed = "affine(25.0, 0.1, (0.7, 1.3)) | normalize(0.5, 0.5)"
     config = ConfigDict()
     config.data = ConfigDict(
         dict(
@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
         )
     )
     config.model = ConfigDict(
-        dict(name="simpleconv3", channels=(16, 32, 64), hidden=(), dtype="float32", pretrained="")
+        dict(name="simpleconv3", channels=(32, 64, 128), hidden=(), dtype="float32", pretrained="")
     )
     config.objective = ConfigDict(
         dict(
@@ -34,15 +34,15 @@ def get_config(arg: str = "") -> ConfigDict:
             num_clusters=10,
             num_overclusters=50,
             num_subheads=5,
-            marginal_weight=1.0,
-            head_epochs=(1, 2),
+            marginal_weight=1.5,
+            head_epochs=(2, 1),
             overclusters_first=True,
         )
     )
     config.optimizer = ConfigDict(
         dict(
             name="adam",
-            learning_rate=1e-3,
+            learning_rate=7e-4,
             schedule="cosine",
             warmup_epochs=0.5,
             clip_norm=0.0,
@@ -53,10 +53,10 @@ def get_config(arg: str = "") -> ConfigDict:
         dict(
             accumulate_steps=1,
             batch_size=250,
-            total_epochs=36.0,
+            total_epochs=8.0,
             seed=0,
             log_every_steps=200,
-            eval_every_epochs=3.0,
+            eval_every_epochs=1.0,
             checkpoint_every_steps=0,
             keep_checkpoints=2,
             best_metric="",
