@@ -23,15 +23,17 @@ def get_config(arg: str = "") -> ConfigDict:
             num_workers=0,
         )
     )
-    config.model = ConfigDict(dict(name="simpleconv3", dtype="float32", pretrained=""))
+    config.model = ConfigDict(
+        dict(name="simpleconv3", channels=(16, 32, 64), hidden=(), dtype="float32", pretrained="")
+    )
     config.objective = ConfigDict(
         dict(
             name="iic",
             num_clusters=10,
-            num_overclusters=50,
+            num_overclusters=30,
             num_subheads=5,
-            marginal_weight=1.0,
-            head_epochs=(1, 1),
+            marginal_weight=1.5,
+            head_epochs=(2, 1),
             overclusters_first=True,
         )
     )
@@ -49,10 +51,10 @@ def get_config(arg: str = "") -> ConfigDict:
         dict(
             accumulate_steps=1,
             batch_size=240,
-            total_epochs=200.0,
+            total_epochs=150.0,
             seed=0,
             log_every_steps=100,
-            eval_every_epochs=20.0,
+            eval_every_epochs=50.0,
             checkpoint_every_steps=0,
             keep_checkpoints=2,
             best_metric="",
