@@ -6,12 +6,13 @@
 
 `:linear` trains a linear head on the frozen trunk, whose features are computed once; `:bilinear` the same
 on bilinearly pooled features, reduced to 128 channels before; `:compact` on a tensor sketch of 8,192
-numbers, reduced to 512 channels before; `:finetune` a linear head first, then everything. The data are
-2,999 crops of 100 species in CUB's layout, 2,400 to train on.
+numbers, reduced to 512 channels before; `:finetune` a linear head first, then the last blocks too, on
+augmented images. The data are 2,999 crops of 100 species in CUB's layout, 2,400 to train on.
 
 Measured on the 599 images of the development split, on 2 CPU cores beside other work: `:linear` 82.6 % in
-386 s, `:bilinear` 84.3 % in 681 s; `:compact` after 15 epochs of phase_1 85.1 % in 669 s. `:finetune`
-not yet run to its end (without batch norm, as here, a rate of 0.02 in phase_2 was too much).
+386 s, `:bilinear` 84.3 % in 681 s; `:compact` after 15 epochs of phase_1 85.1 % in 669 s; `:finetune` on
+one core 82.6 % after its first phase and 81.5 % after its second, in 1,059 s (one standard error is 1.6
+points). Without batch norm, as here, a rate of 0.02 for all blocks was too much: 1 %.
 """
 
 from ml_collections import ConfigDict

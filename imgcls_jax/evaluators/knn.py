@@ -7,6 +7,7 @@ in both. The search is exact over the whole training split, by the current netwo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,17 +54,6 @@ def make(
     collect = make_collector(embedding(predict), open_split)
     leave_one_out = split == train_split
 
-    @jax.jit
-    def classes(queries: jax.Array, rows: jax.Array, examples: tuple[jax.Array, ...]) -> jax.Array:
-        similarity, labels = _nearest(
-            queries, examples, k=sizes[-1], excluded=rows if leave_one_out else None
-        )
-        scores = [
-            vote(similarity[:, :n], labels[:, :n], num_classes=task.num_classes, temperature=temperature)
-            for n in sizes
-        ]
-        return jnp.stack([jnp.argmax(score, axis=1) for score in scores], axis=1)  # [b, len(sizes)]
-
     def evaluate(params: Any, carry: Any) -> dict[str, Any]:
         bank = collect(params, carry, train_split)
         queries = bank if leave_one_out else collect(params, carry, split)
@@ -71,24 +61,47 @@ def make(
             raise ValueError(
                 f"knn: k = {sizes[-1]} is more than there are training examples, {len(bank['label'])}"
             )
-        examples = jax.device_put(
-            (
-                _chunks(bank["embedding"], EXAMPLES),
-                _chunks(bank["label"], EXAMPLES),
-                _chunks(np.arange(len(bank["label"])), EXAMPLES, filler=-1),
-            )
+        similarity, index = nearest(
+            queries["embedding"], bank["embedding"], k=sizes[-1], leave_one_out=leave_one_out
         )
-        positions = np.arange(len(queries["label"]))
-        chunks = zip(_chunks(queries["embedding"], QUERIES), _chunks(positions, QUERIES), strict=True)
-        predicted = np.concatenate([classes(*chunk, examples) for chunk in chunks])[: len(positions)]
-        accuracy = np.mean(predicted == queries["label"][:, None], axis=0)
-        by_k = {f"accuracy_k{size}": float(value) for size, value in zip(sizes, accuracy, strict=True)}
-        return {"num_examples": len(queries["label"])} | by_k
+        labels = bank["label"][index]
+        metrics: dict[str, Any] = {"num_examples": len(queries["label"])}
+        for size in sizes:
+            scores = vote(
+                similarity[:, :size], labels[:, :size], num_classes=task.num_classes, temperature=temperature
+            )
+            metrics[f"accuracy_k{size}"] = float(np.mean(scores.argmax(axis=1) == queries["label"]))
+        return metrics
 
     return evaluate
 
 
-def vote(similarity: jax.Array, labels: jax.Array, *, num_classes: int, temperature: float) -> jax.Array:
+def nearest(
+    queries: np.ndarray, examples: np.ndarray, *, k: int, leave_one_out: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the k most similar examples of each query, exactly, on the device and by blocks of both.
+
+    Args:
+      queries: float [n, D].
+      examples: float [N, D], N at least k, at least k + 1 with leave_one_out.
+      k: how many.
+      leave_one_out: whether query i is example i, and no neighbour of itself.
+
+    Returns:
+      Cosines float32 [n, k], falling, and positions int32 [n, k]; of equally similar ones the first.
+    """
+    positions = np.arange(len(examples), dtype=np.int32)
+    bank = jax.device_put((_chunks(examples, EXAMPLES), _chunks(positions, EXAMPLES, filler=-1)))
+    rows = np.arange(len(queries), dtype=np.int32) if leave_one_out else np.full(len(queries), -2, np.int32)
+    found = [
+        _nearest(*chunk, bank, k=k)
+        for chunk in zip(_chunks(queries, QUERIES), _chunks(rows, QUERIES, filler=-2), strict=True)
+    ]
+    similarity, index = (np.concatenate(parts)[: len(queries)] for parts in zip(*found, strict=True))
+    return similarity, index
+
+
+def vote(similarity: np.ndarray, labels: np.ndarray, *, num_classes: int, temperature: float) -> np.ndarray:
     """Scores classes by the neighbours' labels, each weighted by its similarity.
 
     Eq.: score_c = sum_{i: y_i = c} exp(s_i / t), here divided by the largest weight, which changes no order
@@ -103,9 +116,10 @@ def vote(similarity: jax.Array, labels: jax.Array, *, num_classes: int, temperat
     Returns:
       float32 [B, K]; of equal scores the argmax is the lowest class.
     """
-    weights = jnp.exp((similarity - jnp.max(similarity, axis=1, keepdims=True)) / temperature)
-    rows = jnp.arange(len(labels))[:, None]
-    return jnp.zeros((len(labels), num_classes), jnp.float32).at[rows, labels].add(weights)
+    weights = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / temperature)
+    scores = np.zeros((len(labels), num_classes), np.float32)
+    np.add.at(scores, (np.arange(len(labels))[:, None], labels), weights)
+    return scores
 
 
 def _chunks(array: np.ndarray, most: int, filler: int = 0) -> np.ndarray:
@@ -116,33 +130,34 @@ def _chunks(array: np.ndarray, most: int, filler: int = 0) -> np.ndarray:
     return np.pad(array, padding, constant_values=filler).reshape(count, rows, *array.shape[1:])
 
 
+@functools.partial(jax.jit, static_argnames="k")
 def _nearest(
-    queries: jax.Array, examples: tuple[jax.Array, ...], *, k: int, excluded: jax.Array | None
+    queries: jax.Array, rows: jax.Array, bank: tuple[jax.Array, jax.Array], *, k: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Finds the k most similar examples of each query, chunk by chunk; of equally similar ones the first.
+    """Merges block after block into the k most similar examples of each query.
 
     Args:
       queries: float [b, D].
-      examples: embedding float [chunks, n, D], label int [chunks, n] and position int [chunks, n], -1 where
-        there is no example.
+      rows: int [b], the position that is no neighbour of each query.
+      bank: embedding float [blocks, n, D] and position int [blocks, n], -1 where there is no example.
       k: how many.
-      excluded: int [b], the position that is no neighbour of each query.
 
     Returns:
-      Cosines float32 [b, k], falling, and labels int [b, k].
+      Cosines float32 [b, k], falling, and positions int [b, k].
     """
     queries = l2_normalize(queries)
 
-    def merge(best: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, ...]) -> Any:
-        embedding, labels, positions = chunk
+    def merge(best: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]) -> Any:
+        embedding, positions = block
         similarity = jnp.matmul(queries, l2_normalize(embedding).T, precision="highest")
-        absent = positions < 0
-        if excluded is not None:
-            absent |= positions == excluded[:, None]
+        absent = (positions < 0) | (positions == rows[:, None])
         similarity = jnp.concatenate([best[0], jnp.where(absent, -jnp.inf, similarity)], axis=1)
-        labels = jnp.concatenate([best[1], jnp.broadcast_to(labels, (len(queries), len(labels)))], axis=1)
+        positions = jnp.broadcast_to(positions, (len(queries), len(positions)))
         similarity, at = jax.lax.top_k(similarity, k)
-        return (similarity, jnp.take_along_axis(labels, at, axis=1)), None
+        return (
+            similarity,
+            jnp.take_along_axis(jnp.concatenate([best[1], positions], axis=1), at, axis=1),
+        ), None
 
-    none = jnp.full((len(queries), k), -jnp.inf), jnp.zeros((len(queries), k), examples[1].dtype)
-    return jax.lax.scan(merge, none, examples)[0]
+    none = jnp.full((len(queries), k), -jnp.inf), jnp.zeros((len(queries), k), bank[1].dtype)
+    return jax.lax.scan(merge, none, bank)[0]

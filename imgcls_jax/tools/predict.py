@@ -21,102 +21,26 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from imgcls_jax.data import transforms
+from imgcls_jax.train.image_files import find_images, outputs_of_files
 from imgcls_jax.train.trained import Trained, load
-
-IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".jp2",
-    ".avif",
-)
-
-
-def find_images(arguments: Sequence[str]) -> list[Path]:
-    """Returns the files named, and those below the folders named that have an image's suffix, sorted."""
-    paths: list[Path] = []
-    for argument in map(Path, arguments):
-        if argument.is_dir():
-            paths += sorted(
-                path
-                for path in argument.rglob("*")
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-            )
-        else:
-            paths.append(argument)
-    return paths
-
-
-def host_operations(trained: Trained) -> tuple[Any, ...]:
-    """Returns the host side of the evaluation line, made fit for files where the run read arrays.
-
-    Such a run (digits, MNIST, CIFAR) has no line for decoding: its images are brought to the arrays' size and
-    colours.
-    """
-    ops = trained.data.eval_host
-    if ops:
-        return ops
-    height, width, channels = trained.source_shape
-    colours = "grey()" if channels == 1 else "rgb()"
-    return transforms.parse(f"decode | {colours} | resize({height}, {width})")[0]
 
 
 def predict_files(
     trained: Trained, paths: Sequence[Path], *, top_k: int, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Yields, in order, {"path", "predictions": [{"class", "probability"}, ...]} or {"path", "error"}."""
-    ops = host_operations(trained)
     top_k = min(top_k, trained.task.num_classes)
 
-    @jax.jit
-    def probabilities(params: Any, carry: Any, images: jax.Array) -> jax.Array:
-        outputs = trained.predict(params, carry, {"image": images})
-        if "probabilities" in outputs:
-            return outputs["probabilities"]
-        return jax.nn.softmax(outputs["logits"])
+    def probabilities(outputs: dict[str, jax.Array]) -> jax.Array:
+        return outputs["probabilities"] if "probabilities" in outputs else jax.nn.softmax(outputs["logits"])
 
-    for start in range(0, len(paths), batch_size):
-        batch = paths[start : start + batch_size]
-        images, errors = _read(batch, ops, trained.source_shape)
-        padded = np.zeros((batch_size, *trained.source_shape), np.uint8)
-        padded[: len(images)] = images
-        rows = iter(np.asarray(probabilities(trained.params, trained.carry, padded))[: len(images)])
-        for path in batch:
-            if path in errors:
-                yield {"path": str(path), "error": errors[path]}
-                continue
-            row = next(rows)
-            best = np.argsort(-row, kind="stable")[:top_k]
-            yield {
-                "path": str(path),
-                "predictions": [
-                    {"class": trained.class_names[k], "probability": float(row[k])} for k in best
-                ],
-            }
-
-
-def _read(
-    paths: Sequence[Path], ops: Sequence[Any], shape: tuple[int, ...]
-) -> tuple[np.ndarray, dict[Path, str]]:
-    """Returns the readable images, uint8 [n, H, W, C], and why the others are not."""
-    images, errors = [], {}
-    for path in paths:
-        try:
-            image = transforms.apply(ops, path.read_bytes(), np.random.default_rng(0))
-            if image.shape != shape:
-                raise ValueError(f"became {image.shape} by data.eval_transforms, the network expects {shape}")
-            images.append(image)
-        except (OSError, ValueError) as error:
-            errors[path] = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return np.array(images, np.uint8).reshape(-1, *shape), errors
+    for path, row, error in outputs_of_files(trained, paths, probabilities, batch_size=batch_size):
+        if error:
+            yield {"path": str(path), "error": error}
+            continue
+        best = np.argsort(-row, kind="stable")[:top_k]
+        predictions = [{"class": trained.class_names[k], "probability": float(row[k])} for k in best]
+        yield {"path": str(path), "predictions": predictions}
 
 
 def write_table(results: Sequence[dict[str, Any]], out: TextIO) -> None:

@@ -1,0 +1,102 @@
+"""Finds the images most like an image among those of an index, and its class by their vote.
+
+  python -m imgcls_jax.tools.retrieve --workdir runs/birds IMAGE... | FOLDER [--k 10] [--format table|json]
+
+`tools.index` makes the index. Likeness is the cosine of two embeddings, the search exact; the k neighbours
+vote for their classes with the weights exp(cosine / temperature). Exit status: 0 all answered, 1 some could
+not be read, 2 none or a mistake in the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgcls_jax.evaluators.knn import nearest, vote
+from imgcls_jax.tools.index import Index, embedding, read
+from imgcls_jax.train.image_files import find_images, outputs_of_files
+from imgcls_jax.train.trained import Trained, load
+
+
+def retrieve(
+    trained: Trained, index: Index, paths: Sequence[Path], *, k: int, temperature: float, batch_size: int
+) -> Iterator[dict[str, Any]]:
+    """Yields an answer a file, in order.
+
+    Args:
+      trained, index: the network and the embeddings it made.
+      paths: of images.
+      k: neighbours, at most all of the index.
+      temperature: of the vote, positive.
+      batch_size: files at a time.
+
+    Yields:
+      {"path", "class", "neighbours": [{"path", "class", "similarity"}, ...]}, the most alike first, or
+      {"path", "error"}.
+    """
+    found = list(outputs_of_files(trained, paths, embedding, batch_size=batch_size))
+    queries = [output for _, output, error in found if not error]
+    if queries:
+        similarity, position = nearest(np.stack(queries), index.embedding, k=min(k, len(index.path)))
+        names, classes = np.unique(index.label, return_inverse=True)
+        scores = vote(similarity, classes[position], num_classes=len(names), temperature=temperature)
+    row = 0
+    for path, _, error in found:
+        if error:
+            yield {"path": str(path), "error": error}
+            continue
+        neighbours = [
+            {"path": str(index.path[i]), "class": str(index.label[i]), "similarity": float(cosine)}
+            for cosine, i in zip(similarity[row], position[row], strict=True)
+        ]
+        yield {"path": str(path), "class": str(names[scores[row].argmax()]), "neighbours": neighbours}
+        row += 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m imgcls_jax.tools.retrieve", description=__doc__.split("\n", 1)[0]
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
+    parser.add_argument("--workdir", required=True, help="of a training run that has an index")
+    parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
+    parser.add_argument("--k", type=int, default=10, help="neighbours (default 10)")
+    parser.add_argument("--temperature", type=float, default=0.07, help="of the vote (default 0.07)")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--batch_size", type=int, default=32)
+    arguments = parser.parse_args(argv)
+    if min(arguments.k, arguments.batch_size) < 1 or not arguments.temperature > 0:
+        parser.error("--k and --batch_size are at least 1, --temperature is positive")
+    paths = find_images(arguments.images)
+    try:
+        if not paths:
+            raise ValueError(f"no image files in {', '.join(arguments.images)}")
+        trained = load(arguments.workdir, arguments.checkpoint)
+        index = read(arguments.workdir, trained.step)
+        options = dict(k=arguments.k, temperature=arguments.temperature, batch_size=arguments.batch_size)
+        answers = list(retrieve(trained, index, paths, **options))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if arguments.format == "json":
+        print(json.dumps(answers, indent=2))
+    for answer in answers:
+        if "error" in answer:
+            print(f"{answer['path']}: {answer['error']}", file=sys.stderr)
+        elif arguments.format == "table":
+            print(f"{answer['path']}  {answer['class']}")
+            for neighbour in answer["neighbours"]:
+                print(f"  {neighbour['similarity']:.4f}  {neighbour['class']}  {neighbour['path']}")
+    failed = sum("error" in answer for answer in answers)
+    return 2 if failed == len(answers) else 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
