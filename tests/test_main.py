@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from imgcls_jax.data.sources import Digits
-from imgcls_jax.tools import predict
+from imgcls_jax.tools import index, predict, retrieve
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=configs/digits_simpleconv3.py:test"
@@ -145,3 +145,64 @@ def test_prediction_formats_and_exit_codes(workdir, pictures, tmp_path, capsys):
     assert "no image files" in capsys.readouterr().err
     assert predict.main(["--workdir", str(tmp_path), str(pictures)]) == 2
     assert "is not the workdir of a run" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """Training digits as PNG files, ten of each of 0 to 7, a folder a class; of 8 and 9 in another place."""
+    folder = tmp_path_factory.mktemp("known")
+    source = Digits("train")
+    for label in range(10):
+        own = folder / ("all" if label < 8 else "new") / f"class {label}"
+        own.mkdir(parents=True)
+        for i in np.flatnonzero(source.labels == label)[:10]:
+            image = Image.fromarray(source[i]["image"][:, :, 0])
+            image.resize((32, 32), Image.Resampling.NEAREST).save(own / f"{i}.png")
+    return folder
+
+
+def answers_of(workdir, pictures, capsys, *options):
+    capsys.readouterr()
+    status = retrieve.main(["--workdir", str(workdir), "--format", "json", *options, str(pictures)])
+    out, err = capsys.readouterr()
+    return status, {Path(answer["path"]).name: answer for answer in json.loads(out)}, err
+
+
+def test_retrieval_and_a_new_class_without_training(workdir, pictures, known, capsys):
+    assert retrieve.main(["--workdir", str(workdir), str(pictures)]) == 2
+    assert "make it by imgcls_jax.tools.index" in capsys.readouterr().err
+    assert index.main(["--workdir", str(workdir), str(known / "all")]) == 0
+    assert "80 images of 8 classes" in capsys.readouterr().out
+    labels = Digits("test").labels
+    status, before, err = answers_of(workdir, pictures, capsys, "--k", "5")
+    assert status == 1 and "error" in before["broken.png"] and "broken.png" in err
+    cosines = [neighbour["similarity"] for neighbour in before["0.png"]["neighbours"]]
+    assert len(cosines) == 5 and cosines == sorted(cosines, reverse=True) and cosines[0] <= 1.0001
+    for label in (8, 9):  # a folder that is a class itself, twice: nothing is stored twice
+        added = ["--workdir", str(workdir), "--add", str(known / "new" / f"class {label}")]
+        assert index.main(added) == index.main(added) == 0
+    assert "100 images of 10 classes" in capsys.readouterr().out
+    _, after, _ = answers_of(workdir, pictures, capsys, "--k", "5")
+    hits = [after[f"{i}.png"]["class"] == f"class {labels[i]}" for i in range(10)]
+    assert sum(hits) >= 7
+    _, itself, _ = answers_of(workdir, known / "new" / "class 9", capsys, "--k", "1")
+    for name, answer in itself.items():
+        assert Path(answer["neighbours"][0]["path"]).name == name and answer["class"] == "class 9"
+
+
+def test_mistakes_with_an_index(workdir, pictures, known, tmp_path, capsys):
+    assert index.main(["--workdir", str(workdir), str(tmp_path / "absent")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert index.main(["--workdir", str(workdir), str(tmp_path)]) == 2
+    assert "no readable image" in capsys.readouterr().err
+    assert index.main(["--workdir", str(workdir), str(known / "all")]) == 0
+    stored = dict(np.load(workdir / "index.npz"))
+    np.savez(workdir / "index.npz", **stored | {"step": 7})
+    assert retrieve.main(["--workdir", str(workdir), str(pictures)]) == 2
+    assert "embeddings of step 7, the network in use is of step 44" in capsys.readouterr().err
+    np.savez(workdir / "index.npz", **stored | {"path": np.array([{}], object)})
+    assert retrieve.main(["--workdir", str(workdir), str(pictures)]) == 2
+    assert "is no index of this program" in capsys.readouterr().err
+    (workdir / "index.npz").write_bytes(b"nothing")
+    assert retrieve.main(["--workdir", str(workdir), str(pictures)]) == 2
+    assert "is no index of this program" in capsys.readouterr().err

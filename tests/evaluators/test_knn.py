@@ -116,3 +116,19 @@ def test_errors():
         evaluate(broken)
     with pytest.raises(ValueError, match="no example of the split 'test'"):
         evaluate(SPLITS | {"test": (np.zeros((0, 6), np.float32), np.zeros(0, np.int32))})
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_the_search_is_exact_over_uneven_blocks(monkeypatch, leave_one_out):
+    monkeypatch.setattr(knn, "QUERIES", 7)
+    monkeypatch.setattr(knn, "EXAMPLES", 32)
+    bank = SPLITS["train"][0]
+    queries = bank if leave_one_out else SPLITS["test"][0]
+    similarity, index = knn.nearest(queries, bank, k=9, leave_one_out=leave_one_out)
+    unit = [np.float64(rows) / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, bank)]
+    cosines = unit[0] @ unit[1].T
+    if leave_one_out:
+        np.fill_diagonal(cosines, -np.inf)
+    expected = np.argsort(-cosines, axis=1)[:, :9]
+    assert index.tolist() == expected.tolist()
+    np.testing.assert_allclose(similarity, np.take_along_axis(cosines, expected, axis=1), atol=1e-5)
