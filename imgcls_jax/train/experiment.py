@@ -235,7 +235,8 @@ def make_objective(config: Config, task: Task, backbone: Any) -> Objective:
 def make_evaluators(config: Config, predict: Any, open_split: Any, task: Task) -> dict[str, Any]:
     """Returns {name: evaluate(params, carry) -> metrics} for the section `evals`.
 
-    An evaluator's file exports make(predict, open_split, *, task, <options>).
+    An evaluator's file exports make(predict, open_split, *, task, <options>). An option `views` of any of
+    them, the arguments of evaluators/views.py, averages the prediction over several views of an image.
 
     Args:
       config: of the run.
@@ -250,7 +251,15 @@ def make_evaluators(config: Config, predict: Any, open_split: Any, task: Task) -
     for name, fields in config["evals"].items():
         options = dict(fields)
         module = find_module("evaluators", options.pop("evaluator", "absent"))
-        evaluators[name] = call(module.make, f"evals.{name}", options, predict, open_split, task=task)
+        if not hasattr(module, "make"):
+            raise ValueError(
+                f"config.evals.{name}.evaluator: evaluators/{fields['evaluator']}.py measures nothing"
+            )
+        own = predict
+        if "views" in options:
+            averaging = find_module("evaluators", "views").average_views
+            own = call(averaging, f"evals.{name}.views", dict(options.pop("views")), predict)
+        evaluators[name] = call(module.make, f"evals.{name}", options, own, open_split, task=task)
     return evaluators
 
 
