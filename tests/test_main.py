@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from imgcls_jax.data.sources import Digits
-from imgcls_jax.tools import index, predict, retrieve
+from imgcls_jax.tools import export, index, predict, retrieve
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=configs/digits_simpleconv3.py:test"
@@ -206,3 +208,65 @@ def test_mistakes_with_an_index(workdir, pictures, known, tmp_path, capsys):
     (workdir / "index.npz").write_bytes(b"nothing")
     assert retrieve.main(["--workdir", str(workdir), str(pictures)]) == 2
     assert "is no index of this program" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def exported(workdir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "network"
+    assert export.main(["--workdir", str(workdir), str(folder)]) == 0
+    return folder
+
+
+def test_an_exported_network_predicts_the_same(workdir, exported, pictures, capsys):
+    good = [str(pictures / f"{i}.png") for i in range(10)]
+    outputs = []
+    for network in (["--workdir", str(workdir)], ["--exported", str(exported)]):
+        for batch_size in ("4", "16"):
+            options = ["--format", "json", "--top_k", "10", "--batch_size", batch_size]
+            capsys.readouterr()
+            assert predict.main([*network, *options, *good]) == 0
+            outputs.append(json.loads(capsys.readouterr().out))
+    for other in outputs[1:]:
+        for one, same in zip(outputs[0], other, strict=True):
+            probability = [{p["class"]: p["probability"] for p in row["predictions"]} for row in (one, same)]
+            for name, value in probability[0].items():
+                np.testing.assert_allclose(probability[1][name], value, atol=2e-6)
+
+
+def test_exported_weights_and_description(exported):
+    description = json.loads((exported / "export.json").read_text())
+    assert description["class_names"] == [str(k) for k in range(10)] and description["step"] == 44
+    assert description["platforms"] == ["cpu", "cuda", "tpu"]
+    weights = load_file(exported / "weights.safetensors")
+    assert {"params/head/classifier/kernel", "batch_stats/backbone/bn1/mean"} & set(weights)
+
+
+def test_prediction_from_an_export_needs_no_training_packages(exported, pictures):
+    absent = ("flax", "optax", "orbax", "grain", "sklearn", "clu", "safetensors")
+    script = (
+        "import sys\n"
+        "class No:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name.split('.')[0] in {absent}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, No())\n"
+        "from imgcls_jax.tools import predict\n"
+        f"sys.exit(predict.main(['--exported', {str(exported)!r}, {str(pictures / '3.png')!r}]))\n"
+    )
+    arguments = [sys.executable, "-c", script]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
+def test_mistakes_with_an_export(exported, pictures, tmp_path, capsys):
+    picture = str(pictures / "1.png")
+    assert predict.main(["--exported", str(tmp_path), picture]) == 2
+    assert "is not a folder of tools.export" in capsys.readouterr().err
+    for name in ("export.json", "model.stablehlo"):
+        damaged = tmp_path / name.split(".")[0]
+        shutil.copytree(exported, damaged)
+        (damaged / name).write_bytes(b"nothing")
+        assert predict.main(["--exported", str(damaged), picture]) == 2
+        assert "is damaged or of another program" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        export.main(["--workdir", "w", "--platforms", "abacus", "out"])

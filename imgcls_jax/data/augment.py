@@ -253,7 +253,7 @@ def upsample(size: int) -> DeviceOp:
         raise ValueError(f"upsample: size must be a whole number of pixels, at least 1, got {size!r}")
 
     def enlarge(rng: jax.Array, images: jax.Array) -> jax.Array:
-        return jax.image.resize(images, (len(images), size, size, images.shape[-1]), "bilinear")
+        return jax.image.resize(images, (images.shape[0], size, size, images.shape[-1]), "bilinear")
 
     return DeviceOp("upsample", enlarge, random=False)
 

@@ -15,12 +15,12 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from imgcls_jax.train.image_files import find_images, outputs_of_files
-from imgcls_jax.train.trained import Trained, load
+from imgcls_jax.data.image_files import find_images
+from imgcls_jax.train.trained import Trained, embedding, load
 
 FILE = "index.npz"
 
@@ -67,17 +67,6 @@ def read(workdir: str | Path, step: int) -> Index:
     return index
 
 
-def embedding(outputs: dict[str, Any]) -> Any:
-    """Returns the embedding among what an objective predicts.
-
-    Raises:
-      ValueError: there is none.
-    """
-    if "embedding" not in outputs:
-        raise ValueError("this run's objective predicts no embedding, so its images have no neighbours")
-    return outputs["embedding"].astype(np.float32)
-
-
 def class_of(path: Path, folders: Sequence[Path]) -> str:
     """Returns the class of an image: the first folder below the one that was named, or that one."""
     for folder in folders:
@@ -98,7 +87,7 @@ def build(trained: Trained, folders: Sequence[Path], *, batch_size: int) -> tupl
     """
     rows, errors = [], {}
     paths = find_images([str(folder) for folder in folders])
-    for path, row, error in outputs_of_files(trained, paths, embedding, batch_size=batch_size):
+    for path, row, error in trained.outputs_of_files(paths, embedding, batch_size=batch_size):
         if error:
             errors[path] = error
         else:

@@ -3,6 +3,8 @@
   python -m imgcls_jax.tools.predict --workdir runs/digits IMAGE... | FOLDER [--top_k 3] [--format
   table|json|csv]
 
+With `--exported FOLDER` instead, by a network that `tools.export` wrote, without what training needs.
+
 An image goes through the run's own evaluation line of transforms. What cannot be read is reported on standard
 error, and in JSON and CSV in its place; the rest is predicted all the same. Exit status: 0 all predicted, 1
 some could not be read, 2 none or a mistake in the command.
@@ -14,33 +16,56 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
 import numpy as np
 
-from imgcls_jax.train.image_files import find_images, outputs_of_files
-from imgcls_jax.train.trained import Trained, load
+from imgcls_jax.data.image_files import FileOutput, find_images, outputs_of_files
 
 
-def predict_files(
-    trained: Trained, paths: Sequence[Path], *, top_k: int, batch_size: int
-) -> Iterator[dict[str, Any]]:
-    """Yields, in order, {"path", "predictions": [{"class", "probability"}, ...]} or {"path", "error"}."""
-    top_k = min(top_k, trained.task.num_classes)
+def named(found: Iterable[FileOutput], class_names: Sequence[str], top_k: int) -> Iterator[dict[str, Any]]:
+    """Yields, in order, {"path", "predictions": [{"class", "probability"}, ...]} or {"path", "error"}.
 
-    def probabilities(outputs: dict[str, jax.Array]) -> jax.Array:
-        return outputs["probabilities"] if "probabilities" in outputs else jax.nn.softmax(outputs["logits"])
-
-    for path, row, error in outputs_of_files(trained, paths, probabilities, batch_size=batch_size):
+    Args:
+      found: a file's probabilities float [K] each.
+      class_names: K names.
+      top_k: how many predictions, at most K.
+    """
+    for path, row, error in found:
         if error:
             yield {"path": str(path), "error": error}
             continue
         best = np.argsort(-row, kind="stable")[:top_k]
-        predictions = [{"class": trained.class_names[k], "probability": float(row[k])} for k in best]
+        predictions = [{"class": class_names[k], "probability": float(row[k])} for k in best]
         yield {"path": str(path), "predictions": predictions}
+
+
+def outputs_of(arguments: argparse.Namespace, paths: Sequence[Path]) -> tuple[Iterator[FileOutput], Any]:
+    """Returns what the network named on the command line says of files, and its class names.
+
+    Raises:
+      ValueError: no such workdir, checkpoint or folder.
+    """
+    if arguments.exported:
+        from imgcls_jax.tools import export
+
+        network = export.read(arguments.exported)
+        found = outputs_of_files(
+            paths,
+            network.eval_transforms,
+            network.image_shape,
+            lambda images: network.function(images)["probabilities"],
+            batch_size=arguments.batch_size,
+        )
+        return found, network.class_names
+    # Here, so that an exported network is used without what training needs.
+    from imgcls_jax.train.trained import load, probabilities
+
+    trained = load(arguments.workdir, arguments.checkpoint)
+    found = trained.outputs_of_files(paths, probabilities, batch_size=arguments.batch_size)
+    return found, trained.class_names
 
 
 def write_table(results: Sequence[dict[str, Any]], out: TextIO) -> None:
@@ -69,7 +94,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m imgcls_jax.tools.predict", description=__doc__.split("\n", 1)[0]
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
-    parser.add_argument("--workdir", required=True, help="of a training run")
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--workdir", help="of a training run")
+    network.add_argument("--exported", help="folder that tools.export wrote")
     parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
     parser.add_argument("--top_k", type=int, default=1, help="classes to print for each image (default 1)")
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
@@ -88,11 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: no image files in {', '.join(arguments.images)}", file=sys.stderr)
         return 2
     try:
-        trained = load(arguments.workdir, arguments.checkpoint)
+        found, class_names = outputs_of(arguments, paths)
+        results = list(named(found, class_names, arguments.top_k))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    results = list(predict_files(trained, paths, top_k=arguments.top_k, batch_size=arguments.batch_size))
     for result in results:
         if "error" in result:
             print(f"{result['path']}: {result['error']}", file=sys.stderr)

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from imgcls_jax.data.image_files import find_images
 from imgcls_jax.evaluators.knn import nearest, vote
-from imgcls_jax.tools.index import Index, embedding, read
-from imgcls_jax.train.image_files import find_images, outputs_of_files
-from imgcls_jax.train.trained import Trained, load
+from imgcls_jax.tools.index import Index, read
+from imgcls_jax.train.trained import Trained, embedding, load
 
 
 def retrieve(
@@ -40,7 +40,7 @@ def retrieve(
       {"path", "class", "neighbours": [{"path", "class", "similarity"}, ...]}, the most alike first, or
       {"path", "error"}.
     """
-    found = list(outputs_of_files(trained, paths, embedding, batch_size=batch_size))
+    found = list(trained.outputs_of_files(paths, embedding, batch_size=batch_size))
     queries = [output for _, output, error in found if not error]
     if queries:
         similarity, position = nearest(np.stack(queries), index.embedding, k=min(k, len(index.path)))

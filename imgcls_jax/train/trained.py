@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.data.image_files import FileOutput, outputs_of_files
 from imgcls_jax.data.pipeline import iterate
 from imgcls_jax.objectives.base import Batch, Objective, Task
 from imgcls_jax.train import experiment, sharding
@@ -39,6 +44,49 @@ class Trained:
     def predict(self, params: Any, carry: Any, batch: Batch) -> dict[str, Any]:
         """Predicts a batch as a split is read: the device side of the evaluation line, then the objective."""
         return self.objective.predict(params, carry, self.data.prepare(batch))
+
+    def outputs_of_files(
+        self, paths: Sequence[Path], wanted: Callable[[dict[str, jax.Array]], jax.Array], *, batch_size: int
+    ) -> Iterator[FileOutput]:
+        """Yields what the network says of each image file, in order.
+
+        Args:
+          paths: of image files.
+          wanted: from what the objective predicts of a batch to an array [B, ...], traced.
+          batch_size: files at a time.
+        """
+        outputs = jax.jit(lambda params, carry, image: wanted(self.predict(params, carry, {"image": image})))
+        return outputs_of_files(
+            paths,
+            self.data.settings.eval_transforms,
+            self.source_shape,
+            functools.partial(outputs, self.params, self.carry),
+            batch_size=batch_size,
+        )
+
+
+def probabilities(outputs: dict[str, jax.Array]) -> jax.Array:
+    """Returns the classes' probabilities, float [B, K], among what an objective predicts.
+
+    Raises:
+      ValueError: it predicts no classes.
+    """
+    if "probabilities" in outputs:
+        return outputs["probabilities"]
+    if "logits" not in outputs:
+        raise ValueError("this run's objective predicts no classes")
+    return jax.nn.softmax(outputs["logits"])
+
+
+def embedding(outputs: dict[str, jax.Array]) -> jax.Array:
+    """Returns the embedding, float32 [B, D], among what an objective predicts.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if "embedding" not in outputs:
+        raise ValueError("this run's objective predicts no embedding, so its images have no neighbours")
+    return outputs["embedding"].astype(jnp.float32)
 
 
 def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:

@@ -1,4 +1,4 @@
-"""Image files through a trained network, by the run's own evaluation line: for the tools that take files."""
+"""Image files through a network, by the evaluation line of its transforms: for the tools that take files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from imgcls_jax.data import sources, transforms
-from imgcls_jax.train.trained import Trained
 
 
 class FileOutput(NamedTuple):
@@ -18,7 +16,7 @@ class FileOutput(NamedTuple):
 
     Attributes:
       path: of the file.
-      output: what was asked for, a tree of arrays; None where the file could not be read.
+      output: the network's, an array; None where the file could not be read.
       error: why not, "" where it could.
     """
 
@@ -42,54 +40,49 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     return paths
 
 
-def host_operations(trained: Trained) -> tuple[Any, ...]:
-    """Returns the host side of the evaluation line, made fit for files where the run read arrays.
+def operations_for_files(line: str, shape: Sequence[int]) -> tuple[Any, ...]:
+    """Returns the host side of an evaluation line, made fit for files where the run read arrays.
 
-    Such a run (digits, MNIST, CIFAR) has no line for decoding: its images are brought to the arrays' size and
+    Such a run (digits, MNIST, CIFAR) has no host operations: its images are brought to the arrays' size and
     colours.
+
+    Args:
+      line: of transforms.
+      shape: (H, W, C) of the images between the host and the device side.
     """
-    ops = trained.data.eval_host
+    ops = transforms.parse(line)[0]
     if ops:
         return ops
-    height, width, channels = trained.source_shape
+    height, width, channels = shape
     colours = "grey()" if channels == 1 else "rgb()"
     return transforms.parse(f"decode | {colours} | resize({height}, {width})")[0]
 
 
 def outputs_of_files(
-    trained: Trained,
     paths: Sequence[Path],
-    wanted: Callable[[dict[str, jax.Array]], Any],
+    line: str,
+    shape: Sequence[int],
+    outputs: Callable[[np.ndarray], Any],
     *,
     batch_size: int,
 ) -> Iterator[FileOutput]:
     """Yields what a network says of each file, in order.
 
     Args:
-      trained: the network.
       paths: of image files.
-      wanted: from what the objective predicts of a batch to a tree of arrays [B, ...], traced.
+      line, shape: as in `operations_for_files`.
+      outputs: uint8 [batch_size, H, W, C] -> array [batch_size, ...].
       batch_size: files at a time.
     """
-    ops = host_operations(trained)
-
-    @jax.jit
-    def outputs(params: Any, carry: Any, images: jax.Array) -> Any:
-        return wanted(trained.predict(params, carry, {"image": images}))
-
+    ops = operations_for_files(line, shape)
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
-        images, errors = _read(batch, ops, trained.source_shape)
-        padded = np.zeros((batch_size, *trained.source_shape), np.uint8)
+        images, errors = _read(batch, ops, tuple(shape))
+        padded = np.zeros((batch_size, *shape), np.uint8)
         padded[: len(images)] = images
-        found = jax.device_get(outputs(trained.params, trained.carry, padded))
-        row = 0
+        rows = iter(np.asarray(outputs(padded)))
         for path in batch:
-            if path in errors:
-                yield FileOutput(path, None, errors[path])
-                continue
-            yield FileOutput(path, jax.tree.map(lambda column, row=row: column[row], found), "")
-            row += 1
+            yield FileOutput(path, None if path in errors else next(rows), errors.get(path, ""))
 
 
 def _read(

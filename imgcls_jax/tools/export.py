@@ -1,0 +1,148 @@
+"""Writes a trained network as a folder that predicts without this program's training side.
+
+  python -m imgcls_jax.tools.export --workdir runs/birds FOLDER [--platforms cpu,cuda,tpu]
+  python -m imgcls_jax.tools.predict --exported FOLDER IMAGE...
+
+The folder holds `model.stablehlo`, the network with its weights and the device side of its transforms, for a
+batch of any size and for all the platforms named (jax.export, whose files newer versions of jax go on reading
+for six months at least); `weights.safetensors`, the weights alone, by their paths; and `export.json`, the
+class names, the evaluation line of transforms and the images' shape. Prediction from it needs jax, numpy and
+Pillow. Nothing in it is executed but the network. Exit status: 0, or 2 for a mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+MODEL, WEIGHTS, DESCRIPTION = "model.stablehlo", "weights.safetensors", "export.json"
+
+
+class Exported(NamedTuple):
+    """A network read from its folder.
+
+    Attributes:
+      function: uint8 [B, H, W, C] -> {"probabilities": float32 [B, K]}, and "embedding": float32 [B, D] where
+        the objective has one.
+      class_names: K names.
+      eval_transforms: the line of transforms; its host operations are the caller's.
+      image_shape: (H, W, C) after those.
+    """
+
+    function: Any
+    class_names: tuple[str, ...]
+    eval_transforms: str
+    image_shape: tuple[int, ...]
+
+
+def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
+    """Writes the folder.
+
+    Args:
+      trained: of train/trained.py.
+      folder: made where it does not exist.
+      platforms: some of PLATFORMS.
+
+    Raises:
+      ValueError: the objective predicts no classes.
+    """
+    from safetensors.numpy import save_file
+
+    from imgcls_jax.train.optimizer import param_paths
+    from imgcls_jax.train.trained import probabilities
+
+    def function(images: jax.Array) -> dict[str, jax.Array]:
+        outputs = trained.predict(trained.params, trained.carry, {"image": images})
+        kept = {"probabilities": probabilities(outputs).astype(jnp.float32)}
+        if "embedding" in outputs:
+            kept["embedding"] = outputs["embedding"].astype(jnp.float32)
+        return kept
+
+    (batch,) = jax_export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *trained.source_shape), jnp.uint8)
+    exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(images)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL).write_bytes(exported.serialize())
+    weights = {"params": trained.carry.get("ema", trained.params)}
+    if trained.carry.get("batch_stats"):
+        weights["batch_stats"] = trained.carry["batch_stats"]
+    leaves = zip(jax.tree.leaves(param_paths(weights)), jax.tree.leaves(weights), strict=True)
+    save_file({path: np.asarray(leaf) for path, leaf in leaves}, str(folder / WEIGHTS))
+    description = {
+        "class_names": trained.class_names,
+        "eval_transforms": trained.data.settings.eval_transforms,
+        "image_shape": trained.source_shape,
+        "platforms": tuple(platforms),
+        "step": trained.step,
+        "jax": jax.__version__,
+    }
+    text = json.dumps(description, indent=2, ensure_ascii=False)
+    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def read(folder: str | Path) -> Exported:
+    """Reads a folder.
+
+    Raises:
+      ValueError: it is not one, or damaged, or not for the platform at hand.
+    """
+    folder = Path(folder)
+    try:
+        fields = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        exported = jax_export.deserialize(bytearray((folder / MODEL).read_bytes()))
+        described = Exported(
+            jax.jit(exported.call),
+            tuple(fields["class_names"]),
+            fields["eval_transforms"],
+            tuple(fields["image_shape"]),
+        )
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename} is absent: {folder} is not a folder of tools.export") from error
+    except Exception as error:  # whatever the reader of damaged bytes raises
+        raise ValueError(f"{folder} is damaged or of another program: {error}") from error
+    platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    if platform not in exported.platforms:
+        raise ValueError(
+            f"{folder} was exported for {', '.join(exported.platforms)}, and this is {platform}: export "
+            f"again with --platforms {platform}"
+        )
+    return described
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m imgcls_jax.tools.export", description=__doc__.split("\n", 1)[0]
+    )
+    parser.add_argument("folder", type=Path, help="to write")
+    parser.add_argument("--workdir", required=True, help="of a training run")
+    parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
+    parser.add_argument("--platforms", default=",".join(PLATFORMS), help="default: cpu,cuda,tpu")
+    arguments = parser.parse_args(argv)
+    platforms = arguments.platforms.split(",")
+    if not set(platforms) <= set(PLATFORMS):
+        parser.error(f"--platforms are some of {', '.join(PLATFORMS)}; got {arguments.platforms}")
+    from imgcls_jax.train.trained import load
+
+    try:
+        write(load(arguments.workdir, arguments.checkpoint), arguments.folder, platforms)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    sizes = {name: (arguments.folder / name).stat().st_size / 2**20 for name in (MODEL, WEIGHTS)}
+    print(f"{arguments.folder}: " + ", ".join(f"{name} {size:.1f} MiB" for name, size in sizes.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
