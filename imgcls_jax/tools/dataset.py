@@ -1,0 +1,243 @@
+"""Looks at a folder of images before anything is trained on it, and splits it.
+
+  python -m imgcls_jax.tools.dataset check ROOT [--near 2] [--small 32] [--format text|json]
+  python -m imgcls_jax.tools.dataset split ROOT [--fraction 0.1] [--seed 0]
+
+ROOT holds `<class>/<image>` or `<split>/<class>/<image>`. `check` counts images by split and class, and
+reports files that cannot be decoded, sides under `--small` pixels, exact duplicates (of the decoded pixels),
+near ones (difference hashes of 64 bits that differ in at most `--near`), and which of these pairs lie in two
+splits, where they leak, or in two classes, where one label is wrong. `split` writes `train.txt` and `val.txt`
+into ROOT, `path label` lines that hold out the fraction of every class, and `classes.txt`, for
+`data.source = "list_file"`. Exit status of `check`: 0 nothing found, 1 something, 2 a mistake in the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from imgcls_jax.data import sources, transforms
+from imgcls_jax.data.image_files import find_images
+
+HASH_SIDE = 8
+BLOCK = 2048  # hashes compared at a time with all others
+
+
+class Found(NamedTuple):
+    """An image.
+
+    Attributes:
+      path: relative to the root.
+      split: "" where there are no splits.
+      label: its class's name.
+      size: (width, height), pixels.
+      digest: of the decoded pixels.
+      hash: uint64, which of neighbouring pixels of a row is brighter, on an image shrunk to 9x8.
+    """
+
+    path: str
+    split: str
+    label: str
+    size: tuple[int, int]
+    digest: str
+    hash: int
+
+
+def difference_hash(image: Image.Image) -> int:
+    """Returns 64 bits that small changes of an image leave alone: whether each pixel of its 9x8 grey version
+    is brighter than the one to its left."""
+    grey = image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
+    pixels = np.asarray(grey, np.int16)
+    bits = (pixels[:, 1:] > pixels[:, :-1]).ravel()
+    return int(np.packbits(bits).view(">u8")[0])
+
+
+def look(root: Path) -> tuple[list[Found], dict[str, str]]:
+    """Reads every image below a folder.
+
+    Returns:
+      The images that could be read, and {path: why not} for the others.
+
+    Raises:
+      ValueError: there is no image, or one lies in no class folder.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder")
+    paths = find_images([str(root)])
+    if not paths:
+        raise ValueError(f"{root} holds no image ({' '.join(sources.IMAGE_SUFFIXES)})")
+    has_splits = any((root / name).is_dir() for name in sources.SPLIT_FOLDERS)
+    found, broken = [], {}
+    for path in paths:
+        parts = path.relative_to(root).parts
+        if len(parts) < 2 + has_splits:
+            wanted = "<split>/<class>/<image>" if has_splits else "<class>/<image>"
+            raise ValueError(f"{path} lies in no class folder; expected {root}/{wanted}")
+        split, label = (parts[0], parts[1]) if has_splits else ("", parts[0])
+        name = path.relative_to(root).as_posix()
+        try:
+            image = transforms.decode(path.read_bytes())
+        except (OSError, ValueError) as error:
+            broken[name] = str(error)
+            continue
+        pixels = np.asarray(image)
+        digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        found.append(Found(name, split, label, image.size, digest, difference_hash(image)))
+    return found, broken
+
+
+def exact_duplicates(found: Sequence[Found]) -> list[list[int]]:
+    """Returns groups of positions, of two or more, whose decoded pixels are equal."""
+    groups: dict[str, list[int]] = {}
+    for position, image in enumerate(found):
+        groups.setdefault(image.digest, []).append(position)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def near_duplicates(found: Sequence[Found], most: int) -> list[tuple[int, int]]:
+    """Returns pairs of positions whose hashes differ in at most `most` bits, exact duplicates left out.
+
+    Images without any structure, whose hash is 0, are like everything even, and left out.
+    """
+    hashes = np.array([image.hash for image in found], np.uint64)
+    pairs = []
+    for start in range(0, len(hashes), BLOCK):
+        bits = np.bitwise_count(hashes[start : start + BLOCK, None] ^ hashes[None, :])
+        rows, columns = np.nonzero(
+            (bits <= most) & (hashes != 0) & (hashes[start : start + BLOCK, None] != 0)
+        )
+        pairs += [
+            (start + row, column)
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+            if start + row < column and found[start + row].digest != found[column].digest
+        ]
+    return pairs
+
+
+def check(root: Path, *, near: int, small: int) -> dict[str, Any]:
+    """Returns what `check` reports.
+
+    Args:
+      root: the folder.
+      near: bits by which near duplicates may differ.
+      small: least side, in pixels, that is not reported.
+
+    Returns:
+      counts {split: {class: images}}; unreadable {path: why}; small, paths; duplicates and near_duplicates,
+      lists of paths each; leaks and conflicts, those of both kinds whose images lie in several splits and in
+      several classes.
+    """
+    found, broken = look(root)
+    counts: dict[str, dict[str, int]] = {}
+    for image in found:
+        classes = counts.setdefault(image.split, {})
+        classes[image.label] = classes.get(image.label, 0) + 1
+    exact, alike = exact_duplicates(found), near_duplicates(found, near)
+    groups = [*exact, *map(list, alike)]
+
+    def paths(chosen: Sequence[Sequence[int]]) -> list[list[str]]:
+        return [[found[position].path for position in group] for group in chosen]
+
+    return {
+        "counts": counts,
+        "unreadable": broken,
+        "small": [image.path for image in found if min(image.size) < small],
+        "duplicates": paths(exact),
+        "near_duplicates": paths(alike),
+        "leaks": paths([g for g in groups if len({found[position].split for position in g}) > 1]),
+        "conflicts": paths([g for g in groups if len({found[position].label for position in g}) > 1]),
+    }
+
+
+def split(root: Path, *, fraction: float, seed: int) -> dict[str, int]:
+    """Writes train.txt, val.txt and classes.txt into a folder of class folders.
+
+    Args:
+      root: holds <class>/<image>.
+      fraction: of each class that is held out, in (0, 1).
+      seed: of the choice.
+
+    Returns:
+      {"train": lines, "val": lines}.
+
+    Raises:
+      ValueError: root has split folders already, holds no class, or a fraction leaves nothing.
+    """
+    if any((root / name).is_dir() for name in sources.SPLIT_FOLDERS):
+        raise ValueError(f"{root} is split into folders already; data.source = 'image_folder' reads it")
+    if not 0 < fraction < 1:
+        raise ValueError(f"the fraction lies between 0 and 1; got {fraction}")
+    everything = sources.ImageFolder("train", root=root, test_fraction=1e-9)
+    parts = sources.stratified_split(everything.labels, fraction, seed)
+    if not all(map(len, parts)):
+        raise ValueError(f"{root}: a fraction of {fraction} leaves a part of the split without images")
+    for name, indices in zip(("train", "val"), parts, strict=True):
+        lines = [f"{Path(everything.paths[i]).as_posix()} {everything.labels[i]}\n" for i in indices]
+        (root / f"{name}.txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+    names = "".join(f"{name}\n" for name in everything.class_names)
+    (root / "classes.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
+    return {"train": len(parts[0]), "val": len(parts[1])}
+
+
+def write_text(report: dict[str, Any]) -> None:
+    """Prints a report for reading."""
+    for name, classes in sorted(report["counts"].items()):
+        sizes = classes.values()
+        print(
+            f"{name or 'all'}: {sum(sizes)} images in {len(classes)} classes of {min(sizes)} to {max(sizes)}"
+        )
+        for label, count in sorted(classes.items()):
+            print(f"  {count:7d}  {label}")
+    for path, why in report["unreadable"].items():
+        print(f"unreadable: {path}: {why}")
+    for path in report["small"]:
+        print(f"small: {path}")
+    for kind in ("duplicates", "near_duplicates", "leaks", "conflicts"):
+        for group in report[kind]:
+            print(f"{kind.replace('_', ' ')}: {'  '.join(group)}")
+    kinds = {kind: len(value) for kind, value in report.items() if kind != "counts"}
+    print(", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in kinds.items()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m imgcls_jax.tools.dataset", description=__doc__.split("\n", 1)[0]
+    )
+    commands = parser.add_subparsers(dest="what", required=True)
+    checking = commands.add_parser("check", help="find broken, small, duplicate and leaking images")
+    checking.add_argument("root", type=Path)
+    checking.add_argument("--near", type=int, default=2, help="bits of 64 that near duplicates may differ in")
+    checking.add_argument("--small", type=int, default=32, help="least side in pixels (default 32)")
+    checking.add_argument("--format", choices=("text", "json"), default="text")
+    splitting = commands.add_parser("split", help="write train.txt, val.txt and classes.txt")
+    splitting.add_argument("root", type=Path)
+    splitting.add_argument("--fraction", type=float, default=0.1, help="of each class for val.txt")
+    splitting.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.what == "split":
+            lines = split(arguments.root, fraction=arguments.fraction, seed=arguments.seed)
+            print(f"{arguments.root}: train.txt {lines['train']} images, val.txt {lines['val']}")
+            return 0
+        report = check(arguments.root, near=arguments.near, small=arguments.small)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if arguments.format == "json":
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        write_text(report)
+    return int(any(value for kind, value in report.items() if kind != "counts"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
