@@ -1,9 +1,11 @@
 """The commands as a user types them: training, overrides, evaluation, prediction."""
 
 import csv
+import html
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from imgcls_jax.data.sources import Digits
-from imgcls_jax.tools import export, index, predict, retrieve
+from imgcls_jax.tools import export, index, predict, report, retrieve
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=configs/digits_simpleconv3.py:test"
@@ -270,3 +272,66 @@ def test_mistakes_with_an_export(exported, pictures, tmp_path, capsys):
         assert "is damaged or of another program" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         export.main(["--workdir", "w", "--platforms", "abacus", "out"])
+
+
+@pytest.fixture(scope="module")
+def page(workdir, tmp_path_factory):
+    """The report of the run beside a copy of it under another name whose config tells another rate."""
+    folder = tmp_path_factory.mktemp("report")
+    other = shutil.copytree(workdir, folder / "other <run>")
+    result = json.loads((other / "result.json").read_text())
+    result["config"]["optimizer"]["learning_rate"] = 0.5
+    (other / "result.json").write_text(json.dumps(result))
+    assert report.main([str(workdir), str(other), "--output", str(folder / "report.html")]) == 0
+    return folder / "report.html"
+
+
+def test_the_report_shows_both_runs(page, workdir):
+    content = page.read_text()
+    assert "other &lt;run&gt;" in content and "other <run>" not in content
+    assert content.count("Wrong with most confidence") == content.count("Calibration") == 2
+    differing = content.split("<tr class=differs>")
+    assert len(differing) == 2 and differing[1].startswith("<td>optimizer.learning_rate</td>")
+    accuracy = json.loads((workdir / "result.json").read_text())["metrics"]["test"]["accuracy"]
+    assert f'data-value="{accuracy!r}"' in content
+    assert not re.search(r"(?:src|href)=.(?!data:)", content)
+
+
+def test_a_report_without_data(workdir, tmp_path, capsys):
+    output = tmp_path / "r.html"
+    assert report.main([str(workdir), "--no_data", "--output", str(output)]) == 0
+    content = output.read_text()
+    assert "left out on request" in content and "Class by class" in content and "<figure" not in content
+    assert report.main([str(tmp_path)]) == 2
+    assert "is not the workdir of a run" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+@pytest.mark.parametrize("width", [1180, 375])
+def test_the_report_in_a_browser(page, tmp_path, width):
+    """It renders, sorts by a click, fits its window and says nothing on the console."""
+    probe = """<script>
+      const table = document.querySelector("table.sorts"), head = table.tHead.rows[0].cells;
+      const recall = [...head].find((cell) => cell.textContent === "recall");
+      const value = (row) => Number(row.cells[recall.cellIndex].dataset.value);
+      const read = () => [...table.tBodies[0].rows].map(value);
+      recall.click(); const up = read(); recall.click(); const down = read();
+      document.body.style.width = "WIDTHpx";  // the window itself cannot be made as narrow as a phone
+      document.body.dataset.found = JSON.stringify({up, down, wide: document.body.scrollWidth,
+        pictures: [...document.images].every((image) => image.naturalWidth > 0)});
+    </script></body>"""
+    copy = tmp_path / "page.html"
+    copy.write_text(page.read_text().replace("</body>", probe.replace("WIDTH", str(width))))
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--window-size=1300,900",
+    ]
+    command = ["chromium", *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr
+    found = json.loads(html.unescape(re.search('data-found="([^"]*)"', done.stdout)[1]))
+    assert found["up"] == sorted(found["up"]) and found["down"] == sorted(found["up"], reverse=True)
+    assert found["wide"] == width and found["pictures"]
