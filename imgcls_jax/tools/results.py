@@ -84,7 +84,8 @@ def row(content: dict[str, Any]) -> tuple[str, ...]:
     seconds = statistics.median(run["wall_seconds"] for run in content["runs"])
     wall = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
     device = content["device"]
-    where = f"{device['cores']} CPU cores" if device["platform"] == "cpu" else device["kind"]
+    cores = device["cores"]
+    where = f"{cores} CPU core{'s' if cores > 1 else ''}" if device["platform"] == "cpu" else device["kind"]
     return content["method"], content["protocol"], measured, wall, where, content["published"]
 
 
