@@ -6,17 +6,15 @@ nor the number of devices changes a figure. A tie or a NaN among the logits coun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.evaluators.collect import OpenSplit, Predict, check_labels
 from imgcls_jax.losses import label_rank, softmax_cross_entropy
-
-Predict = Callable[[Any, Any, dict[str, jax.Array]], dict[str, jax.Array]]
-OpenSplit = Callable[[str], Iterable[dict[str, jax.Array]]]
 
 
 def make(
@@ -41,6 +39,7 @@ def make(
     def sums(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits = predict(params, carry, batch)["logits"]
         mask, labels = batch["mask"], batch["label"]
+        check_labels(labels, multi_label=False)
         rank = label_rank(logits, labels)
         loss = jnp.where(mask, softmax_cross_entropy(logits, labels), 0.0)
         classes = jax.nn.one_hot(labels, num_classes, dtype=jnp.int32) * mask[:, None]

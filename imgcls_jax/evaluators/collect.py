@@ -19,13 +19,25 @@ OpenSplit = Callable[[str], Iterable[dict[str, jax.Array]]]
 Examples = dict[str, np.ndarray]
 
 
-def make_collector(columns: Predict, open_split: OpenSplit) -> Callable[[Any, Any, str], Examples]:
+def check_labels(label: jax.Array, *, multi_label: bool) -> None:
+    """Raises ValueError where the labels [B] or [B, K] are not of the kind that an evaluator measures."""
+    if (label.ndim == 2) != multi_label:
+        one, any_number = "one label an image", "any number of labels an image"
+        measured, given = (any_number, one) if multi_label else (one, any_number)
+        other = "classification" if multi_label else "multilabel"
+        raise ValueError(f"this evaluator measures {measured}, and the data give {given}: use {other!r}")
+
+
+def make_collector(
+    columns: Predict, open_split: OpenSplit, *, multi_label: bool = False
+) -> Callable[[Any, Any, str], Examples]:
     """Returns the function (params, carry, split) -> Examples, the same on every process.
 
     Args:
       columns: (params, carry, batch) -> {name: array [B, ...]}, traced: what to keep of each example. Its
         float columns are checked.
       open_split: split -> its batches, each example once, with label int [B, ...] and mask bool [B].
+      multi_label: whether labels must be [B, K], of 0 and 1, and not [B].
 
     Returns:
       A function to {name: array [N, ...]}, a row an example in the split's order, with "label" among them.
@@ -36,9 +48,11 @@ def make_collector(columns: Predict, open_split: OpenSplit) -> Callable[[Any, An
         return columns(params, carry, batch) | {"label": batch["label"], "mask": batch["mask"]}
 
     def collect(params: Any, carry: Any, split: str) -> Examples:
-        """Raises ValueError where nothing could be read, FloatingPointError for a NaN or an infinity."""
+        """Raises ValueError where nothing could be read or the labels are of the other kind, and
+        FloatingPointError for a NaN or an infinity."""
         parts = []
         for batch in open_split(split):
+            check_labels(batch["label"], multi_label=multi_label)
             part = multihost_utils.process_allgather(kept(params, carry, batch), tiled=True)
             mask = part.pop("mask")
             parts.append({name: column[mask] for name, column in part.items()})

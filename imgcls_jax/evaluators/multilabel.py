@@ -59,7 +59,7 @@ def make(
         kept = {"probabilities": outputs["probabilities"].astype(jnp.float32)}
         return kept | ({"chosen": outputs["chosen"]} if "chosen" in outputs else {})
 
-    collect = make_collector(columns, open_split)
+    collect = make_collector(columns, open_split, multi_label=True)
 
     def evaluate(params: Any, carry: Any) -> dict[str, Any]:
         found = collect(params, carry, split)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from imgcls_jax.evaluators import multilabel
+from imgcls_jax.evaluators import classification, classification_report, multilabel
 from imgcls_jax.evaluators.multilabel import best_thresholds, report
 
 
@@ -64,6 +64,19 @@ def test_empty_sets_agree():
     nothing = np.zeros((3, 2), bool)
     found = report(np.zeros((3, 2)), nothing, nothing)
     assert found["exact_match"] == found["jaccard"] == 1 and found["OF1"] == 0 and found["map"] is None
+
+
+def test_labels_of_another_kind():
+    probabilities, truth = drawn(0)
+    with pytest.raises(ValueError, match="the data give one label an image: use 'classification'"):
+        evaluator({"test": (probabilities, truth[:, 0])})
+    batches = lambda split: [{"label": jnp.zeros((2, 5), jnp.int32), "mask": jnp.ones(2, bool)}]  # noqa: E731
+    predict = lambda params, carry, batch: {"logits": jnp.zeros((2, 5))}  # noqa: E731
+    task = SimpleNamespace(num_classes=5, class_counts=())
+    for module, fields in ((classification, {}), (classification_report, {"top_k": (1,)})):
+        evaluate = module.make(predict, batches, task=task, split="test", **fields)
+        with pytest.raises(ValueError, match="give any number of labels an image: use 'multilabel'"):
+            evaluate({}, {})
 
 
 def test_thresholds_make_f1_largest():
