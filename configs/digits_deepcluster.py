@@ -1,6 +1,8 @@
 """DeepCluster on scikit-learn's digits: k-means on the features, the clusters themselves, and neighbours.
 
 python -m imgcls_jax.main --config configs/digits_deepcluster.py --workdir runs/digits_deepcluster
+
+Measured: `results/digits_11_deepcluster.json`, a row of the README's table.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,8 @@
 """IIC on scikit-learn's digits: ten clusters without a label.
 
 python -m imgcls_jax.main --config configs/digits_iic.py --workdir runs/digits_iic
+
+Measured: `results/digits_12_iic.json`, a row of the README's table.
 """
 
 from ml_collections import ConfigDict

@@ -3,6 +3,8 @@
   python -m imgcls_jax.main --config configs/digits_mae.py --workdir runs/digits_mae
 
 `:random` leaves the network as it was drawn (rate 0): the figure to compare with.
+
+Measured: `results/digits_10_mae.json`, a row of the README's table.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m imgcls_jax.main --config configs/digits_mixmatch.py --workdir runs/digits_mixmatch
 
-Measured: 95.8 % of 359 test images, label seed 0, on 2 CPU cores.
+Measured: `results/digits_05_mixmatch.json`, a row of the README's table.
 """
 
 from ml_collections import ConfigDict

@@ -2,9 +2,10 @@
 
 python -m imgcls_jax.main --config configs/digits_pseudo_label.py --workdir runs/digits_pseudo_label
 
-Not yet run to its end: 94.4 % of 359 test images after 40 of 60 epochs, label seed 0, on 2 CPU cores.
 Least entropy instead: `--config.objective.term=entropy --config.objective.lambda_u=0.06`
 and `--config.objective.ramp_fraction=0.0`.
+
+Measured: `results/digits_03_pseudo_label.json`, a row of the README's table.
 """
 
 from ml_collections import ConfigDict

@@ -5,6 +5,8 @@
 
 FOLDER holds the official idx files. To compare with, k-means on the pixels (fit on "train", 10,000 images of
 "test"): into 10 clusters 51.1 % one-to-one and NMI 0.490; into 100 clusters 87.3 % many-to-one.
+
+Measured: `results/mnist_10_deepcluster.json`, a row of the README's table.
 """
 
 from ml_collections import ConfigDict

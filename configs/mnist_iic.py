@@ -8,6 +8,8 @@ machine. Of the 360 errors 138 are sevens with a bar, which join the twos. Sixte
 tighter crops and erased patches in the views did not separate them; with marginal_weight 1 and a network half
 as wide seven of the ten clusters kept members, and 68 %. The authors' logs have 99.2 % after 3,200 epochs of
 a deeper network.
+
+Measured: `results/mnist_11_iic.json`, a row of the README's table.
 """
 
 from ml_collections import ConfigDict

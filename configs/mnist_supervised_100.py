@@ -4,7 +4,9 @@
     --config.data.root=FOLDER
 
 FOLDER holds the official idx files. The network, the labels and their augmentation are those of
-`configs/mnist_mixmatch.py`. Not yet run in full.
+`configs/mnist_mixmatch.py`.
+
+Measured: `results/mnist_01_supervised_100.json`, a row of the README's table.
 """
 
 from ml_collections import ConfigDict
