@@ -218,11 +218,11 @@ def _class_weights(
     num_classes = task.num_classes
     if class_weights is None or len(class_weights) == 0:
         return None
-    if class_weights == "inverse_frequency":
-        return inverse_frequency_weights(_class_sizes(task, "class_weights"))
-    if class_weights == "effective_number":
-        return effective_number_weights(_class_sizes(task, "class_weights"), beta=effective_beta)
     if isinstance(class_weights, str):
+        if class_weights == "inverse_frequency":
+            return inverse_frequency_weights(_class_sizes(task, "class_weights"))
+        if class_weights == "effective_number":
+            return effective_number_weights(_class_sizes(task, "class_weights"), beta=effective_beta)
         raise ValueError(
             'objective.class_weights is "inverse_frequency", "effective_number" or a number a class; '
             f"got {class_weights!r}"
