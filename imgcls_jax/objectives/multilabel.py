@@ -90,7 +90,7 @@ def make(
 
 
 def _positive_weights(weights: Sequence[float] | str, task: Task) -> jax.Array | float:
-    if weights == "balanced":
+    if isinstance(weights, str) and weights == "balanced":
         if not task.class_counts or min(task.class_counts) == 0:
             raise ValueError(
                 'objective.positive_weights = "balanced" needs a source that tells labels without reading '
