@@ -4,6 +4,8 @@
     --config.data.root=FOLDER
 
 FOLDER holds the official idx files. `configs/mnist_supervised_100.py` learns from the same labels alone.
+
+Measured: `results/mnist_02_pseudo_label.json`, a row of the README's table.
 """
 
 from ml_collections import ConfigDict

@@ -5,6 +5,8 @@
 
 FOLDER holds the official idx files. The paper's own experiment has the same 100 labels and a deeper network.
 `configs/mnist_supervised_100.py` learns from the same labels alone.
+
+Measured: `results/mnist_03_trinet.json`, a row of the README's table.
 """
 
 from ml_collections import ConfigDict
