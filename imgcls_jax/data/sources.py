@@ -67,6 +67,13 @@ def class_counts(source: Source) -> tuple[int, ...]:
     return tuple(counts.tolist())
 
 
+def _shuffled_in_classes(labels: Indices, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the examples class by class, each class at random, and the place of each within its class."""
+    order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
+    counts = np.unique(labels, return_counts=True)[1]
+    return order, np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
 def stratified_split(labels: Indices, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits N examples at random, class by class.
 
@@ -83,9 +90,8 @@ def stratified_split(labels: Indices, fraction: float, seed: int) -> tuple[np.nd
     if not 0 < fraction < 1:
         raise ValueError(f"the held-out fraction must lie between 0 and 1 (both excluded), got {fraction}")
     # Raw PCG64 words, because numpy does not promise that permutation() stays the same across versions.
-    order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
     counts = np.unique(labels, return_counts=True)[1]
-    rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order, rank_in_class = _shuffled_in_classes(labels, seed)
     held_out = np.floor(np.round(counts * fraction, 9) + 0.5)  # 45 * 0.7 is 31.4999... where 31.5 is meant
     is_test = rank_in_class < np.repeat(held_out, counts)
     return np.sort(order[~is_test]), np.sort(order[is_test])
@@ -106,13 +112,12 @@ def balanced_subset(labels: Indices, per_class: int, seed: int) -> np.ndarray:
     Raises:
         ValueError: a class has fewer examples.
     """
-    order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
     classes, counts = np.unique(labels, return_counts=True)
     if per_class < 1 or counts.min() < per_class:
         raise ValueError(
             f"class {classes[counts.argmin()]} has {counts.min()} examples; cannot choose {per_class} of each"
         )
-    rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order, rank_in_class = _shuffled_in_classes(labels, seed)
     return np.sort(order[rank_in_class < per_class])
 
 
@@ -139,8 +144,7 @@ def long_tailed_subset(labels: Indices, factor: float, seed: int) -> np.ndarray:
         raise ValueError(
             f"an imbalance factor of {factor} is below 1 or leaves a class of {counts.max()} without examples"
         )
-    order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
-    rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order, rank_in_class = _shuffled_in_classes(labels, seed)
     return np.sort(order[rank_in_class < sizes[np.asarray(labels)[order]]])
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from sklearn import metrics as sklearn_metrics
 
 from imgcls_jax.evaluators.collect import OpenSplit, Predict, make_collector
+from imgcls_jax.evaluators.ranking import mean_of_known, ranking
 
 
 def make(
@@ -127,17 +128,9 @@ def report(
     lists["support"] = support.tolist()
     present = support > 0
     result["balanced_accuracy"] = float(np.mean(np.array(lists["recall"])[present]))
-    ranked = {
-        "roc_auc": sklearn_metrics.roc_auc_score,
-        "average_precision": sklearn_metrics.average_precision_score,
-    }
-    for name, metric in ranked.items():
-        lists[name] = [
-            float(metric(labels == c, probabilities[:, c])) if 0 < support[c] < len(labels) else None
-            for c in classes
-        ]
-        known = [value for value in lists[name] if value is not None]
-        result[f"macro_{name}"] = float(np.mean(known)) if known else None
+    lists |= ranking(labels[:, None] == classes, probabilities)
+    for name in ("roc_auc", "average_precision"):
+        result[f"macro_{name}"] = mean_of_known(lists[name])
     reliability, ece = calibration(probabilities.max(axis=1), hits, bins=calibration_bins)
     return (
         result | {"ece": ece} | lists | {"confusion_matrix": confusion.tolist(), "reliability": reliability}

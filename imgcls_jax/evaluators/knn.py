@@ -153,11 +153,9 @@ def _nearest(
         absent = (positions < 0) | (positions == rows[:, None])
         similarity = jnp.concatenate([best[0], jnp.where(absent, -jnp.inf, similarity)], axis=1)
         positions = jnp.broadcast_to(positions, (len(queries), len(positions)))
+        positions = jnp.concatenate([best[1], positions], axis=1)
         similarity, at = jax.lax.top_k(similarity, k)
-        return (
-            similarity,
-            jnp.take_along_axis(jnp.concatenate([best[1], positions], axis=1), at, axis=1),
-        ), None
+        return (similarity, jnp.take_along_axis(positions, at, axis=1)), None
 
     none = jnp.full((len(queries), k), -jnp.inf), jnp.zeros((len(queries), k), bank[1].dtype)
     return jax.lax.scan(merge, none, bank)[0]

@@ -16,6 +16,7 @@ import numpy as np
 from sklearn import metrics as sklearn_metrics
 
 from imgcls_jax.evaluators.collect import OpenSplit, Predict, make_collector
+from imgcls_jax.evaluators.ranking import mean_of_known, ranking
 
 
 def make(
@@ -120,17 +121,9 @@ def report(probabilities: np.ndarray, chosen: np.ndarray, labels: np.ndarray) ->
     lists = {"precision": precision, "recall": recall, "f1": f1, "support": support}
     result = {"num_examples": len(labels)} | {name: float(value) for name, value in numbers.items()}
     result |= {name: value.tolist() for name, value in lists.items()}
-    ranked = {
-        "average_precision": ("map", sklearn_metrics.average_precision_score),
-        "roc_auc": ("macro_roc_auc", sklearn_metrics.roc_auc_score),
-    }
-    for name, (mean, metric) in ranked.items():
-        result[name] = [
-            float(metric(truth, scores)) if truth.any() and not truth.all() else None
-            for truth, scores in zip(labels.T, probabilities.T, strict=True)
-        ]
-        known = [value for value in result[name] if value is not None]
-        result[mean] = float(np.mean(known)) if known else None
+    result |= ranking(labels, probabilities)
+    result["map"] = mean_of_known(result["average_precision"])
+    result["macro_roc_auc"] = mean_of_known(result["roc_auc"])
     return result
 
 

@@ -110,10 +110,9 @@ def near_duplicates(found: Sequence[Found], most: int) -> list[tuple[int, int]]:
     hashes = np.array([image.hash for image in found], np.uint64)
     pairs = []
     for start in range(0, len(hashes), BLOCK):
-        bits = np.bitwise_count(hashes[start : start + BLOCK, None] ^ hashes[None, :])
-        rows, columns = np.nonzero(
-            (bits <= most) & (hashes != 0) & (hashes[start : start + BLOCK, None] != 0)
-        )
+        block = hashes[start : start + BLOCK, None]
+        close = np.bitwise_count(block ^ hashes) <= most
+        rows, columns = np.nonzero(close & (hashes != 0) & (block != 0))
         pairs += [
             (start + row, column)
             for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
