@@ -151,6 +151,19 @@ def test_prediction_formats_and_exit_codes(workdir, pictures, tmp_path, capsys):
     assert "is not the workdir of a run" in capsys.readouterr().err
 
 
+def test_no_class_for_an_image_that_is_not_sure(workdir, pictures, capsys):
+    image = str(pictures / "1.png")
+    command = ["--workdir", str(workdir), image]
+    assert predict.main([*command, "--format", "json"]) == 0
+    (sure,) = json.loads(capsys.readouterr().out)[0]["predictions"]
+    assert predict.main([*command, "--format", "json", "--unknown_below", str(sure["probability"])]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["predictions"] == [sure]
+    assert predict.main([*command, "--unknown_below", "1.1"]) == 0
+    assert capsys.readouterr().out.split() == [image, "unknown"]
+    assert predict.main([*command, "--unknown_below", "1.1", "--format", "csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [f"{image},,,,"]
+
+
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
     """Training digits as PNG files, ten of each of 0 to 7, a folder a class; of 8 and 9 in another place."""
@@ -189,6 +202,11 @@ def test_retrieval_and_a_new_class_without_training(workdir, pictures, known, ca
     _, after, _ = answers_of(workdir, pictures, capsys, "--k", "5")
     hits = [after[f"{i}.png"]["class"] == f"class {labels[i]}" for i in range(10)]
     assert sum(hits) >= 7
+    threshold = after["0.png"]["neighbours"][0]["similarity"]
+    _, cut, _ = answers_of(workdir, pictures, capsys, "--k", "5", "--unknown_below", str(threshold))
+    for name in (f"{i}.png" for i in range(10)):
+        nearest = cut[name]["neighbours"][0]["similarity"]
+        assert cut[name]["class"] == (after[name]["class"] if nearest >= threshold else None)
     _, itself, _ = answers_of(workdir, known / "new" / "class 9", capsys, "--k", "1")
     for name, answer in itself.items():
         assert Path(answer["neighbours"][0]["path"]).name == name and answer["class"] == "class 9"

@@ -36,7 +36,7 @@ def make(
     Args:
       predict: (params, carry, batch) -> {"embedding": float [B, D], ...}.
       open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
-      task: num_classes is read.
+      task: not read: the labels may be of classes that were never trained on.
       split: to classify; where it is train_split, an example is no neighbour of itself.
       train_split: whose examples vote.
       k: how many vote, or several such numbers.
@@ -51,6 +51,7 @@ def make(
     sizes = sorted({k} if isinstance(k, int) else set(k))
     if not sizes or sizes[0] < 1 or not temperature > 0:
         raise ValueError(f"knn needs k of at least 1 and a positive temperature; got {k} and {temperature}")
+    del task
     collect = make_collector(embedding(predict), open_split)
     leave_one_out = split == train_split
 
@@ -64,11 +65,11 @@ def make(
         similarity, index = nearest(
             queries["embedding"], bank["embedding"], k=sizes[-1], leave_one_out=leave_one_out
         )
-        labels = bank["label"][index]
+        labels, num_classes = bank["label"][index], int(bank["label"].max()) + 1
         metrics: dict[str, Any] = {"num_examples": len(queries["label"])}
         for size in sizes:
             scores = vote(
-                similarity[:, :size], labels[:, :size], num_classes=task.num_classes, temperature=temperature
+                similarity[:, :size], labels[:, :size], num_classes=num_classes, temperature=temperature
             )
             metrics[f"accuracy_k{size}"] = float(np.mean(scores.argmax(axis=1) == queries["label"]))
         return metrics

@@ -5,9 +5,11 @@
 
 With `--exported FOLDER` instead, by a network that `tools.export` wrote, without what training needs.
 
-An image goes through the run's own evaluation line of transforms. What cannot be read is reported on standard
-error, and in JSON and CSV in its place; the rest is predicted all the same. Exit status: 0 all predicted, 1
-some could not be read, 2 none or a mistake in the command.
+With `--unknown_below` an image of which the network is not that sure is said to be unknown; the evaluator
+`open_set` tells what threshold lets which part of known images through. An image goes through the run's own
+evaluation line of transforms. What cannot be read is reported on standard error, and in JSON and CSV in its
+place; the rest is predicted all the same. Exit status: 0 all predicted, 1 some could not be read, 2 none or a
+mistake in the command.
 """
 
 from __future__ import annotations
@@ -25,19 +27,22 @@ import numpy as np
 from imgcls_jax.data.image_files import FileOutput, find_images, outputs_of_files
 
 
-def named(found: Iterable[FileOutput], class_names: Sequence[str], top_k: int) -> Iterator[dict[str, Any]]:
+def named(
+    found: Iterable[FileOutput], class_names: Sequence[str], top_k: int, unknown_below: float = 0.0
+) -> Iterator[dict[str, Any]]:
     """Yields, in order, {"path", "predictions": [{"class", "probability"}, ...]} or {"path", "error"}.
 
     Args:
       found: a file's probabilities float [K] each.
       class_names: K names.
       top_k: how many predictions, at most K.
+      unknown_below: where even the largest probability is below this, no class is named: predictions is [].
     """
     for path, row, error in found:
         if error:
             yield {"path": str(path), "error": error}
             continue
-        best = np.argsort(-row, kind="stable")[:top_k]
+        best = np.argsort(-row, kind="stable")[:top_k] if row.max() >= unknown_below else ()
         predictions = [{"class": class_names[k], "probability": float(row[k])} for k in best]
         yield {"path": str(path), "predictions": predictions}
 
@@ -73,19 +78,20 @@ def write_table(results: Sequence[dict[str, Any]], out: TextIO) -> None:
     good = [result for result in results if "predictions" in result]
     width = max((len(result["path"]) for result in good), default=0)
     for result in good:
-        shown = "  ".join(f"{p['class']} {p['probability']:.4f}" for p in result["predictions"])
+        shown = "  ".join(f"{p['class']} {p['probability']:.4f}" for p in result["predictions"]) or "unknown"
         out.write(f"{result['path']:<{width}}  {shown}\n")
 
 
 def write_csv(results: Sequence[dict[str, Any]], out: TextIO) -> None:
-    """Writes path, rank, class, probability, error: a line a prediction, or one with the error."""
+    """Writes path, rank, class, probability, error: a line a prediction, or one with the error; for an
+    unknown image one with neither."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["path", "rank", "class", "probability", "error"])
     for result in results:
         for rank, p in enumerate(result.get("predictions", ()), start=1):
             writer.writerow([result["path"], rank, p["class"], f"{p['probability']:.6f}", ""])
-        if "error" in result:
-            writer.writerow([result["path"], "", "", "", result["error"]])
+        if not result.get("predictions"):
+            writer.writerow([result["path"], "", "", "", result.get("error", "")])
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -99,6 +105,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     network.add_argument("--exported", help="folder that tools.export wrote")
     parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
     parser.add_argument("--top_k", type=int, default=1, help="classes to print for each image (default 1)")
+    parser.add_argument(
+        "--unknown_below", type=float, default=0.0, help="name no class where the largest probability is less"
+    )
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
     parser.add_argument("--batch_size", type=int, default=32)
     arguments = parser.parse_args(argv)
@@ -116,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         found, class_names = outputs_of(arguments, paths)
-        results = list(named(found, class_names, arguments.top_k))
+        results = list(named(found, class_names, arguments.top_k, arguments.unknown_below))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

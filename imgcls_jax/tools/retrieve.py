@@ -3,7 +3,8 @@
   python -m imgcls_jax.tools.retrieve --workdir runs/birds IMAGE... | FOLDER [--k 10] [--format table|json]
 
 `tools.index` makes the index. Likeness is the cosine of two embeddings, the search exact; the k neighbours
-vote for their classes with the weights exp(cosine / temperature). Exit status: 0 all answered, 1 some could
+vote for their classes with the weights exp(cosine / temperature). With `--unknown_below` an image whose
+nearest neighbour is less alike has no class: it is unknown. Exit status: 0 all answered, 1 some could
 not be read, 2 none or a mistake in the command.
 """
 
@@ -25,8 +26,9 @@ from imgcls_jax.train.trained import Trained, embedding, load
 
 
 def retrieve(
-    trained: Trained, index: Index, paths: Sequence[Path], *, k: int, temperature: float, batch_size: int
-) -> Iterator[dict[str, Any]]:
+    trained: Trained, index: Index, paths: Sequence[Path], *,
+    k: int, temperature: float, unknown_below: float = -1.0, batch_size: int,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yields an answer a file, in order.
 
     Args:
@@ -34,6 +36,7 @@ def retrieve(
       paths: of images.
       k: neighbours, at most all of the index.
       temperature: of the vote, positive.
+      unknown_below: where the nearest neighbour's cosine is less than this, the class is None.
       batch_size: files at a time.
 
     Yields:
@@ -55,7 +58,9 @@ def retrieve(
             {"path": str(index.path[i]), "class": str(index.label[i]), "similarity": float(cosine)}
             for cosine, i in zip(similarity[row], position[row], strict=True)
         ]
-        yield {"path": str(path), "class": str(names[scores[row].argmax()]), "neighbours": neighbours}
+        known = similarity[row, 0] >= unknown_below
+        label = str(names[scores[row].argmax()]) if known else None
+        yield {"path": str(path), "class": label, "neighbours": neighbours}
         row += 1
 
 
@@ -69,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
     parser.add_argument("--k", type=int, default=10, help="neighbours (default 10)")
     parser.add_argument("--temperature", type=float, default=0.07, help="of the vote (default 0.07)")
+    parser.add_argument(
+        "--unknown_below", type=float, default=-1.0, help="name no class where the largest cosine is less"
+    )
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--batch_size", type=int, default=32)
     arguments = parser.parse_args(argv)
@@ -80,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"no image files in {', '.join(arguments.images)}")
         trained = load(arguments.workdir, arguments.checkpoint)
         index = read(arguments.workdir, trained.step)
-        options = dict(k=arguments.k, temperature=arguments.temperature, batch_size=arguments.batch_size)
+        names = ("k", "temperature", "unknown_below", "batch_size")
+        options = {name: getattr(arguments, name) for name in names}
         answers = list(retrieve(trained, index, paths, **options))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -91,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "error" in answer:
             print(f"{answer['path']}: {answer['error']}", file=sys.stderr)
         elif arguments.format == "table":
-            print(f"{answer['path']}  {answer['class']}")
+            print(f"{answer['path']}  {answer['class'] or 'unknown'}")
             for neighbour in answer["neighbours"]:
                 print(f"  {neighbour['similarity']:.4f}  {neighbour['class']}  {neighbour['path']}")
     failed = sum("error" in answer for answer in answers)

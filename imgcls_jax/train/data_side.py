@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from imgcls_jax.data import augment, sources, transforms
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
 from imgcls_jax.train.experiment import call
 
+UNKNOWN = "unknown:"  # a split's examples of classes that are not trained on
 FIRST_VIEW = 2**16  # sets the randomness of views apart from that of an image's operations, numbered from 0
 
 
@@ -36,6 +38,8 @@ class DataSettings:
       imbalance_factor: above 1 the training split keeps ever fewer examples from class to class, the first so
         many times as many as the last; label_seed chooses them.
       oversample: whether the examples of smaller classes are repeated until all classes are equally large.
+      known_classes: the network learns the first so many classes, and every split holds those alone; its
+        other examples are the split "unknown:SPLIT", for evaluations. 0 for all.
       eval_transforms: line of every evaluation and of prediction; nothing random.
       on_bad_example: "raise" or "skip".
       num_threads, num_workers, prefetch_batches: of data/pipeline.py.
@@ -51,6 +55,7 @@ class DataSettings:
     labeled_batch_size: int = 0
     imbalance_factor: float = 1.0
     oversample: bool = False
+    known_classes: int = 0
     on_bad_example: str = "raise"
     num_threads: int = 2
     num_workers: int = 0
@@ -159,8 +164,24 @@ class DataSide:
     def source(self, split: str) -> Any:
         """Returns the split's source, opened once."""
         if split not in self._open:
-            self._open[split] = call(_source_class(self.settings.source), "data", self._source_fields, split)
+            self._open[split] = self._opened(split)
         return self._open[split]
+
+    def _opened(self, split: str) -> Any:
+        name = split.removeprefix(UNKNOWN)
+        whole = call(_source_class(self.settings.source), "data", self._source_fields, name)
+        known, total = self.settings.known_classes, len(whole.class_names)
+        if not known and name == split:
+            return whole
+        if not 0 < known < total:
+            raise ValueError(
+                f"config.data.known_classes: {name} and {UNKNOWN}{name} share out {total} classes, so it "
+                f"lies between 1 and {total - 1}; got {known}"
+            )
+        labels = self._labels_of(whole, "known_classes")
+        chosen = sources.subset(whole, np.flatnonzero((labels < known) == (name == split)))
+        chosen.class_names = whole.class_names[:known] if name == split else whole.class_names
+        return chosen
 
     @functools.cached_property
     def training(self) -> Any:
@@ -235,7 +256,7 @@ class DataSide:
           ValueError: its classes are not those of the training split: its labels would mean something else.
         """
         source = self.source(split)
-        if tuple(source.class_names) != tuple(class_names):
+        if not split.startswith(UNKNOWN) and tuple(source.class_names) != tuple(class_names):
             raise ValueError(
                 f"the split {split!r} has the classes {_shortened(source.class_names)}, training has "
                 f"{_shortened(class_names)}: give both splits the same classes in the same order"

@@ -1,0 +1,116 @@
+"""Telling images of classes that the network never learned from those of classes it did.
+
+An image is taken for unknown where its score falls below a threshold. Scores: the largest probability
+(Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
+Networks", arXiv:1610.02136, 2017), the largest logit (Vaze et al., "Open-Set Recognition: a Good Closed-Set
+Classifier is All You Need?", arXiv:2110.06207, 2022) and the cosine to the nearest training example (Sun et
+al., "Out-of-Distribution Detection with Deep Nearest Neighbors", arXiv:2204.06507, 2022, with k = 1). With
+`data.known_classes` every split has its held-out classes under "unknown:SPLIT".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from imgcls_jax.evaluators.collect import Examples, OpenSplit, Predict, make_collector
+from imgcls_jax.evaluators.knn import nearest
+
+
+def make(
+    predict: Predict,
+    open_split: OpenSplit,
+    *,
+    task: Any,
+    split: str,
+    unknown_split: str = "",
+    train_split: str = "",
+    accept: float = 0.95,
+) -> Callable[[Any, Any], dict[str, Any]]:
+    """Returns the evaluator (params, carry) -> metrics.
+
+    Args:
+      predict: (params, carry, batch) -> {"logits": float [B, K]}, with "embedding": float [B, D] where there
+        is a train_split.
+      open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
+      task: not read.
+      split: of known classes.
+      unknown_split: of other classes, whose labels play no part; "" for "unknown:" and split.
+      train_split: where the nearest example is looked for; "" for no such score.
+      accept: part of the known that a threshold lets through, in (0, 1).
+
+    Returns:
+      A function that returns num_examples, of known classes, num_unknown, accuracy, of the known without any
+      threshold, and for each score, max_probability, max_logit and nearest_cosine: _auroc, of known against
+      unknown; _threshold, the score below which 1 - accept of the known lie; and _false_accepts, the part of
+      the unknown at or above it. The threshold is fitted on `split`: it describes the ranking, and is no
+      estimate for further images.
+
+    Raises:
+      ValueError: accept is out of range.
+    """
+    del task
+    if not 0 < accept < 1:
+        raise ValueError(f"open_set: accept lies between 0 and 1, both excluded; got {accept}")
+
+    def columns(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        outputs = predict(params, carry, batch)
+        logits = outputs["logits"].astype(jnp.float32)
+        kept = {
+            "predicted": jnp.argmax(logits, axis=-1),
+            "max_probability": jnp.max(jax.nn.softmax(logits), axis=-1),
+            "max_logit": jnp.max(logits, axis=-1),
+        }
+        if train_split:
+            kept["embedding"] = outputs["embedding"].astype(jnp.float32)
+        return kept
+
+    collect = make_collector(columns, open_split)
+
+    def scores(found: Examples, bank: np.ndarray | None) -> dict[str, np.ndarray]:
+        named = {name: found[name] for name in ("max_probability", "max_logit")}
+        if bank is not None:
+            named["nearest_cosine"] = nearest(found["embedding"], bank, k=1)[0][:, 0]
+        return named
+
+    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
+        known = collect(params, carry, split)
+        unknown = collect(params, carry, unknown_split or f"unknown:{split}")
+        bank = collect(params, carry, train_split)["embedding"] if train_split else None
+        metrics: dict[str, Any] = {
+            "num_examples": len(known["label"]),
+            "num_unknown": len(unknown["label"]),
+            "accuracy": float(np.mean(known["predicted"] == known["label"])),
+        }
+        of_unknown = scores(unknown, bank)
+        for name, score in scores(known, bank).items():
+            separated = separation(score, of_unknown[name], accept=accept)
+            metrics |= {f"{name}_{key}": value for key, value in separated.items()}
+        return metrics
+
+    return evaluate
+
+
+def separation(known: np.ndarray, unknown: np.ndarray, *, accept: float) -> dict[str, float]:
+    """Measures how far a score sets the known apart.
+
+    Args:
+      known, unknown: float [n] and [m], higher for what looks known.
+      accept: part of the known to let through.
+
+    Returns:
+      {"auroc", "threshold", "false_accepts"}: the area under the ROC curve; the largest known score that at
+      least `accept` of the known reach; the part of the unknown that reach it too.
+    """
+    truth = np.repeat([True, False], [len(known), len(unknown)])
+    threshold = np.sort(known)[len(known) - int(np.ceil(np.round(accept * len(known), 9)))]
+    return {
+        "auroc": float(roc_auc_score(truth, np.concatenate([known, unknown]))),
+        "threshold": float(threshold),
+        "false_accepts": float(np.mean(unknown >= threshold)),
+    }
