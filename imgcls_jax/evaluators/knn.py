@@ -7,7 +7,6 @@ in both. The search is exact over the whole training split, by the current netwo
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from imgcls_jax.evaluators.collect import OpenSplit, Predict, embedding, make_collector
 from imgcls_jax.losses import l2_normalize
 
-QUERIES, EXAMPLES = 256, 16384  # compared at a time: 16 MiB of similarities
+QUERIES, EXAMPLES = 1024, 2048  # compared at a time; larger blocks outgrow a cache
 
 
 def make(
@@ -91,14 +90,14 @@ def nearest(
     Returns:
       Cosines float32 [n, k], falling, and positions int32 [n, k]; of equally similar ones the first.
     """
-    positions = np.arange(len(examples), dtype=np.int32)
-    bank = jax.device_put((_chunks(examples, EXAMPLES), _chunks(positions, EXAMPLES, filler=-1)))
-    rows = np.arange(len(queries), dtype=np.int32) if leave_one_out else np.full(len(queries), -2, np.int32)
-    found = [
-        _nearest(*chunk, bank, k=k)
-        for chunk in zip(_chunks(queries, QUERIES), _chunks(rows, QUERIES, filler=-2), strict=True)
-    ]
-    similarity, index = (np.concatenate(parts)[: len(queries)] for parts in zip(*found, strict=True))
+    own = np.arange(len(queries)) if leave_one_out else np.full(len(queries), -1)
+    chunks = [slice(start, start + QUERIES) for start in range(0, len(queries), QUERIES)]
+    sides = [(l2_normalize(queries[chunk]), np.int32(own[chunk])) for chunk in chunks]
+    best = [(jnp.full((len(row), k), -jnp.inf), jnp.zeros((len(row), k), jnp.int32)) for _, row in sides]
+    for start in range(0, len(examples), EXAMPLES):
+        block = jax.device_put(examples[start : start + EXAMPLES])
+        best = [_merge(found, *side, block, np.int32(start)) for found, side in zip(best, sides, strict=True)]
+    similarity, index = (np.concatenate(parts) for parts in zip(*jax.device_get(best), strict=True))
     return similarity, index
 
 
@@ -123,40 +122,33 @@ def vote(similarity: np.ndarray, labels: np.ndarray, *, num_classes: int, temper
     return scores
 
 
-def _chunks(array: np.ndarray, most: int, filler: int = 0) -> np.ndarray:
-    """Returns the rows of an array in equal chunks of at most `most`, padded: [chunks, rows, ...]."""
-    count = -(-len(array) // most)
-    rows = -(-len(array) // count)
-    padding = [(0, count * rows - len(array))] + [(0, 0)] * (array.ndim - 1)
-    return np.pad(array, padding, constant_values=filler).reshape(count, rows, *array.shape[1:])
-
-
-@functools.partial(jax.jit, static_argnames="k")
-def _nearest(
-    queries: jax.Array, rows: jax.Array, bank: tuple[jax.Array, jax.Array], *, k: int
+@jax.jit
+def _merge(
+    best: tuple[jax.Array, jax.Array], queries: jax.Array, own: jax.Array, block: jax.Array, start: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Merges block after block into the k most similar examples of each query.
+    """Merges a block of examples into the most similar ones of each query.
 
     Args:
-      queries: float [b, D].
-      rows: int [b], the position that is no neighbour of each query.
-      bank: embedding float [blocks, n, D] and position int [blocks, n], -1 where there is no example.
-      k: how many.
+      best: cosines float32 [b, k], falling, and positions int32 [b, k], of the blocks before.
+      queries: float32 [b, D], of norm 1.
+      own: int32 [b], the position that is no neighbour of each query.
+      block: float [m, D].
+      start: the position of its first example.
 
     Returns:
-      Cosines float32 [b, k], falling, and positions int [b, k].
+      best, with this block.
     """
-    queries = l2_normalize(queries)
-
-    def merge(best: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]) -> Any:
-        embedding, positions = block
-        similarity = jnp.matmul(queries, l2_normalize(embedding).T, precision="highest")
-        absent = (positions < 0) | (positions == rows[:, None])
-        similarity = jnp.concatenate([best[0], jnp.where(absent, -jnp.inf, similarity)], axis=1)
-        positions = jnp.broadcast_to(positions, (len(queries), len(positions)))
-        positions = jnp.concatenate([best[1], positions], axis=1)
-        similarity, at = jax.lax.top_k(similarity, k)
-        return (similarity, jnp.take_along_axis(positions, at, axis=1)), None
-
-    none = jnp.full((len(queries), k), -jnp.inf), jnp.zeros((len(queries), k), bank[1].dtype)
-    return jax.lax.scan(merge, none, bank)[0]
+    k = best[0].shape[1]
+    block = jnp.asarray(block, jnp.float32)
+    # The products are divided by the norms, not the block: it is read, and never written again.
+    largest = jnp.max(jnp.abs(block), axis=1)
+    largest = jnp.where(largest > 1e-30, largest, 1.0)
+    squared = jnp.sum((block / largest[:, None]) ** 2, axis=1)  # at least 1 but for zeros
+    inverse_norm = jax.lax.rsqrt(jnp.maximum(squared, 0.5)) / largest
+    similarity = jnp.matmul(queries, block.T, precision="highest") * inverse_norm
+    here = start + jnp.arange(len(block), dtype=jnp.int32)
+    similarity = jnp.where(here == own[:, None], -jnp.inf, similarity)
+    nearest_here, at = jax.lax.top_k(similarity, min(k, len(block)))
+    similarity, chosen = jax.lax.top_k(jnp.concatenate([best[0], nearest_here], axis=1), k)
+    positions = jnp.concatenate([best[1], start + at], axis=1)
+    return similarity, jnp.take_along_axis(positions, chosen, axis=1)
