@@ -53,7 +53,7 @@ if [ -z "$version" ]; then
     v5litepod-*) version=v2-alpha-tpuv5-lite ;;
     v5p-*) version=v2-alpha-tpuv5 ;;
     v6e-*) version=v2-alpha-tpuv6e ;;
-    *) mistake "--version is missing: none is known for the type '$type'" ;;
+    *) mistake "--type '$type' is not known, so --version is needed" ;;
   esac
 fi
 

@@ -99,13 +99,18 @@ def test_workers_left_behind_do_not_hold_the_launcher():
     assert status == 0 and seconds < 20
 
 
-def test_a_program_that_is_not_there_leaves_nothing_behind(tmp_path):
-    program = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+def test_a_program_that_is_not_there_leaves_nothing_behind(monkeypatch):
+    started = []
+
+    class Recorded(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(local.subprocess, "Popen", Recorded)
     with pytest.raises(FileNotFoundError):
-        local.run([*python(program), ["/no/such/program"]], [])
-    if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
-        with pytest.raises(ProcessLookupError):
-            os.kill(int((tmp_path / "pid").read_text()), 0)
+        local.run([*python(SLEEP), ["/no/such/program"]], [])
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 def test_a_signal_is_passed_on_and_not_restarted(capfd):
@@ -178,9 +183,9 @@ def test_a_killed_process_is_made_good_to_the_bit(tmp_path):
     for line in crashed.stdout:
         lines.append(line)
         if line.startswith("launch: pids"):
-            pids = pids or [int(pid) for pid in line.split()[2:]]
-        if line.startswith("[0] step 25/44"):
-            os.kill(pids[1], signal.SIGKILL)
+            pids.append([int(pid) for pid in line.split()[2:]])
+        if line.startswith("[0] step 25/44") and len(pids) == 1:
+            os.kill(pids[0][1], signal.SIGKILL)
     assert crashed.wait(timeout=300) == 0, "".join(lines)
     output = "".join(lines)
     assert "launch: process 1 ended with status 137" in output and "launch: restart 1 of 1" in output
