@@ -101,7 +101,8 @@ def supervise(processes: Sequence[subprocess.Popen[str]], signals: list[int], gr
         if failed is not None and not status:
             status = exit_status(processes[failed].returncode)
             say(f"process {failed} ended with status {status}; the others are ended")
-            new_signals.append(signal.SIGTERM)
+            if not passed_on:  # a second signal would end those that are saving
+                new_signals.append(signal.SIGTERM)
         for process in processes if new_signals else ():
             process.send_signal(new_signals[-1])
         if new_signals:
