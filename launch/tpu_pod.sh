@@ -105,6 +105,7 @@ if ! mountpoint -q $MOUNT; then
   sudo mkdir -p $MOUNT
   sudo mount -t nfs $(printf %q "$nfs") $MOUNT
 fi
+sudo install --directory --owner=\"\$(id -u)\" $(printf %q "$workdir")
 rm -rf $UNIT && mkdir $UNIT && tar -xzf $UNIT.tar.gz -C $UNIT && cd $UNIT
 python3 -m pip install --user --quiet uv
 python3 -m uv venv --quiet --python $PYTHON_VERSION .venv
