@@ -1,7 +1,10 @@
 """launch/slurm.sbatch: its dry run, and what it does after srun, with stand-ins for srun and scontrol."""
 
+import json
 import os
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
 
 
-def sbatch(*arguments, **environment):
+def sbatch(*arguments, seconds=30, **environment):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "JAX_LOCAL"))}
     return subprocess.run(
         ["bash", SCRIPT, *arguments],
@@ -18,7 +21,7 @@ def sbatch(*arguments, **environment):
         env=clean | environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=seconds,
     )
 
 
@@ -70,3 +73,34 @@ def test_what_is_unfinished_goes_back_into_the_queue(tmp_path, finished, status,
 def test_the_signal_reaches_the_tasks_and_the_job_may_be_requeued():
     options = [line.split()[1] for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH")]
     assert {"--signal=TERM@300", "--requeue", "--ntasks-per-node=1", "--open-mode=append"} <= set(options)
+
+
+# Starts two tasks with the variables by which JAX recognises Slurm (jax/_src/clusters/slurm_cluster.py).
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+export SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_LOCALID=0
+SLURM_PROCID=1 "$@" & SLURM_PROCID=0 "$@" && wait $!
+"""
+
+
+def is_free(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.slow
+def test_jax_finds_the_processes_of_a_step(tmp_path):
+    (tmp_path / "srun").write_text(SRUN)
+    (tmp_path / "srun").chmod(0o755)
+    job = next(job for job in range(2**12) if is_free(65535 - 2**12 + 1 + job))  # JAX's port for it
+    allocation = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": str(job),
+        "SLURM_GPUS_ON_NODE": "1",
+    }
+    allocation |= {"JAX_NUM_CPU_DEVICES": "1", "PYTHON": sys.executable}
+    config = ["--config", "configs/digits_simpleconv3.py:test", "--config.train.total_epochs=1.0"]
+    done = sbatch("--", *config, "--workdir", str(tmp_path / "run"), seconds=300, **allocation)
+    assert done.returncode == 0 and "launch: finished" in done.stdout, done.stdout + done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["device"]["processes"], result["device"]["count"]) == (2, 2)
