@@ -9,12 +9,14 @@ computed. Where the data are not on this machine, --num_examples and --num_class
 of the data set's size, or photos where the transforms set the size, as many of each class.
 
 Memory is that of one device: the state, its share of a batch, and temporaries, estimated from the jaxpr
-(step_cost.py). `--compile` puts XLA's own figures for a CPU beside it. SPREAD
-A GPU's or TPU's compiler lays out and fuses
-otherwise: leave a margin. A loss that compares all examples of a batch (SimCLR's) needs more than its share.
-FLOPs are those of convolutions and matrix products. Each device sums its gradients with the others once a
-step; the sums of BatchNorm are not counted. A checkpoint is the state as it lies in memory: Orbax compresses
-it, trained weights by CHECKPOINT.
+(step_cost.py) for a GPU or TPU. With `--compile` the estimate is for a CPU, and XLA's own figures for a CPU
+stand beside it. MEASURED
+A GPU's compiler was not measured: leave a margin. A loss
+that compares all examples of a batch (SimCLR's) needs more than its share.
+
+FLOPs are those of convolutions and matrix products. The devices sum their gradients once a step (once each
+part with train.accumulate_steps); the sums of BatchNorm are not counted. A checkpoint is the state as it lies
+in memory; Orbax compresses: CHECKPOINT
 Exit status: 0, or 2 for a mistake.
 """
 
@@ -74,24 +76,25 @@ def plan(config: experiment.Config, stand_in: tuple[int, int] | None, xla: bool)
 def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
     """Returns what a phase needs; memory is that of one device."""
     step, state, batch = setup.step_and_inputs(phase)
-    devices = setup.mesh.size
+    devices, platform = setup.mesh.size, "cpu" if xla else "cuda"
     share = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // devices, *leaf.shape[1:]), leaf.dtype), batch
     )
     jaxpr = step.trace(state, share).jaxpr
-    flops = devices * step_cost.flops(jaxpr)
+    flops = devices * step_cost.flops(jaxpr, platform="cuda")
     memory = {
         "params_bytes": tree_bytes(state.params),
         "opt_state_bytes": tree_bytes(state.opt_state),
         "carry_bytes": tree_bytes(state.carry),
         "batch_bytes": tree_bytes(share),
-        "temporary_bytes": step_cost.temporary_bytes(jaxpr),
+        "temporary_bytes": step_cost.temporary_bytes(jaxpr, platform=platform),
     }
     frozen = phase.frozen or jax.tree.map(lambda _: False, state.params)
     free = jax.tree.map(lambda leaf, held: None if held else leaf, state.params, frozen)
     gradients = tree_bytes(free) * setup.settings.accumulate_steps
     planned = {
         "name": phase.name,
+        "memory_on": platform,
         "steps": phase.stop - phase.start,
         **memory,
         "total_bytes": sum(memory.values()),
@@ -148,13 +151,14 @@ def _phase_lines(phase: dict[str, Any], planned: dict[str, Any], steps_per_secon
     if "xla_temporary_bytes" in phase:
         total = phase["xla_argument_bytes"] + phase["xla_temporary_bytes"]
         rows += [("temporaries by XLA", phase["xla_temporary_bytes"]), ("total by XLA", total)]
-    lines = [f"{'phase ' + phase['name'] + ', memory':30}{'a device':>14}{'in all':>14}"]
+    where = "a CPU" if phase["memory_on"] == "cpu" else "a GPU or TPU"
+    lines = [f"{'phase ' + phase['name'] + ', ' + where:30}{'a device':>14}{'in all':>14}"]
     lines += [f"{label:30}{size(one):>14}{size(one * devices):>14}" for label, one in rows]
     images, bytes_a_step = planned["batch_size"], phase["input_bytes_per_step"]
     reduced = phase["all_reduce_bytes"]
     lines += [
         f"a step: {phase['flops_per_step'] / 1e9:,.3f} GFLOP, an image {phase['flops_per_image'] / 1e9:,.3f}",
-        f"all-reduce: {size(reduced)} of gradients a step",
+        f"all-reduce: {size(reduced)} of gradients a step" if reduced else "all-reduce: none",
         f"input: {images:,} images, {size(bytes_a_step)} a step",
     ]
     if steps_per_second:
@@ -183,12 +187,14 @@ def read_config(argv: Sequence[str]) -> experiment.Config:
         config = None if rest else holder.value
         if config is not None:
             config.to_dict()  # a file that could not be loaded says so here
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError, ImportError, SyntaxError) as error:
+    except flags.Error as error:
         # What a configuration's own code raises arrives as the text of a traceback.
         text = str(error).strip()
-        raise ValueError(
-            f"--config: {text.splitlines()[-1] if 'Traceback' in text else ' '.join(text.split())}"
-        ) from error
+        raise ValueError(text.splitlines()[-1] if "Traceback" in text else text) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"in the overrides of --config: {' '.join(str(error).split())}") from error
+    except (OSError, ImportError, SyntaxError) as error:
+        raise ValueError(f"--config cannot be loaded: {' '.join(str(error).split())}") from error
     if config is None:
         raise ValueError(f"what is {rest[0]!r}?" if rest else "--config FILE.py is missing")
     return experiment.plain(config)

@@ -15,6 +15,7 @@ from imgcls_jax.data import transforms
 from imgcls_jax.train.data_side import DataSide
 
 IMAGE_SHAPES = {
+    "digits": (8, 8, 1),
     "cifar10": (32, 32, 3),
     "cifar100": (32, 32, 3),
     "mnist": (28, 28, 1),

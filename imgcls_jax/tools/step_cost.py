@@ -57,20 +57,24 @@ class Program(NamedTuple):
     outputs: tuple[int, ...]
 
 
-def flops(jaxpr: Any) -> float:
+def flops(jaxpr: Any, *, platform: str) -> float:
     """Counts the floating point operations of convolutions and matrix products.
 
     Args:
-      jaxpr: of jax.jit(...).trace(...), say. The body of a `while` counts once, the dearest branch of a
-        `cond`; zeros laid between the pixels of a gradient are not counted, those at the border are.
+      jaxpr: of jax.jit(...).trace(...), say.
+      platform: "cpu", "cuda" or "tpu", where jax.lax.platform_dependent gives each its own form.
+
+    The body of a `while` counts once, and of a `cond` the dearest branch. Zeros laid between the pixels of a
+    gradient are not counted, those at the border are.
 
     Returns:
       2 * (number of multiply-adds).
     """
-    return sum(_flops_of(operation.equation) for operation in _program(jaxpr).operations)
+    operations = _program(jaxpr, platform).operations
+    return sum(_flops_of(operation.equation, platform) for operation in operations)
 
 
-def _flops_of(equation: Any) -> float:
+def _flops_of(equation: Any, platform: str) -> float:
     name, parameters = equation.primitive.name, equation.params
     shapes = [variable.aval.shape for variable in equation.invars]
     if name == "conv_general_dilated":
@@ -82,16 +86,19 @@ def _flops_of(equation: Any) -> float:
         (contracted, _), _ = parameters["dimension_numbers"]
         summed = math.prod(shapes[0][axis] for axis in contracted)
         return 2 * math.prod(equation.outvars[0].aval.shape) * summed
-    bodies = [flops(body) for body in _bodies(equation)]
+    bodies = [flops(body, platform=platform) for body in _bodies(equation)]
     return max(bodies, default=0) if name == "cond" else sum(bodies) * parameters.get("length", 1)
 
 
-def temporary_bytes(jaxpr: Any) -> int:
+def temporary_bytes(jaxpr: Any, *, platform: str) -> int:
     """Returns the most bytes alive at once besides the inputs, by the rule above.
 
-    Outputs count while the step runs only as far as the rule has them written; a donated state takes them in.
+    Outputs that are fused count nothing: a donated state takes them in.
+
+    Args:
+      jaxpr, platform: as for flops.
     """
-    program = _program(jaxpr)
+    program = _program(jaxpr, platform)
     born, last = _lifetimes(program)
     births, deaths = defaultdict(int), defaultdict(int)
     for value, at in born.items():
@@ -100,8 +107,8 @@ def temporary_bytes(jaxpr: Any) -> int:
     alive = peak = 0
     for at, operation in enumerate(program.operations):
         alive += births[at]
-        inside = max((temporary_bytes(body) for body in _bodies(operation.equation)), default=0)
-        peak = max(peak, alive + inside)
+        bodies = [temporary_bytes(body, platform=platform) for body in _bodies(operation.equation)]
+        peak = max(peak, alive + max(bodies, default=0))
         alive -= deaths[at]
     return peak
 
@@ -154,12 +161,22 @@ def _bodies(equation: Any) -> Iterator[Any]:
                 yield inner
 
 
+def _called(equation: Any, reads: list[int | None], platform: str) -> tuple[Any, list[int | None]]:
+    """Returns the jaxpr that an equation simply calls, and what it reads; None where it is no call."""
+    bodies, platforms = list(_bodies(equation)), equation.params.get("branches_platforms")
+    if platforms:  # jax.lax.platform_dependent: the first operand only says which platform it is
+        own = next(place for place, names in enumerate(platforms) if names is None or platform in names)
+        return bodies[own], reads[1:]
+    calls = bodies and equation.primitive.name not in LOOPS and len(bodies[0].invars) == len(reads)
+    return (bodies[0] if calls else None), reads
+
+
 def _bytes(variable: Any) -> int:
     shape, dtype = getattr(variable.aval, "shape", ()), getattr(variable.aval, "dtype", None)
     return math.prod(shape) * getattr(dtype, "itemsize", 0)
 
 
-def _program(jaxpr: Any) -> Program:
+def _program(jaxpr: Any, platform: str) -> Program:
     """Inlines every call of a jaxpr and drops what no output needs."""
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     sizes: dict[int, int] = {}
@@ -173,8 +190,8 @@ def _program(jaxpr: Any) -> Program:
     def walk(inner: Any, names: dict[Any, int | None]) -> None:
         for equation in inner.eqns:
             reads = [None if isinstance(v, Literal) else names[v] for v in equation.invars]
-            called = next(_bodies(equation), None)
-            if called and equation.primitive.name not in LOOPS and len(called.invars) == len(reads):
+            called, reads = _called(equation, reads, platform)
+            if called is not None:
                 own = dict(zip(called.invars, reads, strict=True)) | number(called.constvars)
                 walk(called, own)
                 results = [None if isinstance(v, Literal) else own[v] for v in called.outvars]
