@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -16,7 +13,6 @@ from imgcls_jax.train import experiment, loop
 
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "configs" / "digits_simpleconv3.py")
-IMAGENET = ("--num_examples=1281167", "--num_classes=1000")
 
 
 def configuration(stem, arg=""):
@@ -56,22 +52,14 @@ def test_resnet50_at_224_has_the_parameters_and_flops_that_are_known():
 
 
 def test_flops_of_kernels_counted_by_hand():
-    def gradients(images, kernel):
-        def loss(kernel):
-            strided = jax.lax.conv_general_dilated(
-                images, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            return jnp.sum(strided**2)
-
-        return jax.grad(loss)(kernel)
+    def loss(images, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        strided = jax.lax.conv_general_dilated(images, kernel, (2, 2), "VALID", dimension_numbers=layout)
+        return jnp.sum(strided**2)
 
     forward = 2 * (4 * 3 * 3 * 8) * (2 * 2 * 5)  # outputs x window
-    jaxpr = jax.make_jaxpr(gradients)(jnp.zeros((4, 6, 6, 5)), jnp.zeros((2, 2, 5, 8)))
-    assert step_cost.flops(jaxpr, platform="cpu") == 2 * forward
-    both = jax.make_jaxpr(jax.grad(lambda x, k: jnp.sum(gradients(x, k) ** 2), argnums=0))
-    assert (
-        step_cost.flops(both(jnp.zeros((4, 6, 6, 5)), jnp.zeros((2, 2, 5, 8))), platform="cpu") > 2 * forward
-    )
+    jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(jnp.zeros((4, 6, 6, 5)), jnp.zeros((2, 2, 5, 8)))
+    assert step_cost.flops(jaxpr, platform="cpu") == 3 * forward
     repeated = jax.make_jaxpr(lambda x: jax.lax.scan(lambda c, _: (c @ x, None), x, length=7))
     assert step_cost.flops(repeated(jnp.zeros((3, 3))), platform="cpu") == 7 * 2 * 27
 
@@ -90,24 +78,14 @@ def test_temporaries_counted_by_hand():
     assert step_cost.temporary_bytes(kept, platform="cpu") >= 800
 
 
-@pytest.mark.parametrize("model", ['name="simpleconv3"', 'name="cifar_resnet", variant="resnet20"'])
-def test_memory_is_near_xlas_own(model, tmp_path):
-    """In a process of its own: the suite's flags make XLA fuse less."""
-    file = tmp_path / "config.py"
-    file.write_text(Path(DIGITS).read_text(encoding="utf-8").replace('name="simpleconv3"', model))
-    hidden = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "JAX_COMPILATION_CACHE_DIR")
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    command = [sys.executable, "-m", "imgcls_jax.tools.plan", "--config", str(file), "--devices=2"]
-    done = subprocess.run(
-        [*command, "--compile", "--format=json"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    (phase,) = json.loads(done.stdout)["phases"]
+SMALL = (dict(name="simpleconv3"), dict(name="cifar_resnet", variant="resnet20"))
+
+
+@pytest.mark.parametrize("model", SMALL, ids=lambda model: model["name"])
+def test_memory_is_near_xlas_own(model):
+    config = configuration("digits_simpleconv3") | {"model": model}
+    config["train"]["batch_size"] = 256
+    (phase,) = plan.plan(config, None, xla=True)["phases"]
     arguments, temporaries = phase["xla_argument_bytes"], phase["xla_temporary_bytes"]
     assert phase["total_bytes"] - phase["temporary_bytes"] == pytest.approx(arguments, rel=0.01)
     assert phase["total_bytes"] == pytest.approx(arguments + temporaries, rel=0.2)
@@ -132,13 +110,14 @@ def test_the_table(capsys):
 
 
 def test_data_that_are_absent(capsys):
-    config = str(ROOT / "configs" / "imagenet_simclr.py:test")
+    config = str(ROOT / "configs" / "cub_vgg.py:test")
     assert "give --num_examples and --num_classes" in mistake(capsys, "--config", config, "--devices=8")
-    found = planned(capsys, "--config", config, *IMAGENET, "--config.train.batch_size=32")
-    assert (found["num_examples"], found["num_classes"]) == (1281167, 1000)
-    assert found["phases"][0]["input_bytes_per_step"] == 32 * 3 * 32 * 32 * 3  # an image and two views
-    keeps_size = "--config.data.train_transforms=decode | flip"
-    assert "only the data tell" in mistake(capsys, "--config", config, "--devices=8", *IMAGENET, keeps_size)
+    found = planned(capsys, "--config", config, "--num_examples=10597", "--num_classes=200")
+    assert (found["num_examples"], found["num_classes"], found["image_shape"]) == (10597, 200, [48, 48, 3])
+    assert found["steps_per_epoch"] == 10597 // 16
+    assert found["phases"][0]["input_bytes_per_step"] == 16 * (48 * 48 * 3 + 4)
+    keeps_size = ("--num_examples=9", "--num_classes=2", "--config.data.train_transforms=decode | flip")
+    assert "only the data tell" in mistake(capsys, "--config", config, "--devices=8", *keeps_size)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +135,11 @@ def test_mistakes_are_named(capsys, arguments, message):
     assert message in mistake(capsys, "--devices=8", *arguments)
 
 
-@pytest.mark.parametrize("arguments", [("--devices=0",), ("--num_examples=5",), ("--steps_per_second=nan",)])
+@pytest.mark.parametrize(
+    "arguments", [("--devices=0",), ("--devices=5000",), ("--num_examples=5",), ("--steps_per_second=nan",)]
+)
 def test_flags_that_make_no_sense(capsys, arguments):
     with pytest.raises(SystemExit) as exit:
-        plan.main(["--config", DIGITS, "--devices=8", *arguments])
+        plan.main(["--config", DIGITS, "--devices=8", flag])
     assert exit.value.code == 2
-    assert "must be positive" in (shown := capsys.readouterr().err) or "go together" in shown
+    assert "error: --" in capsys.readouterr().err
