@@ -12,7 +12,7 @@ Memory is that of one device: the state, its share of a batch, and temporaries, 
 (step_cost.py) for a GPU or TPU. With `--compile` the estimate is for a CPU, and XLA's own figures for a CPU
 stand beside it. Measured with jax 0.10.2, the estimate's total was 0.90 to 1.00 of XLA's for nine networks
 trained by supervised learning (Simpleconv3, VGG, ResNet, MobileNetV2, DenseNet, ViT, bilinear VGG), 0.83 to
-0.98 for nine of ten other configurations and devices, and 0.77 for digits_mixmatch on two devices (11 MiB);
+1.00 for 13 of 14 configurations of this project, and 0.77 for digits_mixmatch on two devices (11 MiB);
 temporaries alone 0.5 to 1.0. A GPU's compiler lays out, fuses and frees otherwise and was not measured: leave
 a margin. A loss that compares all examples of a batch (SimCLR's) needs more than its share.
 

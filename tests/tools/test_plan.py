@@ -136,9 +136,9 @@ def test_mistakes_are_named(capsys, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--devices=0",), ("--devices=5000",), ("--num_examples=5",), ("--steps_per_second=nan",)]
+    "flag", ["--devices=0", "--devices=5000", "--num_examples=5", "--steps_per_second=nan"]
 )
-def test_flags_that_make_no_sense(capsys, arguments):
+def test_flags_that_make_no_sense(capsys, flag):
     with pytest.raises(SystemExit) as exit:
         plan.main(["--config", DIGITS, "--devices=8", flag])
     assert exit.value.code == 2
