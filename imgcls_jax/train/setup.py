@@ -29,17 +29,18 @@ class Setup:
 
     Args:
       config: of experiment.plain.
+      data: instead of the configuration's own data side; tools/plan.py needs no data.
 
     Raises:
       ValueError: a mistake in the configuration or the data.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, data: DataSide | None = None):
         self.config = config
         self.mesh = sharding.data_mesh()
         self.sharding = sharding.replicated(self.mesh)
         self.first_process = jax.process_index() == 0
-        self.data = DataSide(config["data"], (jax.process_index(), jax.process_count()))
+        self.data = data or DataSide(config["data"], (jax.process_index(), jax.process_count()))
         self._read_train_section()
         self._build()
 
@@ -161,8 +162,9 @@ class Setup:
         )
         return sharding.copy(loaded, self.mesh)
 
-    def compile_step(self, phase: Phase) -> Any:
-        """Compiles a phase's step; prints the parameter table, and FLOPs and memory by XLA's own analysis."""
+    def step_and_inputs(self, phase: Phase) -> tuple[Any, TrainState, Any]:
+        """Returns a phase's step under jit, and the state and the batch that it takes, in shapes with
+        shardings."""
         split = sharding.split_batch(self.mesh)
 
         def of_all_processes(leaf: Any, rows: int) -> jax.ShapeDtypeStruct:
@@ -181,13 +183,19 @@ class Setup:
             accumulate_steps=self.settings.accumulate_steps,
             frozen=phase.frozen,
         )
-        target = self.target(phase.stop)
-        start = time.monotonic()
-        compiled = (
-            jax.jit(step, donate_argnums=0, out_shardings=self.sharding).lower(target, sample).compile()
+        return (
+            jax.jit(step, donate_argnums=0, out_shardings=self.sharding),
+            self.target(phase.stop),
+            sample,
         )
+
+    def compile_step(self, phase: Phase) -> Any:
+        """Compiles a phase's step; prints the parameter table, and FLOPs and memory by XLA's own analysis."""
+        step, state, batch = self.step_and_inputs(phase)
+        start = time.monotonic()
+        compiled = step.lower(state, batch).compile()
         if self.first_process:
-            print(_overview(target.params, compiled, time.monotonic() - start), flush=True)
+            print(_overview(state.params, compiled, time.monotonic() - start), flush=True)
         return compiled
 
     def predict(self, params: Any, carry: Any, batch: dict[str, Any]) -> dict[str, Any]:

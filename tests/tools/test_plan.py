@@ -1,0 +1,145 @@
+"""A plan against the parameter sheets, known FLOPs, XLA's own memory figure and a run's checkpoint."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from imgcls_jax.tools import plan, step_cost
+from imgcls_jax.train import experiment, loop
+
+ROOT = Path(__file__).parents[2]
+DIGITS = str(ROOT / "configs" / "digits_simpleconv3.py")
+
+
+def configuration(stem, arg=""):
+    spec = importlib.util.spec_from_file_location(stem, ROOT / "configs" / f"{stem}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return experiment.plain(module.get_config(arg))
+
+
+def planned(capsys, *arguments):
+    assert plan.main([*arguments, "--devices=8", "--format=json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def mistake(capsys, *arguments):
+    assert plan.main(arguments) == 2
+    return capsys.readouterr().err
+
+
+def imagenet_resnet50():
+    config = configuration("cub_vgg")
+    config["model"] = dict(name="resnet", variant="resnet50")
+    config["objective"] = dict(name="supervised")
+    return config
+
+
+def test_resnet50_at_224_has_the_parameters_and_flops_that_are_known():
+    found = plan.plan(imagenet_resnet50(), (1281167, 1000), xla=False)
+    (phase,) = found["phases"]
+    assert found["params"] == 25_557_032
+    assert phase["params_bytes"] == phase["opt_state_bytes"] - 4 == 4 * 25_557_032  # momentum, and a count
+    assert phase["flops_per_image"] == pytest.approx(3 * 2 * 4.09e9, rel=0.05)  # torchvision: 4.09 GMAC
+    assert phase["flops_per_step"] == 32 * phase["flops_per_image"]
+    assert phase["input_bytes_per_step"] == 32 * (224 * 224 * 3 + 4)
+    assert phase["all_reduce_bytes"] == phase["params_bytes"]
+    assert (found["steps_per_epoch"], found["total_steps"]) == (40036, 80 * 40036)
+
+
+def test_flops_of_kernels_counted_by_hand():
+    def loss(images, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        strided = jax.lax.conv_general_dilated(images, kernel, (2, 2), "VALID", dimension_numbers=layout)
+        return jnp.sum(strided**2)
+
+    forward = 2 * (4 * 3 * 3 * 8) * (2 * 2 * 5)  # outputs x window
+    jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(jnp.zeros((4, 6, 6, 5)), jnp.zeros((2, 2, 5, 8)))
+    assert step_cost.flops(jaxpr, platform="cpu") == 3 * forward
+    repeated = jax.make_jaxpr(lambda x: jax.lax.scan(lambda c, _: (c @ x, None), x, length=7))
+    assert step_cost.flops(repeated(jnp.zeros((3, 3))), platform="cpu") == 7 * 2 * 27
+
+
+def test_temporaries_counted_by_hand():
+    def fused(x):
+        return jnp.sum(jnp.exp(x) * 2 + 1)
+
+    def chain(x):
+        return jnp.sum(((x @ x) @ x) @ x)
+
+    x = jnp.zeros((10, 10))
+    assert step_cost.temporary_bytes(jax.make_jaxpr(fused)(x), platform="cpu") == 4
+    assert step_cost.temporary_bytes(jax.make_jaxpr(chain)(x), platform="cpu") == 2 * 400
+    kept = jax.make_jaxpr(lambda x: jnp.tanh(x) + jnp.tanh(x) @ x)(x)
+    assert step_cost.temporary_bytes(kept, platform="cpu") >= 800
+
+
+SMALL = (dict(name="simpleconv3"), dict(name="cifar_resnet", variant="resnet20"))
+
+
+@pytest.mark.parametrize("model", SMALL, ids=lambda model: model["name"])
+def test_memory_is_near_xlas_own(model):
+    config = configuration("digits_simpleconv3") | {"model": model}
+    config["train"]["batch_size"] = 256
+    (phase,) = plan.plan(config, None, xla=True)["phases"]
+    arguments, temporaries = phase["xla_argument_bytes"], phase["xla_temporary_bytes"]
+    assert phase["total_bytes"] - phase["temporary_bytes"] == pytest.approx(arguments, rel=0.01)
+    assert phase["total_bytes"] == pytest.approx(arguments + temporaries, rel=0.2)
+
+
+def test_checkpoint_is_what_a_run_writes(tmp_path):
+    config = configuration("digits_simpleconv3", "test")
+    found = plan.plan(config, None, xla=False)
+    loop.run(config, tmp_path)
+    written = sum(file.stat().st_size for file in (tmp_path / "checkpoints").rglob("*") if file.is_file())
+    assert found["kept_checkpoints_bytes"] == 2 * found["checkpoint_bytes"]
+    assert found["kept_checkpoints_bytes"] == pytest.approx(written, rel=0.1)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert found["total_steps"] == result["steps"]
+
+
+def test_the_table(capsys):
+    assert plan.main(["--config", DIGITS, "--devices=8", "--steps_per_second=50"]) == 0
+    shown = capsys.readouterr().out
+    assert "880 steps of 64 images, 22 an epoch; 301,970 parameters" in shown
+    assert "3,200 images/s" in shown
+
+
+def test_data_that_are_absent(capsys):
+    config = str(ROOT / "configs" / "cub_vgg.py:test")
+    assert "give --num_examples and --num_classes" in mistake(capsys, "--config", config, "--devices=8")
+    found = planned(capsys, "--config", config, "--num_examples=10597", "--num_classes=200")
+    assert (found["num_examples"], found["num_classes"], found["image_shape"]) == (10597, 200, [48, 48, 3])
+    assert found["steps_per_epoch"] == 10597 // 16
+    assert found["phases"][0]["input_bytes_per_step"] == 16 * (48 * 48 * 3 + 4)
+    keeps_size = ("--num_examples=9", "--num_classes=2", "--config.data.train_transforms=decode | flip")
+    assert "only the data tell" in mistake(capsys, "--config", config, "--devices=8", *keeps_size)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--config FILE.py is missing"),
+        (("--config", "configs/none.py"), "configs/none.py"),
+        (("--config", DIGITS, "--config.train.batch_sise=8"), 'Did you mean "batch_size"'),
+        (("--config", DIGITS, "--config.train.batch_size=12"), "multiple of their number, 8; got 12"),
+        (("--config", DIGITS, "--frmt=json"), "frmt"),
+        (("--config", DIGITS, "more"), "what is 'more'?"),
+    ],
+)
+def test_mistakes_are_named(capsys, arguments, message):
+    assert message in mistake(capsys, "--devices=8", *arguments)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--devices=0", "--devices=5000", "--num_examples=5", "--steps_per_second=nan"]
+)
+def test_flags_that_make_no_sense(capsys, flag):
+    with pytest.raises(SystemExit) as exit:
+        plan.main(["--config", DIGITS, "--devices=8", flag])
+    assert exit.value.code == 2
+    assert "error: --" in capsys.readouterr().err
