@@ -19,7 +19,7 @@ from imgcls_jax.tools.drawing import Cell
 from imgcls_jax.train import experiment
 from imgcls_jax.train.trained import Trained, probabilities
 
-SIDE, TILE = 240, 84  # pixels of an image, and of a filter or channel
+SIDE, PART, TILE = 240, 160, 84  # pixels of an image, of a part of one, and of a filter or channel
 FILTERS, LAYERS, CHANNELS, CHANNELS_OF_ONE = 128, 6, 10, 40  # shown at most
 MOST_IMAGES = 48  # on a sheet
 
@@ -308,7 +308,7 @@ def deconvolution(trained: Trained, images: Images, layer: str | None, channel: 
         box, pixels = _box(projection.pixels), projection.pixels
         signed = pixels / (2 * np.abs(pixels).max() or 1) + 0.5  # grey stands for 0
         signed = signed if pixels.shape[2] in (1, 3) else signed.mean(axis=2, keepdims=True)
-        pair = [drawing.to_image(part[box], SIDE) for part in (signed, images.shown[0])]
+        pair = [drawing.to_image(part[box], PART) for part in (signed, images.shown[0])]
         (row, column), strength = projection.place, projection.strength
         captions = f"channel {projection.channel}", f"activation {strength:.3g} at row {row}, column {column}"
         cells.append(Cell(drawing.tiled(pair, columns=2), captions))
@@ -317,7 +317,7 @@ def deconvolution(trained: Trained, images: Images, layer: str | None, channel: 
         "projected down to the pixels (grey is 0); right: the part of the image that it saw."
     )
     rows = [[Cell(drawing.to_image(images.shown[0], SIDE), (images.paths[0].name,))]]
-    rows += [cells[i : i + 2] for i in range(0, len(cells), 2)]
+    rows += [cells[i : i + 3] for i in range(0, len(cells), 3)]
     return drawing.sheet("Deconvnet", rows, notes=notes)
 
 

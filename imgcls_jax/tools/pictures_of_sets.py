@@ -20,7 +20,7 @@ from imgcls_jax.train.data_side import DataSide
 from imgcls_jax.train.experiment import Config
 from imgcls_jax.train.trained import Trained, embedding
 
-THUMBNAIL = 120  # pixels of one of many images
+THUMBNAIL = 144  # pixels of one of many images
 TEMPERATURE = 0.07  # of the neighbours' vote: retrieve's own
 PERPLEXITY = 30.0  # of t-SNE, scikit-learn's own; a third of the images where they are fewer
 METHODS = ("pca", "tsne")
@@ -194,6 +194,7 @@ def embedding_map(
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     vectors, labels, names = embedded
     if len(vectors) < 4 or vectors.shape[1] < 2:
@@ -208,7 +209,8 @@ def embedding_map(
         )
         return drawing.scatter(f"PCA of {what}", points, labels, names, notes=notes, axes=axes)
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
-    points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(vectors)
+    with threadpool_limits(1):  # its threads would wait for those of jax
+        points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(vectors)
     notes += (
         f"t-SNE of perplexity {perplexity:.3g}: who is near whom counts, distances between groups do not."
     )

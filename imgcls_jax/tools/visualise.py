@@ -105,10 +105,10 @@ def read_config(file: str, overrides: Sequence[str]) -> experiment.Config:
     from absl import flags
     from ml_collections import config_flags
 
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+    values, line = flags.FlagValues(), ["visualise", f"--config={file}", *overrides]
+    holder = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=line)
     try:
-        values(["visualise", f"--config={file}", *overrides])
+        values(line)
         return experiment.plain(holder.value)
     except (flags.Error, AttributeError, KeyError, TypeError, OSError, ImportError, SyntaxError) as error:
         raise ValueError(f"--config {file}: {str(error).strip().splitlines()[-1]}") from error

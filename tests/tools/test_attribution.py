@@ -1,4 +1,4 @@
-"""Grad-CAM, occlusion and deconvnet against closed forms, explicit loops and a numpy deconvnet with switches."""
+"""Grad-CAM, occlusion and deconvnet against closed forms, loops, and a numpy deconvnet with switches."""
 
 import flax.linen as nn
 import jax
@@ -85,7 +85,8 @@ def test_occlusion_of_a_network_that_reads_one_pixel(patch, stride):
             left = np.round((j + 0.5) * 9 / columns - patch / 2)
             hidden = top <= 5 < top + patch and left <= 2 < left + patch
             assert found[i, j, 0] == (-1 if hidden else image[5, 2, 0])
-    assert (found == -1).any() == (patch >= stride or (found == -1).any())
+    if patch >= stride:  # then some square covers every pixel
+        assert (found == -1).any()
     with pytest.raises(ValueError, match="between 1 and the side"):
         attribution.occlusion(network, image, patch=8, stride=1, fill=np.zeros(1))
 
