@@ -4,87 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from imgcls_jax.data import transforms
-from imgcls_jax.data.image_files import outputs_of_files
 from imgcls_jax.tools import attribution, drawing, layers
 from imgcls_jax.tools.drawing import Cell
+from imgcls_jax.tools.network_input import Images, grey
 from imgcls_jax.train import experiment
 from imgcls_jax.train.trained import Trained, probabilities
 
 SIDE, PART, TILE = 240, 160, 84  # pixels of an image, of a part of one, and of a filter or channel
 FILTERS, LAYERS, CHANNELS, CHANNELS_OF_ONE = 128, 6, 10, 40  # shown at most
-MOST_IMAGES = 48  # on a sheet
-
-
-class Images(NamedTuple):
-    """Image files as a network takes them.
-
-    Attributes:
-      paths: of the files.
-      prepared: float32 [n, H, W, C], after all of the evaluation line.
-      shown: float32 [n, H, W, 1 or 3] in [0, 1], the same to look at.
-    """
-
-    paths: list[Path]
-    prepared: np.ndarray
-    shown: np.ndarray
-
-
-def read_images(trained: Trained, paths: Sequence[Path]) -> tuple[Images, dict[Path, str]]:
-    """Reads image files, and says why some could not be.
-
-    Raises:
-      ValueError: none could, or they are too many for a sheet.
-    """
-    if len(paths) > MOST_IMAGES:
-        raise ValueError(f"a sheet has room for {MOST_IMAGES} images; got {len(paths)}")
-    prepare = jax.jit(lambda images: trained.data.prepare({"image": images})["image"])
-    line = trained.data.settings.eval_transforms
-    found = list(outputs_of_files(paths, line, trained.source_shape, prepare, batch_size=8))
-    errors = {path: error for path, _, error in found if error}
-    good = [(path, image) for path, image, error in found if not error]
-    if not good:
-        raise ValueError("; ".join(f"{path}: {error}" for path, error in errors.items()) or "no image files")
-    prepared = np.stack([image for _, image in good])
-    return Images([path for path, _ in good], prepared, unnormalized(line, prepared)), errors
-
-
-def unnormalized(line: str, images: np.ndarray) -> np.ndarray:
-    """Returns images to look at: the inverse of the line's `normalize`.
-
-    Where there is none, or other operations made other channels after it, each image is stretched by its own
-    least and largest values.
-
-    Args:
-      line: of transforms that made them.
-      images: float [n, H, W, C].
-
-    Returns:
-      float32 [n, H, W, 1 or 3] in [0, 1].
-    """
-    ops = [op for op in transforms.parse(line)[1] if op.name == "normalize"]
-    channels = images.shape[-1]
-    if channels not in (1, 3):
-        images = images.mean(axis=-1, keepdims=True)
-    elif len(ops) == 1:
-        black, white = normalized(ops[0], 0.0, channels), normalized(ops[0], 1.0, channels)
-        return np.clip((images - black) / (white - black), 0, 1)
-    elif not ops and images.min() >= 0 and images.max() <= 1:
-        return images
-    return np.stack([drawing.stretched(image) for image in images])
-
-
-def normalized(op: Any, level: float, channels: int) -> np.ndarray:
-    """Returns what a `normalize` makes of a grey level: float32 [C]. It is affine, so two levels tell all."""
-    return np.asarray(op(jax.random.key(0), jnp.full((1, 1, 1, channels), level)))[0, 0, 0]
 
 
 def tagged(trained: Trained, wanted: Callable[[dict[str, jax.Array]], jax.Array]) -> Any:
@@ -106,7 +40,7 @@ def logits(outputs: dict[str, jax.Array]) -> jax.Array:
       ValueError: there are none.
     """
     if "logits" not in outputs:
-        raise ValueError("this run's objective predicts no classes, so no class has a Grad-CAM")
+        raise ValueError("this run's objective predicts no logits, which Grad-CAM differentiates")
     return outputs["logits"]
 
 
@@ -261,9 +195,7 @@ def occlusion(trained: Trained, images: Images, name: str | None, *, patch: int,
       ValueError: no such class, patch or stride, or nothing that predicts classes.
     """
     function = jax.jit(tagged(trained, probabilities))
-    ops = [op for op in transforms.parse(trained.data.settings.eval_transforms)[1] if op.name == "normalize"]
-    channels = images.prepared.shape[-1]
-    fill = normalized(ops[0], 0.5, channels) if len(ops) == 1 and channels in (1, 3) else np.zeros(channels)
+    fill = grey(trained.data.settings.eval_transforms, 0.5, images.prepared.shape[-1])
     found = np.asarray(function(images.prepared), np.float32)
     names = names_of(trained, found.shape[1])
     classes = choose(name, names, found)
@@ -310,7 +242,10 @@ def deconvolution(trained: Trained, images: Images, layer: str | None, channel: 
         signed = signed if pixels.shape[2] in (1, 3) else signed.mean(axis=2, keepdims=True)
         pair = [drawing.to_image(part[box], PART) for part in (signed, images.shown[0])]
         (row, column), strength = projection.place, projection.strength
-        captions = f"channel {projection.channel}", f"activation {strength:.3g} at row {row}, column {column}"
+        captions = (
+            f"channel {projection.channel}",
+            f"activation {strength:,.4g} at row {row}, column {column}",
+        )
         cells.append(Cell(drawing.tiled(pair, columns=2), captions))
     notes = (
         f"{network_of(trained)}, layer {layer}. Left of each pair: the strongest activation of a channel, "

@@ -14,7 +14,8 @@ from imgcls_jax.data import transforms
 from imgcls_jax.tools import drawing
 from imgcls_jax.tools.drawing import Cell
 from imgcls_jax.tools.index import Index, build
-from imgcls_jax.tools.pictures import network_of, unnormalized
+from imgcls_jax.tools.network_input import check_count, unnormalized
+from imgcls_jax.tools.pictures import network_of
 from imgcls_jax.tools.retrieve import retrieve
 from imgcls_jax.train.data_side import DataSide
 from imgcls_jax.train.experiment import Config
@@ -50,8 +51,9 @@ def neighbours(
       batch_size: files at a time.
 
     Raises:
-      ValueError: none could be read.
+      ValueError: none could be read, or they are too many.
     """
+    check_count(paths)
     answers = list(retrieve(trained, index, paths, k=k, temperature=TEMPERATURE, batch_size=batch_size))
     errors = {Path(answer["path"]): answer["error"] for answer in answers if "error" in answer}
     rows = []

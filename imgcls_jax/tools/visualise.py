@@ -26,7 +26,7 @@ from typing import Any
 from PIL import Image
 
 from imgcls_jax.data.image_files import find_images
-from imgcls_jax.tools import index, pictures, pictures_of_sets
+from imgcls_jax.tools import index, network_input, pictures, pictures_of_sets
 from imgcls_jax.train import experiment
 from imgcls_jax.train.trained import load
 
@@ -39,7 +39,7 @@ def of_images(
 ) -> Drawn:
     """Returns a picture of image files, and why some could not be read."""
     trained = load(arguments.workdir, arguments.checkpoint)
-    images, errors = pictures.read_images(trained, find_images(arguments.images))
+    images, errors = network_input.read_images(trained, find_images(arguments.images), arguments.most)
     return draw(trained, images, *options, **more), errors
 
 
@@ -121,33 +121,34 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = whole.add_subparsers(dest="what", required=True)
 
-    def command(name: str, draw: Callable[..., Drawn], about: str, images: str = "") -> Any:
+    def command(name: str, draw: Callable[..., Drawn], about: str, most: int = 0) -> Any:
         one = commands.add_parser(
             name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False
         )
-        one.set_defaults(draw=draw)
+        one.set_defaults(draw=draw, most=most)
         one.add_argument("--output", type=Path, default=Path(f"{name}.png"), help="default: %(default)s")
         if name != "augmentation":
             one.add_argument("--workdir", required=True, help="of a training run")
             one.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
-        if images:
-            one.add_argument("images", nargs=1 if images == "one" else "+", metavar="IMAGE")
+        if most:
+            one.add_argument("images", nargs=1 if most == 1 else "+", metavar="IMAGE")
         return one
 
+    many = network_input.MOST_IMAGES
     command("filters", draw_filters, "first-layer filters")
-    one = command("features", draw_features, "feature maps of an image", "one")
+    one = command("features", draw_features, "feature maps of an image", 1)
     one.add_argument("--layer", help="a module's path; default: several")
-    one = command("grad_cam", draw_grad_cam, "where the evidence for a class lies", "many")
+    one = command("grad_cam", draw_grad_cam, "where the evidence for a class lies", many)
     one.add_argument("--class", dest="class_name", metavar="NAME", help="default: the predicted one")
     one.add_argument("--layer", help="default: the last that the answer depends on")
-    one = command("occlusion", draw_occlusion, "probability of a class with one place hidden", "many")
+    one = command("occlusion", draw_occlusion, "probability of a class with one place hidden", many)
     one.add_argument("--class", dest="class_name", metavar="NAME", help="default: the predicted one")
     one.add_argument("--patch", type=int, default=32, help="side of the square in pixels (default 32)")
     one.add_argument("--stride", type=int, default=16, help="pixels between squares (default 16)")
-    one = command("deconvolution", draw_deconvolution, "what made the units of a layer respond", "one")
+    one = command("deconvolution", draw_deconvolution, "what made the units of a layer respond", 1)
     one.add_argument("--layer", help="default: the last feature map")
     one.add_argument("--channel", type=int, help="default: those of strongest activation")
-    one = command("neighbours", draw_neighbours, "the images of the index most like an image", "many")
+    one = command("neighbours", draw_neighbours, "the images of the index most like an image", many)
     one.add_argument("--k", type=int, default=8, help="neighbours (default 8)")
     one.add_argument("--batch_size", type=int, default=32)
     one = command("embedding", draw_embedding, "embeddings in two dimensions, coloured by class")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from imgcls_jax.tools import drawing, index, pictures, visualise
+from imgcls_jax.tools import attribution, drawing, index, network_input, pictures, visualise
 from imgcls_jax.tools.pictures_of_sets import THUMBNAIL
 from imgcls_jax.train import experiment, loop
 from imgcls_jax.train.data_side import DataSide
@@ -94,9 +94,9 @@ def test_pictures_of_images(run, tmp_path):
 
 def _active_channel(run, path):
     trained = visualise.load(run / "run")
-    images, _ = pictures.read_images(trained, [path])
+    images, _ = network_input.read_images(trained, [path])
     function = pictures.tagged(trained, pictures.anything)
-    return pictures.attribution.deconvolution(function, images.prepared[0], "conv1", most=1)[0].channel
+    return attribution.deconvolution(function, images.prepared[0], "conv1", most=1)[0].channel
 
 
 def test_an_image_is_its_own_nearest_neighbour(run, tmp_path):
@@ -182,9 +182,11 @@ def test_mistakes(run, tmp_path, capsys, monkeypatch):
         (["grad_cam", *workdir, "--class", "10", one], "knows no class '10'; did you mean '1'?"),
         (["grad_cam", *workdir, "broken.png"], "broken.png: image cannot be decoded"),
         (["grad_cam", *workdir, "absent.png"], "absent.png: No such file"),
-        (["grad_cam", *workdir, *[one] * 49], "a sheet has room for 48 images"),
+        (["grad_cam", *workdir, *[one] * 49], "this picture is of 1 to 48 images"),
         (["occlusion", *workdir, one], "24x24 pixels; got 32 and 16"),
         (["deconvolution", *workdir, "--channel", "48", one], "channels 0 to 47; got 48"),
+        (["features", *workdir, str(run / "images")], "this picture is of one image"),
+        (["neighbours", *workdir, str(run / "run")], "this picture is of 1 to 48 images"),
         (["neighbours", *workdir, "broken.png"], "broken.png: image cannot be decoded"),
         (["embedding", *workdir], "either a folder of class folders or --split"),
         (["embedding", *workdir, "--split", "val"], "must be one of"),
@@ -204,9 +206,11 @@ def test_images_are_shown_as_they_were_before_normalize():
     images = np.random.default_rng(0).uniform(size=(2, 4, 4, 3)).astype(np.float32)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
     line = f"upsample(4) | normalize({mean}, {std}) | random_erasing"
-    np.testing.assert_allclose(pictures.unnormalized(line, (images - mean) / std), images, atol=1e-5)
-    np.testing.assert_array_equal(pictures.unnormalized("upsample(4)", images), images)
-    odd = pictures.unnormalized("normalize(0.5, 0.5) | sobel", np.concatenate([images, images], -1)[..., :2])
+    np.testing.assert_allclose(network_input.unnormalized(line, (images - mean) / std), images, atol=1e-5)
+    np.testing.assert_array_equal(network_input.unnormalized("upsample(4)", images), images)
+    odd = network_input.unnormalized(
+        "normalize(0.5, 0.5) | sobel", np.concatenate([images, images], -1)[..., :2]
+    )
     assert odd.shape == (2, 4, 4, 1) and odd.min() == 0 and odd.max() == 1
 
 
