@@ -45,9 +45,11 @@ def logits(outputs: dict[str, jax.Array]) -> jax.Array:
 
 
 def names_of(trained: Trained, count: int) -> Sequence[str]:
-    """Returns the names of `count` outputs: the classes', or numbers where the outputs are other clusters."""
-    names = trained.class_names
-    return names if len(names) == count else [f"output {number}" for number in range(count)]
+    """Returns the names of `count` outputs: the classes', or clusters where no label was learned from."""
+    learned = {"label", "labeled"} & set(trained.objective.batch_keys)
+    if learned and len(trained.class_names) == count:
+        return trained.class_names
+    return [f"cluster {number}" for number in range(count)]
 
 
 def choose(name: str | None, names: Sequence[str], found: np.ndarray) -> np.ndarray:

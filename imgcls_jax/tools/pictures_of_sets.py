@@ -93,23 +93,16 @@ def augmentation(config: Config, *, split: str, phase: str, examples: int, draws
         raise ValueError(f"the configuration has no phase {phase!r}; it has {', '.join(phases) or 'none'}")
     train_line = phases.get(phase, {}).get("train_transforms", settings.train_transforms)
     data = data.with_train_transforms(f"phases.{phase}", train_line) if phase else data
-    seed = config["train"].get("seed", 0)
     if len(data.training) < examples:
         raise ValueError(f"the split {settings.train_split!r} has {len(data.training)} examples; draw fewer")
-    order = data.train_batches(examples, seed).order_of(0)
-    batches = data.train_batches(examples, seed, order)
-    in_order, augment, prepare = data.training_in_order(1), jax.jit(data.augment), jax.jit(data.prepare)
-    drawn = []
-    for epoch in range(draws):
-        step = epoch * batches.steps_per_epoch
-        batch = batches[step]
-        batch.pop("bad_examples")
-        drawn.append(augment(jax.random.fold_in(jax.random.key(seed), step), batch))
+    drawn = draw_batches(data, config["train"].get("seed", 0), examples, draws)
+    in_order, prepare = data.training_in_order(1), jax.jit(data.prepare)
     rows = []
-    for row, index in enumerate(batch["index"].tolist()):
+    for row, index in enumerate(drawn[0]["index"].tolist()):
         plain = np.asarray(prepare({"image": in_order[index]["image"]})["image"])
         first = Cell(
-            _shown(settings.eval_transforms, plain), (_label(data.training.class_names, batch["label"][row]),)
+            _shown(settings.eval_transforms, plain),
+            (_label(data.training.class_names, drawn[0]["label"][row]),),
         )
         lines = [(train_line, "train", [one["image"] for one in drawn])]
         for number, line in enumerate(settings.view_transforms):
@@ -128,6 +121,20 @@ def augmentation(config: Config, *, split: str, phase: str, examples: int, draws
     )
 
 
+def draw_batches(data: DataSide, seed: int, examples: int, draws: int) -> list[dict[str, Any]]:
+    """Returns the first batch of several epochs as an objective gets it, of the same examples each time."""
+    order = data.train_batches(examples, seed).order_of(0)
+    batches = data.train_batches(examples, seed, order)
+    augment = jax.jit(data.augment)
+    drawn = []
+    for epoch in range(draws):
+        step = epoch * batches.steps_per_epoch
+        batch = batches[step]
+        batch.pop("bad_examples")
+        drawn.append(augment(jax.random.fold_in(jax.random.key(seed), step), batch))
+    return drawn
+
+
 def _shown(line: str, image: np.ndarray) -> Image.Image:
     return drawing.to_image(unnormalized(line, image)[0], THUMBNAIL)
 
@@ -136,7 +143,7 @@ def _label(names: Sequence[str], label: Any) -> str:
     """Returns the name of a label, or the names of several."""
     if np.ndim(label):
         return ", ".join(name for name, on in zip(names, label, strict=True) if on) or "no label"
-    return names[label] if label >= 0 else "label hidden"
+    return names[int(label)] if label >= 0 else "label hidden"
 
 
 def embed_split(
