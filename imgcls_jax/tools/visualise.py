@@ -1,0 +1,201 @@
+"""Draws what a trained network does, as PNG files with captions.
+
+  python -m imgcls_jax.tools.visualise filters --workdir runs/birds
+  python -m imgcls_jax.tools.visualise features --workdir runs/birds IMAGE [--layer NAME]
+  python -m imgcls_jax.tools.visualise grad_cam --workdir runs/birds IMAGE... [--class NAME] [--layer NAME]
+  python -m imgcls_jax.tools.visualise occlusion --workdir runs/birds IMAGE... [--patch 32] [--stride 16]
+  python -m imgcls_jax.tools.visualise deconvolution --workdir runs/birds IMAGE [--layer NAME] [--channel 3]
+  python -m imgcls_jax.tools.visualise neighbours --workdir runs/birds IMAGE... [--k 8]
+  python -m imgcls_jax.tools.visualise embedding --workdir runs/birds FOLDER | --split test [--method tsne]
+  python -m imgcls_jax.tools.visualise augmentation --config configs/cub_transfer.py | --workdir runs/birds
+
+The picture is `--output`, by default the subcommand's name with .png. `deconvolution` is for networks of
+convolutions, ReLU and max-pooling; `neighbours` needs the workdir's index, which `tools.index` makes.
+`augmentation` takes the overrides of a configuration too: `--config.data.root=FOLDER`. Exit status: 0 all
+drawn, 1 some images could not be read, 2 none or a mistake in the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from imgcls_jax.data.image_files import find_images
+from imgcls_jax.tools import index, network_input, pictures, pictures_of_sets
+from imgcls_jax.train import experiment
+from imgcls_jax.train.trained import load
+
+Drawn = tuple[Image.Image, dict[Path, str]]
+AT_LEAST_ONE = ("patch", "stride", "k", "examples", "draws", "batch_size")
+
+
+def of_images(
+    arguments: argparse.Namespace, draw: Callable[..., Image.Image], *options: Any, **more: Any
+) -> Drawn:
+    """Returns a picture of image files, and why some could not be read."""
+    trained = load(arguments.workdir, arguments.checkpoint)
+    images, errors = network_input.read_images(trained, find_images(arguments.images), arguments.most)
+    return draw(trained, images, *options, **more), errors
+
+
+def draw_filters(arguments: argparse.Namespace) -> Drawn:
+    return pictures.filters(load(arguments.workdir, arguments.checkpoint)), {}
+
+
+def draw_features(arguments: argparse.Namespace) -> Drawn:
+    return of_images(arguments, pictures.features, arguments.layer)
+
+
+def draw_grad_cam(arguments: argparse.Namespace) -> Drawn:
+    return of_images(arguments, pictures.grad_cam, arguments.class_name, arguments.layer)
+
+
+def draw_occlusion(arguments: argparse.Namespace) -> Drawn:
+    sizes = {"patch": arguments.patch, "stride": arguments.stride}
+    return of_images(arguments, pictures.occlusion, arguments.class_name, **sizes)
+
+
+def draw_deconvolution(arguments: argparse.Namespace) -> Drawn:
+    return of_images(arguments, pictures.deconvolution, arguments.layer, arguments.channel)
+
+
+def draw_neighbours(arguments: argparse.Namespace) -> Drawn:
+    trained = load(arguments.workdir, arguments.checkpoint)
+    stored = index.read(arguments.workdir, trained.step)
+    paths = find_images(arguments.images)
+    return pictures_of_sets.neighbours(trained, stored, paths, k=arguments.k, batch_size=arguments.batch_size)
+
+
+def draw_embedding(arguments: argparse.Namespace) -> Drawn:
+    if (arguments.folder is None) == (arguments.split is None):
+        raise ValueError("give either a folder of class folders or --split")
+    trained, errors = load(arguments.workdir, arguments.checkpoint), {}
+    if arguments.split is not None:
+        what = f"the split {arguments.split!r}"
+        embedded = pictures_of_sets.embed_split(trained, arguments.split, batch_size=arguments.batch_size)
+    else:
+        what = arguments.folder.name
+        embedded, errors = pictures_of_sets.embed_folder(
+            trained, arguments.folder, batch_size=arguments.batch_size
+        )
+    options = {"method": arguments.method, "seed": arguments.seed, "what": what}
+    return pictures_of_sets.embedding_map(trained, embedded, **options), errors
+
+
+def draw_augmentation(arguments: argparse.Namespace) -> Drawn:
+    if arguments.workdir is not None:
+        config = experiment.read_json(Path(arguments.workdir) / "config.json")
+    else:
+        config = read_config(arguments.config, arguments.overrides)
+    options = {name: getattr(arguments, name) for name in ("split", "phase", "examples", "draws")}
+    return pictures_of_sets.augmentation(config, **options), {}
+
+
+def read_config(file: str, overrides: Sequence[str]) -> experiment.Config:
+    """Returns the configuration that `FILE.py[:argument]` and overrides of its fields make.
+
+    Raises:
+      ValueError: it cannot be loaded, or has no such field.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    values, line = flags.FlagValues(), ["visualise", f"--config={file}", *overrides]
+    holder = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=line)
+    try:
+        values(line)
+        return experiment.plain(holder.value)
+    except (flags.Error, AttributeError, KeyError, TypeError, OSError, ImportError, SyntaxError) as error:
+        raise ValueError(f"--config {file}: {str(error).strip().splitlines()[-1]}") from error
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command line's."""
+    whole = argparse.ArgumentParser(
+        prog="python -m imgcls_jax.tools.visualise", description=__doc__.split("\n", 1)[0]
+    )
+    commands = whole.add_subparsers(dest="what", required=True)
+
+    def command(name: str, draw: Callable[..., Drawn], about: str, most: int = 0) -> Any:
+        one = commands.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False
+        )
+        one.set_defaults(draw=draw, most=most)
+        one.add_argument("--output", type=Path, default=Path(f"{name}.png"), help="default: %(default)s")
+        if name != "augmentation":
+            one.add_argument("--workdir", required=True, help="of a training run")
+            one.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
+        if most:
+            one.add_argument("images", nargs=1 if most == 1 else "+", metavar="IMAGE")
+        return one
+
+    many = network_input.MOST_IMAGES
+    command("filters", draw_filters, "first-layer filters")
+    one = command("features", draw_features, "feature maps of an image", 1)
+    one.add_argument("--layer", help="a module's path; default: several")
+    one = command("grad_cam", draw_grad_cam, "where the evidence for a class lies", many)
+    one.add_argument("--class", dest="class_name", metavar="NAME", help="default: the predicted one")
+    one.add_argument("--layer", help="default: the last that the answer depends on")
+    one = command("occlusion", draw_occlusion, "probability of a class with one place hidden", many)
+    one.add_argument("--class", dest="class_name", metavar="NAME", help="default: the predicted one")
+    one.add_argument("--patch", type=int, default=32, help="side of the square in pixels (default 32)")
+    one.add_argument("--stride", type=int, default=16, help="pixels between squares (default 16)")
+    one = command("deconvolution", draw_deconvolution, "what made the units of a layer respond", 1)
+    one.add_argument("--layer", help="default: the last feature map")
+    one.add_argument("--channel", type=int, help="default: those of strongest activation")
+    one = command("neighbours", draw_neighbours, "the images of the index most like an image", many)
+    one.add_argument("--k", type=int, default=8, help="neighbours (default 8)")
+    one.add_argument("--batch_size", type=int, default=32)
+    one = command("embedding", draw_embedding, "embeddings in two dimensions, coloured by class")
+    one.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of class folders")
+    one.add_argument("--split", help="of the run's data, instead of a folder")
+    one.add_argument("--method", choices=pictures_of_sets.METHODS, default="pca")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--batch_size", type=int, default=32)
+    one = command("augmentation", draw_augmentation, "what the input pipeline feeds in training")
+    origin = one.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--config", metavar="FILE.py[:argument]", help="with its overrides after it")
+    origin.add_argument("--workdir", help="of a training run")
+    one.add_argument("--split", default="", help="default: the training split")
+    one.add_argument("--phase", default="", help="whose line is drawn, in a run of several phases")
+    one.add_argument("--examples", type=int, default=6)
+    one.add_argument("--draws", type=int, default=8)
+    return whole
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line; what begins with --config. is kept as overrides."""
+    whole = parser()
+    arguments, rest = whole.parse_known_args(argv)
+    overrides = [one for one in rest if one.startswith("--config.") and getattr(arguments, "config", None)]
+    if unknown := [one for one in rest if one not in overrides]:
+        whole.error(f"unrecognized arguments: {' '.join(unknown)}")
+    for name in AT_LEAST_ONE:
+        if getattr(arguments, name, 1) < 1:
+            whole.error(f"--{name} is at least 1")
+    arguments.overrides = overrides
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    arguments = parse_arguments(argv)
+    try:
+        picture, errors = arguments.draw(arguments)
+        picture.save(arguments.output)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path, error in errors.items():
+        print(f"{path}: {error}", file=sys.stderr)
+    print(f"{arguments.output}: {picture.width} x {picture.height} pixels")
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
