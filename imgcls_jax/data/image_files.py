@@ -92,7 +92,7 @@ def _read(
     images, errors = [], {}
     for path in paths:
         try:
-            image = transforms.apply(ops, path.read_bytes(), np.random.default_rng(0))
+            image = transforms.apply(ops, sources.read_regular(path), np.random.default_rng(0))
             if image.shape != shape:
                 raise ValueError(f"became {image.shape} by data.eval_transforms, the network expects {shape}")
             images.append(image)

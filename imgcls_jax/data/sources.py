@@ -17,9 +17,11 @@ that names the file (and line) and the remedy. Image files after the first are l
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import math
 import os
+import stat
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -161,6 +163,17 @@ def oversampled(labels: Indices) -> np.ndarray:
     members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
     largest = max(len(own) for own in members)
     return np.concatenate([np.resize(own, largest) for own in members])
+
+
+def read_regular(path: Root) -> bytes:
+    """Returns what a file holds.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or a device, which may never end.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return Path(path).read_bytes()
 
 
 def _require_choice(what: str, value: str, choices: Sequence[str]) -> None:
@@ -488,7 +501,7 @@ class Files:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            image = (self.root / self.paths[index]).read_bytes()
+            image = read_regular(self.root / self.paths[index])
         except OSError as error:
             where = f"{self.describe(index)} under {self.root}"
             raise type(error)(f"cannot read {where}: {error.strerror}") from error

@@ -84,7 +84,7 @@ def look(root: Path) -> tuple[list[Found], dict[str, str]]:
         split, label = (parts[0], parts[1]) if has_splits else ("", parts[0])
         name = path.relative_to(root).as_posix()
         try:
-            image = transforms.decode(path.read_bytes())
+            image = transforms.decode(sources.read_regular(path))
         except (OSError, ValueError) as error:
             broken[name] = str(error)
             continue
