@@ -31,6 +31,7 @@ import numpy as np
 
 IMAGE_SUFFIXES = tuple(".jpg .jpeg .jpe .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm".split())
 SPLIT_FOLDERS = ("train", "val", "test")
+MAX_LINE = 2**16  # characters of a line of a list
 MAX_CLASSES = 1_000_000  # a larger integer at the end of a list's line is an id or a date, not a class index
 
 Root = str | os.PathLike[str]
@@ -183,7 +184,7 @@ def _require_choice(what: str, value: str, choices: Sequence[str]) -> None:
 
 def _require_folder(root: Root, holds: str) -> Path:
     folder = Path(root).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FileNotFoundError(f"root {str(folder)!r} is not a folder; it should hold {holds}")
     return folder
 
@@ -192,18 +193,23 @@ def _locate(root: Root, folder: str, marker: str, remedy: str) -> Path:
     """Returns root or root/folder, whichever holds the file `marker`."""
     root = Path(root).expanduser()
     for candidate in (root, root / folder):
-        if (candidate / marker).is_file():
+        if os.path.isfile(candidate / marker):
             return candidate
     raise FileNotFoundError(f"neither {root} nor {root / folder} holds {marker}; {remedy}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, stripped text) for the lines that are not blank."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} is missing; restore it, or mend root or its name in the config")
     # surrogateescape is how Python spells file names that are not UTF-8, so such lists find their files.
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, text in enumerate(file, start=1):
+            if len(text) > MAX_LINE or "\0" in text:
+                raise ValueError(
+                    f"{path}, line {number}: {len(text)} characters, at most {MAX_LINE} are read, and no NUL; "
+                    "is this a list, saved as UTF-8?"
+                )
             if text.strip():
                 yield number, text.strip()
 
@@ -493,7 +499,7 @@ class Files:
         self.paths = list(paths)
         self.labels = np.asarray(labels, np.int32)
         self.class_names = tuple(class_names)
-        if not (root / self.paths[0]).is_file():
+        if not os.path.isfile(root / self.paths[0]):  # False for names too long, too
             raise FileNotFoundError(f"{self.describe(0)}: no such file under {root}, where paths must start")
 
     def __len__(self) -> int:
@@ -594,7 +600,8 @@ def _parse_list_line(text: str, where: str) -> tuple[str, int]:
     if len(words) < 2:
         raise ValueError(f"{where}: expected 'path label', got {text!r}; add the label")
     label = words[1]
-    if not (label.isascii() and label.isdigit() and int(label) < MAX_CLASSES):
+    short = len(label) < len(str(MAX_CLASSES))  # Python refuses to convert thousands of digits
+    if not (short and label.isascii() and label.isdigit()):
         wanted = f"the last word must be the label, an integer in 0..{MAX_CLASSES - 1}"
         raise ValueError(f"{where}: {wanted}; got {label!r} in {text!r}")
     return _inside(words[0], where), int(label)
