@@ -21,9 +21,10 @@ import errno
 import gzip
 import math
 import os
+import re
 import stat
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ import numpy as np
 
 IMAGE_SUFFIXES = tuple(".jpg .jpeg .jpe .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm".split())
 SPLIT_FOLDERS = ("train", "val", "test")
+MAX_NUMBER = 2**31  # ids and pixels lie below
 MAX_LINE = 2**16  # characters of a line of a list
 MAX_CLASSES = 1_000_000  # a larger integer at the end of a list's line is an id or a date, not a class index
 
@@ -218,7 +220,14 @@ def _names(path: Path, expected: int | None = None) -> tuple[str, ...]:
     names = tuple(text for _, text in _lines(path))
     if not names or (expected is not None and len(names) != expected):
         raise ValueError(f"{path}: expected {expected or 'some'} class names, one a line; got {len(names)}")
+    _check_names(names, path)
     return names
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: two classes are named {twice!r}; give each a name of its own")
 
 
 class Subset:
@@ -701,7 +710,7 @@ class LabelTable(Files):
         _, header = next(lines, (1, ""))
         columns = next(csv.reader([header]), [])
         first = 2 if columns[1:2] == ["split"] else 1
-        if len(columns) <= first or len(set(columns)) < len(columns):
+        if len(columns) <= first or len(set(columns)) < len(columns) or not all(columns):
             wanted = "a file column, perhaps 'split', and a column a label, all of different names"
             raise ValueError(f"{self._table}, line 1: expected {wanted}; got {header!r}")
         rows: dict[str, tuple[int, list[int]]] = {}
@@ -730,6 +739,15 @@ class LabelTable(Files):
         return f"{self.paths[index]} ({self._table.name}, line {self._line_numbers[index]})"
 
 
+def _value(kind: type, word: str) -> Any:
+    """Converts a word; numbers as files hold them, without what Python alone reads: 1_000, nan, inf."""
+    if kind is str:
+        return word
+    if not (re.fullmatch(r"[-+.eE0-9]+", word) and abs(kind(word)) < MAX_NUMBER):
+        raise ValueError(word)
+    return kind(word)
+
+
 def _read_table(path: Path, kinds: Sequence[type], num_keys: int = 1) -> dict[Any, tuple]:
     """Reads lines of len(kinds) words, the last of which may hold spaces.
 
@@ -740,7 +758,7 @@ def _read_table(path: Path, kinds: Sequence[type], num_keys: int = 1) -> dict[An
     for number, text in _lines(path):
         words = text.split(maxsplit=len(kinds) - 1)
         try:
-            values = tuple(kind(word) for kind, word in zip(kinds, words, strict=True))
+            values = tuple(_value(kind, word) for kind, word in zip(kinds, words, strict=True))
         except ValueError:
             wanted = " ".join(kind.__name__ for kind in kinds)
             raise ValueError(f"{path}, line {number}: expected the words '{wanted}', got {text!r}") from None
@@ -792,14 +810,14 @@ class Cub200(Files):
         _require_choice("the protocol of Cub200", protocol, ("official", "random"))
         place = "CUB_200_2011.tgz from Caltech (https://data.caltech.edu/records/65de6-vp158)"
         folder = _locate(root, "CUB_200_2011", "images.txt", f"download {place} and unpack it there")
-        images = _read_table(folder / "images.txt", (int, str))
+        images = self._read_images(folder)
         class_names, label_of = self._read_classes(folder, images)
         if protocol == "random":
             indices = stratified_split(np.zeros(len(images)), test_fraction, split_seed)[split == "test"]
             ids = np.array(list(images))[indices].tolist()
         else:
-            is_train = _read_matching(folder / "train_test_split.txt", (int, int), images)
-            ids = [key for key in images if is_train[key][0] == (split == "train")]
+            is_train = self._read_split(folder, images)
+            ids = [key for key in images if is_train[key] == (split == "train")]
         if not ids:
             raise ValueError(f"{folder}: the {protocol} split {split!r} of {len(images)} images is empty")
         self._boxes = self._read_boxes(folder, images, ids)
@@ -807,11 +825,33 @@ class Cub200(Files):
         if crop_to_box and self._boxes is None:
             raise FileNotFoundError(f"crop_to_box needs {folder / 'bounding_boxes.txt'}, which is missing")
         self._crop_to_box = crop_to_box
-        paths, labels = [images[key][0] for key in ids], [label_of[key] for key in ids]
+        paths, labels = [images[key] for key in ids], [label_of[key] for key in ids]
         super().__init__(folder / "images", paths, labels, class_names)
 
     @staticmethod
-    def _read_classes(folder: Path, images: Collection[int]) -> tuple[list[str], dict[int, int]]:
+    def _read_images(folder: Path) -> dict[int, str]:
+        """Returns {image id: normalised path inside images/}."""
+        path = folder / "images.txt"
+        id_of: dict[str, int] = {}
+        for key, (image,) in _read_table(path, (int, str)).items():
+            image = _inside(image, f"{path}, id {key}")
+            if image in id_of:
+                raise ValueError(f"{path}: {image!r} has the ids {id_of[image]} and {key}; remove one")
+            id_of[image] = key
+        return {key: image for image, key in id_of.items()}
+
+    @staticmethod
+    def _read_split(folder: Path, images: Collection[int]) -> dict[int, int]:
+        """Returns {image id: 1 for train, 0 for test}."""
+        path = folder / "train_test_split.txt"
+        flags = {key: flag for key, (flag,) in _read_matching(path, (int, int), images).items()}
+        for key, flag in flags.items():
+            if flag not in (0, 1):
+                raise ValueError(f"{path}: image id {key} has {flag}; expected 1 for train or 0 for test")
+        return flags
+
+    @staticmethod
+    def _read_classes(folder: Path, images: Mapping[int, str]) -> tuple[list[str], dict[int, int]]:
         """Returns (K class names in the order of class ids, {image id: label})."""
         classes = _read_table(folder / "classes.txt", (int, str))
         position = {class_id: label for label, class_id in enumerate(sorted(classes))}
@@ -821,7 +861,13 @@ class Cub200(Files):
             if class_id not in position:
                 raise ValueError(f"{path}: image id {key} has class {class_id}, which classes.txt lacks")
             label_of[key] = position[class_id]
-        return [classes[class_id][0] for class_id in position], label_of
+        names = [classes[class_id][0] for class_id in position]
+        _check_names(names, folder / "classes.txt")
+        for key, image in images.items():
+            held, named = image.split(os.sep)[0], names[label_of[key]]
+            if held != named and held in names:
+                raise ValueError(f"{path}: image id {key} is a {named}, but lies in the folder {held}")
+        return names, label_of
 
     @staticmethod
     def _read_boxes(folder: Path, images: Collection[int], ids: list[int]) -> np.ndarray | None:
@@ -829,6 +875,9 @@ class Cub200(Files):
         if not path.is_file():
             return None
         boxes = _read_matching(path, (int, float, float, float, float), images)
+        for key, (_, _, width, height) in boxes.items():
+            if width <= 0 or height <= 0:
+                raise ValueError(f"{path}: image id {key} has a box of {width} x {height} pixels")
         return np.array([boxes[key] for key in ids], np.float32)  # [N, 4]
 
     @staticmethod
