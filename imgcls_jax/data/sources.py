@@ -26,12 +26,13 @@ import stat
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 IMAGE_SUFFIXES = tuple(".jpg .jpeg .jpe .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm".split())
 SPLIT_FOLDERS = ("train", "val", "test")
+MAX_IDX_BYTES = 2**30  # EMNIST, the largest of the kind, has 0.6 GB
 MAX_NUMBER = 2**31  # ids and pixels lie below
 MAX_LINE = 2**16  # characters of a line of a list
 MAX_CLASSES = 1_000_000  # a larger integer at the end of a list's line is an id or a date, not a class index
@@ -209,8 +210,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, text in enumerate(file, start=1):
             if len(text) > MAX_LINE or "\0" in text:
                 raise ValueError(
-                    f"{path}, line {number}: {len(text)} characters, at most {MAX_LINE} are read, and no NUL; "
-                    "is this a list, saved as UTF-8?"
+                    f"{path}, line {number}: a NUL, or more than {MAX_LINE} characters; is this a list, saved "
+                    "as UTF-8?"
                 )
             if text.strip():
                 yield number, text.strip()
@@ -353,24 +354,33 @@ def _find_idx(root: Path, stem: str, rank: int) -> Path:
 
 def _read_idx(path: Path, rank: int) -> np.ndarray:
     """Reads an idx file of unsigned bytes, compressed or not, into a uint8 array of the given rank."""
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: damaged gzip file ({error}); download it again") from error
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    try:
+        with (gzip.open if compressed else open)(path, "rb") as file:
+            return _parse_idx(file, path, rank)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip file ({error}); download it again") from error
+
+
+def _parse_idx(file: BinaryIO, path: Path, rank: int) -> np.ndarray:
+    """Reads the header, and of the rest no more than it announces: a small gzip file may hold terabytes."""
     magic = bytes([0, 0, 8, rank])  # two zero bytes, 8 for unsigned byte, the number of dimensions
-    if content[:4] != magic:
-        got = content[:4].hex() or "nothing"
+    header = file.read(4 + 4 * rank)
+    if header[:4] != magic:
+        got = header[:4].hex() or "nothing"
         raise ValueError(f"{path}: expected the idx magic number {magic.hex()}, got {got}; download it again")
-    header = 4 + 4 * rank
-    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
-    size = header + math.prod(shape)
+    shape = [int.from_bytes(header[at : at + 4], "big") for at in range(4, len(header), 4)]
+    size = math.prod(shape)
+    if len(shape) < rank or not 0 < size <= MAX_IDX_BYTES:
+        raise ValueError(f"{path}: its header means shape {shape}, which no MNIST has; download it again")
+    content = file.read(size + 1)
     if len(content) != size:
+        got = f"got {len(content)}" if len(content) < size else "there are more"
         raise ValueError(
-            f"{path}: its header means shape {shape} and {size} bytes; got {len(content)}; download it again"
+            f"{path}: its header means shape {shape} and {size} bytes after it; {got}; download it again"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 class Mnist(Arrays):
