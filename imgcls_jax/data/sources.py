@@ -210,7 +210,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, text in enumerate(file, start=1):
             if len(text) > MAX_LINE or "\0" in text:
                 raise ValueError(
-                    f"{path}, line {number}: a NUL, or more than {MAX_LINE} characters; is it a list in UTF-8?"
+                    f"{path}, line {number}: a NUL or over {MAX_LINE} characters; is this a list in UTF-8?"
                 )
             if text.strip():
                 yield number, text.strip()

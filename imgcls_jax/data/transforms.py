@@ -57,7 +57,8 @@ def decode(data: bytes | np.ndarray) -> Image.Image:
     of 16-bit RGB Pillow gives the high bytes; of an animation the first frame is taken.
 
     Args:
-      data: bytes of one of FORMATS, whatever the file is called, or uint8 [H, W, 3], or uint8 [H, W, 1], which stays grey.
+      data: bytes in one of FORMATS, whatever the file's name says, or uint8 [H, W, 3], or uint8 [H, W, 1],
+        which stays grey.
 
     Returns:
       An image of mode "RGB", or "L" for an array of one channel.
@@ -83,7 +84,8 @@ def decode(data: bytes | np.ndarray) -> Image.Image:
             return _to_rgb(_upright(image))
     except UnidentifiedImageError:
         raise ValueError(
-            f"image cannot be decoded ({len(data)} bytes): damaged at its head, or not one of {', '.join(FORMATS)}"
+            f"image cannot be decoded ({len(data)} bytes): damaged at its head, or not one of "
+            + ", ".join(FORMATS)
         ) from None
     except Exception as error:  # Pillow's decoders raise nearly every kind on corrupt files
         raise ValueError(
