@@ -76,7 +76,7 @@ def convert(
     aux = has_aux(arrays, module, variant)
     backbone = module.build(variant, aux=True) if aux else module.build(variant)
     if hasattr(module, "import_weights") and not pretrained.is_own(arrays):
-        arrays = module.import_weights(arrays, variant)
+        arrays = pretrained.renamed(arrays, module, variant)
     num_classes = num_classes or count_classes(arrays, module.torch_head(variant))
     target = pretrained.target_shapes(backbone, image_shape, num_classes, aux=aux)
     load = pretrained.load_own if pretrained.is_own(arrays) else pretrained.load_torch
