@@ -20,6 +20,7 @@ from types import ModuleType
 import numpy as np
 
 from imgcls_jax.models import pretrained
+from imgcls_jax.tools import exit_with
 
 
 def load_family(name: str) -> ModuleType:
@@ -134,4 +135,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

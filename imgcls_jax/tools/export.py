@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
+from imgcls_jax.tools import exit_with
+
 PLATFORMS = ("cpu", "cuda", "tpu")
 MODEL, WEIGHTS, DESCRIPTION = "model.stablehlo", "weights.safetensors", "export.json"
 
@@ -145,4 +147,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imgcls_jax.data.image_files import find_images
+from imgcls_jax.tools import exit_with
 from imgcls_jax.train.trained import Trained, embedding, load
 
 FILE = "index.npz"
@@ -141,4 +142,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from imgcls_jax.data.image_files import FileOutput, find_images, outputs_of_files
+from imgcls_jax.tools import exit_with
 
 
 def named(found: Iterable[FileOutput], class_names: Sequence[str], top_k: int) -> Iterator[dict[str, Any]]:
@@ -132,4 +133,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)
