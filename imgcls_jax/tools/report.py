@@ -110,7 +110,7 @@ def predict(trained: Trained, split: str) -> Predictions:
     Raises:
       ValueError, OSError: the data are not there, or the objective predicts no classes.
     """
-    batch_size = trained.config["train"].get("eval_batch_size") or trained.config["train"]["batch_size"]
+    batch_size = experiment.eval_batch_size(trained.config)
     batches = trained.data.eval_batches(split, batch_size, trained.class_names)
 
     @jax.jit
