@@ -43,6 +43,10 @@ def retrieve(
     """
     found = list(trained.outputs_of_files(paths, embedding, batch_size=batch_size))
     queries = [output for _, output, error in found if not error]
+    if queries and len(queries[0]) != index.embedding.shape[1]:
+        raise ValueError(
+            "the index holds embeddings of another network: make it anew by imgcls_jax.tools.index"
+        )
     if queries:
         similarity, position = nearest(np.stack(queries), index.embedding, k=min(k, len(index.path)))
         names, classes = np.unique(index.label, return_inverse=True)
