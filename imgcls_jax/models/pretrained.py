@@ -212,12 +212,12 @@ def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) 
     """Returns what a family's `import_weights` makes of arrays.
 
     Raises:
-      ValueError: an array has a shape that the family cannot read.
+      ValueError: an array is of a form that the family cannot read.
     """
     try:
         return {name: np.asarray(a) for name, a in family.import_weights(arrays, variant).items()}
-    except (LookupError, TypeError) as error:
-        raise ValueError(f"an array has a shape that no {variant} has: {error}") from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"no weights of {variant}: {error}") from error
 
 
 class _TorchNames:
@@ -375,7 +375,7 @@ def _adapt(array: np.ndarray, shape: tuple[int, ...], path: KeyPath) -> tuple[np
             return array.sum(axis=2, keepdims=True), "summed over R, G and B for grey images"
     if path[-1].endswith(POSITIONS) and array.ndim == 3 and array.shape != shape:
         grids = [_grid(length) for length in (array.shape[1], shape[1])]
-        if array.shape[2] == shape[2] and all(grids) and grids[0][0] == grids[1][0]:
+        if array.shape[::2] == shape[::2] and all(grids) and grids[0][0] == grids[1][0]:
             (prefix, old), (_, new) = grids
             square = array[:, prefix:].reshape(1, old, old, -1)
             square = np.asarray(jax.image.resize(square, (1, new, new, shape[2]), "bicubic"))
