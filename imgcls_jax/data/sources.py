@@ -144,11 +144,13 @@ def long_tailed_subset(labels: Indices, factor: float, seed: int) -> np.ndarray:
     Raises:
         ValueError: factor is below 1, or leaves a class without examples.
     """
+    if factor < 1:
+        raise ValueError(f"an imbalance factor is at least 1; got {factor}")
     counts = np.bincount(labels)
     sizes = np.floor(counts.max() * float(factor) ** (-np.arange(len(counts)) / max(len(counts) - 1, 1)))
-    if factor < 1 or np.minimum(sizes, counts).min() < 1:
+    if np.minimum(sizes, counts).min() < 1:
         raise ValueError(
-            f"an imbalance factor of {factor} is below 1 or leaves a class of {counts.max()} without examples"
+            f"an imbalance factor of {factor} leaves one of {len(counts)} classes without examples"
         )
     order, rank_in_class = _shuffled_in_classes(labels, seed)
     return np.sort(order[rank_in_class < sizes[np.asarray(labels)[order]]])

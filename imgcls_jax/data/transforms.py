@@ -26,8 +26,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 if TYPE_CHECKING:
     from imgcls_jax.data.augment import DeviceOp
 
-# Not all that Pillow opens: it hands EPS, which is a program, to Ghostscript.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
+# Not all that Pillow opens: it hands EPS, which is a program, to Ghostscript, and reads a JPEG 2000 file that
+# is cut short at its first tile as black.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 WHITE = (255, 255, 255)
 

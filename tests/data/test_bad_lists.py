@@ -126,7 +126,7 @@ def test_lists_read(tmp_path, content, labels):
     assert source.labels.tolist() == labels and all(source[i]["image"] == png() for i in range(len(source)))
 
 
-@pytest.mark.parametrize("rounds", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [300, pytest.param(3000, marks=pytest.mark.slow)])
 def test_lists_at_random(tmp_path, rounds):
     """Whatever is read says of a file what a line of the text says of it."""
     rng = np.random.default_rng(0)

@@ -22,6 +22,7 @@ ALIASES = {
     "eval_every_epochs": "eval_every_steps",
     "train_split": "split",
     "name": "file",
+    "labels_per_class": "less than one batch",
 }
 
 
