@@ -22,6 +22,7 @@ ALIASES = {
     "eval_every_epochs": "eval_every_steps",
     "train_split": "split",
     "name": "file",
+    "warmup_epochs": "warmup_steps",
     "labels_per_class": "less than one batch",
 }
 
