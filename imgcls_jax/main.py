@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
+
+from imgcls_jax.tools import exit_with
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -95,6 +96,8 @@ def main(argv: Sequence[str]) -> None:
             loop.run(_CONFIG.value, _WORKDIR.value)
     except loop.Interrupted as stop:
         print(f"{stop}; the same command goes on from there")
+    except BrokenPipeError:
+        raise
     except FloatingPointError as error:
         raise SystemExit(f"error: {error}") from error
     except (ValueError, OSError) as error:
@@ -104,5 +107,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
-    sys.exit(0)
+    exit_with(lambda: app.run(main, flags_parser=_parse_flags))

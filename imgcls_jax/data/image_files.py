@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     """Returns the files named, and those below the folders named that have an image's suffix, sorted."""
     paths: list[Path] = []
     for argument in map(Path, arguments):
-        if argument.is_dir():
+        if os.path.isdir(argument):
             paths += sorted(
                 path
                 for path in argument.rglob("*")
@@ -92,7 +93,7 @@ def _read(
     images, errors = [], {}
     for path in paths:
         try:
-            image = transforms.apply(ops, path.read_bytes(), np.random.default_rng(0))
+            image = transforms.apply(ops, sources.read_regular(path), np.random.default_rng(0))
             if image.shape != shape:
                 raise ValueError(f"became {image.shape} by data.eval_transforms, the network expects {shape}")
             images.append(image)

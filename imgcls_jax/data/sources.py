@@ -17,18 +17,24 @@ that names the file (and line) and the remedy. Image files after the first are l
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import math
 import os
+import re
+import stat
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 IMAGE_SUFFIXES = tuple(".jpg .jpeg .jpe .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm".split())
 SPLIT_FOLDERS = ("train", "val", "test")
+MAX_IDX_BYTES = 2**30  # EMNIST, the largest of the kind, has 0.6 GB
+MAX_NUMBER = 2**31  # ids and pixels lie below
+MAX_LINE = 2**16  # characters of a line of a list
 MAX_CLASSES = 1_000_000  # a larger integer at the end of a list's line is an id or a date, not a class index
 
 Root = str | os.PathLike[str]
@@ -138,11 +144,13 @@ def long_tailed_subset(labels: Indices, factor: float, seed: int) -> np.ndarray:
     Raises:
         ValueError: factor is below 1, or leaves a class without examples.
     """
+    if factor < 1:
+        raise ValueError(f"an imbalance factor is at least 1; got {factor}")
     counts = np.bincount(labels)
     sizes = np.floor(counts.max() * float(factor) ** (-np.arange(len(counts)) / max(len(counts) - 1, 1)))
-    if factor < 1 or np.minimum(sizes, counts).min() < 1:
+    if np.minimum(sizes, counts).min() < 1:
         raise ValueError(
-            f"an imbalance factor of {factor} is below 1 or leaves a class of {counts.max()} without examples"
+            f"an imbalance factor of {factor} leaves one of {len(counts)} classes without examples"
         )
     order, rank_in_class = _shuffled_in_classes(labels, seed)
     return np.sort(order[rank_in_class < sizes[np.asarray(labels)[order]]])
@@ -163,6 +171,17 @@ def oversampled(labels: Indices) -> np.ndarray:
     return np.concatenate([np.resize(own, largest) for own in members])
 
 
+def read_regular(path: Root) -> bytes:
+    """Returns what a file holds.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or a device, which may never end.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return Path(path).read_bytes()
+
+
 def _require_choice(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, choices))}; got {value!r}")
@@ -170,7 +189,7 @@ def _require_choice(what: str, value: str, choices: Sequence[str]) -> None:
 
 def _require_folder(root: Root, holds: str) -> Path:
     folder = Path(root).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FileNotFoundError(f"root {str(folder)!r} is not a folder; it should hold {holds}")
     return folder
 
@@ -179,18 +198,22 @@ def _locate(root: Root, folder: str, marker: str, remedy: str) -> Path:
     """Returns root or root/folder, whichever holds the file `marker`."""
     root = Path(root).expanduser()
     for candidate in (root, root / folder):
-        if (candidate / marker).is_file():
+        if os.path.isfile(candidate / marker):
             return candidate
     raise FileNotFoundError(f"neither {root} nor {root / folder} holds {marker}; {remedy}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, stripped text) for the lines that are not blank."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} is missing; restore it, or mend root or its name in the config")
     # surrogateescape is how Python spells file names that are not UTF-8, so such lists find their files.
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, text in enumerate(file, start=1):
+            if len(text) > MAX_LINE or "\0" in text:
+                raise ValueError(
+                    f"{path}, line {number}: a NUL or over {MAX_LINE} characters; is this a list in UTF-8?"
+                )
             if text.strip():
                 yield number, text.strip()
 
@@ -199,7 +222,14 @@ def _names(path: Path, expected: int | None = None) -> tuple[str, ...]:
     names = tuple(text for _, text in _lines(path))
     if not names or (expected is not None and len(names) != expected):
         raise ValueError(f"{path}: expected {expected or 'some'} class names, one a line; got {len(names)}")
+    _check_names(names, path)
     return names
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: two classes are named {twice!r}; give each a name of its own")
 
 
 class Subset:
@@ -325,24 +355,33 @@ def _find_idx(root: Path, stem: str, rank: int) -> Path:
 
 def _read_idx(path: Path, rank: int) -> np.ndarray:
     """Reads an idx file of unsigned bytes, compressed or not, into a uint8 array of the given rank."""
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: damaged gzip file ({error}); download it again") from error
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    try:
+        with (gzip.open if compressed else open)(path, "rb") as file:
+            return _parse_idx(file, path, rank)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip file ({error}); download it again") from error
+
+
+def _parse_idx(file: BinaryIO, path: Path, rank: int) -> np.ndarray:
+    """Reads the header, and of the rest no more than it announces: a small gzip file may hold terabytes."""
     magic = bytes([0, 0, 8, rank])  # two zero bytes, 8 for unsigned byte, the number of dimensions
-    if content[:4] != magic:
-        got = content[:4].hex() or "nothing"
+    header = file.read(4 + 4 * rank)
+    if header[:4] != magic:
+        got = header[:4].hex() or "nothing"
         raise ValueError(f"{path}: expected the idx magic number {magic.hex()}, got {got}; download it again")
-    header = 4 + 4 * rank
-    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
-    size = header + math.prod(shape)
+    shape = [int.from_bytes(header[at : at + 4], "big") for at in range(4, len(header), 4)]
+    size = math.prod(shape)
+    if len(shape) < rank or not 0 < size <= MAX_IDX_BYTES:
+        raise ValueError(f"{path}: its header means shape {shape}, which no MNIST has; download it again")
+    content = file.read(size + 1)
     if len(content) != size:
+        got = f"got {len(content)}" if len(content) < size else "there are more"
         raise ValueError(
-            f"{path}: its header means shape {shape} and {size} bytes; got {len(content)}; download it again"
+            f"{path}: its header means shape {shape} and {size} bytes after it; {got}; download it again"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 class Mnist(Arrays):
@@ -480,7 +519,7 @@ class Files:
         self.paths = list(paths)
         self.labels = np.asarray(labels, np.int32)
         self.class_names = tuple(class_names)
-        if not (root / self.paths[0]).is_file():
+        if not os.path.isfile(root / self.paths[0]):  # False for names too long, too
             raise FileNotFoundError(f"{self.describe(0)}: no such file under {root}, where paths must start")
 
     def __len__(self) -> int:
@@ -488,7 +527,7 @@ class Files:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            image = (self.root / self.paths[index]).read_bytes()
+            image = read_regular(self.root / self.paths[index])
         except OSError as error:
             where = f"{self.describe(index)} under {self.root}"
             raise type(error)(f"cannot read {where}: {error.strerror}") from error
@@ -581,7 +620,8 @@ def _parse_list_line(text: str, where: str) -> tuple[str, int]:
     if len(words) < 2:
         raise ValueError(f"{where}: expected 'path label', got {text!r}; add the label")
     label = words[1]
-    if not (label.isascii() and label.isdigit() and int(label) < MAX_CLASSES):
+    short = len(label) < len(str(MAX_CLASSES))  # Python refuses to convert thousands of digits
+    if not (short and label.isascii() and label.isdigit()):
         wanted = f"the last word must be the label, an integer in 0..{MAX_CLASSES - 1}"
         raise ValueError(f"{where}: {wanted}; got {label!r} in {text!r}")
     return _inside(words[0], where), int(label)
@@ -681,7 +721,7 @@ class LabelTable(Files):
         _, header = next(lines, (1, ""))
         columns = next(csv.reader([header]), [])
         first = 2 if columns[1:2] == ["split"] else 1
-        if len(columns) <= first or len(set(columns)) < len(columns):
+        if len(columns) <= first or len(set(columns)) < len(columns) or not all(columns):
             wanted = "a file column, perhaps 'split', and a column a label, all of different names"
             raise ValueError(f"{self._table}, line 1: expected {wanted}; got {header!r}")
         rows: dict[str, tuple[int, list[int]]] = {}
@@ -710,6 +750,15 @@ class LabelTable(Files):
         return f"{self.paths[index]} ({self._table.name}, line {self._line_numbers[index]})"
 
 
+def _value(kind: type, word: str) -> Any:
+    """Converts a word; numbers as files hold them, without what Python alone reads: 1_000, nan, inf."""
+    if kind is str:
+        return word
+    if not (re.fullmatch(r"[-+.eE0-9]+", word) and abs(kind(word)) < MAX_NUMBER):
+        raise ValueError(word)
+    return kind(word)
+
+
 def _read_table(path: Path, kinds: Sequence[type], num_keys: int = 1) -> dict[Any, tuple]:
     """Reads lines of len(kinds) words, the last of which may hold spaces.
 
@@ -720,7 +769,7 @@ def _read_table(path: Path, kinds: Sequence[type], num_keys: int = 1) -> dict[An
     for number, text in _lines(path):
         words = text.split(maxsplit=len(kinds) - 1)
         try:
-            values = tuple(kind(word) for kind, word in zip(kinds, words, strict=True))
+            values = tuple(_value(kind, word) for kind, word in zip(kinds, words, strict=True))
         except ValueError:
             wanted = " ".join(kind.__name__ for kind in kinds)
             raise ValueError(f"{path}, line {number}: expected the words '{wanted}', got {text!r}") from None
@@ -772,14 +821,14 @@ class Cub200(Files):
         _require_choice("the protocol of Cub200", protocol, ("official", "random"))
         place = "CUB_200_2011.tgz from Caltech (https://data.caltech.edu/records/65de6-vp158)"
         folder = _locate(root, "CUB_200_2011", "images.txt", f"download {place} and unpack it there")
-        images = _read_table(folder / "images.txt", (int, str))
+        images = self._read_images(folder)
         class_names, label_of = self._read_classes(folder, images)
         if protocol == "random":
             indices = stratified_split(np.zeros(len(images)), test_fraction, split_seed)[split == "test"]
             ids = np.array(list(images))[indices].tolist()
         else:
-            is_train = _read_matching(folder / "train_test_split.txt", (int, int), images)
-            ids = [key for key in images if is_train[key][0] == (split == "train")]
+            is_train = self._read_split(folder, images)
+            ids = [key for key in images if is_train[key] == (split == "train")]
         if not ids:
             raise ValueError(f"{folder}: the {protocol} split {split!r} of {len(images)} images is empty")
         self._boxes = self._read_boxes(folder, images, ids)
@@ -787,11 +836,33 @@ class Cub200(Files):
         if crop_to_box and self._boxes is None:
             raise FileNotFoundError(f"crop_to_box needs {folder / 'bounding_boxes.txt'}, which is missing")
         self._crop_to_box = crop_to_box
-        paths, labels = [images[key][0] for key in ids], [label_of[key] for key in ids]
+        paths, labels = [images[key] for key in ids], [label_of[key] for key in ids]
         super().__init__(folder / "images", paths, labels, class_names)
 
     @staticmethod
-    def _read_classes(folder: Path, images: Collection[int]) -> tuple[list[str], dict[int, int]]:
+    def _read_images(folder: Path) -> dict[int, str]:
+        """Returns {image id: normalised path inside images/}."""
+        path = folder / "images.txt"
+        id_of: dict[str, int] = {}
+        for key, (image,) in _read_table(path, (int, str)).items():
+            image = _inside(image, f"{path}, id {key}")
+            if image in id_of:
+                raise ValueError(f"{path}: {image!r} has the ids {id_of[image]} and {key}; remove one")
+            id_of[image] = key
+        return {key: image for image, key in id_of.items()}
+
+    @staticmethod
+    def _read_split(folder: Path, images: Collection[int]) -> dict[int, int]:
+        """Returns {image id: 1 for train, 0 for test}."""
+        path = folder / "train_test_split.txt"
+        flags = {key: flag for key, (flag,) in _read_matching(path, (int, int), images).items()}
+        for key, flag in flags.items():
+            if flag not in (0, 1):
+                raise ValueError(f"{path}: image id {key} has {flag}; expected 1 for train or 0 for test")
+        return flags
+
+    @staticmethod
+    def _read_classes(folder: Path, images: Mapping[int, str]) -> tuple[list[str], dict[int, int]]:
         """Returns (K class names in the order of class ids, {image id: label})."""
         classes = _read_table(folder / "classes.txt", (int, str))
         position = {class_id: label for label, class_id in enumerate(sorted(classes))}
@@ -801,7 +872,13 @@ class Cub200(Files):
             if class_id not in position:
                 raise ValueError(f"{path}: image id {key} has class {class_id}, which classes.txt lacks")
             label_of[key] = position[class_id]
-        return [classes[class_id][0] for class_id in position], label_of
+        names = [classes[class_id][0] for class_id in position]
+        _check_names(names, folder / "classes.txt")
+        for key, image in images.items():
+            held, named = image.split(os.sep)[0], names[label_of[key]]
+            if held != named and held in names:
+                raise ValueError(f"{path}: image id {key} is a {named}, but lies in the folder {held}")
+        return names, label_of
 
     @staticmethod
     def _read_boxes(folder: Path, images: Collection[int], ids: list[int]) -> np.ndarray | None:
@@ -809,6 +886,9 @@ class Cub200(Files):
         if not path.is_file():
             return None
         boxes = _read_matching(path, (int, float, float, float, float), images)
+        for key, (_, _, width, height) in boxes.items():
+            if width <= 0 or height <= 0:
+                raise ValueError(f"{path}: image id {key} has a box of {width} x {height} pixels")
         return np.array([boxes[key] for key in ids], np.float32)  # [N, 4]
 
     @staticmethod

@@ -26,6 +26,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 if TYPE_CHECKING:
     from imgcls_jax.data.augment import DeviceOp
 
+# Not all that Pillow opens: it hands EPS, which is a program, to Ghostscript, and reads a JPEG 2000 file that
+# is cut short at its first tile as black.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 WHITE = (255, 255, 255)
 
@@ -55,7 +58,8 @@ def decode(data: bytes | np.ndarray) -> Image.Image:
     of 16-bit RGB Pillow gives the high bytes; of an animation the first frame is taken.
 
     Args:
-      data: bytes of any format that Pillow reads, or uint8 [H, W, 3], or uint8 [H, W, 1], which stays grey.
+      data: bytes in one of FORMATS, whatever the file's name says, or uint8 [H, W, 3], or uint8 [H, W, 1],
+        which stays grey.
 
     Returns:
       An image of mode "RGB", or "L" for an array of one channel.
@@ -71,7 +75,7 @@ def decode(data: bytes | np.ndarray) -> Image.Image:
     if not data:
         raise ValueError("image cannot be decoded: it is empty (0 bytes)")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(
@@ -81,7 +85,8 @@ def decode(data: bytes | np.ndarray) -> Image.Image:
             return _to_rgb(_upright(image))
     except UnidentifiedImageError:
         raise ValueError(
-            f"image cannot be decoded ({len(data)} bytes): not a format that Pillow knows"
+            f"image cannot be decoded ({len(data)} bytes): damaged at its head, or not one of "
+            + ", ".join(FORMATS)
         ) from None
     except Exception as error:  # Pillow's decoders raise nearly every kind on corrupt files
         raise ValueError(

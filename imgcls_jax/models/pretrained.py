@@ -42,6 +42,7 @@ __all__ = [
     "load_own",
     "load_torch",
     "read_state_dict",
+    "renamed",
     "target_shapes",
     "to_torch",
     "write_safetensors",
@@ -114,11 +115,12 @@ def load_torch(
       params {"backbone", and "head", "aux_head_0".. where they could be filled}, batch_stats, and a `Report`.
 
     Raises:
-      ValueError: listing what is missing, what is left over, and what has another shape.
+      ValueError: listing what is missing, what is left over, what has another shape, and what holds NaN,
+        infinity or other things than floats.
     """
     arrays = dict(state_dict)
     if hasattr(family, "import_weights"):
-        arrays = {name: np.asarray(a) for name, a in family.import_weights(arrays, variant).items()}
+        arrays = renamed(arrays, family, variant)
     return _fill(arrays, _TorchNames(family, variant), target)
 
 
@@ -206,6 +208,18 @@ def target_shapes(
     return {"params": params, "batch_stats": variables.get("batch_stats", {})}
 
 
+def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> Arrays:
+    """Returns what a family's `import_weights` makes of arrays.
+
+    Raises:
+      ValueError: an array is of a form that the family cannot read.
+    """
+    try:
+        return {name: np.asarray(a) for name, a in family.import_weights(arrays, variant).items()}
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"no weights of {variant}: {error}") from error
+
+
 class _TorchNames:
     """How PyTorch's network of a family names and lays out what a leaf's path stands for."""
 
@@ -273,13 +287,17 @@ def _fill(arrays: Arrays, names: _TorchNames, target: Tree) -> Loaded:
     rooms = {room: tree for room, tree in target["params"].items() if room in names.rooms}
     leaves = dict(_leaves({**rooms, "batch_stats": target.get("batch_stats", {})}))
     notes = [*_drop_heads(arrays, leaves, names), *_drop_optional(arrays, leaves, names)]
-    missing, misshapen, filled = [], [], {}
+    missing, misshapen, unsound, filled = [], [], [], {}
     for path, leaf in leaves.items():
         key, shape = names.key(path), tuple(leaf.shape)
         if key not in arrays:
             missing.append(key)
             continue
-        array, note = _adapt(names.inward(path, arrays.pop(key)), shape, path)
+        array = arrays.pop(key)
+        if not jnp.issubdtype(array.dtype, jnp.floating) or not np.isfinite(array).all():
+            unsound.append(f"{key} ({array.dtype})")
+            continue
+        array, note = _adapt(names.inward(path, array), shape, path)
         if note:
             notes.append(f"{key}: {note}")
         if array.shape == shape:
@@ -289,7 +307,12 @@ def _fill(arrays: Arrays, names: _TorchNames, target: Tree) -> Loaded:
             misshapen.append(
                 f"{key} is {array.shape}, not {shape}{hint * (names.module(path) in names.flatten)}"
             )
-    problems = {"missing": missing, "left over": sorted(arrays), "of another shape": misshapen}
+    problems = {
+        "missing": missing,
+        "left over": sorted(arrays),
+        "of another shape": misshapen,
+        "not of finite floats": unsound,
+    }
     if any(problems.values()):
         listed = [f"{len(found)} {what}: {_some(found)}" for what, found in problems.items() if found]
         raise ValueError(f"the weights do not fit {names}; {'; '.join(listed)}")
@@ -313,7 +336,8 @@ def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchNames) 
         elif set(ours) != {kernel, bias} or len(ours[kernel]) != len(theirs.get(kernel, ours[kernel])):
             reason = "left out, the head here is of another kind and starts afresh"
         elif bias in theirs and theirs[bias] != ours[bias]:
-            reason = f"left out for its {theirs[bias][0]} classes; the head of {ours[bias][0]} starts afresh"
+            classes = math.prod(theirs[bias])
+            reason = f"left out for its {classes} classes; the head of {ours[bias][0]} starts afresh"
         elif module not in names.flatten and theirs.get(kernel, ours[kernel]) != ours[kernel]:
             reason = (
                 f"left out, it reads {theirs[kernel][0]} features; the head here reads {ours[kernel][0]} and "
@@ -351,7 +375,7 @@ def _adapt(array: np.ndarray, shape: tuple[int, ...], path: KeyPath) -> tuple[np
             return array.sum(axis=2, keepdims=True), "summed over R, G and B for grey images"
     if path[-1].endswith(POSITIONS) and array.ndim == 3 and array.shape != shape:
         grids = [_grid(length) for length in (array.shape[1], shape[1])]
-        if array.shape[2] == shape[2] and all(grids) and grids[0][0] == grids[1][0]:
+        if array.shape[::2] == shape[::2] and all(grids) and grids[0][0] == grids[1][0]:
             (prefix, old), (_, new) = grids
             square = array[:, prefix:].reshape(1, old, old, -1)
             square = np.asarray(jax.image.resize(square, (1, new, new, shape[2]), "bicubic"))

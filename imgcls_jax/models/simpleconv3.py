@@ -28,13 +28,13 @@ class Simpleconv3(nn.Module):
 
     Attributes:
       channels: of the three convolutions.
-      hidden: widths of the two fully connected layers.
+      hidden: widths of the fully connected layers; () for none.
       norm: constructor of a norm layer that takes use_running_average and dtype.
       dtype: of the computation; params stay float32.
     """
 
     channels: tuple[int, int, int] = (12, 24, 48)
-    hidden: tuple[int, int] = (512, 128)
+    hidden: tuple[int, ...] = (512, 128)
     norm: Any = batch_norm
     dtype: Any = None
 

@@ -7,10 +7,12 @@ tensor is checked against the bytes that are there before anything is allocated 
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import pickle
 import re
+import reprlib
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -29,7 +31,9 @@ PREFIXES = ("module.", "_orig_mod.")  # of torch's DataParallel and torch.compil
 # The stream format that torch wrote before version 1.6 opens with this number, pickled with protocol 2.
 LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 LEGACY_PROTOCOL = 1001
-# Tensors may share a storage (tied weights); more than this many times the file's size is no state dict.
+MAX_DIMENSIONS = 64  # of NumPy
+# Tensors may share a storage (tied weights), or be compressed (.npz); more than this many times the file's
+# size is no state dict.
 MAX_BYTES_PER_FILE_BYTE = 16
 
 STORAGES = {
@@ -109,6 +113,8 @@ def _read_safetensors(path: Path) -> Arrays:
 
 
 def _read_npz(path: Path) -> Arrays:
+    with zipfile.ZipFile(path) as archive:
+        _check_claim(sum(member.file_size for member in archive.infolist()), path.stat().st_size)
     with np.load(path, allow_pickle=False) as arrays:
         return _strip_prefixes({name: arrays[name] for name in arrays.files})
 
@@ -119,6 +125,11 @@ _READERS = {".safetensors": _read_safetensors, ".npz": _read_npz}
 def _widen(array: np.ndarray) -> np.ndarray:
     floating = jnp.issubdtype(array.dtype, jnp.floating)
     return np.ascontiguousarray(array, np.float32 if floating else array.dtype).reshape(array.shape)
+
+
+def _check_claim(total: int, file_size: int) -> None:
+    if total > MAX_BYTES_PER_FILE_BYTE * file_size:
+        raise ValueError(f"its tensors claim {total} bytes, far more than the file's {file_size}")
 
 
 def _strip_prefixes(named: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +164,10 @@ class _Ignored:
         return object.__new__(cls)
 
 
+# The text of a thing from a pickle, cut short: a list of a few bytes may hold itself 2^40 times.
+_shown = reprlib.repr
+
+
 def _natural(*numbers: Any) -> bool:
     return all(type(number) is int and 0 <= number < 2**63 for number in numbers)
 
@@ -161,8 +176,8 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
     """Returns the record of a tensor, once each of its elements is known to lie within the storage."""
     shape, strides = tuple(shape), tuple(strides)
     sound = isinstance(storage, _Storage) and _natural(offset, *shape, *strides)
-    if not sound or len(shape) != len(strides):
-        raise ValueError(f"a malformed tensor: offset {offset!r}, shape {shape!r}, strides {strides!r}")
+    if not sound or len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"a malformed tensor: offset, shape, strides are {_shown([offset, shape, strides])}")
     count = math.prod(shape)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if count and (last >= storage.size or count > storage.size):
@@ -184,7 +199,7 @@ _GLOBALS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
-    ("torch", "Size"): tuple,
+    ("torch", "Size"): list,
     ("argparse", "Namespace"): _Ignored,
     ("collections", "Counter"): _Ignored,
     ("_codecs", "encode"): _Ignored,
@@ -199,7 +214,8 @@ class _Unpickler(pickle._Unpickler):
     """Unpickles records of tensors and plain containers.
 
     The unpickler written in Python is the one to restrict: its memo is a dictionary, so a huge index in a
-    file allocates nothing, and opcodes can be replaced.
+    file allocates nothing, and opcodes can be replaced. Tuples come out as lists, which are no keys: to hash
+    tuples nested forty deep can take longer than a life.
     """
 
     dispatch = dict(pickle._Unpickler.dispatch)
@@ -218,25 +234,31 @@ class _Unpickler(pickle._Unpickler):
             ) from None
 
     def persistent_load(self, pid: Any) -> _Storage:
-        sound = isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and _natural(pid[4])
+        sound = isinstance(pid, list) and len(pid) in (5, 6) and pid[0] == "storage" and _natural(pid[4])
         if not sound or not isinstance(pid[1], np.dtype) or not isinstance(pid[2], str):
-            raise ValueError(f"a malformed reference to a storage: {pid!r}")
+            raise ValueError(f"a malformed reference to a storage: {_shown(pid)}")
         if self.itemsizes.setdefault(pid[2], pid[1].itemsize) != pid[1].itemsize:
             raise ValueError(f"the storage {pid[2]!r} is given two types")
         view = pid[5] if len(pid) == 6 else None  # (key, offset, size) of a part of the storage, legacy only
         if view is None:
             return _Storage(pid[2], pid[1], pid[4])
-        if not isinstance(view, tuple) or len(view) != 3 or not _natural(*view[1:]) or sum(view[1:]) > pid[4]:
-            raise ValueError(f"a malformed view of a storage: {pid!r}")
+        if not isinstance(view, list) or len(view) != 3 or not _natural(*view[1:]) or sum(view[1:]) > pid[4]:
+            raise ValueError(f"a malformed view of a storage: {_shown(pid)}")
         return _Storage(pid[2], pid[1], view[2], start=view[1])
 
     def ignore_state(self) -> None:
         self.stack.pop()
 
+    def gather(self, count: int) -> None:
+        self.stack[len(self.stack) - count :] = [self.stack[len(self.stack) - count :]]
+
     def refuse(self) -> None:
         raise ValueError("the pickle uses an opcode that no state dict needs")
 
     dispatch[pickle.BUILD[0]] = ignore_state  # no attribute of any object is ever set
+    dispatch[pickle.TUPLE[0]] = pickle._Unpickler.load_list
+    for number, opcode in enumerate((pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)):
+        dispatch[opcode[0]] = functools.partial(gather, count=number)
     for opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER):
         dispatch[opcode[0]] = refuse
 
@@ -281,7 +303,9 @@ def _read_torch_legacy(file: BinaryIO, file_size: int) -> Arrays:
     """Reads the stream: protocol, system, the pickle, the storages' keys; then each one's size and bytes."""
     protocol, system = (_Unpickler(file).load() for _ in range(2))
     if protocol != LEGACY_PROTOCOL or not (isinstance(system, dict) and system.get("little_endian") is True):
-        raise ValueError(f"protocol {protocol!r} and system {system!r} are not of a little-endian machine")
+        raise ValueError(
+            f"protocol {_shown(protocol)} and system {_shown(system)} are not of a little-endian machine"
+        )
     unpickler = _Unpickler(file)
     tensors = _find_state_dict(unpickler.load())
     used = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
@@ -322,8 +346,7 @@ def _materialise(
 ) -> Arrays:
     """Turns records into arrays, views of the bytes read."""
     total = sum(math.prod(tensor.shape) * tensor.storage.dtype.itemsize for tensor in tensors.values())
-    if total > MAX_BYTES_PER_FILE_BYTE * file_size:
-        raise ValueError(f"its tensors claim {total} bytes, far more than the file's {file_size}")
+    _check_claim(total, file_size)
     storages: dict[str, bytes] = {}
     arrays = {}
     for name, (storage, offset, shape, strides) in tensors.items():

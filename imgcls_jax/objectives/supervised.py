@@ -14,6 +14,7 @@ carry:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,6 +84,15 @@ def make(
     Raises:
       ValueError: class_weights does not have one non-negative number a class, or ema_decay is outside [0, 1).
     """
+    for field, value, most in (
+        ("label_smoothing", label_smoothing, 1),
+        ("dropout", dropout, 1),
+        ("focal_gamma", focal_gamma, math.inf),
+        ("mixup_alpha", mixup_alpha, math.inf),
+        ("cutmix_alpha", cutmix_alpha, math.inf),
+    ):
+        if not 0 <= value <= most:
+            raise ValueError(f"objective.{field} lies in [0, {most}]; got {value}")
     weights = _class_weights(class_weights, task, effective_beta)
     adjustment = _logit_adjustment(logit_adjustment, task)
     if focal_gamma and (label_smoothing or mixup_alpha or cutmix_alpha):

@@ -20,6 +20,7 @@ from types import ModuleType
 import numpy as np
 
 from imgcls_jax.models import pretrained
+from imgcls_jax.tools import exit_with
 
 
 def load_family(name: str) -> ModuleType:
@@ -76,7 +77,7 @@ def convert(
     aux = has_aux(arrays, module, variant)
     backbone = module.build(variant, aux=True) if aux else module.build(variant)
     if hasattr(module, "import_weights") and not pretrained.is_own(arrays):
-        arrays = module.import_weights(arrays, variant)
+        arrays = pretrained.renamed(arrays, module, variant)
     num_classes = num_classes or count_classes(arrays, module.torch_head(variant))
     target = pretrained.target_shapes(backbone, image_shape, num_classes, aux=aux)
     load = pretrained.load_own if pretrained.is_own(arrays) else pretrained.load_torch
@@ -134,4 +135,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

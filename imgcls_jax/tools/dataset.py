@@ -26,6 +26,7 @@ from PIL import Image
 
 from imgcls_jax.data import sources, transforms
 from imgcls_jax.data.image_files import find_images
+from imgcls_jax.tools import exit_with
 
 HASH_SIDE = 8
 BLOCK = 2048  # hashes compared at a time with all others
@@ -84,7 +85,7 @@ def look(root: Path) -> tuple[list[Found], dict[str, str]]:
         split, label = (parts[0], parts[1]) if has_splits else ("", parts[0])
         name = path.relative_to(root).as_posix()
         try:
-            image = transforms.decode(path.read_bytes())
+            image = transforms.decode(sources.read_regular(path))
         except (OSError, ValueError) as error:
             broken[name] = str(error)
             continue
@@ -239,4 +240,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -13,6 +13,7 @@ Pillow. Nothing in it is executed but the network. Exit status: 0, or 2 for a mi
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
+
+from imgcls_jax.tools import exit_with
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MODEL, WEIGHTS, DESCRIPTION = "model.stablehlo", "weights.safetensors", "export.json"
@@ -84,6 +87,7 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
         "image_shape": trained.source_shape,
         "platforms": tuple(platforms),
         "step": trained.step,
+        "sha256": hashlib.sha256((folder / MODEL).read_bytes()).hexdigest(),
         "jax": jax.__version__,
     }
     text = json.dumps(description, indent=2, ensure_ascii=False)
@@ -99,13 +103,17 @@ def read(folder: str | Path) -> Exported:
     folder = Path(folder)
     try:
         fields = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        exported = jax_export.deserialize(bytearray((folder / MODEL).read_bytes()))
+        model = (folder / MODEL).read_bytes()
+        if hashlib.sha256(model).hexdigest() != fields["sha256"]:
+            raise ValueError(f"{MODEL} is not the file that {DESCRIPTION} was written with")
+        exported = jax_export.deserialize(bytearray(model))
         described = Exported(
             jax.jit(exported.call),
             tuple(fields["class_names"]),
             fields["eval_transforms"],
             tuple(fields["image_shape"]),
         )
+        _check_description(described, exported)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is absent: {folder} is not a folder of tools.export") from error
     except Exception as error:  # whatever the reader of damaged bytes raises
@@ -117,6 +125,16 @@ def read(folder: str | Path) -> Exported:
             f"again with --platforms {platform}"
         )
     return described
+
+
+def _check_description(described: Exported, exported: jax_export.Exported) -> None:
+    """Raises ValueError where the description is not that of the network."""
+    names, line = described.class_names, described.eval_transforms
+    if exported.in_avals[0].shape[1:] != described.image_shape:
+        raise ValueError(f"image_shape is {described.image_shape}; {MODEL} reads {exported.in_avals[0]}")
+    num_classes = exported.out_avals[-1].shape[-1]  # of embedding and probabilities the latter
+    if len(names) != num_classes or not all(isinstance(name, str) for name in (*names, line)):
+        raise ValueError(f"class_names are not {num_classes} names, or eval_transforms is no line")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,4 +163,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

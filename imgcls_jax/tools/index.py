@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imgcls_jax.data.image_files import find_images
+from imgcls_jax.tools import exit_with
 from imgcls_jax.train.trained import Trained, embedding, load
 
 FILE = "index.npz"
@@ -55,9 +55,10 @@ def read(workdir: str | Path, step: int) -> Index:
     try:
         with np.load(file, allow_pickle=False) as content:
             index = Index(*(content[name] for name in ("embedding", "path", "label")), int(content["step"]))
+        _check(index)
     except FileNotFoundError as error:
         raise ValueError(f"{file} is absent: make it by imgcls_jax.tools.index") from error
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a damaged file makes NumPy raise
         raise ValueError(f"{file} is no index of this program ({error}); make it anew") from error
     if index.step != step:
         raise ValueError(
@@ -65,6 +66,15 @@ def read(workdir: str | Path, step: int) -> Index:
             "index anew, or choose that checkpoint"
         )
     return index
+
+
+def _check(index: Index) -> None:
+    rows = {len(column) for column in index[:3]}
+    texts = index.path.dtype.kind + index.label.dtype.kind
+    if rows != {len(index.path)} or index.embedding.ndim != 2 or texts != "UU" or not index.path.size:
+        raise ValueError("its columns are not embeddings, paths and classes of the same images")
+    if index.embedding.dtype != np.float32 or not np.isfinite(index.embedding).all():
+        raise ValueError("its embeddings are not finite numbers of float32")
 
 
 def class_of(path: Path, folders: Sequence[Path]) -> str:
@@ -141,4 +151,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

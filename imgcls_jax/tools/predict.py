@@ -25,6 +25,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from imgcls_jax.data.image_files import FileOutput, find_images, outputs_of_files
+from imgcls_jax.tools import exit_with
 
 
 def named(
@@ -141,4 +142,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

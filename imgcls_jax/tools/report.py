@@ -25,7 +25,7 @@ from PIL import Image
 
 from imgcls_jax.data import transforms
 from imgcls_jax.evaluators.classification_report import report as classification_report
-from imgcls_jax.tools import page
+from imgcls_jax.tools import exit_with, page
 from imgcls_jax.train import experiment
 from imgcls_jax.train.trained import Trained, load, probabilities
 
@@ -110,7 +110,7 @@ def predict(trained: Trained, split: str) -> Predictions:
     Raises:
       ValueError, OSError: the data are not there, or the objective predicts no classes.
     """
-    batch_size = trained.config["train"].get("eval_batch_size") or trained.config["train"]["batch_size"]
+    batch_size = experiment.eval_batch_size(trained.config)
     batches = trained.data.eval_batches(split, batch_size, trained.class_names)
 
     @jax.jit
@@ -369,4 +369,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imgcls_jax.tools import exit_with
 from imgcls_jax.train import experiment
 
 SEEDS = ("train.seed", "data.label_seed")  # what runs of one file may differ in
@@ -123,4 +124,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -21,6 +21,7 @@ import numpy as np
 
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.evaluators.knn import nearest, vote
+from imgcls_jax.tools import exit_with
 from imgcls_jax.tools.index import Index, read
 from imgcls_jax.train.trained import Trained, embedding, load
 
@@ -45,6 +46,10 @@ def retrieve(
     """
     found = list(trained.outputs_of_files(paths, embedding, batch_size=batch_size))
     queries = [output for _, output, error in found if not error]
+    if queries and len(queries[0]) != index.embedding.shape[1]:
+        raise ValueError(
+            "the index holds embeddings of another network: make it anew by imgcls_jax.tools.index"
+        )
     if queries:
         similarity, position = nearest(np.stack(queries), index.embedding, k=min(k, len(index.path)))
         names, classes = np.unique(index.label, return_inverse=True)
@@ -108,4 +113,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

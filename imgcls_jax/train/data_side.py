@@ -17,6 +17,7 @@ import numpy as np
 from imgcls_jax.data import augment, sources, transforms
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
 from imgcls_jax.train.experiment import call
+from imgcls_jax.train.field_types import require_at_least
 
 UNKNOWN = "unknown:"  # a split's examples of classes that are not trained on
 FIRST_VIEW = 2**16  # sets the randomness of views apart from that of an image's operations, numbered from 0
@@ -60,6 +61,10 @@ class DataSettings:
     num_threads: int = 2
     num_workers: int = 0
     prefetch_batches: int = 4
+
+    def __post_init__(self) -> None:
+        require_at_least("data", self, labels_per_class=0, label_seed=0, labeled_batch_size=0)
+        require_at_least("data", self, num_threads=1, num_workers=0, prefetch_batches=1)
 
 
 class DataSide:

@@ -13,16 +13,20 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
 import os
 import pkgutil
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from imgcls_jax.objectives.base import Objective, Task
+from imgcls_jax.train.field_types import fits, require_at_least, require_types
 
 Config = dict[str, Any]
 SECTIONS = ("data", "model", "objective", "optimizer", "train", "evals")
+DTYPES = ("float32", "bfloat16", "float16")
 OPTIONAL_SECTIONS = ("phases",)
 # A run may be taken up again with other values of these: none of them changes a number it computes.
 FREE_ON_RESUME = (
@@ -65,6 +69,11 @@ class TrainSettings:
     best_mode: str = "max"
     feature_cache_gib: float = 4.0
 
+    def __post_init__(self) -> None:
+        require_at_least("train", self, batch_size=1, total_steps=0, seed=0, accumulate_steps=1)
+        require_at_least("train", self, eval_batch_size=0, log_every_steps=0, eval_every_steps=0)
+        require_at_least("train", self, checkpoint_every_steps=0, keep_checkpoints=1, feature_cache_gib=0)
+
 
 def plain(config: Any) -> Config:
     """Returns a configuration (ConfigDict or dict) as nested dicts of JSON values.
@@ -77,13 +86,31 @@ def plain(config: Any) -> Config:
         nested = json.loads(json.dumps(nested))
     except TypeError as error:
         raise ValueError(f"the configuration holds a value without a JSON form: {error}") from error
+    if not isinstance(nested, dict):
+        raise ValueError(f"a configuration is a dictionary of sections; got {nested!r}")
     missing, unknown = set(SECTIONS) - set(nested), set(nested) - {*SECTIONS, *OPTIONAL_SECTIONS}
     if missing or unknown:
         raise ValueError(
             f"a configuration has the sections {SECTIONS}, and perhaps {OPTIONAL_SECTIONS}; missing: "
             f"{sorted(missing)}, unknown: {sorted(unknown)}"
         )
+    _check_values(nested)
     return nested
+
+
+def _check_values(config: Config) -> None:
+    """Raises ValueError where a section is none, or a number is none that any field takes."""
+    sections = dict(config)
+    for outer in ("evals", "phases"):
+        if isinstance(config.get(outer), dict):
+            sections |= {f"{outer}.{name}": fields for name, fields in config[outer].items()}
+    for name, fields in sections.items():
+        if not isinstance(fields, dict):
+            raise ValueError(f"config.{name} is a section of fields; got {fields!r}")
+    for name, value in flat_fields(config).items():
+        limit = math.inf if isinstance(value, float) else 2**63
+        if isinstance(value, (int, float)) and not abs(value) < limit:
+            raise ValueError(f"config.{name} is {value}, which no field takes")
 
 
 def config_digest(config: Config) -> str:
@@ -137,8 +164,8 @@ def call(
       *given, **known: arguments that the user does not write.
 
     Raises:
-      ValueError: a field that the function does not take (with the nearest that it does), or one it needs and
-        did not get.
+      ValueError: a field that the function does not take (with the nearest that it does), one it needs and
+        did not get, or one of another type than its annotation.
     """
     parameters = inspect.signature(function).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -158,6 +185,7 @@ def call(
     for name in free:
         if parameters[name].default is inspect.Parameter.empty and name not in fields:
             raise ValueError(f"config.{section}.{name} is missing")
+    require_types(function, section, fields)
     try:
         return function(*given, **fields, **known)
     except TypeError as error:
@@ -176,6 +204,8 @@ def in_steps(section: Mapping[str, Any], name: str, steps_per_epoch: int, batch_
     converted: dict[str, Any] = {}
     for key, value in section.items():
         unit = next((unit for unit in units if key.endswith(unit)), None)
+        if unit and not fits(value, float | Sequence[float]):
+            raise ValueError(f"config.{name}.{key} is a number or a list of numbers; got {value!r}")
         if unit:
             key = key.removesuffix(unit) + "_steps"
             factor = units[unit]
@@ -214,7 +244,13 @@ def make_backbone(config: Config) -> Any:
         for key, value in config["model"].items()
         if key not in ("name", "pretrained")
     }
-    return call(family.build, "model", model)
+    if model.get("dtype") is not None and model["dtype"] not in DTYPES:
+        raise ValueError(f"config.model.dtype is one of {', '.join(DTYPES)} or None; got {model['dtype']!r}")
+    if not fits(config["model"].get("pretrained"), str | None):
+        raise ValueError(f"config.model.pretrained is a path or ''; got {config['model']['pretrained']!r}")
+    backbone = call(family.build, "model", model)
+    require_types(type(backbone), "model", model)
+    return backbone
 
 
 def make_objective(config: Config, task: Task, backbone: Any) -> Objective:
@@ -271,17 +307,46 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file of a workdir.
+    """Reads a JSON file of a workdir, each of which holds an object.
 
     Raises:
-      ValueError: it is absent or no JSON.
+      ValueError: it is absent, unreadable or no JSON object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{path} is absent: {path.parent} is not the workdir of a run") from error
-    except ValueError as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a JSON object")
+    return content
+
+
+def load_config(workdir: Path) -> Config:
+    """Returns the configuration of a workdir.
+
+    Raises:
+      ValueError: it is absent or damaged.
+    """
+    path = workdir / "config.json"
+    config = read_json(path)
+    try:
+        return plain(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def eval_batch_size(config: Config) -> int:
+    """Returns how many examples an evaluation takes at a time.
+
+    Raises:
+      ValueError: it is no positive integer.
+    """
+    size = config["train"].get("eval_batch_size") or config["train"].get("batch_size")
+    if not fits(size, int) or size < 1:
+        raise ValueError(f"config.train.batch_size is a whole number of examples; got {size!r}")
+    return size
 
 
 def save_task(workdir: Path, task: Task, class_names: tuple[str, ...], source_shape: tuple[int, ...]) -> None:
@@ -294,8 +359,21 @@ def save_task(workdir: Path, task: Task, class_names: tuple[str, ...], source_sh
 
 
 def load_task(workdir: Path) -> tuple[Task, tuple[str, ...], tuple[int, ...]]:
-    """Returns (task, class_names, shape of the images between the host and the device side) of a workdir."""
-    fields = read_json(workdir / "task.json")
-    class_names, source_shape = tuple(fields.pop("class_names")), tuple(fields.pop("source_shape"))
-    fields |= {name: tuple(fields.get(name, ())) for name in ("image_shape", "class_counts")}
-    return Task(**fields), class_names, source_shape
+    """Returns (task, class_names, shape of the images between the host and the device side) of a workdir.
+
+    Raises:
+      ValueError: task.json is absent or damaged.
+    """
+    path = workdir / "task.json"
+    fields = read_json(path)
+    try:
+        class_names, source_shape = tuple(fields.pop("class_names")), tuple(fields.pop("source_shape"))
+        fields |= {name: tuple(fields.get(name, ())) for name in ("image_shape", "class_counts")}
+        task = Task(**fields)
+        sound = fits(source_shape, tuple[int, int, int]) and fits(class_names, Sequence[str])
+        sound &= all(fits(value, typing.get_type_hints(Task)[name]) for name, value in fields.items())
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    if not sound or len(class_names) != task.num_classes:
+        raise ValueError(f"{path} is damaged: a value of another type, or not num_classes class_names")
+    return task, class_names, source_shape

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from imgcls_jax.train.field_types import fits
+
 Schedule = Callable[[int | jax.Array], Any]
 
 
@@ -45,6 +47,11 @@ def make_schedule(
     Raises:
       ValueError: an unknown schedule, or "step" without exactly one of its two forms.
     """
+    if learning_rate < 0 or warmup_steps < 0:
+        raise ValueError(
+            "optimizer.learning_rate and optimizer.warmup_epochs (or _steps) are not negative; got "
+            f"{learning_rate} and {warmup_steps} steps"
+        )
     if schedule == "constant":
         main = optax.constant_schedule(learning_rate)
     elif schedule == "step":
@@ -124,6 +131,11 @@ def make_optimizer(
         or every parameter frozen.
     """
     function = _optax_function(name, hyperparameters)
+    if weight_decay < 0 or clip_norm < 0:
+        raise ValueError(
+            "optimizer.weight_decay and optimizer.clip_norm are not negative; got "
+            f"{weight_decay} and {clip_norm}"
+        )
     paths = param_paths(params)
     decay_mask = _decay_mask(paths, decay_params) if weight_decay else None
     labels = _group_labels(paths, groups)
@@ -168,6 +180,9 @@ def _optax_function(
             f"optimizer.{sorted(unknown)[0]}: neither a field of the section nor an "
             f"argument of optax's {name}, which takes {', '.join(signature.parameters)}"
         )
+    for field, value in hyperparameters.items():
+        if not field.endswith("dtype") and not fits(value, float | bool | None):
+            raise ValueError(f"optimizer.{field} is a number, or True or False; got {value!r}")
     return function
 
 

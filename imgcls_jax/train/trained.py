@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from imgcls_jax.train import experiment, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.data_side import DataSide
 from imgcls_jax.train.experiment import Config
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +103,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
       ValueError: no such workdir or checkpoint.
     """
     workdir = Path(workdir)
-    config = experiment.read_json(workdir / "config.json")
+    config = experiment.load_config(workdir)
     task, class_names, source_shape = experiment.load_task(workdir)
     train = config["train"]
     with Checkpoints(
@@ -134,26 +137,32 @@ def evaluate(workdir: str | Path, *, split: str = "", checkpoint: str = "latest"
       checkpoint: "latest", "best" or a step.
 
     Returns:
-      {"step": ..., evaluation's name: metrics}; also written to <workdir>/eval_<checkpoint's
-      step>[_<split>].json.
+      {"step": ..., evaluation's name: metrics, "bad_examples": images that could not be read and were left
+      out, a number}; also written to <workdir>/eval_<checkpoint's step>[_<split>].json.
 
     Raises:
       ValueError: no such workdir, checkpoint or split.
     """
     trained = load(workdir, checkpoint)
     mesh = sharding.data_mesh()
-    batch_size = trained.config["train"].get("eval_batch_size") or trained.config["train"]["batch_size"]
+    batch_size = experiment.eval_batch_size(trained.config)
     sharding.check_batch_size(batch_size, mesh)
+
+    bad_examples: set[str] = set()
 
     def open_split(name: str) -> Iterator[Batch]:
         batches = trained.data.eval_batches(split or name, batch_size, trained.class_names)
         with iterate(batches, 0, len(batches), **trained.data.reading) as iterator:
             for batch in iterator:
-                batch.pop("bad_examples")
+                for index in batch.pop("bad_examples").tolist():
+                    where = batches.source.describe(index)
+                    if where not in bad_examples:
+                        logger.warning("skipped, cannot be read: %s", where)
+                    bad_examples.add(where)
                 yield sharding.place(batch, mesh)
 
     evaluators = experiment.make_evaluators(trained.config, trained.predict, open_split, trained.task)
     metrics = {name: evaluator(trained.params, trained.carry) for name, evaluator in evaluators.items()}
-    result = {"step": trained.step} | metrics
+    result = {"step": trained.step} | metrics | {"bad_examples": len(bad_examples)}
     experiment.write_json(Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json", result)
     return result

@@ -168,7 +168,11 @@ def test_mnist_spellings(tmp_path, separator, compressed, split, stem):
     [
         (idx(MNIST_IMAGES), idx(np.array([1, 2])), "idx3-ubyte holds 3 images, but .*labels-idx1-ubyte 2"),
         (idx(MNIST_IMAGES), idx(np.array([1, 10, 2])), r"labels-idx1-ubyte: .* in 0\.\.9; example 1 has 10"),
-        (idx(MNIST_IMAGES)[:-1], idx(np.arange(3)), r"idx3-ubyte: .*shape \[3, 4, 5\] and 76 bytes; got 75"),
+        (
+            idx(MNIST_IMAGES)[:-1],
+            idx(np.arange(3)),
+            r"shape \[3, 4, 5\] and 60 bytes after it; got 59",
+        ),
         (idx(np.arange(3)), idx(np.arange(3)), "idx3-ubyte: .* magic number 00000803, got 00000801"),
         (idx(MNIST_IMAGES), b"", "labels-idx1-ubyte: .* got nothing"),
         (gzip.compress(idx(MNIST_IMAGES))[:-9], idx(np.arange(3)), "images-idx3-ubyte: damaged gzip file"),

@@ -157,7 +157,7 @@ def test_a_nonfinite_loss_stops_with_step_and_leaf(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_bad_images_are_named_or_skipped_and_counted(num_workers, tmp_path):
+def test_bad_images_are_named_or_skipped_and_counted(num_workers, tmp_path, caplog):
     root = tmp_path / "images"
     folder_of_images(root)
     (root / "train" / "light" / "3.png").write_bytes(b"no image at all")
@@ -168,6 +168,9 @@ def test_bad_images_are_named_or_skipped_and_counted(num_workers, tmp_path):
     result = loop.run(config, tmp_path / "skip")
     assert result["bad_examples"] == 2
     assert result["metrics"]["val"]["num_examples"] == 23
+    evaluated = trained.evaluate(tmp_path / "skip")
+    assert evaluated["bad_examples"] == 1 and evaluated["val"]["num_examples"] == 23
+    assert caplog.text.count("dark/5.png") == 2  # of the training, then of this
     assert "top5_accuracy" not in result["metrics"]["val"]
 
 

@@ -1,0 +1,162 @@
+"""Every field of a configuration set to what it cannot be: a ValueError names it, or a run can begin."""
+
+import copy
+import importlib.util
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from imgcls_jax.train import experiment
+from imgcls_jax.train.field_types import fits
+from imgcls_jax.train.setup import Setup
+
+ROOT = Path(__file__).parents[2]
+NUMBERS = (-1, 10**30, math.nan)
+QUICK = (None, "x", *NUMBERS, [1, "a"], {"a": 1})
+ALL = (*QUICK, True, "", "\0", 0, 1, 2.5, math.inf, -1e30, [], [None], {}, [[]])
+# Where the message names the thing by another word than the field's.
+ALIASES = {
+    "total_epochs": "total_steps",
+    "eval_every_epochs": "eval_every_steps",
+    "train_split": "split",
+    "name": "file",
+    "warmup_epochs": "warmup_steps",
+    "labels_per_class": "less than one batch",
+}
+
+
+def digits() -> experiment.Config:
+    spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits_simpleconv3.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = experiment.plain(module.get_config("test"))
+    config["data"] |= {"train_transforms": "normalize(0.5, 0.5)", "eval_transforms": "normalize(0.5, 0.5)"}
+    config["data"] |= {"labels_per_class": 0, "label_seed": 0, "imbalance_factor": 1.0, "oversample": False}
+    config["train"] |= {"eval_batch_size": 0, "best_mode": "max", "feature_cache_gib": 4.0}
+    config["objective"] |= {"class_weights": None, "focal_gamma": 0.0, "logit_adjustment": 0.0, "head": ""}
+    return config
+
+
+FIELDS = sorted(experiment.flat_fields(digits()))
+
+
+def changed(field: str, value) -> experiment.Config:
+    config = copy.deepcopy(digits())
+    *path, last = field.split(".")
+    section = config
+    for name in path:
+        section = section[name]
+    section[last] = value
+    return config
+
+
+def outcome_of(config: experiment.Config, *names: str) -> str:
+    """Says whether a run of the configuration could begin; a message must hold one of the names."""
+    try:
+        config = experiment.plain(config)
+        setup = Setup(config)
+        experiment.make_evaluators(config, setup.predict, lambda split: iter(()), setup.task)
+        assert math.isfinite(setup.phases[0].schedule(0)) and setup.settings.total_steps >= 0
+    except ValueError as error:
+        assert any(name in str(error) for name in names), f"{names} not in {str(error)[:300]!r}"
+        return "refused"
+    return "can begin"
+
+
+@pytest.mark.parametrize("values", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)], ids=["quick", "all"])
+def test_every_field(values):
+    outcomes: Counter = Counter()
+    for field in FIELDS:
+        last = field.rpartition(".")[2]
+        for value in values:
+            outcome = outcome_of(changed(field, value), last, ALIASES.get(last, last))
+            outcomes[outcome] += 1
+            if isinstance(value, float) and not math.isfinite(value) or value == 10**30:
+                assert outcome == "refused", (field, value)
+    print(f"\nfields: {len(FIELDS)}, {outcomes.total()} cases, {dict(outcomes)}", end="")
+    assert outcomes["refused"] > 3 * outcomes["can begin"]
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [], [{}], {"x": 1}], ids=repr)
+@pytest.mark.parametrize("section", [*experiment.SECTIONS, "phases"])
+def test_every_section(section, value):
+    if section == "phases" and not isinstance(value, dict):
+        value = value or 3  # absent, None and () all mean a run of one phase
+    assert outcome_of(digits() | {section: value}, section) == "refused"
+
+
+@pytest.mark.parametrize("config", [None, 3, [], "x", {}, {"data": {}}], ids=repr)
+def test_what_is_no_configuration(config):
+    assert outcome_of(config, "configuration") == "refused"
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("optimizer.momentum", "x"),
+        ("optimizer.nesterov", [1]),
+        ("optimizer.groups", [["backbone/(", 1.0]]),
+        ("optimizer.groups", [["nothing.*", 1.0]]),
+        ("optimizer.groups", [["backbone/.*", "slow"]]),
+        ("optimizer.groups", [["backbone/.*"]]),
+        ("optimizer.groups", [[".*", None]]),
+        ("optimizer.decay_params", "("),
+        ("optimizer.decay_params", 3),
+        ("optimizer.weight_decay", -0.1),
+        ("optimizer.clip_norm", -0.1),
+        ("optimizer.schedule", "x"),
+        ("optimizer.learning_rate", -0.1),
+        ("optimizer.warmup_epochs", [1.0, 2.0]),
+        ("objective.ema_decay", 1.0),
+        ("objective.dropout", 1.5),
+        ("objective.class_weights", [1.0, 2.0]),
+        ("objective.class_weights", "even"),
+        ("model.dtype", "int8"),
+        ("model.dtype", "float1024"),
+        ("model.channels", "x"),
+        ("model.channels", [1, 2]),
+        ("model.hidden", [1.5]),
+        ("model.variant", "x"),
+        ("model.pretrained", 3),
+        ("train.batch_size", 0),
+        ("train.batch_size", -64),
+        ("train.batch_size", True),
+        ("train.eval_batch_size", 7),
+        ("train.accumulate_steps", 0),
+        ("train.accumulate_steps", 1000),
+        ("train.keep_checkpoints", 0),
+        ("train.seed", -1),
+        ("train.seed", 0.5),
+        ("data.num_threads", 0),
+        ("data.num_workers", -1),
+        ("data.prefetch_batches", 0),
+        ("data.labels_per_class", 10**6),
+        ("data.label_seed", -1),
+        ("data.imbalance_factor", 0.5),
+        ("data.view_transforms", "flip"),
+        ("data.view_transforms", ["flip |"]),
+        ("data.eval_transforms", "resize(0)"),
+        ("data.eval_transforms", "__import__('os')"),
+        ("data.eval_transforms", "resize(10**9)"),
+        ("data.eval_transforms", "(" * 300 + ")" * 300),
+        ("evals.test.evaluator", "x"),
+        ("evals.test.evaluator", 3),
+        ("evals.test.splits", "x"),
+    ],
+)
+def test_impossible_values(field, value):
+    last = field.rpartition(".")[2]
+    others = {"optimizer.warmup_epochs": "optimizer.warmup_steps", "evals.test.evaluator": "evaluator"}
+    assert outcome_of(changed(field, value), last, others.get(field, field)) == "refused"
+
+
+def test_an_annotation_and_a_value():
+    assert fits(1, float) and fits([1, 2.5], tuple[float, ...]) and fits(None, str | None) and fits({}, dict)
+    assert (
+        not fits(True, int)
+        and not fits(1.0, int)
+        and not fits("ab", list[str])
+        and not fits([1], tuple[int, int])
+    )
