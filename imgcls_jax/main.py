@@ -30,6 +30,9 @@ _SPLIT = flags.DEFINE_string(
     "split", "", "With --mode eval: the split, instead of those of the configuration."
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "With --mode eval: 'latest', 'best' or a step.")
+_EVAL_TRANSFORMS = flags.DEFINE_string(
+    "eval_transforms", "", "With --mode eval: a line instead of data.eval_transforms."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
@@ -88,7 +91,12 @@ def main(argv: Sequence[str]) -> None:
 
     try:
         if _MODE.value == "eval":
-            result = trained.evaluate(_WORKDIR.value, split=_SPLIT.value, checkpoint=_CHECKPOINT.value)
+            result = trained.evaluate(
+                _WORKDIR.value,
+                split=_SPLIT.value,
+                checkpoint=_CHECKPOINT.value,
+                transforms=_EVAL_TRANSFORMS.value,
+            )
             print(json.dumps(result, indent=2))
         elif _CONFIG.value is None:
             raise SystemExit("error: --config is missing; for example --config configs/digits_simpleconv3.py")

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from imgcls_jax.data.sources import Digits
 from imgcls_jax.tools import export, index, predict, report, retrieve
+from imgcls_jax.train.trained import evaluate
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=configs/digits_simpleconv3.py:test"
@@ -67,6 +68,10 @@ def test_evaluation_of_a_workdir(workdir):
     assert shown["step"] == 44 and shown["test"]["accuracy"] == trained["accuracy"]
     assert shown["test"]["loss"] == pytest.approx(trained["loss"], rel=1e-5)
     assert json.loads((workdir / "eval_44_test.json").read_text()) == shown
+    blurred = evaluate(workdir, transforms="upsample(4) | upsample(24) | normalize(0.5, 0.5)")
+    assert blurred["test"]["num_examples"] == 359 and blurred["test"]["loss"] > 1.2 * trained["loss"]
+    same = evaluate(workdir, transforms="upsample(24) | normalize(0.5, 0.5)")
+    assert same["test"] == pytest.approx(shown["test"], rel=1e-6) and not (workdir / "eval_44.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ The folder holds `model.stablehlo`, the network with its weights and the device 
 batch of any size and for all the platforms named (jax.export, whose files newer versions of jax go on reading
 for six months at least); `weights.safetensors`, the weights alone, by their paths; and `export.json`, the
 class names, the evaluation line of transforms and the images' shape. Prediction from it needs jax, numpy and
-Pillow. Nothing in it is executed but the network. Exit status: 0, or 2 for a mistake.
+Pillow. Nothing in it is executed but the network. With `--onnx` it also holds `model.onnx`, of uint8
+images; onnx_file.py says what that needs. Exit status: 0, or 2 for a mistake.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from jax import export as jax_export
 from imgcls_jax.tools import exit_with
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-MODEL, WEIGHTS, DESCRIPTION = "model.stablehlo", "weights.safetensors", "export.json"
+MODEL, WEIGHTS, DESCRIPTION, ONNX = "model.stablehlo", "weights.safetensors", "export.json", "model.onnx"
 
 
 class Exported(NamedTuple):
@@ -146,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", required=True, help="of a training run")
     parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="default: cpu,cuda,tpu")
+    parser.add_argument("--onnx", choices=("any", "1"), help="write model.onnx too, for such a batch")
     arguments = parser.parse_args(argv)
     platforms = arguments.platforms.split(",")
     if not set(platforms) <= set(PLATFORMS):
@@ -153,11 +155,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     from imgcls_jax.train.trained import load
 
     try:
-        write(load(arguments.workdir, arguments.checkpoint), arguments.folder, platforms)
+        trained = load(arguments.workdir, arguments.checkpoint)
+        write(trained, arguments.folder, platforms)
+        if arguments.onnx:
+            from imgcls_jax.tools import onnx_file
+
+            batch = int(arguments.onnx) if arguments.onnx != "any" else None
+            difference = onnx_file.write(trained, arguments.folder / ONNX, batch)
+            print(f"{ONNX}: its probabilities differ from the network's by {difference:.1e} at most")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    sizes = {name: (arguments.folder / name).stat().st_size / 2**20 for name in (MODEL, WEIGHTS)}
+    written = (MODEL, WEIGHTS, ONNX)[: 3 if arguments.onnx else 2]
+    sizes = {name: (arguments.folder / name).stat().st_size / 2**20 for name in written}
     print(f"{arguments.folder}: " + ", ".join(f"{name} {size:.1f} MiB" for name, size in sizes.items()))
     return 0
 

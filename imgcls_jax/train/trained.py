@@ -128,22 +128,28 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
     )
 
 
-def evaluate(workdir: str | Path, *, split: str = "", checkpoint: str = "latest") -> dict[str, Any]:
+def evaluate(
+    workdir: str | Path, *, split: str = "", checkpoint: str = "latest", transforms: str = ""
+) -> dict[str, Any]:
     """Evaluates a workdir's checkpoint.
 
     Args:
       workdir: of a run.
       split: to evaluate on instead of each evaluation's own; "" for theirs.
       checkpoint: "latest", "best" or a step.
+      transforms: a line instead of data.eval_transforms, such as another crop or size; "" for that.
 
     Returns:
       {"step": ..., evaluation's name: metrics, "bad_examples": images that could not be read and were left
-      out, a number}; also written to <workdir>/eval_<checkpoint's step>[_<split>].json.
+      out, a number}; without transforms also written to <workdir>/eval_<checkpoint's step>[_<split>].json.
 
     Raises:
-      ValueError: no such workdir, checkpoint or split.
+      ValueError: no such workdir, checkpoint or split, or a mistake in the line.
     """
     trained = load(workdir, checkpoint)
+    if transforms:
+        data = DataSide(trained.config["data"] | {"eval_transforms": transforms})
+        trained = dataclasses.replace(trained, data=data)
     mesh = sharding.data_mesh()
     batch_size = experiment.eval_batch_size(trained.config)
     sharding.check_batch_size(batch_size, mesh)
@@ -164,5 +170,8 @@ def evaluate(workdir: str | Path, *, split: str = "", checkpoint: str = "latest"
     evaluators = experiment.make_evaluators(trained.config, trained.predict, open_split, trained.task)
     metrics = {name: evaluator(trained.params, trained.carry) for name, evaluator in evaluators.items()}
     result = {"step": trained.step} | metrics | {"bad_examples": len(bad_examples)}
-    experiment.write_json(Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json", result)
+    if not transforms:
+        experiment.write_json(
+            Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json", result
+        )
     return result
