@@ -4,8 +4,8 @@
     --config.data.root=../shared/data/miml \\
     --config.model.pretrained=../shared/data/weights/mobilenet_v2_1.0_224_folded.npz
 
-Data, features and length of training are those of `configs/miml_multilabel.py`, where its figures stand beside
-those of labels learned each on its own. 260 s on one CPU core of a busy machine.
+Data, features and length of training are those of `configs/miml_multilabel.py`, where its figures stand
+beside those of labels learned each on its own. 260 s on one CPU core of a busy machine.
 """
 
 from ml_collections import ConfigDict

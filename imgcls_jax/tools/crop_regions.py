@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from imgcls_jax.data.image_files import find_images
+from imgcls_jax.data.sources import read_regular
 from imgcls_jax.data.transforms import decode
+from imgcls_jax.tools import exit_with
 
 CASCADE = "haarcascade_frontalface_default.xml"
 SMALLEST_FACE = 32  # pixels a side
@@ -96,7 +98,7 @@ def crop(path: Path, find: FindLandmarks, points: slice, scale: float) -> Any:
     Raises:
       ValueError: it cannot be read, has no face, or the predictor has no such points.
     """
-    image = decode(path.read_bytes())
+    image = decode(read_regular(path))
     landmarks = find(np.asarray(image))
     if landmarks is None:
         raise ValueError("no face found")
@@ -173,4 +175,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -31,10 +31,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import flags
-from ml_collections import config_flags
 
-from imgcls_jax.tools import step_cost
+from imgcls_jax.tools import exit_with, step_cost
+from imgcls_jax.tools.config_file import read_config
 from imgcls_jax.tools.planned_data import PlannedData
 from imgcls_jax.train import experiment
 from imgcls_jax.train.phase import Phase
@@ -175,33 +174,6 @@ def _phase_lines(phase: dict[str, Any], planned: dict[str, Any]) -> list[str]:
 # ---- the command
 
 
-def read_config(argv: Sequence[str]) -> experiment.Config:
-    """Returns the configuration that --config and its overrides name.
-
-    Raises:
-      ValueError: it cannot be loaded, or an override or another flag is wrong.
-    """
-    values = flags.FlagValues()
-    argv = ["plan", *argv]
-    holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
-    try:
-        rest = values(argv)[1:]
-        config = None if rest else holder.value
-        if config is not None:
-            config.to_dict()  # a file that could not be loaded says so here
-    except flags.Error as error:
-        # What a configuration's own code raises arrives as the text of a traceback.
-        text = str(error).strip()
-        raise ValueError(text.splitlines()[-1] if "Traceback" in text else text) from error
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"in the overrides of --config: {' '.join(str(error).split())}") from error
-    except (OSError, ImportError, SyntaxError) as error:
-        raise ValueError(f"--config cannot be loaded: {' '.join(str(error).split())}") from error
-    if config is None:
-        raise ValueError(f"what is {rest[0]!r}?" if rest else "--config FILE.py is missing")
-    return experiment.plain(config)
-
-
 def _use_devices(number: int) -> None:
     """Makes the CPU look like that many devices; must come before the first use of any."""
     if jax.config.jax_num_cpu_devices != number or jax.config.jax_platforms != "cpu":
@@ -260,4 +232,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

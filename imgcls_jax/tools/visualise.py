@@ -26,7 +26,8 @@ from typing import Any
 from PIL import Image
 
 from imgcls_jax.data.image_files import find_images
-from imgcls_jax.tools import index, network_input, pictures, pictures_of_sets
+from imgcls_jax.tools import exit_with, index, network_input, pictures, pictures_of_sets
+from imgcls_jax.tools.config_file import read_config
 from imgcls_jax.train import experiment
 from imgcls_jax.train.trained import load
 
@@ -89,29 +90,11 @@ def draw_embedding(arguments: argparse.Namespace) -> Drawn:
 
 def draw_augmentation(arguments: argparse.Namespace) -> Drawn:
     if arguments.workdir is not None:
-        config = experiment.read_json(Path(arguments.workdir) / "config.json")
+        config = experiment.load_config(Path(arguments.workdir))
     else:
-        config = read_config(arguments.config, arguments.overrides)
+        config = read_config([f"--config={arguments.config}", *arguments.overrides])
     options = {name: getattr(arguments, name) for name in ("split", "phase", "examples", "draws")}
     return pictures_of_sets.augmentation(config, **options), {}
-
-
-def read_config(file: str, overrides: Sequence[str]) -> experiment.Config:
-    """Returns the configuration that `FILE.py[:argument]` and overrides of its fields make.
-
-    Raises:
-      ValueError: it cannot be loaded, or has no such field.
-    """
-    from absl import flags
-    from ml_collections import config_flags
-
-    values, line = flags.FlagValues(), ["visualise", f"--config={file}", *overrides]
-    holder = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=line)
-    try:
-        values(line)
-        return experiment.plain(holder.value)
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError, ImportError, SyntaxError) as error:
-        raise ValueError(f"--config {file}: {str(error).strip().splitlines()[-1]}") from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -198,4 +181,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)
