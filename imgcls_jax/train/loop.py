@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from imgcls_jax.train.optimizer import reset_optimizer
 from imgcls_jax.train.phase import CachedFeatures, Phase, compute_features, only
 from imgcls_jax.train.setup import Setup, environment
 from imgcls_jax.train.state import TrainState, first_nonfinite, state_digest
+from imgcls_jax.train.stop import StopRequest
 from imgcls_jax.train.writer import Clock, MetricWriter, flatten, progress_line
 
 logger = logging.getLogger(__name__)
@@ -33,28 +32,6 @@ STEPS_IN_FLIGHT = 2
 
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
-
-
-class _StopRequest:
-    """Turns SIGTERM and the first Ctrl-C into a name that the loop reads between steps."""
-
-    def __init__(self) -> None:
-        self.signal: str | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: Any) -> None:
-        self.signal = signal.Signals(number).name
-        signal.signal(number, self._previous[number])
 
 
 class Loop:
@@ -73,7 +50,7 @@ class Loop:
         order: np.ndarray | None,
         checkpoints: Checkpoints,
         writer: MetricWriter,
-        stop: _StopRequest,
+        stop: StopRequest,
     ):
         self.setup, self.state, self.order = setup, state, order
         self.phase, self.cached = setup.phase_of(int(state.step)), None
@@ -102,7 +79,7 @@ class Loop:
     def _read_through(self, batches: EvalBatches, source: Any) -> Iterator[Batch]:
         with iterate(batches, 0, len(batches), **self.setup.data.reading) as iterator:
             for batch in iterator:
-                if self.stop.signal:
+                if self.stop.here():
                     raise Interrupted
                 self._note_bad(source, batch.pop("bad_examples"))
                 yield sharding.place(batch, self.setup.mesh)
@@ -253,11 +230,12 @@ class Loop:
         last = step == settings.total_steps
         evaluates = due(settings.eval_every_steps) or last
         saves = evaluates or due(settings.checkpoint_every_steps)
-        if saves or due(settings.log_every_steps) or self.stop.signal:
+        stops = self.stop.here()
+        if saves or due(settings.log_every_steps) or stops:
             self._check_finite()
         if due(settings.log_every_steps) or last:
             self._log()
-        if self.stop.signal:
+        if stops:
             raise Interrupted
         if saves:
             self.clock.pause()
@@ -362,7 +340,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
     """
     started, settings = time.monotonic(), setup.settings
     with (
-        _StopRequest() as stop,
+        StopRequest() as stop,
         Checkpoints(
             workdir / "checkpoints",
             keep_last=settings.keep_checkpoints,
@@ -387,7 +365,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
         except Interrupted:
             loop.save(wait=True)
             raise Interrupted(
-                f"stopped by {stop.signal} after step {loop.step} of {settings.total_steps}, "
+                f"stopped by {stop.reason} after step {loop.step} of {settings.total_steps}, "
                 f"which is saved in {workdir}"
             ) from None
         finally:
