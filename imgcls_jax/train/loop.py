@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -15,8 +16,9 @@ import numpy as np
 from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate
 from imgcls_jax.objectives.base import Batch
 from imgcls_jax.train import experiment, sharding
+from imgcls_jax.train import workdir as workdirs
+from imgcls_jax.train.agreement import require_agreement
 from imgcls_jax.train.checkpoint import Checkpoints
-from imgcls_jax.train.experiment import Config
 from imgcls_jax.train.optimizer import reset_optimizer
 from imgcls_jax.train.phase import CachedFeatures, Phase, compute_features, only
 from imgcls_jax.train.setup import Setup, environment
@@ -387,11 +389,12 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
       What <workdir>/result.json holds.
 
     Raises:
-      ValueError: a mistake in configuration, data or workdir; nothing was written then.
+      ValueError: a mistake in configuration, data or workdir, a workdir in use, or processes that differ; nothing
+        but the lock was written then.
       Interrupted, FloatingPointError: see train.
     """
     config, workdir = experiment.plain(config), Path(workdir)
-    _check_workdir(config, workdir)
+    workdirs.check(config, workdir)
     finished = workdir / "result.json"
     if finished.exists():
         print(f"{workdir} holds a finished run of this configuration; nothing to do", flush=True)
@@ -399,26 +402,29 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     else:
         setup = Setup(config)
         workdir.mkdir(parents=True, exist_ok=True)
-        if setup.first_process:
-            experiment.write_json(workdir / "config.json", config)
-            experiment.save_task(workdir, setup.task, setup.class_names, setup.source_shape)
-        result = train(setup, workdir)
+        with workdirs.lock(workdir) if setup.first_process else contextlib.nullcontext("") as refusal:
+            require_agreement(_facts(setup), refusal)
+            if setup.first_process:
+                workdirs.check(config, workdir)  # another run may have begun since
+                experiment.write_json(workdir / "config.json", config)
+                experiment.save_task(workdir, setup.task, setup.class_names, setup.source_shape)
+            result = train(setup, workdir)
     if jax.process_index() == 0:
         print(_summary(result, workdir), flush=True)
     return result
 
 
-def _check_workdir(config: Config, workdir: Path) -> None:
-    """Raises ValueError where another configuration trained in the workdir."""
-    path = workdir / "config.json"
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir {workdir} is a file")
-    differing = experiment.differing_fields(experiment.read_json(path), config) if path.exists() else []
-    if differing:
-        raise ValueError(
-            f"{workdir} belongs to a run of another configuration; choose another --workdir, or "
-            + "\n  ".join(["give back:", *differing])
-        )
+def _facts(setup: Setup) -> dict[str, Any]:
+    """Returns what every process must see alike."""
+    found = environment()["versions"]
+    fields = experiment.flat_fields(setup.config).items()
+    return {
+        **{f"config.{name}": value for name, value in fields if name not in experiment.FREE_ON_RESUME},
+        "examples to train on": setup.task.num_examples,
+        "class names": setup.class_names,
+        "class counts": setup.task.class_counts,
+        **{f"version of {name}": found.get(name, "absent") for name in ("jax", "jaxlib", "flax", "optax")},
+    }
 
 
 def _summary(result: dict[str, Any], workdir: Path) -> str:

@@ -1,12 +1,17 @@
 """What a run does when a process is asked to stop, killed or stopped, or does not fit the others."""
 
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
+
+from imgcls_jax.train import workdir
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/digits_simpleconv3.py:test"
@@ -85,3 +90,76 @@ def test_sigterm_to_one_process_stops_all_at_one_step(tmp_path):
     until_step(again, step + 1)
     again.send_signal(signal.SIGINT)
     assert ends([again])[0][0] == 0
+
+
+@pytest.mark.parametrize("killed", [1, 0])
+def test_kill_9_of_one_process_ends_the_other(tmp_path, killed):
+    processes = start_two(tmp_path, *LONG, "--config.train.log_every_steps=5")
+    until_step(processes[0], 5)
+    processes[killed].kill()
+    asked = time.monotonic()
+    (status, said) = ends([processes[1 - killed]], timeout=30)[0]
+    print(f"ended {time.monotonic() - asked:.1f} s after the other")
+    processes[killed].communicate()
+    assert status not in (0, None) and "Traceback" not in said, said
+    # jax's own thread may be quicker where the coordinator is the one that is gone
+    assert f"process {1 - killed} of 2 can no longer compute" in said or (
+        not killed and "another task died" in said
+    )
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_ends_the_other(tmp_path):
+    processes = start_two(tmp_path, *LONG, "--config.train.log_every_steps=5", "--heartbeat_seconds=4")
+    until_step(processes[0], 5)
+    processes[1].send_signal(signal.SIGSTOP)
+    asked = time.monotonic()
+    try:
+        (status, said) = ends(processes[:1], timeout=60)[0]
+    finally:
+        processes[1].kill()
+        processes[1].communicate()
+    print(f"ended {time.monotonic() - asked:.1f} s after the other stood still")
+    assert status not in (0, None) and "task" in said, said
+
+
+@pytest.mark.parametrize("process_id", [0, 1])
+def test_processes_that_do_not_come_together(tmp_path, process_id):
+    asked = time.monotonic()
+    process = start(
+        tmp_path / "run",
+        "--distributed",
+        f"--coordinator=127.0.0.1:{free_port()}",
+        "--num_processes=2",
+        f"--process_id={process_id}",
+        "--start_seconds=2",
+    )
+    status, said = ends([process])[0]
+    print(f"ended after {time.monotonic() - asked:.1f} s")
+    assert status == 1 and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("error: not all processes of the run came together"), said
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_differ_are_refused(tmp_path):
+    own = (), ("--config.train.seed=5", "--config.data.num_threads=3")
+    for status, said in ends(start_two(tmp_path, own=own)):
+        assert status == 1 and "Traceback" not in said
+        assert (
+            "error: the processes of this run differ in config.train.seed: 5 in process 1, 0 in process 0\n"
+            in said
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_workdir_takes_one_run_at_a_time(tmp_path):
+    first = start(tmp_path, *LONG, "--config.train.log_every_steps=5")
+    until_step(first, 5)
+    status, said = ends([start(tmp_path, *LONG, "--config.train.log_every_steps=5")])[0]
+    assert status == 1 and "Traceback" not in said
+    assert f"error: {tmp_path} is in use by process {first.pid} on {platform.node()}" in said
+    first.kill()
+    first.communicate()
+    with workdir.lock(tmp_path) as refusal:
+        assert refusal == ""
+    assert str(os.getpid()) in (tmp_path / "lock").read_text()
