@@ -50,7 +50,7 @@ class Checkpoints:
         if keep_last < 1:
             raise ValueError(f"train.keep_checkpoints is at least 1; got {keep_last}")
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save and every file at INFO
-        self.directory = Path(directory).absolute()
+        self.directory, self.read_only = Path(directory).absolute(), read_only
 
         def metric(metrics: dict[str, float]) -> float:
             return metrics[best_metric]
@@ -120,16 +120,21 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore_latest(
-        self, target: Callable[[int], TrainState], order: np.ndarray | None = None
+        self,
+        target: Callable[[int], TrainState],
+        order: np.ndarray | None = None,
+        *,
+        before: int | None = None,
     ) -> tuple[TrainState, np.ndarray | None] | None:
         """Restores the newest checkpoint whose bits are as they were saved.
 
         One that cannot be read is reported and, once an older one has been restored in its place, renamed to
-        N.unreadable.
+        N.unreadable (unless read_only).
 
         Args:
           target: of a checkpoint's step, jax.ShapeDtypeStruct leaves with shardings.
           order: an array like the saved one, where there is one.
+          before: only checkpoints of earlier steps than this.
 
         Returns:
           (state, order); None where there is no checkpoint at all.
@@ -137,8 +142,9 @@ class Checkpoints:
         Raises:
           ValueError: a checkpoint of another structure, or none of them readable.
         """
+        self._manager.wait_until_finished()
         unreadable: list[int] = []
-        for step in reversed(self.steps()):
+        for step in reversed([step for step in self.steps() if before is None or step < before]):
             try:
                 tree = self._restore(step, _to_tree(target(step), order))
             except _OtherStructure as error:
@@ -154,7 +160,8 @@ class Checkpoints:
                 )
                 unreadable.append(step)
                 continue
-            self._set_aside(unreadable)
+            if not self.read_only:
+                self._set_aside(unreadable)
             return _from_tree(tree)
         if unreadable:
             raise ValueError(

@@ -92,7 +92,7 @@ def test_sigterm_to_one_process_stops_all_at_one_step(tmp_path):
     assert ends([again])[0][0] == 0
 
 
-@pytest.mark.parametrize("killed", [1, 0])
+@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_kill_9_of_one_process_ends_the_other(tmp_path, killed):
     processes = start_two(tmp_path, *LONG, "--config.train.log_every_steps=5")
     until_step(processes[0], 5)
@@ -153,13 +153,24 @@ def test_processes_that_differ_are_refused(tmp_path):
 
 
 def test_a_workdir_takes_one_run_at_a_time(tmp_path):
-    first = start(tmp_path, *LONG, "--config.train.log_every_steps=5")
-    until_step(first, 5)
-    status, said = ends([start(tmp_path, *LONG, "--config.train.log_every_steps=5")])[0]
+    """Refused while another process holds it; free again once that one was killed."""
+    code = f"""
+import time
+from pathlib import Path
+from imgcls_jax.train import workdir
+with workdir.lock(Path({str(tmp_path)!r})) as refusal:
+    print(repr(refusal), flush=True)
+    time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "''\n"
+        status, said = ends([start(tmp_path)])[0]
+    finally:
+        holder.kill()
+        holder.communicate()
     assert status == 1 and "Traceback" not in said
-    assert f"error: {tmp_path} is in use by process {first.pid} on {platform.node()}" in said
-    first.kill()
-    first.communicate()
+    assert f"error: {tmp_path} is in use by process {holder.pid} on {platform.node()}" in said
     with workdir.lock(tmp_path) as refusal:
         assert refusal == ""
-    assert str(os.getpid()) in (tmp_path / "lock").read_text()
+    assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()
