@@ -7,9 +7,9 @@ not finite (with train.on_nonfinite = "skip" to the recorded step itself), with 
 randomness, and writes nothing into the workdir. On another kind or number of devices the last bits differ,
 and so may the step.
 
-Printed are the leaves that hold a NaN or an infinity: params, carry, optimizer state and prepared batch before
-the step, its metrics and gradients, and the state after it. Then the images whose loss is not finite when each
-fills a batch by itself; a loss that compares examples may be finite then, or not be defined. With
+Printed are the leaves that hold a NaN or an infinity: params, carry, optimizer state and prepared batch
+before the step, its metrics and gradients, and the state after it. Then the images whose loss is not finite
+when each fills a batch by itself; a loss that compares examples may be finite then, or not be defined. With
 train.accumulate_steps the gradients are those of the whole batch at once, whose draws in the loss differ.
 Exit status: 0 where something is not finite, 1 where all is, 2 for a mistake.
 """

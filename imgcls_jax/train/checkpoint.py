@@ -3,9 +3,10 @@ kept."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,25 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is not None and issubclass(kind, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
-            return  # a save waits for the other processes, which may be gone
-        self._manager.wait_until_finished()
-        self._manager.close()
+        if kind is None or not issubclass(kind, (jax.errors.JaxRuntimeError, NotSaved)):
+            self._wait()
+            self._manager.close()
+        # Else a save that waits for processes which are gone, or one that failed and would fail again here.
+
+    def _wait(self) -> None:
+        """Returns when all is on disk."""
+        with self._saving():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a full disk makes Orbax raise, perhaps of an earlier save
+            raise NotSaved(
+                f"a checkpoint could not be written to {self.directory}: {_first_line(error)}. Those that "
+                "are there stay whole; with room and permission to write, the same command goes on from them"
+            ) from error
 
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, ascending."""
@@ -106,18 +122,22 @@ class Checkpoints:
           metrics: of the evaluation at this step, for the choice of the best.
           order: int64 [N], the running epoch's, of objectives that plan it.
           wait: return only when the checkpoint is on disk.
+
+        Raises:
+          NotSaved: this checkpoint, or an earlier one in the background, could not be written.
         """
         step = int(state.step)
         if step not in self._manager.all_steps():
             tree = _to_tree(state, order)
             meta = {"step": step, "checksum": int(checksum(tree))}
-            self._manager.save(
-                step,
-                metrics=metrics,
-                args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)),
-            )
+            with self._saving():
+                self._manager.save(
+                    step,
+                    metrics=metrics,
+                    args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)),
+                )
         if wait:
-            self._manager.wait_until_finished()
+            self._wait()
 
     def restore_latest(
         self,
@@ -142,7 +162,7 @@ class Checkpoints:
         Raises:
           ValueError: a checkpoint of another structure, or none of them readable.
         """
-        self._manager.wait_until_finished()
+        self._wait()
         unreadable: list[int] = []
         for step in reversed([step for step in self.steps() if before is None or step < before]):
             try:
@@ -245,6 +265,16 @@ class Checkpoints:
         raise ValueError(
             f"checkpoint {which!r} is not in {self.directory}; there are 'latest', 'best' and {steps}"
         )
+
+
+def _first_line(error: Exception) -> str:
+    """Returns what an error says, a long one by its beginning and its end, where the cause stands."""
+    text = str(error).strip().split("\n", 1)[0]
+    return text if len(text) <= 300 else f"{text[:100]} ... {text[-190:]}"
+
+
+class NotSaved(OSError):
+    """A checkpoint could not be written."""
 
 
 class _OtherStructure(Exception):

@@ -97,7 +97,7 @@ class Incidents:
             return
         if self.policy == "rollback" and len(self.left_out) < MAX_ROLLBACKS and step not in self.left_out:
             self.left_out |= {step}
-            raise RollBack(f"{message}; that batch is left out (the {len(self.left_out)}th of this run)")
+            raise RollBack(f"{message}; the batch of step {step} is left out from now on")
         limits = {
             "skip": f"{MAX_IN_A_ROW} steps skipped in a row; ",
             "rollback": f"{len(self.left_out)} batches left out, and ",

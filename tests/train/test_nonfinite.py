@@ -5,11 +5,15 @@ import importlib.util
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from imgcls_jax.tools import replay
 from imgcls_jax.train import experiment, loop, nonfinite
+from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.setup import Setup
+from imgcls_jax.train.state import state_digest
 
 ROOT = Path(__file__).parents[2]
 TOTAL_STEPS = 12
@@ -31,22 +35,22 @@ def config_with(policy, **train):
 @pytest.fixture
 def poison(monkeypatch):
     """Makes losses NaN, or gradients alone infinite, at some steps, counted from 1."""
+    make = experiment.make_objective
 
     def at(steps, *, gradients_only=False):
-        make = experiment.make_objective
 
         def poisoned(*arguments):
             objective = make(*arguments)
 
             def loss(params, carry, batch, rng, step):
                 value, (carry, metrics) = objective.loss(params, carry, batch, rng, step)
-                bad = jnp.isin(step + 1, jnp.array(list(steps)))
+                bad = jnp.isin(step + 1, jnp.array(list(steps), int))
                 if gradients_only:
                     bias = params["head"]["classifier"]["bias"]
-                    # sqrt at 0 has the value 0 and an infinite slope, which times 0 is NaN
-                    value += jnp.where(bad, jnp.sum(jnp.sqrt(0 * bias)), 0.0)
+                    zeros = bias - jax.lax.stop_gradient(bias)
+                    value += jnp.sum(jnp.sqrt(zeros + jnp.where(bad, 0.0, 1.0)))  # at 0 its slope is infinite
                 else:
-                    value = jnp.where(bad, jnp.nan, value)
+                    value *= jnp.where(bad, jnp.nan, 1.0)
                 return value, (carry, metrics | {"loss": value})
 
             return dataclasses.replace(objective, loss=loss)
@@ -89,7 +93,8 @@ def test_stop_leaves_a_record_that_replay_explains(tmp_path, poison, capsys):
     said = capsys.readouterr().out
     assert "from the checkpoint of step 6" in said and "step 8" in said
     assert "gradient backbone/conv1/kernel: 108 of 108 NaN" in said
-    assert "params backbone" not in said.split("after the step")[0]
+    assert "params backbone" not in said.split("in the step")[0]
+    assert "each alone: 64 of 64" in said
 
 
 def test_bad_gradients_are_found_a_step_before_their_loss(tmp_path, poison, capsys):
@@ -98,7 +103,7 @@ def test_bad_gradients_are_found_a_step_before_their_loss(tmp_path, poison, caps
         loop.run(config_with("stop"), tmp_path)
     replay.main(["--workdir", str(tmp_path), "nonfinite_8.json"])
     said = capsys.readouterr().out
-    assert "step 7 is the first" in said and "gradient head/classifier/bias: 10 of 10 NaN" in said
+    assert "step 7 is the first" in said and "gradient head/classifier/bias: 10 of 10 infinite" in said
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
@@ -114,7 +119,7 @@ def test_the_batch_is_left_out_and_a_resume_ends_alike(tmp_path, poison, monkeyp
         assert line.get("train/loss", 0.0) is not None
         if policy == "skip" and "train/loss" in line:
             assert line["train/skipped"] == (1 if line["step"] == 6 else 0)
-    for stop in (4, 5, 8):
+    for stop in (5,) if policy == "skip" else (4, 8):
         workdir = tmp_path / f"stopped{stop}"
         for _ in stop_after(monkeypatch, stop):
             with pytest.raises(loop.Interrupted):
@@ -123,21 +128,14 @@ def test_the_batch_is_left_out_and_a_resume_ends_alike(tmp_path, poison, monkeyp
         assert resumed["state_digest"] == whole["state_digest"] and resumed["metrics"] == whole["metrics"]
 
 
-def test_skip_changes_the_state_by_nothing_but_the_step(tmp_path, poison):
-    """With every batch from the third on left out, the state stays that of step 2."""
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_a_batch_left_out_changes_nothing_but_the_step(tmp_path, poison, policy):
     poison(range(3, 6))
-    skipped = loop.run(config_with("skip", total_steps=5), tmp_path / "skip")
-    rolled = loop.run(config_with("rollback", total_steps=5), tmp_path / "rollback")
-    poison([])
-    config = config_with("skip", total_steps=5, checkpoint_every_steps=1, keep_checkpoints=9)
-    loop.run(config, tmp_path / "plain")
-    states = {}
-    for name, step in (("skip", 5), ("rollback", 5), ("plain", 2)):
-        with loop.Checkpoints(tmp_path / name / "checkpoints", read_only=True) as checkpoints:
-            setup = loop.Setup(config)
-            states[name] = loop.state_digest(loop.restore(setup, checkpoints, before=step + 1)[0])
-    assert skipped["state_digest"] == states["skip"] == states["plain"] == states["rollback"]
-    assert rolled["state_digest"] == states["rollback"]
+    config = config_with(policy, total_steps=5, checkpoint_every_steps=1, keep_checkpoints=9)
+    result = loop.run(config, tmp_path)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        state, _ = loop.restore(Setup(config), checkpoints, before=3)
+    assert int(state.step) == 2 and state_digest(state) == result["state_digest"]
 
 
 def test_skipping_and_going_back_are_bounded(tmp_path, poison, monkeypatch):
