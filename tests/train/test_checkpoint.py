@@ -1,5 +1,6 @@
 """Checkpoints: what stays, what damage is noticed, and what a foreign one says."""
 
+import os
 import subprocess
 import sys
 
@@ -98,13 +99,14 @@ def test_the_newest_and_the_best_stay(tmp_path, mode, best):
             checkpoints.restore_for_prediction("7", REPLICATED)
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped", 0.0, 0.25, 0.75, 0.999])
+@pytest.mark.parametrize("how", ["truncated", "flipped", 0.0, 0.25, 0.75])
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tmp_path, how, caplog):
     save(tmp_path, {1: None, 2: None})
     damage(tmp_path, 2, how)
     with Checkpoints(tmp_path) as checkpoints:
         restored, _ = checkpoints.restore_latest(lambda step: target())
         assert int(restored.step) == 1 and "2 CANNOT BE READ" in caplog.text
+        assert state_digest(restored) == state_digest(state_at(1, seed=1))
         assert checkpoints.steps() == [1] and (tmp_path / "2.unreadable").is_dir()
         checkpoints.save(state_at(2, seed=2), wait=True)
         restored, _ = checkpoints.restore_latest(lambda step: target())
@@ -128,7 +130,7 @@ spec = importlib.util.spec_from_file_location("saving", {__file__!r})
 saving = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(saving)
 state = saving.state_at(2)
-resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
     with saving.Checkpoints(pathlib.Path({str(tmp_path)!r})) as checkpoints:
         checkpoints.save(state)
@@ -136,7 +138,10 @@ try:
 except saving.checkpoint.NotSaved as error:
     print("NOT SAVED", error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # whose files the limit would cut
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert "NOT SAVED a checkpoint could not be written" in done.stdout, done.stderr
     assert "File too large" in done.stdout and done.returncode == 0, done.stdout
     with Checkpoints(tmp_path) as checkpoints:
