@@ -50,7 +50,8 @@ class Checkpoints:
             raise ValueError(f"train.best_mode is 'max' or 'min'; got {best_mode!r}")
         if keep_last < 1:
             raise ValueError(f"train.keep_checkpoints is at least 1; got {keep_last}")
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save and every file at INFO
+        # Orbax reports every save and file at INFO, and at ERROR, with tracebacks, what it raises besides.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.directory, self.read_only = Path(directory).absolute(), read_only
 
         def metric(metrics: dict[str, float]) -> float:

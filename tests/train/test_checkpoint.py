@@ -135,7 +135,7 @@ try:
     with saving.Checkpoints(pathlib.Path({str(tmp_path)!r})) as checkpoints:
         checkpoints.save(state)
         checkpoints.save(state._replace(step=state.step + 1), wait=True)
-except saving.checkpoint.NotSaved as error:
+except OSError as error:
     print("NOT SAVED", error)
 """
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # whose files the limit would cut

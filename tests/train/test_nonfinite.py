@@ -107,7 +107,7 @@ def test_bad_gradients_are_found_a_step_before_their_loss(tmp_path, poison, caps
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
-@pytest.mark.parametrize("gradients_only", [False, True])
+@pytest.mark.parametrize("gradients_only", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_batch_is_left_out_and_a_resume_ends_alike(tmp_path, poison, monkeypatch, policy, gradients_only):
     poison([5], gradients_only=gradients_only)
     config = config_with(policy)
