@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -41,6 +45,18 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed: HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
+_START_SECONDS = flags.DEFINE_integer(
+    "start_seconds",
+    300,
+    "With --distributed: how long the start waits for the other processes.",
+    lower_bound=1,
+)
+_HEARTBEAT_SECONDS = flags.DEFINE_integer(
+    "heartbeat_seconds",
+    100,
+    "With --distributed: a process that gives no sign of life for so long ends the run.",
+    lower_bound=1,
+)
 flags.mark_flag_as_required("workdir")
 
 
@@ -63,14 +79,44 @@ def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
         raise SystemExit(f"error: --config cannot be loaded: {' '.join(str(error).split())}") from error
 
 
+def _leave(message: str) -> NoReturn:
+    """Ends a process of several at once: jax would first wait for the others, and they for this one."""
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
+
+
 def _start_processes() -> None:
     """Joins the processes of one run; must come before any other use of jax."""
     import jax
 
-    if _COORDINATOR.value is None:
-        jax.distributed.initialize()
-    else:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    seconds = _START_SECONDS.value
+    # jax itself aborts with a stack of C++ when it has waited for long enough.
+    timer = threading.Timer(
+        seconds,
+        _leave,
+        [
+            f"error: not all processes of the run came together within --start_seconds={seconds}. Does each "
+            f"run, and can this host reach process 0 ({_COORDINATOR.value or 'found by itself'})?"
+        ],
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            initialization_timeout=seconds + 60,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS.value,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        text = str(error).split("\n", 1)[0]
+        raise SystemExit(
+            f"error: --distributed: {text} Give --coordinator, --num_processes, --process_id."
+        ) from error
+    finally:
+        timer.cancel()
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -79,14 +125,8 @@ def _is_ours(error: BaseException) -> bool:
     return package in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents
 
 
-def main(argv: Sequence[str]) -> None:
+def _run() -> None:
     """Runs the mode that the flags name."""
-    if argv[1:]:
-        raise SystemExit(f"error: what is {argv[1]!r}? Flags begin with --")
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    if _DISTRIBUTED.value:
-        _start_processes()
-    # Only now, so that --help and a typo do not wait for jax.
     from imgcls_jax.train import loop, trained
 
     try:
@@ -112,6 +152,39 @@ def main(argv: Sequence[str]) -> None:
         if not _is_ours(error):
             raise
         raise SystemExit(f"error: {error}") from error
+
+
+def _run_as_one_of_several() -> None:
+    """Runs; what ends this process badly ends it at once, with a line where another one caused it."""
+    import jax
+
+    _start_processes()
+    try:
+        _run()
+    except SystemExit as error:
+        _leave(str(error))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            _leave(traceback.format_exc())
+        _leave(
+            f"error: process {jax.process_index()} of {jax.process_count()} can no longer compute with the "
+            f"others, one of which has probably ended: {str(error).splitlines()[0][:300]}. Started again, "
+            "all go on from the newest checkpoint"
+        )
+    except Exception:
+        _leave(traceback.format_exc())
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs what the flags ask for."""
+    if argv[1:]:
+        raise SystemExit(f"error: what is {argv[1]!r}? Flags begin with --")
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    # jax is imported only now, so that --help and a typo do not wait for it.
+    if _DISTRIBUTED.value:
+        _run_as_one_of_several()
+    else:
+        _run()
 
 
 if __name__ == "__main__":

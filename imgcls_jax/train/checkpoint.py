@@ -3,9 +3,10 @@ kept."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,9 @@ class Checkpoints:
             raise ValueError(f"train.best_mode is 'max' or 'min'; got {best_mode!r}")
         if keep_last < 1:
             raise ValueError(f"train.keep_checkpoints is at least 1; got {keep_last}")
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save and every file at INFO
-        self.directory = Path(directory).absolute()
+        # Orbax reports every save and file at INFO, and at ERROR, with tracebacks, what it raises besides.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self.directory, self.read_only = Path(directory).absolute(), read_only
 
         def metric(metrics: dict[str, float]) -> float:
             return metrics[best_metric]
@@ -81,9 +83,26 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None or not issubclass(kind, (jax.errors.JaxRuntimeError, NotSaved)):
+            self._wait()
+            self._manager.close()
+        # Else a save that waits for processes which are gone, or one that failed and would fail again here.
+
+    def _wait(self) -> None:
+        """Returns when all is on disk."""
+        with self._saving():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a full disk makes Orbax raise, perhaps of an earlier save
+            raise NotSaved(
+                f"a checkpoint could not be written to {self.directory}: {_first_line(error)}. Those that "
+                "are there stay whole; with room and permission to write, the same command goes on from them"
+            ) from error
 
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, ascending."""
@@ -104,30 +123,39 @@ class Checkpoints:
           metrics: of the evaluation at this step, for the choice of the best.
           order: int64 [N], the running epoch's, of objectives that plan it.
           wait: return only when the checkpoint is on disk.
+
+        Raises:
+          NotSaved: this checkpoint, or an earlier one in the background, could not be written.
         """
         step = int(state.step)
         if step not in self._manager.all_steps():
             tree = _to_tree(state, order)
             meta = {"step": step, "checksum": int(checksum(tree))}
-            self._manager.save(
-                step,
-                metrics=metrics,
-                args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)),
-            )
+            with self._saving():
+                self._manager.save(
+                    step,
+                    metrics=metrics,
+                    args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)),
+                )
         if wait:
-            self._manager.wait_until_finished()
+            self._wait()
 
     def restore_latest(
-        self, target: Callable[[int], TrainState], order: np.ndarray | None = None
+        self,
+        target: Callable[[int], TrainState],
+        order: np.ndarray | None = None,
+        *,
+        before: int | None = None,
     ) -> tuple[TrainState, np.ndarray | None] | None:
         """Restores the newest checkpoint whose bits are as they were saved.
 
         One that cannot be read is reported and, once an older one has been restored in its place, renamed to
-        N.unreadable.
+        N.unreadable (unless read_only).
 
         Args:
           target: of a checkpoint's step, jax.ShapeDtypeStruct leaves with shardings.
           order: an array like the saved one, where there is one.
+          before: only checkpoints of earlier steps than this.
 
         Returns:
           (state, order); None where there is no checkpoint at all.
@@ -135,8 +163,9 @@ class Checkpoints:
         Raises:
           ValueError: a checkpoint of another structure, or none of them readable.
         """
+        self._wait()
         unreadable: list[int] = []
-        for step in reversed(self.steps()):
+        for step in reversed([step for step in self.steps() if before is None or step < before]):
             try:
                 tree = self._restore(step, _to_tree(target(step), order))
             except _OtherStructure as error:
@@ -152,7 +181,8 @@ class Checkpoints:
                 )
                 unreadable.append(step)
                 continue
-            self._set_aside(unreadable)
+            if not self.read_only:
+                self._set_aside(unreadable)
             return _from_tree(tree)
         if unreadable:
             raise ValueError(
@@ -236,6 +266,16 @@ class Checkpoints:
         raise ValueError(
             f"checkpoint {which!r} is not in {self.directory}; there are 'latest', 'best' and {steps}"
         )
+
+
+def _first_line(error: Exception) -> str:
+    """Returns what an error says, a long one by its beginning and its end, where the cause stands."""
+    text = str(error).strip().split("\n", 1)[0]
+    return text if len(text) <= 300 else f"{text[:100]} ... {text[-190:]}"
+
+
+class NotSaved(OSError):
+    """A checkpoint could not be written."""
 
 
 class _OtherStructure(Exception):

@@ -27,6 +27,7 @@ from imgcls_jax.train.field_types import fits, require_at_least, require_types
 Config = dict[str, Any]
 SECTIONS = ("data", "model", "objective", "optimizer", "train", "evals")
 DTYPES = ("float32", "bfloat16", "float16")
+ON_NONFINITE = ("stop", "skip", "rollback")
 OPTIONAL_SECTIONS = ("phases",)
 # A run may be taken up again with other values of these: none of them changes a number it computes.
 FREE_ON_RESUME = (
@@ -54,6 +55,8 @@ class TrainSettings:
       best_metric, best_mode: e.g. "test/accuracy" and "max": the checkpoint that stays besides.
       feature_cache_gib: the most memory of the host, in GiB, for the features of a frozen backbone, which are
         then computed once; 0 never caches.
+      on_nonfinite: "stop", "skip" or "rollback": what becomes of a step whose loss or state is not finite
+        (train/nonfinite.py).
     """
 
     batch_size: int
@@ -68,11 +71,16 @@ class TrainSettings:
     best_metric: str = ""
     best_mode: str = "max"
     feature_cache_gib: float = 4.0
+    on_nonfinite: str = "stop"
 
     def __post_init__(self) -> None:
         require_at_least("train", self, batch_size=1, total_steps=0, seed=0, accumulate_steps=1)
         require_at_least("train", self, eval_batch_size=0, log_every_steps=0, eval_every_steps=0)
         require_at_least("train", self, checkpoint_every_steps=0, keep_checkpoints=1, feature_cache_gib=0)
+        if self.on_nonfinite not in ON_NONFINITE:
+            raise ValueError(
+                f"config.train.on_nonfinite is one of {', '.join(ON_NONFINITE)}; got {self.on_nonfinite!r}"
+            )
 
 
 def plain(config: Any) -> Config:

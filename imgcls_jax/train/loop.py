@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +15,16 @@ import numpy as np
 
 from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate
 from imgcls_jax.objectives.base import Batch
-from imgcls_jax.train import experiment, sharding
+from imgcls_jax.train import experiment, nonfinite, sharding
+from imgcls_jax.train import workdir as workdirs
+from imgcls_jax.train.agreement import require_agreement
 from imgcls_jax.train.checkpoint import Checkpoints
-from imgcls_jax.train.experiment import Config
+from imgcls_jax.train.nonfinite import Incidents, RollBack
 from imgcls_jax.train.optimizer import reset_optimizer
 from imgcls_jax.train.phase import CachedFeatures, Phase, compute_features, only
 from imgcls_jax.train.setup import Setup, environment
 from imgcls_jax.train.state import TrainState, first_nonfinite, state_digest
+from imgcls_jax.train.stop import StopRequest
 from imgcls_jax.train.writer import Clock, MetricWriter, flatten, progress_line
 
 logger = logging.getLogger(__name__)
@@ -35,28 +37,6 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 
 
-class _StopRequest:
-    """Turns SIGTERM and the first Ctrl-C into a name that the loop reads between steps."""
-
-    def __init__(self) -> None:
-        self.signal: str | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: Any) -> None:
-        self.signal = signal.Signals(number).name
-        signal.signal(number, self._previous[number])
-
-
 class Loop:
     """A run under way: the state, what was measured since the last line, the clock.
 
@@ -64,6 +44,7 @@ class Loop:
       setup: what does not change.
       state, order: to begin with; order is the running epoch's, of objectives that plan it.
       checkpoints, writer, stop: where it saves, writes, and learns that it should stop.
+      incidents: the steps that were not finite.
     """
 
     def __init__(
@@ -73,15 +54,17 @@ class Loop:
         order: np.ndarray | None,
         checkpoints: Checkpoints,
         writer: MetricWriter,
-        stop: _StopRequest,
+        stop: StopRequest,
+        incidents: Incidents,
     ):
         self.setup, self.state, self.order = setup, state, order
         self.phase, self.cached = setup.phase_of(int(state.step)), None
         self.checkpoints, self.writer, self.stop = checkpoints, writer, stop
+        self.incidents = incidents
         self.evaluators = experiment.make_evaluators(setup.config, setup.predict, self.open_split, setup.task)
         self.embedders: dict[str, Any] = {}
-        self.step = int(state.step)
-        self.pending: list[dict[str, jax.Array]] = []
+        self.step = self.checked = int(state.step)
+        self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.bad_examples: set[str] = set()
         self.evaluation: dict[str, dict[str, Any]] | None = None
         self.clock, self.waited, self.counted_steps = Clock(), 0.0, 0
@@ -102,7 +85,7 @@ class Loop:
     def _read_through(self, batches: EvalBatches, source: Any) -> Iterator[Batch]:
         with iterate(batches, 0, len(batches), **self.setup.data.reading) as iterator:
             for batch in iterator:
-                if self.stop.signal:
+                if self.stop.here():
                     raise Interrupted
                 self._note_bad(source, batch.pop("bad_examples"))
                 yield sharding.place(batch, self.setup.mesh)
@@ -167,6 +150,7 @@ class Loop:
 
     def _enter(self, phase: Phase) -> None:
         """Makes a phase the running one; where it is just beginning, with a fresh optimizer."""
+        self._check_finite()
         setup = self.setup
         if len(setup.phases) > 1 and setup.first_process:
             print(f"phase {phase.name}: steps {phase.start} to {phase.stop}", flush=True)
@@ -206,6 +190,7 @@ class Loop:
 
     def _plan(self, epoch: int) -> None:
         """Lets the objective rearrange itself before an epoch; without an order of its own, the usual one."""
+        self._check_finite()
         setup, state = self.setup, self.state
         num_examples = setup.task.num_examples
         rng = jax.random.fold_in(jax.random.fold_in(state.rng, epoch), setup.settings.total_steps)
@@ -234,14 +219,21 @@ class Loop:
                 self.waited += time.monotonic() - asked
                 self._note_bad(batches.source, batch.pop("bad_examples"))
                 placed = sharding.place({key: batch[key] for key in setup.spec}, setup.mesh)
-                self.state, metrics = compiled(self.state, placed)
-                self.pending.append(metrics)
-                self.step += 1
-                self.counted_steps += 1
-                if len(self.pending) > STEPS_IN_FLIGHT:
-                    jax.block_until_ready(self.pending[-STEPS_IN_FLIGHT - 1])
+                self._take(compiled, placed)
                 self._after_step()
             self.clock.pause()
+
+    def _take(self, compiled: Any, batch: Batch) -> None:
+        """Takes one step, or leaves its batch out where the run went back because of it."""
+        self.step += 1
+        self.counted_steps += 1
+        if self.step in self.incidents.left_out:
+            self.state = self.state._replace(step=sharding.copy(self.state.step + 1, self.setup.mesh))
+            return
+        self.state, metrics = compiled(self.state, batch)
+        self.pending.append((self.step, metrics))
+        if len(self.pending) > STEPS_IN_FLIGHT:
+            jax.block_until_ready(self.pending[-STEPS_IN_FLIGHT - 1])
 
     def _after_step(self) -> None:
         """What is due at this step: a line, an evaluation, a checkpoint, the end."""
@@ -253,11 +245,12 @@ class Loop:
         last = step == settings.total_steps
         evaluates = due(settings.eval_every_steps) or last
         saves = evaluates or due(settings.checkpoint_every_steps)
-        if saves or due(settings.log_every_steps) or self.stop.signal:
+        stops = self.stop.here()
+        if saves or due(settings.log_every_steps) or stops:
             self._check_finite()
         if due(settings.log_every_steps) or last:
             self._log()
-        if self.stop.signal:
+        if stops:
             raise Interrupted
         if saves:
             self.clock.pause()
@@ -267,21 +260,47 @@ class Loop:
     # ---- telling
 
     def _check_finite(self) -> None:
+        """Looks at the steps since the last time; before anything is saved, and before an order changes.
+
+        Raises:
+          NonFinite, RollBack: see train/nonfinite.py.
+        """
         self.pending = jax.device_get(self.pending)
-        for step, metrics in enumerate(self.pending, start=self.step - len(self.pending) + 1):
-            if not math.isfinite(metrics["loss"]):
-                leaf = first_nonfinite(self.state)
-                raise FloatingPointError(
-                    f"the loss of step {step} is not finite; by step {self.step} the first leaf of the state "
-                    f"that holds a NaN or an infinity is {leaf or 'none'}. Try a lower "
-                    "optimizer.learning_rate, optimizer.clip_norm = 1.0 or optimizer.warmup_epochs; the last "
-                    f"checkpoint is {self.checkpoints.steps()[-1:] or 'none'}"
-                )
+        for step, metrics in self.pending:
+            if step <= self.checked:
+                continue
+            if nonfinite.is_finite(metrics):
+                self.incidents.note_finite()
+            else:
+                self._note_nonfinite(step, float(metrics["loss"]))
+        self.checked = self.step
+
+    def _note_nonfinite(self, step: int, loss: float) -> None:
+        leaf, batches = first_nonfinite(self.state), self._batches()
+        epoch, position = divmod(step - 1, batches.steps_per_epoch)
+        size, saved = batches.batch_size, self.checkpoints.steps()[-1:]
+        self.incidents.note(
+            {
+                "step": step,
+                "loss": str(loss),
+                "first_bad_leaf": leaf,
+                "found_at_step": self.step,
+                "indices": batches.order_of(epoch)[position * size : (position + 1) * size].tolist(),
+            },
+            f"the {'state after' if math.isfinite(loss) else 'loss of'} step {step} is not finite; by step "
+            f"{self.step} the first leaf of the state that holds a NaN or an infinity is {leaf or 'none'}. "
+            "Try a lower optimizer.learning_rate, optimizer.clip_norm = 1.0 or optimizer.warmup_epochs; the "
+            f"last checkpoint is {saved or 'none'}",
+        )
 
     def _log(self) -> None:
         """Averages what is pending, prints a line and writes it."""
         setup = self.setup
-        means = {name: float(np.mean([m[name] for m in self.pending])) for name in self.pending[0]}
+        taken = [metrics for _, metrics in self.pending if nonfinite.is_finite(metrics)]
+        means = {name: float(np.mean([m[name] for m in taken])) for name in taken[0]} if taken else {}
+        means.pop(nonfinite.FLAG, None)
+        if self.incidents.policy == "skip":
+            means["skipped"] = len(self.pending) - len(taken)
         self.pending = []
         means["learning_rate"] = float(self.phase.schedule(self.step - 1 - self.phase.start))
         now = (self.counted_steps, self.clock.seconds(), self.waited)
@@ -361,8 +380,9 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
       FloatingPointError: the loss is not finite; names step and leaf.
     """
     started, settings = time.monotonic(), setup.settings
+    incidents = Incidents(workdir, settings.on_nonfinite, write=setup.first_process)
     with (
-        _StopRequest() as stop,
+        StopRequest() as stop,
         Checkpoints(
             workdir / "checkpoints",
             keep_last=settings.keep_checkpoints,
@@ -370,32 +390,49 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
             best_mode=settings.best_mode,
         ) as checkpoints,
     ):
-        plans = setup.objective.plan_epoch is not None
-        restored = checkpoints.restore_latest(
-            setup.target, np.zeros(setup.task.num_examples, np.int64) if plans else None
-        )
-        state, order = restored or (setup.initial_state(), None)
-        first_step = int(state.step)
-        if restored and setup.first_process:
-            print(f"resumed from the checkpoint of step {first_step}", flush=True)
-        writer = MetricWriter(workdir, resume_step=first_step, active=setup.first_process)
-        loop = Loop(setup, state, order, checkpoints, writer, stop)
-        try:
-            if first_step < settings.total_steps:
-                loop.advance()
-            result = loop.result()
-        except Interrupted:
-            loop.save(wait=True)
-            raise Interrupted(
-                f"stopped by {stop.signal} after step {loop.step} of {settings.total_steps}, "
-                f"which is saved in {workdir}"
-            ) from None
-        finally:
-            writer.close()
-    result |= {"resumed_from_step": first_step, "wall_seconds": time.monotonic() - started}
+        result = None
+        while result is None:
+            try:
+                result = _go_on(setup, workdir, checkpoints, stop, incidents)
+            except RollBack as back:
+                logger.warning("GOING BACK to the newest checkpoint: %s", back)
+    result |= {"wall_seconds": time.monotonic() - started}
     if setup.first_process:
         experiment.write_json(workdir / "result.json", result)
     return result
+
+
+def restore(
+    setup: Setup, checkpoints: Checkpoints, *, before: int | None = None
+) -> tuple[TrainState, np.ndarray | None] | None:
+    """Returns (state, order) of the newest readable checkpoint; see Checkpoints.restore_latest."""
+    plans = setup.objective.plan_epoch is not None
+    order = np.zeros(setup.task.num_examples, np.int64) if plans else None
+    return checkpoints.restore_latest(setup.target, order, before=before)
+
+
+def _go_on(
+    setup: Setup, workdir: Path, checkpoints: Checkpoints, stop: StopRequest, incidents: Incidents
+) -> dict[str, Any]:
+    """Trains from the newest checkpoint to the end and returns the result, all but wall_seconds."""
+    restored = restore(setup, checkpoints)
+    state, order = restored or (setup.initial_state(), None)
+    first_step, total = int(state.step), setup.settings.total_steps
+    if restored and setup.first_process:
+        print(f"resumed from the checkpoint of step {first_step}", flush=True)
+    writer = MetricWriter(workdir, resume_step=first_step, active=setup.first_process)
+    loop = Loop(setup, state, order, checkpoints, writer, stop, incidents)
+    try:
+        if first_step < total:
+            loop.advance()
+        return loop.result() | {"resumed_from_step": first_step}
+    except Interrupted:
+        loop.save(wait=True)
+        raise Interrupted(
+            f"stopped by {stop.reason} after step {loop.step} of {total}, which is saved in {workdir}"
+        ) from None
+    finally:
+        writer.close()
 
 
 def run(config: Any, workdir: str | Path) -> dict[str, Any]:
@@ -409,11 +446,12 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
       What <workdir>/result.json holds.
 
     Raises:
-      ValueError: a mistake in configuration, data or workdir; nothing was written then.
+      ValueError: a mistake in configuration, data or workdir, a workdir in use, or processes that differ;
+        nothing but the lock was written then.
       Interrupted, FloatingPointError: see train.
     """
     config, workdir = experiment.plain(config), Path(workdir)
-    _check_workdir(config, workdir)
+    workdirs.check(config, workdir)
     finished = workdir / "result.json"
     if finished.exists():
         print(f"{workdir} holds a finished run of this configuration; nothing to do", flush=True)
@@ -421,26 +459,29 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     else:
         setup = Setup(config)
         workdir.mkdir(parents=True, exist_ok=True)
-        if setup.first_process:
-            experiment.write_json(workdir / "config.json", config)
-            experiment.save_task(workdir, setup.task, setup.class_names, setup.source_shape)
-        result = train(setup, workdir)
+        with workdirs.lock(workdir) if setup.first_process else contextlib.nullcontext("") as refusal:
+            require_agreement(_facts(setup), refusal)
+            if setup.first_process:
+                workdirs.check(config, workdir)  # another run may have begun since
+                experiment.write_json(workdir / "config.json", config)
+                experiment.save_task(workdir, setup.task, setup.class_names, setup.source_shape)
+            result = train(setup, workdir)
     if jax.process_index() == 0:
         print(_summary(result, workdir), flush=True)
     return result
 
 
-def _check_workdir(config: Config, workdir: Path) -> None:
-    """Raises ValueError where another configuration trained in the workdir."""
-    path = workdir / "config.json"
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir {workdir} is a file")
-    differing = experiment.differing_fields(experiment.read_json(path), config) if path.exists() else []
-    if differing:
-        raise ValueError(
-            f"{workdir} belongs to a run of another configuration; choose another --workdir, or "
-            + "\n  ".join(["give back:", *differing])
-        )
+def _facts(setup: Setup) -> dict[str, Any]:
+    """Returns what every process must see alike."""
+    found = environment()["versions"]
+    fields = experiment.flat_fields(setup.config).items()
+    return {
+        **{f"config.{name}": value for name, value in fields if name not in experiment.FREE_ON_RESUME},
+        "examples to train on": setup.task.num_examples,
+        "class names": setup.class_names,
+        "class counts": setup.task.class_counts,
+        **{f"version of {name}": found.get(name, "absent") for name in ("jax", "jaxlib", "flax", "optax")},
+    }
 
 
 def _summary(result: dict[str, Any], workdir: Path) -> str:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.objectives.base import Task
-from imgcls_jax.train import experiment, sharding
+from imgcls_jax.train import experiment, nonfinite, sharding
 from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
 from imgcls_jax.train.data_side import DataSide
 from imgcls_jax.train.experiment import Config, TrainSettings
@@ -183,6 +183,7 @@ class Setup:
             accumulate_steps=self.settings.accumulate_steps,
             frozen=phase.frozen,
         )
+        step = nonfinite.watch(step, self.settings.on_nonfinite)
         return (
             jax.jit(step, donate_argnums=0, out_shardings=self.sharding),
             self.target(phase.stop),

@@ -1,5 +1,9 @@
 """Checkpoints: what stays, what damage is noticed, and what a foreign one says."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,9 +50,11 @@ def damage(directory, step, how):
     content = bytearray(path.read_bytes())
     if how == "truncated":
         content = content[: len(content) // 2]
-    else:
+    elif how == "flipped":
         middle = len(content) // 2
         content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
+    else:  # one bit, at a fraction of the file
+        content[int(how * len(content))] ^= 0x10
     path.write_bytes(content)
 
 
@@ -93,17 +99,55 @@ def test_the_newest_and_the_best_stay(tmp_path, mode, best):
             checkpoints.restore_for_prediction("7", REPLICATED)
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped"])
+@pytest.mark.parametrize("how", ["truncated", "flipped", 0.0, 0.25, 0.75])
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tmp_path, how, caplog):
     save(tmp_path, {1: None, 2: None})
     damage(tmp_path, 2, how)
     with Checkpoints(tmp_path) as checkpoints:
         restored, _ = checkpoints.restore_latest(lambda step: target())
         assert int(restored.step) == 1 and "2 CANNOT BE READ" in caplog.text
+        assert state_digest(restored) == state_digest(state_at(1, seed=1))
         assert checkpoints.steps() == [1] and (tmp_path / "2.unreadable").is_dir()
         checkpoints.save(state_at(2, seed=2), wait=True)
         restored, _ = checkpoints.restore_latest(lambda step: target())
     assert int(restored.step) == 2
+
+
+def test_a_half_written_save_is_no_checkpoint(tmp_path):
+    save(tmp_path, {1: None, 2: None})
+    (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp")
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, _ = checkpoints.restore_latest(lambda step: target())
+    assert int(restored.step) == 1
+
+
+def test_a_full_disk_is_told_and_the_checkpoint_before_stays(tmp_path):
+    """The limit on a file's size stands for the full disk: writing beyond it fails in the same place."""
+    save(tmp_path, {1: None})
+    code = f"""
+import importlib.util, pathlib, resource
+spec = importlib.util.spec_from_file_location("saving", {__file__!r})
+saving = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(saving)
+state = saving.state_at(2)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    with saving.Checkpoints(pathlib.Path({str(tmp_path)!r})) as checkpoints:
+        checkpoints.save(state)
+        checkpoints.save(state._replace(step=state.step + 1), wait=True)
+except OSError as error:
+    print("NOT SAVED", error)
+"""
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # whose files the limit would cut
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert "NOT SAVED a checkpoint could not be written" in done.stdout, done.stderr
+    assert "File too large" in done.stdout and done.returncode == 0, done.stdout
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, _ = checkpoints.restore_latest(lambda step: target())
+        assert checkpoints.steps() == [1]
+    assert state_digest(restored) == state_digest(state_at(1, seed=1))
 
 
 def test_nothing_is_renamed_where_none_can_be_read(tmp_path):

@@ -1,0 +1,115 @@
+"""What becomes of a step whose loss or state is not finite: config.train.on_nonfinite.
+
+- "stop": the run ends at the next line, evaluation or checkpoint. Nothing is added to the step.
+- "skip": such a step changes nothing but the number of steps. The decision is taken on the device.
+- "rollback": the run goes back to its newest checkpoint, and leaves out that one batch when it comes again,
+  also after a resume. No step is guarded by a choice between old and new state, as those of "skip" are.
+
+Each such step leaves <workdir>/nonfinite_STEP.json, from which tools/replay.py repeats it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.train import experiment
+
+MAX_IN_A_ROW = 10  # so many skipped steps end a run
+MAX_ROLLBACKS = 10  # of a run, over all its resumes
+FLAG = "nonfinite"  # among the metrics of a watched step: 1.0 where it is not finite
+
+
+class NonFinite(FloatingPointError):
+    """The run cannot go on from a step that is not finite."""
+
+
+class RollBack(Exception):
+    """The run is to go back to its newest checkpoint."""
+
+
+def watch(step: Callable[..., Any], policy: str) -> Callable[..., Any]:
+    """Returns a training step whose metric FLAG tells whether all it computed is finite.
+
+    With "skip" it keeps the old state where it is not; with "stop" it is the step as it came.
+    """
+    if policy == "stop":
+        return step
+
+    def watched(state: Any, batch: Any) -> Any:
+        new, metrics = step(state, batch)
+        leaves = jax.tree.leaves((metrics["loss"], new.params, new.carry, new.opt_state))
+        inexact = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in inexact]))
+        if policy == "skip":
+            kept = jax.tree.map(lambda old, leaf: jnp.where(finite, leaf, old), state, new)
+            new = kept._replace(step=new.step)
+        return new, metrics | {FLAG: 1.0 - finite.astype(jnp.float32)}
+
+    return watched
+
+
+def is_finite(metrics: Mapping[str, Any]) -> bool:
+    """Returns whether a step's metrics, on the host, say that it was finite."""
+    return math.isfinite(metrics["loss"]) and not metrics.get(FLAG, 0.0)
+
+
+class Incidents:
+    """The steps of a run that were not finite, and what they lead to.
+
+    Args:
+      workdir: of the run.
+      policy: of experiment.ON_NONFINITE.
+      write: False in processes other than the first.
+    """
+
+    def __init__(self, workdir: Path, policy: str, *, write: bool):
+        self.workdir, self.policy, self._write = workdir, policy, write
+        self.left_out = left_out(workdir)
+        self._in_a_row = 0
+
+    def note_finite(self) -> None:
+        """A step was finite."""
+        self._in_a_row = 0
+
+    def note(self, record: Mapping[str, Any], message: str) -> None:
+        """Writes a step's record, and decides.
+
+        Args:
+          record: JSON values, with its `step`.
+          message: of the error, where there is one.
+
+        Raises:
+          NonFinite: the run stops.
+          RollBack: it goes back; the step is among those left out from now on.
+        """
+        step = record["step"]
+        if self._write:
+            content = dict(record) | {"on_nonfinite": self.policy}
+            experiment.write_json(self.workdir / f"nonfinite_{step}.json", content)
+        self._in_a_row += 1
+        if self.policy == "skip" and self._in_a_row < MAX_IN_A_ROW:
+            return
+        if self.policy == "rollback" and len(self.left_out) < MAX_ROLLBACKS and step not in self.left_out:
+            self.left_out |= {step}
+            raise RollBack(f"{message}; the batch of step {step} is left out from now on")
+        limits = {
+            "skip": f"{MAX_IN_A_ROW} steps skipped in a row; ",
+            "rollback": f"{len(self.left_out)} batches left out, and ",
+        }
+        raise NonFinite(limits.get(self.policy, "") + message)
+
+
+def left_out(workdir: Path) -> frozenset[int]:
+    """Returns the steps that a run leaves out, from its records.
+
+    Raises:
+      ValueError: a record is damaged.
+    """
+    records = [experiment.read_json(path) for path in workdir.glob("nonfinite_*.json")]
+    return frozenset(record["step"] for record in records if record.get("on_nonfinite") == "rollback")

@@ -1,0 +1,176 @@
+"""What a run does when a process is asked to stop, killed or stopped, or does not fit the others."""
+
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from imgcls_jax.train import workdir
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "configs/digits_simpleconv3.py:test"
+LONG = ["--config.train.total_epochs=1000.0", "--config.train.eval_every_epochs=0.0"]
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start(workdir, *arguments):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-u",
+            "-m",
+            "imgcls_jax.main",
+            f"--config={CONFIG}",
+            f"--workdir={workdir}",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_two(workdir, *arguments, own=((), ())):
+    """Two processes of one run; own are the arguments of each."""
+    joined = [
+        "--distributed",
+        f"--coordinator=127.0.0.1:{free_port()}",
+        "--num_processes=2",
+        "--start_seconds=60",
+    ]
+    return [start(workdir, *joined, f"--process_id={i}", *arguments, *own[i]) for i in range(2)]
+
+
+def until_step(process, step):
+    """Reads until the line of a step."""
+    read = []
+    for line in process.stdout:
+        read.append(line)
+        if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= step:
+            return
+    raise AssertionError("".join(read))
+
+
+def ends(processes, timeout=60):
+    """Returns (exit status, output) of each."""
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def test_sigterm_to_one_process_stops_all_at_one_step(tmp_path):
+    processes = start_two(tmp_path, *LONG, "--config.train.log_every_steps=5")
+    until_step(processes[0], 10)
+    asked = time.monotonic()
+    processes[1].send_signal(signal.SIGTERM)
+    (first, said), (second, also_said) = ends(processes)
+    print(f"both ended {time.monotonic() - asked:.1f} s after the signal")
+    assert first == second == 0, said + also_said
+    told = [[line for line in text.splitlines() if "stopped by" in line] for text in (said, also_said)]
+    assert told[0] == told[1] and "which is saved" in told[0][0]
+    step = int(told[0][0].split("after step ")[1].split()[0])
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == [str(step)]
+    again = start(tmp_path, *LONG, "--config.train.log_every_steps=5")
+    until_step(again, step + 1)
+    again.send_signal(signal.SIGINT)
+    assert ends([again])[0][0] == 0
+
+
+@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_kill_9_of_one_process_ends_the_other(tmp_path, killed):
+    processes = start_two(tmp_path, *LONG, "--config.train.log_every_steps=5")
+    until_step(processes[0], 5)
+    processes[killed].kill()
+    asked = time.monotonic()
+    (status, said) = ends([processes[1 - killed]], timeout=30)[0]
+    print(f"ended {time.monotonic() - asked:.1f} s after the other")
+    processes[killed].communicate()
+    assert status not in (0, None) and "Traceback" not in said, said
+    # jax's own thread may be quicker where the coordinator is the one that is gone
+    assert f"process {1 - killed} of 2 can no longer compute" in said or (
+        not killed and "another task died" in said
+    )
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_ends_the_other(tmp_path):
+    processes = start_two(tmp_path, *LONG, "--config.train.log_every_steps=5", "--heartbeat_seconds=4")
+    until_step(processes[0], 5)
+    processes[1].send_signal(signal.SIGSTOP)
+    asked = time.monotonic()
+    try:
+        (status, said) = ends(processes[:1], timeout=60)[0]
+    finally:
+        processes[1].kill()
+        processes[1].communicate()
+    print(f"ended {time.monotonic() - asked:.1f} s after the other stood still")
+    assert status not in (0, None) and "task" in said, said
+
+
+@pytest.mark.parametrize("process_id", [0, 1])
+def test_processes_that_do_not_come_together(tmp_path, process_id):
+    asked = time.monotonic()
+    process = start(
+        tmp_path / "run",
+        "--distributed",
+        f"--coordinator=127.0.0.1:{free_port()}",
+        "--num_processes=2",
+        f"--process_id={process_id}",
+        "--start_seconds=2",
+    )
+    status, said = ends([process])[0]
+    print(f"ended after {time.monotonic() - asked:.1f} s")
+    assert status == 1 and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("error: not all processes of the run came together"), said
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_differ_are_refused(tmp_path):
+    own = (), ("--config.train.seed=5", "--config.data.num_threads=3")
+    for status, said in ends(start_two(tmp_path, own=own)):
+        assert status == 1 and "Traceback" not in said
+        assert (
+            "error: the processes of this run differ in config.train.seed: 5 in process 1, 0 in process 0\n"
+            in said
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_workdir_takes_one_run_at_a_time(tmp_path):
+    """Refused while another process holds it; free again once that one was killed."""
+    code = f"""
+import time
+from pathlib import Path
+from imgcls_jax.train import workdir
+with workdir.lock(Path({str(tmp_path)!r})) as refusal:
+    print(repr(refusal), flush=True)
+    time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "''\n"
+        status, said = ends([start(tmp_path)])[0]
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert status == 1 and "Traceback" not in said
+    assert f"error: {tmp_path} is in use by process {holder.pid} on {platform.node()}" in said
+    with workdir.lock(tmp_path) as refusal:
+        assert refusal == ""
+    assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()
