@@ -84,7 +84,8 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
     share = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // devices, *leaf.shape[1:]), leaf.dtype), batch
     )
-    jaxpr = step.trace(state, share).jaxpr
+    # The form of one replica has a device's share inside, whatever it is given.
+    jaxpr = step.trace(state, batch if setup.task.axis_name else share).jaxpr
     flops = devices * step_cost.flops(jaxpr, platform="cuda")
     memory = {
         "params_bytes": tree_bytes(state.params),

@@ -27,14 +27,17 @@ from imgcls_jax.train.field_types import fits, require_at_least, require_types
 Config = dict[str, Any]
 SECTIONS = ("data", "model", "objective", "optimizer", "train", "evals")
 DTYPES = ("float32", "bfloat16", "float16")
+PARALLEL = ("replicated", "sharded", "per_replica")
 OPTIONAL_SECTIONS = ("phases",)
-# A run may be taken up again with other values of these: none of them changes a number it computes.
+# A run may be taken up again with other values of these: none of them changes a number it computes, but for
+# train.parallel, whose forms keep the same state.
 FREE_ON_RESUME = (
     "data.num_workers",
     "data.num_threads",
     "data.prefetch_batches",
     "train.log_every_steps",
     "train.keep_checkpoints",
+    "train.parallel",
 )
 
 
@@ -54,6 +57,13 @@ class TrainSettings:
       best_metric, best_mode: e.g. "test/accuracy" and "max": the checkpoint that stays besides.
       feature_cache_gib: the most memory of the host, in GiB, for the features of a frozen backbone, which are
         then computed once; 0 never caches.
+      parallel: how the devices share the work; a run may go on in another form.
+        "replicated": each has the whole state; everything is computed as on one device, BatchNorm's statistics
+        and the loss over the global batch.
+        "sharded": the same numbers to rounding, but each device keeps only its part of the large params, their
+        optimizer state and their average (FSDP, ZeRO stage 3), and gathers the others when it needs them.
+        "per_replica": as pmap had it: BatchNorm's statistics and the loss are those of a device's own rows, and
+        gradients, metrics and running statistics are averaged. Losses that compare examples still see all.
     """
 
     batch_size: int
@@ -68,11 +78,14 @@ class TrainSettings:
     best_metric: str = ""
     best_mode: str = "max"
     feature_cache_gib: float = 4.0
+    parallel: str = "replicated"
 
     def __post_init__(self) -> None:
         require_at_least("train", self, batch_size=1, total_steps=0, seed=0, accumulate_steps=1)
         require_at_least("train", self, eval_batch_size=0, log_every_steps=0, eval_every_steps=0)
         require_at_least("train", self, checkpoint_every_steps=0, keep_checkpoints=1, feature_cache_gib=0)
+        if self.parallel not in PARALLEL:
+            raise ValueError(f"config.train.parallel is one of {', '.join(PARALLEL)}; got {self.parallel!r}")
 
 
 def plain(config: Any) -> Config:
@@ -354,7 +367,8 @@ def save_task(workdir: Path, task: Task, class_names: tuple[str, ...], source_sh
     themselves."""
     write_json(
         workdir / "task.json",
-        dataclasses.asdict(task) | {"class_names": class_names, "source_shape": source_shape},
+        dataclasses.asdict(dataclasses.replace(task, axis_name=None))  # who loads it maps nothing
+        | {"class_names": class_names, "source_shape": source_shape},
     )
 
 
