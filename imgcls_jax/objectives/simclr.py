@@ -123,9 +123,7 @@ def make(
             mutable=["batch_stats"],
         )
         projected = projected.reshape(-1, 2, projection_dim)
-        losses = nt_xent(
-            projected[:, 0], projected[:, 1], temperature=temperature, axis_name=task.axis_name
-        )
+        losses = nt_xent(projected[:, 0], projected[:, 1], temperature=temperature, axis_name=task.axis_name)
         value = jnp.mean(losses)
         carry = {"batch_stats": batch_stats, "projector_stats": moved["batch_stats"]}
         return value, (carry, {"loss": value})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -119,6 +120,11 @@ class Setup:
         """Returns a state of buffers of its own, placed by train.parallel."""
         return sharding.copy(state, self.shardings(state))
 
+    def _gathered(self, tree: Any) -> Any:
+        """Asks for a traced tree whole on every device; otherwise XLA would carry the pieces of the params on
+        into the activations, which are to lie as the batch does."""
+        return jax.lax.with_sharding_constraint(tree, self.sharding)
+
     def target(self, step: int) -> TrainState:
         """Returns the state of a step, in shapes with shardings."""
         opt_state = jax.eval_shape(self.phase_of(step).tx.init, self._state.params)
@@ -187,8 +193,14 @@ class Setup:
             sample["image"] = jax.tree.map(
                 lambda leaf: of_all_processes(leaf, self.settings.batch_size), phase.features
             )
+        objective = phase.objective
+        if self.settings.parallel == "sharded":
+            loss = objective.loss
+            objective = dataclasses.replace(
+                objective, loss=lambda params, *inputs: loss(self._gathered(params), *inputs)
+            )
         step = make_train_step(
-            phase.objective,
+            objective,
             phase.tx,
             phase.augment,
             accumulate_steps=self.settings.accumulate_steps,
@@ -212,8 +224,7 @@ class Setup:
 
     def predict(self, params: Any, carry: Any, batch: dict[str, Any]) -> dict[str, Any]:
         """Predicts a batch as a split is read: the device side of the evaluation line, then the objective."""
-        # Params in pieces are gathered for it, so that predictions always lie as the batch does.
-        params, carry = jax.lax.with_sharding_constraint((params, carry), self.sharding)
+        params, carry = self._gathered((params, carry))
         return self.objective.predict(params, carry, self.data.prepare(batch))
 
 

@@ -115,6 +115,8 @@ def _shared_carry(axis_name: str, old: Any, new: Any) -> Any:
     until a replica has seen it becomes known to all."""
 
     def shared(before: jax.Array, after: jax.Array) -> jax.Array:
+        if after is before:  # such as an average of the params, which moves after the update
+            return before
         if jnp.issubdtype(after.dtype, jnp.inexact):
             return before + jax.lax.pmean(after - before, axis_name)  # what no replica moved stays to the bit
         return jax.lax.pmax(after, axis_name)
