@@ -37,8 +37,8 @@ class Task:
       class_counts: K numbers, training examples of each class or label; () where only reading every example
         would tell.
       axis_name: of the mapped axis, where `loss` sees one device's rows of the batch: a loss that compares
-        examples gathers the others over it, and the trainer averages the floats of carry and takes the largest
-        of its whole numbers. None where the batch is whole.
+        examples gathers the others over it, and the trainer averages the floats of carry and takes the
+        largest of its whole numbers. None where the batch is whole.
     """
 
     num_classes: int

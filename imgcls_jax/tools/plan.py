@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -88,9 +89,9 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
     jaxpr = step.trace(state, batch if setup.task.axis_name else share).jaxpr
     flops = devices * step_cost.flops(jaxpr, platform="cuda")
     memory = {
-        "params_bytes": tree_bytes(state.params),
-        "opt_state_bytes": tree_bytes(state.opt_state),
-        "carry_bytes": tree_bytes(state.carry),
+        "params_bytes": device_bytes(state.params),
+        "opt_state_bytes": device_bytes(state.opt_state),
+        "carry_bytes": device_bytes(state.carry),
         "batch_bytes": tree_bytes(share),
         "temporary_bytes": step_cost.temporary_bytes(jaxpr, platform=platform),
     }
@@ -119,6 +120,14 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
 def tree_bytes(tree: Any) -> int:
     """Returns the bytes of all leaves, keys of random numbers among them."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_bytes(state: Any) -> int:
+    """Returns the bytes that one device holds of leaves with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(state)
+    )
 
 
 # ---- telling

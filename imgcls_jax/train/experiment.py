@@ -58,12 +58,13 @@ class TrainSettings:
       feature_cache_gib: the most memory of the host, in GiB, for the features of a frozen backbone, which are
         then computed once; 0 never caches.
       parallel: how the devices share the work; a run may go on in another form.
-        "replicated": each has the whole state; everything is computed as on one device, BatchNorm's statistics
-        and the loss over the global batch.
-        "sharded": the same numbers to rounding, but each device keeps only its part of the large params, their
-        optimizer state and their average (FSDP, ZeRO stage 3), and gathers the others when it needs them.
-        "per_replica": as pmap had it: BatchNorm's statistics and the loss are those of a device's own rows, and
-        gradients, metrics and running statistics are averaged. Losses that compare examples still see all.
+        "replicated": each has the whole state; everything is computed as on one device, BatchNorm's
+        statistics and the loss over the global batch.
+        "sharded": the same numbers to rounding, but each device keeps only its part of the large params,
+        their optimizer state and their average (FSDP); the params are gathered for the length of a step.
+        "per_replica": as pmap had it: BatchNorm's statistics and the loss are those of a device's own rows,
+        and gradients, metrics and running statistics are averaged. Losses that compare examples still see
+        all.
     """
 
     batch_size: int

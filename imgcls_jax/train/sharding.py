@@ -1,5 +1,5 @@
-"""The mesh: one axis, "data", over every device of every process. The batch is split on it; the state is whole on
-each device, or split as well (`train.parallel`)."""
+"""The mesh: one axis, "data", over every device of every process. The batch is split on it; the state is
+whole on each device, or split as well (`train.parallel`)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
-# Leaves of fewer numbers stay whole: biases, norms and the first convolutions, some hundredths of a network, for
-# each of which a collective would take longer than the 256 KiB that it saves are worth.
+# Leaves of fewer numbers stay whole: biases, norms and the first convolutions, some hundredths of a network,
+# for each of which a collective would take longer than the 256 KiB that it saves are worth.
 MIN_SPLIT_SIZE = 2**16
 
 
@@ -73,8 +73,8 @@ def copy(tree: Any, shardings: Any) -> Any:
 
 
 def per_replica(step: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
-    """Returns a step (state, batch) -> (state, metrics) that each device takes on its own rows of the batch, as
-    under pmap; what it returns must be the same on all."""
+    """Returns a step (state, batch) -> (state, metrics) that each device takes on its own rows of the batch,
+    as under pmap; what it returns must be the same on all."""
     whole, rows = PartitionSpec(), PartitionSpec(AXIS)
     # check_vma would sum the gradients over the devices, which the step itself averages.
     return jax.shard_map(step, mesh=mesh, in_specs=(whole, rows), out_specs=whole, check_vma=False)

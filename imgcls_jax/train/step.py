@@ -36,8 +36,8 @@ def make_train_step(
       frozen: bool for every leaf of params; those that are True cost no backward pass and stay to the bit.
         None freezes nothing.
       axis_name: of the mapped axis, where the step sees one replica's rows of the batch: each replica draws
-        numbers of its own, and gradients, metrics and carry are averaged before the one update. None where the
-        batch is whole.
+        numbers of its own, and gradients, metrics and carry are averaged before the one update. None where
+        the batch is whole.
     """
     grad = _grad_of_the_free(objective, frozen)
 

@@ -1,8 +1,11 @@
-"""A run that writes down what it reads and plans: python -m tests.train.recorded FOLDER [PORT PROCESSES PROCESS].
+"""A run that writes down what it reads and plans.
 
-It trains FOLDER/wanted.json in FOLDER/run. FOLDER/<process>.jsonl gets a line {"index": [...]} for each training
-batch that the step takes, this process's rows, and a line {"assignments": digest, "order": digest} for each plan
-of an epoch. STOP_AFTER=N in the environment ends the run after step N as SIGTERM would, on all processes alike.
+  python -m tests.train.recorded FOLDER [PORT PROCESSES PROCESS]
+
+It trains FOLDER/wanted.json in FOLDER/run. FOLDER/<process>.jsonl gets a line {"index": [...]} for each
+training batch that the step takes, this process's rows, and a line {"assignments": digest, "order": digest}
+for each plan of an epoch. STOP_AFTER=N in the environment ends the run after step N as SIGTERM would, on all
+processes alike.
 """
 
 import contextlib
