@@ -23,11 +23,6 @@ NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__) if
 OPTIONS = runpy.run_path(str(Path(__file__).with_name("test_objectives.py")))["OPTIONS"]
 TASK = Task(3, 24, steps_per_epoch=6, total_steps=12, image_shape=(32, 32, 3), class_counts=(8, 8, 8))
 ROWS = 4
-# Compiling is most of the time here; with these it takes a third of it.
-jit = functools.partial(
-    jax.jit,
-    compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
-)
 # All of a family's parts, in as few and narrow layers as it can be built from.
 BACKBONES = {
     "simpleconv3": simpleconv3.build(channels=(4, 4, 8), hidden=(16, 8)),
@@ -71,7 +66,7 @@ def plan_first_epoch(objective, state):
     """Does what the loop does before an epoch."""
     if objective.plan_epoch is None:
         return state
-    predict = jit(objective.predict)
+    predict = jax.jit(objective.predict)
     embed = lambda key: np.asarray(  # noqa: E731
         predict(state.params, state.carry, batch(0, TASK.num_examples))[key], np.float32
     )
@@ -109,9 +104,9 @@ def test_the_objective_trains_the_backbone(name, network, tmp_path):
         return values
 
     tx = optax.sgd(0.01, momentum=0.9)  # its memory is the gradient after one step
-    state = jit(make_init(objective, tx, keys_of(objective, batch())))(jax.random.key(0))
+    state = jax.jit(make_init(objective, tx, keys_of(objective, batch())))(jax.random.key(0))
     state = plan_first_epoch(objective, state)
-    step = jit(make_train_step(objective, tx, augment))
+    step = jax.jit(make_train_step(objective, tx, augment))
     for number in range(2):
         state, metrics = step(state, keys_of(objective, batch(ROWS * number)))
         assert_finite({"metrics": metrics, "gradients": state.opt_state})

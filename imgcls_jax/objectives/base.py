@@ -36,6 +36,9 @@ class Task:
       image_shape: (H, W, C) as the backbone sees it, after every transform.
       class_counts: K numbers, training examples of each class or label; () where only reading every example
         would tell.
+      axis_name: of the mapped axis, where `loss` sees one device's rows of the batch: a loss that compares
+        examples gathers the others over it, and the trainer averages the floats of carry and takes the
+        largest of its whole numbers. None where the batch is whole.
     """
 
     num_classes: int
@@ -44,6 +47,7 @@ class Task:
     total_steps: int
     image_shape: tuple[int, int, int]
     class_counts: tuple[int, ...] = ()
+    axis_name: str | None = None
 
 
 class EpochPlan(NamedTuple):

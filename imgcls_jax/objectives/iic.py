@@ -52,7 +52,7 @@ def make(
 
     Args:
       backbone: module with the contract of models/.
-      task: steps_per_epoch is read, and num_classes where num_clusters is 0.
+      task: steps_per_epoch and axis_name are read, and num_classes where num_clusters is 0.
       num_clusters: K, at least 2; 0 for the number of classes.
       num_overclusters: of the auxiliary head, at least 2; 0 for five times K.
       num_subheads: S, of each head.
@@ -114,7 +114,9 @@ def make(
             own = jax.nn.softmax(subheads(params, name, features.embedding))  # [S, B, K]
             theirs = jax.nn.softmax(subheads(params, name, transformed.embedding))  # [S, V * B, K]
             theirs = jnp.mean(theirs.reshape(num_subheads, -1, *own.shape[1:]), axis=1)
-            losses[name] = mutual_information_loss(own, theirs, marginal_weight=marginal_weight)  # [S]
+            losses[name] = mutual_information_loss(
+                own, theirs, marginal_weight=marginal_weight, axis_name=task.axis_name
+            )  # [S]
         means = {name: jnp.mean(values) for name, values in losses.items()}
         value = jnp.where(trains_overclusters(step), means["overclusters"], means["clusters"])
         running = jax.tree.map(

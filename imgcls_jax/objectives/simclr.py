@@ -76,7 +76,7 @@ def make(
 
     Args:
       backbone: module with the contract of models/.
-      task: not read.
+      task: axis_name is read.
       temperature: divides the cosines, positive; the paper's is 0.1 for ImageNet, 0.5 for CIFAR-10.
       projection_layers: of the projector, at least 1; 2 in the paper, 3 in version 2.
       projection_dim: at least 1.
@@ -84,7 +84,6 @@ def make(
     Raises:
       ValueError: a hyper-parameter out of range; later, where a batch has not exactly two views.
     """
-    del task
     if not temperature > 0:
         raise ValueError(f"objective.temperature must be positive; got {temperature}")
     if projection_layers < 1 or projection_dim < 1:
@@ -124,7 +123,8 @@ def make(
             mutable=["batch_stats"],
         )
         projected = projected.reshape(-1, 2, projection_dim)
-        value = jnp.mean(nt_xent(projected[:, 0], projected[:, 1], temperature=temperature))
+        losses = nt_xent(projected[:, 0], projected[:, 1], temperature=temperature, axis_name=task.axis_name)
+        value = jnp.mean(losses)
         carry = {"batch_stats": batch_stats, "projector_stats": moved["batch_stats"]}
         return value, (carry, {"loss": value})
 

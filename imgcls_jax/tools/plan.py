@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -83,12 +84,13 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
     share = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // devices, *leaf.shape[1:]), leaf.dtype), batch
     )
-    jaxpr = step.trace(state, share).jaxpr
+    # The form of one replica has a device's share inside, whatever it is given.
+    jaxpr = step.trace(state, batch if setup.task.axis_name else share).jaxpr
     flops = devices * step_cost.flops(jaxpr, platform="cuda")
     memory = {
-        "params_bytes": tree_bytes(state.params),
-        "opt_state_bytes": tree_bytes(state.opt_state),
-        "carry_bytes": tree_bytes(state.carry),
+        "params_bytes": device_bytes(state.params),
+        "opt_state_bytes": device_bytes(state.opt_state),
+        "carry_bytes": device_bytes(state.carry),
         "batch_bytes": tree_bytes(share),
         "temporary_bytes": step_cost.temporary_bytes(jaxpr, platform=platform),
     }
@@ -117,6 +119,14 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
 def tree_bytes(tree: Any) -> int:
     """Returns the bytes of all leaves, keys of random numbers among them."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_bytes(state: Any) -> int:
+    """Returns the bytes that one device holds of leaves with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(state)
+    )
 
 
 # ---- telling

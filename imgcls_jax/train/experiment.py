@@ -28,14 +28,17 @@ Config = dict[str, Any]
 SECTIONS = ("data", "model", "objective", "optimizer", "train", "evals")
 DTYPES = ("float32", "bfloat16", "float16")
 ON_NONFINITE = ("stop", "skip", "rollback")
+PARALLEL = ("replicated", "sharded", "per_replica")
 OPTIONAL_SECTIONS = ("phases",)
-# A run may be taken up again with other values of these: none of them changes a number it computes.
+# A run may be taken up again with other values of these: none of them changes a number it computes, but for
+# train.parallel, whose forms keep the same state.
 FREE_ON_RESUME = (
     "data.num_workers",
     "data.num_threads",
     "data.prefetch_batches",
     "train.log_every_steps",
     "train.keep_checkpoints",
+    "train.parallel",
 )
 
 
@@ -57,6 +60,14 @@ class TrainSettings:
         then computed once; 0 never caches.
       on_nonfinite: "stop", "skip" or "rollback": what becomes of a step whose loss or state is not finite
         (train/nonfinite.py).
+      parallel: how the devices share the work; a run may go on in another form.
+        "replicated": each has the whole state; everything is computed as on one device, BatchNorm's
+        statistics and the loss over the global batch.
+        "sharded": the same numbers to rounding, but each device keeps only its part of the large params,
+        their optimizer state and their average (FSDP); the params are gathered for the length of a step.
+        "per_replica": as pmap had it: BatchNorm's statistics and the loss are those of a device's own rows,
+        and gradients, metrics and running statistics are averaged. Losses that compare examples still see
+        all.
     """
 
     batch_size: int
@@ -72,6 +83,7 @@ class TrainSettings:
     best_mode: str = "max"
     feature_cache_gib: float = 4.0
     on_nonfinite: str = "stop"
+    parallel: str = "replicated"
 
     def __post_init__(self) -> None:
         require_at_least("train", self, batch_size=1, total_steps=0, seed=0, accumulate_steps=1)
@@ -81,6 +93,8 @@ class TrainSettings:
             raise ValueError(
                 f"config.train.on_nonfinite is one of {', '.join(ON_NONFINITE)}; got {self.on_nonfinite!r}"
             )
+        if self.parallel not in PARALLEL:
+            raise ValueError(f"config.train.parallel is one of {', '.join(PARALLEL)}; got {self.parallel!r}")
 
 
 def plain(config: Any) -> Config:
@@ -362,7 +376,8 @@ def save_task(workdir: Path, task: Task, class_names: tuple[str, ...], source_sh
     themselves."""
     write_json(
         workdir / "task.json",
-        dataclasses.asdict(task) | {"class_names": class_names, "source_shape": source_shape},
+        dataclasses.asdict(dataclasses.replace(task, axis_name=None))  # who loads it maps nothing
+        | {"class_names": class_names, "source_shape": source_shape},
     )
 
 

@@ -156,7 +156,7 @@ class Loop:
             print(f"phase {phase.name}: steps {phase.start} to {phase.stop}", flush=True)
         if phase is not self.phase:
             opt_state = phase.tx.init(self.state.params)
-            self.state = sharding.copy(self.state._replace(opt_state=opt_state), setup.mesh)
+            self.state = setup.copy(self.state._replace(opt_state=opt_state))
         self.phase, self.cached = phase, None
         if phase.features is not None:
             self.cached = self.cache_features(phase)
@@ -202,7 +202,7 @@ class Loop:
         opt_state = reset_optimizer(self.phase.tx, state.opt_state, plan.params, plan.reset)
         renewed = state._replace(params=plan.params, carry=plan.carry, opt_state=opt_state)
         # The step donates its input, and the plan may have kept buffers of the old state.
-        self.state = sharding.copy(renewed, setup.mesh)
+        self.state = setup.copy(renewed)
         if plan.metrics:
             self.writer.write_scalars(self.step, flatten(plan.metrics, "plan"))
             if setup.first_process:

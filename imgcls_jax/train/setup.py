@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -80,6 +81,7 @@ class Setup:
             total_steps=self.settings.total_steps,
             image_shape=tuple(prepared["image"].shape[1:]),
             class_counts=self.data.class_counts,
+            axis_name=sharding.AXIS if self.settings.parallel == "per_replica" else None,
         )
         backbone = self.backbone = experiment.make_backbone(self.config)
         self.objective = experiment.make_objective(self.config, self.task, backbone)
@@ -97,8 +99,8 @@ class Setup:
         params, carry = jax.eval_shape(self.objective.init, jax.random.key(0), small)
         phases = make_phases(self.config, self.data, self.task, backbone, params, self.settings.batch_size)
         init = make_init(self.objective, phases[0].tx, small)
-        self.init = jax.jit(init, out_shardings=self.sharding)
         self._state = jax.eval_shape(init, jax.random.key(0))
+        self.init = jax.jit(init, out_shardings=self.shardings(self._state))
         limit = self.settings.feature_cache_gib * 2**30
         self.phases = [
             with_cached_features(phase, self.config, self.task, backbone, self._state, small, limit)
@@ -110,12 +112,27 @@ class Setup:
         """Returns the phase whose optimizer made the state of a step: the one of the step before it."""
         return next(phase for phase in self.phases if step <= phase.stop)
 
+    def shardings(self, state: TrainState) -> TrainState:
+        """Returns the sharding of each leaf of a state, by train.parallel."""
+        return sharding.of_state(state, self.mesh, split=self.settings.parallel == "sharded")
+
+    def copy(self, state: TrainState) -> TrainState:
+        """Returns a state of buffers of its own, placed by train.parallel."""
+        return sharding.copy(state, self.shardings(state))
+
+    def _gathered(self, tree: Any) -> Any:
+        """Asks for a traced tree whole on every device; otherwise XLA would carry the pieces of the params on
+        into the activations, which are to lie as the batch does."""
+        return jax.lax.with_sharding_constraint(tree, self.sharding)
+
     def target(self, step: int) -> TrainState:
         """Returns the state of a step, in shapes with shardings."""
         opt_state = jax.eval_shape(self.phase_of(step).tx.init, self._state.params)
+        state = self._state._replace(opt_state=opt_state)
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharding),
-            self._state._replace(opt_state=opt_state),
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            state,
+            self.shardings(state),
         )
 
     def _check_prediction(self, params: Any, carry: Any) -> None:
@@ -160,7 +177,7 @@ class Setup:
         loaded = state._replace(
             params=params, carry=state.carry | carry, opt_state=self.phases[0].tx.init(params)
         )
-        return sharding.copy(loaded, self.mesh)
+        return self.copy(loaded)
 
     def step_and_inputs(self, phase: Phase) -> tuple[Any, TrainState, Any]:
         """Returns a phase's step under jit, and the state and the batch that it takes, in shapes with
@@ -176,19 +193,26 @@ class Setup:
             sample["image"] = jax.tree.map(
                 lambda leaf: of_all_processes(leaf, self.settings.batch_size), phase.features
             )
+        objective = phase.objective
+        if self.settings.parallel == "sharded":
+            loss = objective.loss
+            objective = dataclasses.replace(
+                objective, loss=lambda params, *inputs: loss(self._gathered(params), *inputs)
+            )
         step = make_train_step(
-            phase.objective,
+            objective,
             phase.tx,
             phase.augment,
             accumulate_steps=self.settings.accumulate_steps,
             frozen=phase.frozen,
+            axis_name=self.task.axis_name,
         )
+        if self.task.axis_name is not None:
+            step = sharding.per_replica(step, self.mesh)
         step = nonfinite.watch(step, self.settings.on_nonfinite)
-        return (
-            jax.jit(step, donate_argnums=0, out_shardings=self.sharding),
-            self.target(phase.stop),
-            sample,
-        )
+        state = self.target(phase.stop)
+        shardings = (self.shardings(state), self.sharding)
+        return jax.jit(step, donate_argnums=0, out_shardings=shardings), state, sample
 
     def compile_step(self, phase: Phase) -> Any:
         """Compiles a phase's step; prints the parameter table, and FLOPs and memory by XLA's own analysis."""
@@ -201,6 +225,7 @@ class Setup:
 
     def predict(self, params: Any, carry: Any, batch: dict[str, Any]) -> dict[str, Any]:
         """Predicts a batch as a split is read: the device side of the evaluation line, then the objective."""
+        params, carry = self._gathered((params, carry))
         return self.objective.predict(params, carry, self.data.prepare(batch))
 
 

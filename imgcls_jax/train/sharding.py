@@ -1,8 +1,10 @@
-"""The mesh: one axis, "data", over every device of every process; the batch is split on it, the state is on
-each."""
+"""The mesh: one axis, "data", over every device of every process. The batch is split on it; the state is
+whole on each device, or split as well (`train.parallel`)."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,10 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+AXIS = "data"
+# Leaves of fewer numbers stay whole: biases, norms and the first convolutions, some hundredths of a network,
+# for each of which a collective would take longer than the 256 KiB that it saves are worth.
+MIN_SPLIT_SIZE = 2**16
+
 
 def data_mesh() -> Mesh:
     """Returns the mesh of all devices, one axis "data"."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -23,12 +30,54 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_batch(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its first axis over "data"."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def copy(tree: Any, mesh: Mesh) -> Any:
-    """Copies a tree to every device; unlike device_put it shares no buffer, so the copy may be donated."""
-    return jax.jit(lambda leaves: jax.tree.map(jnp.copy, leaves), out_shardings=replicated(mesh))(tree)
+def split_leaf(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array split along its longest axis that divides over the devices.
+
+    One of fewer than MIN_SPLIT_SIZE numbers, or without such an axis, is whole on each.
+    """
+    axes = [axis for axis, length in enumerate(shape) if length % mesh.size == 0]
+    if math.prod(shape) < MIN_SPLIT_SIZE or not axes:
+        return replicated(mesh)
+    longest = max(axes, key=lambda axis: shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*[None] * longest, AXIS))
+
+
+def of_state(state: Any, mesh: Mesh, *, split: bool) -> Any:
+    """Returns the sharding of each leaf of a TrainState.
+
+    Args:
+      state: of arrays or shapes.
+      mesh: of data_mesh.
+      split: whether params, opt_state and the carry's `ema` go by split_leaf; all else is whole everywhere.
+    """
+
+    def pieces(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: split_leaf(np.shape(leaf), mesh), tree)
+
+    whole = jax.tree.map(lambda _: replicated(mesh), state)
+    if not split:
+        return whole
+    ema = {"ema": pieces(state.carry["ema"])} if "ema" in state.carry else {}
+    return whole._replace(
+        params=pieces(state.params), opt_state=pieces(state.opt_state), carry=whole.carry | ema
+    )
+
+
+def copy(tree: Any, shardings: Any) -> Any:
+    """Copies a tree to where `shardings` has it; unlike device_put it shares no buffer, so the copy may be
+    donated."""
+    return jax.jit(lambda leaves: jax.tree.map(jnp.copy, leaves), out_shardings=shardings)(tree)
+
+
+def per_replica(step: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
+    """Returns a step (state, batch) -> (state, metrics) that each device takes on its own rows of the batch,
+    as under pmap; what it returns must be the same on all."""
+    whole, rows = PartitionSpec(), PartitionSpec(AXIS)
+    # check_vma would sum the gradients over the devices, which the step itself averages.
+    return jax.shard_map(step, mesh=mesh, in_specs=(whole, rows), out_specs=whole, check_vma=False)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, field: str = "train.batch_size") -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 
 class TrainState(NamedTuple):
@@ -31,6 +32,13 @@ def _raw(leaf: jax.Array) -> jax.Array:
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
+def _on_host(leaf: jax.Array) -> np.ndarray:
+    """Returns an array whole; all processes call it together for one that lies in pieces on them."""
+    if getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
 def state_digest(state: TrainState) -> str:
     """Returns the SHA-256, in hex, over params, carry, opt_state and rng: path, dtype, shape and bytes of
     every leaf.
@@ -40,7 +48,7 @@ def state_digest(state: TrainState) -> str:
     digest = hashlib.sha256()
     tree = [state.params, state.carry, state.opt_state, state.rng]
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(_raw(leaf))
+        array = _on_host(_raw(leaf))
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -23,6 +23,7 @@ def make_train_step(
     *,
     accumulate_steps: int = 1,
     frozen: Any = None,
+    axis_name: str | None = None,
 ) -> Step:
     """Returns the pure function (state, batch) -> (state, metrics).
 
@@ -34,16 +35,25 @@ def make_train_step(
         before the one optimizer step; the carry (BatchNorm statistics, say) goes from part to part.
       frozen: bool for every leaf of params; those that are True cost no backward pass and stay to the bit.
         None freezes nothing.
+      axis_name: of the mapped axis, where the step sees one replica's rows of the batch: each replica draws
+        numbers of its own, and gradients, metrics and carry are averaged before the one update. None where
+        the batch is whole.
     """
     grad = _grad_of_the_free(objective, frozen)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        rng_a, rng_l = jax.random.split(jax.random.fold_in(state.rng, state.step))
+        rng = jax.random.fold_in(state.rng, state.step)
+        if axis_name is not None:
+            rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
+        rng_a, rng_l = jax.random.split(rng)
         batch = augment(rng_a, batch)
         if accumulate_steps == 1:
             (_, (carry, metrics)), grads = grad(state.params, state.carry, batch, rng_l, state.step)
         else:
             carry, metrics, grads = _accumulate(grad, accumulate_steps, state, batch, rng_l)
+        if axis_name is not None:
+            carry = _shared_carry(axis_name, state.carry, carry)
+            metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if frozen is not None:
@@ -98,6 +108,20 @@ def _accumulate(
     scanned = (jax.tree.map(part_of, batch), jax.random.split(rng, parts))
     (carry, grads), metrics = jax.lax.scan(add_part, (state.carry, zeros), scanned)
     return carry, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics), grads
+
+
+def _shared_carry(axis_name: str, old: Any, new: Any) -> Any:
+    """Makes one carry of the replicas': the mean of floats; of whole numbers the largest, so that what is -1
+    until a replica has seen it becomes known to all."""
+
+    def shared(before: jax.Array, after: jax.Array) -> jax.Array:
+        if after is before:  # such as an average of the params, which moves after the update
+            return before
+        if jnp.issubdtype(after.dtype, jnp.inexact):
+            return before + jax.lax.pmean(after - before, axis_name)  # what no replica moved stays to the bit
+        return jax.lax.pmax(after, axis_name)
+
+    return jax.tree.map(shared, old, new)
 
 
 def make_init(
