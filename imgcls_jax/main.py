@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,14 @@ def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
         raise SystemExit(f"error: --config cannot be loaded: {' '.join(str(error).split())}") from error
 
 
+def _cache_compiled_programs() -> None:
+    """Has jax keep its compiled programs in the user's cache folder, where nothing else is set."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(cache):  # a user may have no home
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "imgcls_jax", "jax"))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
 def _start_processes() -> None:
     """Joins the processes of one run; must come before any other use of jax."""
     import jax
@@ -81,6 +90,7 @@ def main(argv: Sequence[str]) -> None:
     if argv[1:]:
         raise SystemExit(f"error: what is {argv[1]!r}? Flags begin with --")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    _cache_compiled_programs()
     if _DISTRIBUTED.value:
         _start_processes()
     # Only now, so that --help and a typo do not wait for jax.
