@@ -25,6 +25,8 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "Configuration: FILE.py or FILE.py:test; fields are overridden by --config.section.field=value.",
+    lock_config=False,  # a field that the file leaves at its default is overridden too; setup knows them all
+    accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: checkpoints, metrics, result; resumed where it has some."
@@ -84,6 +86,14 @@ def _leave(message: str) -> NoReturn:
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(1)
+
+
+def _cache_compiled_programs() -> None:
+    """Has jax keep its compiled programs in the user's cache folder, where nothing else is set."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(cache):  # a user may have no home
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "imgcls_jax", "jax"))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def _start_processes() -> None:
@@ -180,6 +190,7 @@ def main(argv: Sequence[str]) -> None:
     if argv[1:]:
         raise SystemExit(f"error: what is {argv[1]!r}? Flags begin with --")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    _cache_compiled_programs()
     # jax is imported only now, so that --help and a typo do not wait for it.
     if _DISTRIBUTED.value:
         _run_as_one_of_several()

@@ -11,6 +11,7 @@ operations pickle (worker processes receive them) and draw from the numpy Genera
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -107,10 +108,9 @@ def _check_array(array: np.ndarray) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged metadata of a sound image: it is taken as stored
-        return image
+    with contextlib.suppress(Exception):  # damaged metadata of a sound image: it is taken as stored
+        ImageOps.exif_transpose(image, in_place=True)  # otherwise upright images are copied
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -120,7 +120,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         image = Image.new("RGBA", layer.size, WHITE)
         image.alpha_composite(layer)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies
 
 
 def _to_uint8(pixels: np.ndarray) -> np.ndarray:

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Distances held at once: 1 MiB of float32 stays in the cache of a CPU; an accelerator wants large products.
-DISTANCES_AT_ONCE = {"cpu": 2**18}
+# Distances held at once: 256 KiB of float32 leave room in the cache of a CPU's core for points and centroids;
+# an accelerator wants large products.
+DISTANCES_AT_ONCE = {"cpu": 2**16}
 DISTANCES_AT_ONCE_ELSEWHERE = 2**25
-MIN_POINTS_AT_ONCE = 256  # enough for fast matrix products, whatever the number of clusters
+MIN_POINTS_AT_ONCE = 128  # enough for fast matrix products, whatever the number of clusters
 MULTIPLE_OF_POINTS = 32  # so that the points of a part divide over the devices of a mesh
 SAMPLE_PER_CLUSTER = 16  # points that k-means++ draws from, for each cluster it has to find
 # Parts of the typical deviation by which the halves of a cluster are moved apart; faiss has this part of the

@@ -17,7 +17,9 @@ def read_config(arguments: Sequence[str]) -> experiment.Config:
       ValueError: it cannot be loaded, or an override or another flag is wrong.
     """
     values, line = flags.FlagValues(), ["", *arguments]
-    holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=line)
+    holder = config_flags.DEFINE_config_file(
+        "config", None, flag_values=values, sys_argv=line, lock_config=False, accept_new_attributes=True
+    )
     try:
         rest = values(line)[1:]
         config = None if rest else holder.value

@@ -6,6 +6,7 @@ whole path.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -176,9 +177,13 @@ def _optax_function(
         )
     unknown = set(hyperparameters) - set(signature.parameters)
     if unknown:
+        field = sorted(unknown)[0]
+        own = [*inspect.signature(make_schedule).parameters, *inspect.signature(make_optimizer).parameters]
+        near = difflib.get_close_matches(field, [*own, *signature.parameters], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"optimizer.{sorted(unknown)[0]}: neither a field of the section nor an "
-            f"argument of optax's {name}, which takes {', '.join(signature.parameters)}"
+            f"optimizer.{field}: neither a field of the section nor an argument of optax's {name}, which "
+            f"takes {', '.join(signature.parameters)}{hint}"
         )
     for field, value in hyperparameters.items():
         if not field.endswith("dtype") and not fits(value, float | bool | None):

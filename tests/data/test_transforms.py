@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from imgcls_jax.data import augment, transforms
 from imgcls_jax.data.transforms import apply, decode, parse, random_box, random_operations
@@ -432,3 +432,19 @@ def test_a_host_line_does_not_load_jax():
     program = f"import sys; sys.path[:] = {sys.path!r}; " + program
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_first_frame_of_an_animation_can_be_worked_on(kind, orientation):
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (9, 13, 3), np.uint8)) for _ in range(3)]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:], exif=exif, lossless=True)
+    with Image.open(io.BytesIO(file.getvalue())) as stored:
+        wanted = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+    image = transforms.decode(file.getvalue())
+    np.testing.assert_array_equal(np.asarray(image), wanted)
+    np.testing.assert_array_equal(np.asarray(image.crop((2, 1, 7, 6))), wanted[1:6, 2:7])

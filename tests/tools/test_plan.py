@@ -125,7 +125,7 @@ def test_data_that_are_absent(capsys):
     [
         ((), "--config FILE.py is missing"),
         (("--config", "configs/none.py"), "configs/none.py"),
-        (("--config", DIGITS, "--config.train.batch_sise=8"), 'Did you mean "batch_size"'),
+        (("--config", DIGITS, "--config.train.batch_sise=8"), "did you mean 'batch_size'"),
         (("--config", DIGITS, "--config.train.batch_size=12"), "multiple of their number, 8; got 12"),
         (("--config", DIGITS, "--frmt=json"), "frmt"),
         (("--config", DIGITS, "more"), "what is 'more'?"),

@@ -156,7 +156,7 @@ def test_a_configuration_and_its_overrides(tmp_path, capsys):
     line = "upsample(8) | flip | normalize(0.5, 0.5)"
     assert visualise.main([*command, "--config", config, f"--config.data.train_transforms={line}"]) == 0
     for arguments, message in (
-        (["--config", config, "--config.data.train_transform=flip"], "Did you mean"),
+        (["--config", config, "--config.data.train_transform=flip"], "did you mean 'train_transforms'"),
         (["--config", str(tmp_path / "absent.py")], "absent.py"),
         (["--config", config, "--phase", "phase_2"], "no phase 'phase_2'; it has none"),
         (["--config", config, "--split", "val"], "must be one of 'train', 'test'"),

@@ -254,3 +254,20 @@ def test_pretrained_takes_the_backbone_of_a_workdir(tmp_path):
     config["model"]["pretrained"] = str(tmp_path / "weights.pth")
     with pytest.raises(ValueError, match="weights.pth"):
         Setup(config).initial_state()
+
+
+def test_a_run_of_several_epochs_compiles_its_step_once(tmp_path):
+    compiled = []
+
+    def note(event, duration, **details):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(details.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        result = loop.run(digits_config(total_steps=48, eval_every_steps=20), tmp_path / "run")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert result["steps"] == 48  # two epochs of 22 steps, and a part
+    assert sum("train_step" in str(name) for name in compiled) == 1, compiled
+    assert sum("sums" in str(name) for name in compiled) == 1, compiled
