@@ -9,8 +9,8 @@ FOLDER/train.txt and FOLDER/val.txt) are read by `--config configs/mouth_simplec
 Hardware: 2 CPU cores. Wall time: 3 min 13 s. Measured on 800 training and 100 validation crops of two classes
 (none, smile) of the book's data: 91 and 92 % validation accuracy after 300 epochs in two runs, 94 % at the
 checkpoint that was best on those same images; seed 0. Brought to 60 pixels and cropped to the middle 48, the
-book's other evaluation (`--mode eval --eval_transforms`, README), the second run had 93 %. The book prints 93 %
-on its four classes. Batch 96 is that of the book's code; its text says 16.
+book's other evaluation (`--mode eval --eval_transforms`, README), the second run had 93 %. The book prints
+93 % on its four classes. Batch 96 is that of the book's code; its text says 16.
 """
 
 from ml_collections import ConfigDict
