@@ -71,7 +71,8 @@ def test_evaluation_of_a_workdir(workdir):
     blurred = evaluate(workdir, transforms="upsample(4) | upsample(24) | normalize(0.5, 0.5)")
     assert blurred["test"]["num_examples"] == 359 and blurred["test"]["loss"] > 1.2 * trained["loss"]
     same = evaluate(workdir, transforms="upsample(24) | normalize(0.5, 0.5)")
-    assert same["test"] == pytest.approx(shown["test"], rel=1e-6) and not (workdir / "eval_44.json").exists()
+    assert same["test"]["loss"] == pytest.approx(trained["loss"], rel=1e-5)
+    assert not (workdir / "eval_44.json").exists()
 
 
 @pytest.mark.parametrize(
