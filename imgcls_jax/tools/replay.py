@@ -28,7 +28,7 @@ import numpy as np
 
 from imgcls_jax.objectives.base import Batch
 from imgcls_jax.tools import exit_with
-from imgcls_jax.train import experiment, nonfinite, sharding
+from imgcls_jax.train import experiment, nonfinite
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.loop import Loop, restore
 from imgcls_jax.train.nonfinite import Incidents
@@ -49,7 +49,7 @@ class _Replay(Loop):
     skips: bool
 
     def _take(self, compiled: Any, batch: Batch) -> None:
-        before = sharding.copy(self.state, self.setup.mesh)
+        before = self.setup.copy(self.state)
         super()._take(compiled, batch)
         if self.step in self.incidents.left_out and self.step != self.wanted:
             return

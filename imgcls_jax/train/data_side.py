@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
 import functools
 import inspect
 import re
@@ -84,6 +85,11 @@ class DataSide:
             DataSettings, "data", {k: v for k, v in section.items() if k in names}
         )
         self._source_fields = {k: v for k, v in section.items() if k not in names}
+        known = [*inspect.signature(_source_class(self.settings.source)).parameters, *names]
+        for field in self._source_fields.keys() - known:
+            near = difflib.get_close_matches(field, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise ValueError(f"config.data.{field}: no such field; {hint}")
         self.shard = shard
         self._open: dict[str, Any] = {}
         self.train_host, self._train_device = _parse("data.train_transforms", self.settings.train_transforms)

@@ -374,11 +374,9 @@ def eval_batch_size(config: Config) -> int:
 def save_task(workdir: Path, task: Task, class_names: tuple[str, ...], source_shape: tuple[int, ...]) -> None:
     """Keeps in the workdir what prediction needs to know of the data: it must not need the data
     themselves."""
-    write_json(
-        workdir / "task.json",
-        dataclasses.asdict(dataclasses.replace(task, axis_name=None))  # who loads it maps nothing
-        | {"class_names": class_names, "source_shape": source_shape},
-    )
+    fields = dataclasses.asdict(task)
+    del fields["axis_name"]  # who loads it maps nothing
+    write_json(workdir / "task.json", fields | {"class_names": class_names, "source_shape": source_shape})
 
 
 def load_task(workdir: Path) -> tuple[Task, tuple[str, ...], tuple[int, ...]]:

@@ -228,7 +228,7 @@ class Loop:
         self.step += 1
         self.counted_steps += 1
         if self.step in self.incidents.left_out:
-            self.state = self.state._replace(step=sharding.copy(self.state.step + 1, self.setup.mesh))
+            self.state = self.state._replace(step=sharding.copy(self.state.step + 1, self.setup.sharding))
             return
         self.state, metrics = compiled(self.state, batch)
         self.pending.append((self.step, metrics))
