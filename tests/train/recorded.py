@@ -58,7 +58,7 @@ def stop_after(step):
 
     def interrupted(self):
         if self.step == step:
-            self.stop.signal = "SIGTERM"
+            self.stop.here = lambda: True
         after_step(self)
 
     loop.Loop._after_step = interrupted
