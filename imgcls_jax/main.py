@@ -17,17 +17,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from imgcls_jax.tools import exit_with
+from imgcls_jax.tools.config_file import define_config, parse_flags
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Configuration: FILE.py or FILE.py:test; fields are overridden by --config.section.field=value.",
-    lock_config=False,  # a field that the file leaves at its default is overridden too; setup knows them all
-    accept_new_attributes=True,
-)
+_CONFIG = define_config(flags.FLAGS)
+flags.declare_key_flag("config")  # listed by --help among those of this file
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: checkpoints, metrics, result; resumed where it has some."
 )
@@ -65,20 +60,9 @@ flags.mark_flag_as_required("workdir")
 def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
     """Parses the flags and loads the configuration; a mistake in either becomes one line."""
     try:
-        rest = flags.FLAGS(argv)
-        if _CONFIG.value is not None:
-            _CONFIG.value.to_dict()  # a file that could not be loaded says so here
-        return rest
-    except flags.Error as error:
-        text = str(error)
-        # What a configuration's own code raises arrives as the text of a traceback.
-        raise SystemExit(
-            f"error: {text.strip().splitlines()[-1] if 'Traceback' in text else text}"
-        ) from error
-    except (AttributeError, KeyError, TypeError) as error:
-        raise SystemExit(f"error: in the overrides of --config: {' '.join(str(error).split())}") from error
-    except (OSError, ImportError, SyntaxError) as error:
-        raise SystemExit(f"error: --config cannot be loaded: {' '.join(str(error).split())}") from error
+        return [*argv[:1], *parse_flags(flags.FLAGS, argv, _CONFIG)]
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def _leave(message: str) -> NoReturn:

@@ -94,6 +94,14 @@ def test_a_users_mistake_is_one_line(arguments, message, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_help_lists_every_flag_and_waits_for_no_jax():
+    line = [sys.executable, "-X", "importtime", "-m", "imgcls_jax.main", "--help"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    listed = set(re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE))
+    assert {"config", "workdir", "mode", "checkpoint", "distributed"} <= listed
+    assert not re.search(r"\| +jax$", done.stderr, re.MULTILINE)
+
+
 def test_a_missing_or_broken_config_is_one_line(tmp_path):
     done = command("main", "--config=configs/no_such.py", f"--workdir={tmp_path}")
     assert done.returncode != 0 and "no_such.py" in done.stderr and "Traceback" not in done.stderr

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
+import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ import numpy as np
 
 from imgcls_jax.data import transforms
 from imgcls_jax.data.sources import Source
+
+logger = logging.getLogger(__name__)
 
 MAX_BAD_IN_A_ROW = 100
 LABELED_STREAM = 1  # sets its randomness apart from that of the first stream
@@ -309,6 +312,14 @@ def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
         views = zip(*(example["view_images"] for example in examples), strict=True)
         columns["view_images"] = tuple(np.stack(view) for view in views)
     return columns
+
+
+def note_bad_examples(source: Source, indices: np.ndarray, known: set[str]) -> None:
+    """Adds the elements that a batch left out to those `known`, and warns of each that is new."""
+    for where in map(source.describe, indices.tolist()):
+        if where not in known:
+            known.add(where)
+            logger.warning("skipped, cannot be read: %s", where)
 
 
 @contextlib.contextmanager

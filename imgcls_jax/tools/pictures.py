@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from imgcls_jax.tools import attribution, drawing, layers
 from imgcls_jax.tools.drawing import Cell
 from imgcls_jax.tools.network_input import Images, grey
 from imgcls_jax.train import experiment
+from imgcls_jax.train.field_types import did_you_mean
 from imgcls_jax.train.trained import Trained, probabilities
 
 SIDE, PART, TILE = 240, 160, 84  # pixels of an image, of a part of one, and of a filter or channel
@@ -61,8 +61,7 @@ def choose(name: str | None, names: Sequence[str], found: np.ndarray) -> np.ndar
     if name is None:
         return found.argmax(axis=1)
     if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names[:10])}, ..."
+        hint = did_you_mean(name, names) or f"there are {', '.join(names[:10])}, ..."
         raise ValueError(f"the network knows no class {name!r}; {hint}")
     return np.full(len(found), list(names).index(name))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import functools
 import inspect
 import re
@@ -18,7 +17,7 @@ import numpy as np
 from imgcls_jax.data import augment, sources, transforms
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
 from imgcls_jax.train.experiment import call
-from imgcls_jax.train.field_types import require_at_least
+from imgcls_jax.train.field_types import did_you_mean, require_at_least
 
 UNKNOWN = "unknown:"  # a split's examples of classes that are not trained on
 FIRST_VIEW = 2**16  # sets the randomness of views apart from that of an image's operations, numbered from 0
@@ -87,8 +86,7 @@ class DataSide:
         self._source_fields = {k: v for k, v in section.items() if k not in names}
         known = [*inspect.signature(_source_class(self.settings.source)).parameters, *names]
         for field in self._source_fields.keys() - known:
-            near = difflib.get_close_matches(field, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            hint = did_you_mean(field, known) or f"there are {', '.join(known)}"
             raise ValueError(f"config.data.{field}: no such field; {hint}")
         self.shard = shard
         self._open: dict[str, Any] = {}

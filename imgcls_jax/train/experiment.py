@@ -8,7 +8,6 @@ arguments of what it builds, so an unknown one is found by name before anything 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_jax.objectives.base import Objective, Task
-from imgcls_jax.train.field_types import fits, require_at_least, require_types
+from imgcls_jax.train.field_types import did_you_mean, fits, require_at_least, require_types
 
 Config = dict[str, Any]
 SECTIONS = ("data", "model", "objective", "optimizer", "train", "evals")
@@ -201,8 +200,7 @@ def call(
     ]
     for field in fields:
         if field not in free and not takes_any:
-            near = difflib.get_close_matches(field, free, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(free) or 'none'}"
+            hint = did_you_mean(field, free) or f"there are {', '.join(free) or 'none'}"
             raise ValueError(f"config.{section}.{field}: no such field; {hint}")
     for name in free:
         if parameters[name].default is inspect.Parameter.empty and name not in fields:

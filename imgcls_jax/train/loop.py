@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate
+from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate, note_bad_examples
 from imgcls_jax.objectives.base import Batch
 from imgcls_jax.train import experiment, nonfinite, sharding
 from imgcls_jax.train import workdir as workdirs
@@ -87,15 +87,8 @@ class Loop:
             for batch in iterator:
                 if self.stop.here():
                     raise Interrupted
-                self._note_bad(source, batch.pop("bad_examples"))
+                note_bad_examples(source, batch.pop("bad_examples"), self.bad_examples)
                 yield sharding.place(batch, self.setup.mesh)
-
-    def _note_bad(self, source: Any, indices: np.ndarray) -> None:
-        for index in indices.tolist():
-            where = source.describe(index)
-            if where not in self.bad_examples:
-                self.bad_examples.add(where)
-                logger.warning("skipped, cannot be read: %s", where)
 
     def embed(self, key: str) -> np.ndarray:
         """Returns predict's output of a key over what is trained on in index order, float32 [N, D]."""
@@ -217,7 +210,7 @@ class Loop:
                 asked = time.monotonic()
                 batch = next(iterator)
                 self.waited += time.monotonic() - asked
-                self._note_bad(batches.source, batch.pop("bad_examples"))
+                note_bad_examples(batches.source, batch.pop("bad_examples"), self.bad_examples)
                 placed = sharding.place({key: batch[key] for key in setup.spec}, setup.mesh)
                 self._take(compiled, placed)
                 self._after_step()

@@ -6,7 +6,6 @@ whole path.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgcls_jax.train.field_types import fits
+from imgcls_jax.train.field_types import did_you_mean, fits
 
 Schedule = Callable[[int | jax.Array], Any]
 
@@ -179,11 +178,10 @@ def _optax_function(
     if unknown:
         field = sorted(unknown)[0]
         own = [*inspect.signature(make_schedule).parameters, *inspect.signature(make_optimizer).parameters]
-        near = difflib.get_close_matches(field, [*own, *signature.parameters], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(field, [*own, *signature.parameters])
         raise ValueError(
             f"optimizer.{field}: neither a field of the section nor an argument of optax's {name}, which "
-            f"takes {', '.join(signature.parameters)}{hint}"
+            f"takes {', '.join(signature.parameters)}{hint and '; '}{hint}"
         )
     for field, value in hyperparameters.items():
         if not field.endswith("dtype") and not fits(value, float | bool | None):

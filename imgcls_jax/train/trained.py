@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.data.image_files import FileOutput, outputs_of_files
-from imgcls_jax.data.pipeline import iterate
+from imgcls_jax.data.pipeline import iterate, note_bad_examples
 from imgcls_jax.objectives.base import Batch, Objective, Task
 from imgcls_jax.train import experiment, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.data_side import DataSide
 from imgcls_jax.train.experiment import Config
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +157,7 @@ def evaluate(
         batches = trained.data.eval_batches(split or name, batch_size, trained.class_names)
         with iterate(batches, 0, len(batches), **trained.data.reading) as iterator:
             for batch in iterator:
-                for index in batch.pop("bad_examples").tolist():
-                    where = batches.source.describe(index)
-                    if where not in bad_examples:
-                        logger.warning("skipped, cannot be read: %s", where)
-                    bad_examples.add(where)
+                note_bad_examples(batches.source, batch.pop("bad_examples"), bad_examples)
                 yield sharding.place(batch, mesh)
 
     evaluators = experiment.make_evaluators(trained.config, trained.predict, open_split, trained.task)
