@@ -1,128 +1,278 @@
-"""Training step side by side with the same network in PyTorch, on the same machine in one process.
+"""Training step and inference side by side with the same network in PyTorch, on the same machine.
 
-  python benchmarks/train_step.py [--batch_size 64] [--rounds 12] [--json FILE]
+  python benchmarks/train_step.py [--networks resnet18,vit_s16_mae] [--inference] [--rounds 5] [--json FILE]
 
-Blocks of steps of the two alternate, so that a drift of the machine's speed meets both; the ratio is taken
-block by block. Needs PyTorch beside the packages of requirements.txt. CPU: PyTorch runs in both memory
-layouts and the faster one counts.
+The two alternate round by round, so that a drift of the machine's speed meets both, and the ratio is taken
+round by round. On a CPU both compute in float32, PyTorch in both memory layouts of which the faster one
+counts; on a GPU in bfloat16, PyTorch with channels last, autocast and torch.compile. Needs PyTorch,
+torchvision and timm beside the packages of requirements.txt; `--alone` measures this project only.
+
+FLOP are those of convolutions and matrix products in the traced step, the utilisation (MFU) is their rate
+over that of a large matrix product measured beside it. The memory bound is XLA's count of bytes that the
+compiled step reads and writes, over the speed of a large copy.
 """
 
+from __future__ import annotations
+
 import argparse
+import importlib
 import json
-import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-import torch
 
-from imgcls_jax.models import simpleconv3
-from imgcls_jax.objectives import supervised
-from imgcls_jax.objectives.base import Task
+from imgcls_jax.objectives import mae, mixmatch, supervised
+from imgcls_jax.objectives.base import Objective, Task
+from imgcls_jax.tools.step_cost import flops
 from imgcls_jax.train.step import make_init, make_train_step
 
-STEPS_A_BLOCK = 15
-SIZE, CLASSES, LEARNING_RATE, MOMENTUM = 48, 2, 0.1, 0.9
+LEARNING_RATE, MOMENTUM = 0.1, 0.9
+PEAK_SIZE, COPY_BYTES = 2048, 2**28
 
 
-def jax_step(images: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
-    """Returns a function that does one step of the project's own."""
-    task = Task(CLASSES, len(labels), 1, 1, images.shape[1:])
-    objective = supervised.make(simpleconv3.build(), task)
+class Network(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+      family, fields: of models/.
+      batch: images of a step on a CPU.
+      gpu_batch: on a GPU.
+      size: pixels of a side.
+      classes: K.
+      head: of supervised.make.
+    """
+
+    family: str
+    fields: dict[str, Any]
+    batch: int
+    gpu_batch: int
+    size: int = 224
+    classes: int = 1000
+    head: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+
+
+_BILINEAR = dict(variant="vgg16", top=False, last_pool=False)
+NETWORKS = {
+    "simpleconv3": Network("simpleconv3", {}, 64, 512, 48, 2),
+    "vgg11": Network("vgg", dict(variant="vgg11"), 4, 128),
+    "vgg16": Network("vgg", dict(variant="vgg16"), 4, 64),
+    "vgg16_bilinear": Network("vgg", _BILINEAR, 4, 32, 224, 200, dict(head="bilinear")),
+    "vgg16_compact": Network(
+        "vgg",
+        _BILINEAR,
+        4,
+        32,
+        224,
+        200,
+        dict(head="bilinear", head_fields=dict(projection="tensor_sketch", dim=8192)),
+    ),
+    "resnet18": Network("resnet", dict(variant="resnet18"), 16, 256),
+    "resnet50": Network("resnet", dict(variant="resnet50"), 8, 256),
+    "se_resnet50": Network("resnet", dict(variant="se_resnet50"), 8, 256),
+    "densenet121": Network("densenet", dict(variant="densenet121"), 8, 128),
+    "efficientnet_b0": Network("efficientnet", dict(variant="efficientnet_b0"), 16, 256),
+    "wrn_28_2": Network("wide_resnet", dict(variant="wrn_28_2"), 64, 512, 32, 10),
+    "wrn_28_2_mixmatch": Network("wide_resnet", dict(variant="wrn_28_2"), 16, 64, 32, 10),
+    "vit_s16": Network("vit", dict(variant="vit_s16"), 8, 256),
+    "vit_s16_mae": Network("vit", dict(variant="vit_s16", position="sincos"), 8, 256),
+}
+HEADER = (
+    f"{'network':18}{'batch':>6}{'ours ms':>9}{'torch ms':>9}  {'by round':22}{'img/s':>8}{'MFU':>8}"
+    f"{'compute':>9}{'memory':>9}"
+)
+PARTS = ("mixmatch", "mae")  # networks named after what they are trained by have no inference of their own
+
+
+def inputs_of(network: Network, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images, float32 [B, H, W, 3], and labels, int32 [B]."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(batch_size, network.size, network.size, 3)).astype(np.float32)
+    return images, rng.integers(0, network.classes, batch_size).astype(np.int32)
+
+
+def objective_and_batch(
+    name: str, network: Network, images: np.ndarray, labels: np.ndarray
+) -> tuple[Objective, Any]:
+    """Returns the algorithm that trains a network and one batch of what it reads."""
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    family = importlib.import_module(f"imgcls_jax.models.{network.family}")
+    backbone = family.build(**network.fields, dtype=dtype)
+    task = Task(network.classes, 100 * len(images), 100, 10_000, images.shape[1:])
+    batch = {"image": images, "label": labels, "index": np.arange(len(labels), dtype=np.int32)}
+    if name.endswith("mae"):
+        return mae.make(backbone, task), {"image": images}
+    if name.endswith("mixmatch"):
+        objective = mixmatch.make(backbone, task, alpha=0.75, lambda_u=75.0)
+        return objective, {"labeled": batch, "views": (images, np.ascontiguousarray(images[:, :, ::-1]))}
+    return supervised.make(backbone, task, **network.head), batch
+
+
+def jax_run(
+    name: str, network: Network, images: np.ndarray, labels: np.ndarray, *, training: bool
+) -> tuple[Callable[[], None], float, float]:
+    """Returns (a function that does one step or inference, its FLOP, its bytes by XLA's count)."""
+    objective, batch = objective_and_batch(name, network, images, labels)
     tx = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
-    batch = jax.device_put({"image": images, "label": labels})
+    batch = jax.device_put(batch)
     state = jax.jit(make_init(objective, tx, batch))(jax.random.key(0))
-    step = jax.jit(make_train_step(objective, tx, lambda rng, batch: batch), donate_argnums=0)
+    if training:
+        function = make_train_step(objective, tx, lambda rng, batch: batch)
+        arguments, donated = (state, batch), 0
+    else:
+        function, arguments, donated = objective.predict, (state.params, state.carry, batch), None
+    jitted = jax.jit(function, donate_argnums=donated)
+    work = flops(jax.make_jaxpr(function)(*arguments), platform=jax.default_backend())
+    compiled = jitted.lower(*arguments).compile()
+    moved = compiled.cost_analysis().get("bytes accessed", float("nan"))
 
     def run() -> None:
         nonlocal state
-        state, _ = step(state, batch)
-        jax.block_until_ready(state)
+        if training:
+            state, _ = compiled(state, batch)
+            jax.block_until_ready(state)
+        else:
+            jax.block_until_ready(compiled(*arguments))
 
-    return run
-
-
-def torch_network() -> torch.nn.Module:
-    """Returns Simpleconv3 in PyTorch."""
-    nn, layers, channels = torch.nn, [], (3, 12, 24, 48)
-    for inputs, outputs in zip(channels, channels[1:], strict=False):
-        layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-    layers += [
-        nn.Flatten(),
-        nn.Linear(1728, 512),
-        nn.ReLU(),
-        nn.Linear(512, 128),
-        nn.ReLU(),
-        nn.Linear(128, CLASSES),
-    ]
-    return nn.Sequential(*layers)
+    return run, work, moved
 
 
-def torch_step(
-    images: np.ndarray, labels: np.ndarray, memory_format: torch.memory_format
-) -> Callable[[], None]:
-    """Returns a function that does one step in PyTorch."""
-    network = torch_network().to(memory_format=memory_format)
-    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
-    targets = torch.from_numpy(labels).long()
-    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(inputs), targets).backward()
-        optimizer.step()
-
-    return run
-
-
-def block(run: Callable[[], None]) -> float:
-    """Returns the median milliseconds of a step over one block, after a step that is not counted."""
+def seconds_of(run: Callable[[], Any], calls: int) -> float:
+    """Returns the median wall time of some calls."""
     times = []
-    for _ in range(STEPS_A_BLOCK + 1):
+    for _ in range(calls):
         start = time.perf_counter()
         run()
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times[1:])
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def machine_rates() -> tuple[float, float]:
+    """Returns (FLOP/s of a large matrix product in the training dtype, bytes/s of a large copy)."""
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    square, long = jnp.ones((PEAK_SIZE, PEAK_SIZE), dtype), jnp.ones(COPY_BYTES // 4, jnp.float32)
+    product, copy = jax.jit(jnp.dot), jax.jit(lambda x: x + 1)
+    runs = [lambda: product(square, square).block_until_ready(), lambda: copy(long).block_until_ready()]
+    fastest = [min(seconds_of(run, 1) for _ in range(6)) for run in runs]
+    return 2 * PEAK_SIZE**3 / fastest[0], 2 * COPY_BYTES / fastest[1]
+
+
+def runs_of(
+    name: str, network: Network, batch_size: int, training: bool, alone: bool
+) -> tuple[dict[str, Any], float, float]:
+    """Returns ({what: function of one step}, FLOP, bytes) of one row."""
+    images, labels = inputs_of(network, batch_size)
+    run, work, moved = jax_run(name, network, images, labels, training=training)
+    runs = {"ours": run}
+    if not alone:
+        import torch_networks
+
+        device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+        for channels_last in (True, False) if device == "cpu" else (True,):
+            runs["torch channels last" if channels_last else "torch"] = torch_networks.step(
+                name,
+                images,
+                labels,
+                network.classes,
+                training=training,
+                channels_last=channels_last,
+                device=device,
+            )
+    return runs, work, moved
+
+
+def measure(
+    name: str, *, training: bool, rounds: int, batch_size: int, alone: bool, rates: tuple[float, float]
+) -> dict[str, Any]:
+    """Returns one row: times in milliseconds, the ratio round by round, FLOP, utilisation and bounds."""
+    network = NETWORKS[name]
+    batch_size = batch_size or (network.batch if jax.default_backend() == "cpu" else network.gpu_batch)
+    runs, work, moved = runs_of(name, network, batch_size, training, alone)
+    calls = {what: max(1, min(30, int(0.5 / seconds_of(run, 2)))) for what, run in runs.items()}
+    times: dict[str, list[float]] = {what: [] for what in runs}
+    for _ in range(rounds):
+        for what, run in runs.items():
+            times[what].append(1e3 * seconds_of(run, calls[what]))
+    ours, *theirs = times.values()
+    fastest = min(ours) / 1e3
+    return {
+        "network": name,
+        "what": "training step" if training else "inference",
+        "batch": batch_size,
+        "milliseconds": times,
+        "ratios": [min(others) / own for own, *others in zip(*times.values(), strict=True)] if theirs else [],
+        "images_per_second": batch_size / fastest,
+        "gflop": work / 1e9,
+        "utilisation": work / fastest / rates[0],
+        "compute_bound_ms": 1e3 * work / rates[0],
+        "memory_bound_ms": 1e3 * moved / rates[1],
+    }
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """Returns a row of the table."""
+    times, ratios = row["milliseconds"], row["ratios"]
+    theirs = min((min(values) for what, values in times.items() if what != "ours"), default=float("nan"))
+    by_round = f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "-"
+    return (
+        f"{row['network']:18}{row['batch']:6}{min(times['ours']):9.1f}{theirs:9.1f}  {by_round:22}"
+        f"{row['images_per_second']:8.1f}{100 * row['utilisation']:6.0f} %"
+        f"{row['compute_bound_ms']:9.1f}{row['memory_bound_ms']:9.1f}"
+    )
+
+
+def names_of(text: str, training: bool) -> Sequence[str]:
+    """Returns the networks asked for; all that the kind of run has where none is named."""
+    names = text.split(",") if text else [n for n in NETWORKS if training or not n.endswith(PARTS)]
+    unknown = sorted(set(names) - set(NETWORKS))
+    if unknown:
+        raise SystemExit(f"error: no network {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
+    return names
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--networks", default="", help="names joined by commas; all without it")
+    parser.add_argument("--inference", action="store_true", help="logits of a batch, no training")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch_size", type=int, default=0, help="instead of each network's own")
+    parser.add_argument("--alone", action="store_true", help="without PyTorch")
     parser.add_argument("--json", default="", help="file for the figures")
     arguments = parser.parse_args()
-    torch.set_num_threads(os.cpu_count())
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(arguments.batch_size, SIZE, SIZE, 3)).astype(np.float32)
-    labels = rng.integers(0, CLASSES, arguments.batch_size).astype(np.int32)
-    runs = {
-        "jax": jax_step(images, labels),
-        "torch": torch_step(images, labels, torch.contiguous_format),
-        "torch channels-last": torch_step(images, labels, torch.channels_last),
-    }
-    for run in runs.values():
-        block(run)
-    times = {name: [] for name in runs}
-    for _ in range(arguments.rounds):
-        for name, run in runs.items():
-            times[name].append(block(run))
-    versions = f"jax {jax.__version__}, torch {torch.__version__}"
-    print(f"Simpleconv3, batch {arguments.batch_size}, {SIZE}x{SIZE}, {versions}")
-    for name, values in times.items():
-        print(f"{name:<20} min {min(values):6.2f}  median {statistics.median(values):6.2f} ms a step")
-    ratios = [min(pair) / own for own, *pair in zip(*times.values(), strict=True)]
-    spread = f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
-    print(f"speed against the faster torch, round by round, median: {spread}")
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(
-                {"milliseconds": times, "ratios": ratios, "jax": jax.__version__, "torch": torch.__version__},
-                file,
-            )
+    names = names_of(arguments.networks, not arguments.inference)
+    versions = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    if not arguments.alone:
+        import os
+
+        import torch
+
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        versions["torch"] = torch.__version__
+    rates = machine_rates()
+    versions |= {"gflop_per_second": round(rates[0] / 1e9), "gb_per_second": round(rates[1] / 1e9, 1)}
+    print(", ".join(f"{key} {value}" for key, value in versions.items()))
+    print(HEADER)
+    rows = []
+    for name in names:
+        row = measure(
+            name,
+            training=not arguments.inference,
+            rounds=arguments.rounds,
+            batch_size=arguments.batch_size,
+            alone=arguments.alone,
+            rates=rates,
+        )
+        rows.append(row)
+        print(line_of(row), flush=True)
+        if arguments.json:
+            with open(arguments.json, "w", encoding="utf-8") as file:
+                json.dump(versions | {"rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

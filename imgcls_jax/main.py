@@ -72,14 +72,6 @@ def _leave(message: str) -> NoReturn:
     os._exit(1)
 
 
-def _cache_compiled_programs() -> None:
-    """Has jax keep its compiled programs in the user's cache folder, where nothing else is set."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if os.path.isabs(cache):  # a user may have no home
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "imgcls_jax", "jax"))
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-
-
 def _start_processes() -> None:
     """Joins the processes of one run; must come before any other use of jax."""
     import jax
@@ -174,7 +166,6 @@ def main(argv: Sequence[str]) -> None:
     if argv[1:]:
         raise SystemExit(f"error: what is {argv[1]!r}? Flags begin with --")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    _cache_compiled_programs()
     # jax is imported only now, so that --help and a typo do not wait for it.
     if _DISTRIBUTED.value:
         _run_as_one_of_several()

@@ -4,6 +4,8 @@ import importlib.metadata
 import os
 from pathlib import Path
 
+from imgcls_jax.tools import compiler
+
 ROOT = Path(__file__).parents[1]
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -14,5 +16,6 @@ if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+compiler.configure()  # as the commands do, whose numbers some tests compare with those of a function call
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

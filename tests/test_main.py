@@ -369,25 +369,3 @@ def test_the_report_in_a_browser(page, tmp_path, width):
     found = json.loads(html.unescape(re.search('data-found="([^"]*)"', done.stdout)[1]))
     assert found["up"] == sorted(found["up"]) and found["down"] == sorted(found["up"], reverse=True)
     assert found["wide"] == width and found["pictures"]
-
-
-@pytest.mark.parametrize(
-    "settings, folder",
-    [
-        ({"XDG_CACHE_HOME": "/caches"}, "/caches/imgcls_jax/jax"),
-        ({"HOME": "/home/me"}, "/home/me/.cache/imgcls_jax/jax"),
-        ({"HOME": "nowhere"}, "None"),
-        ({"HOME": "/home/me", "JAX_COMPILATION_CACHE_DIR": "/mine"}, "/mine"),
-        ({"HOME": "/home/me", "JAX_COMPILATION_CACHE_DIR": ""}, ""),
-    ],
-)
-def test_compiled_programs_are_kept_where_the_user_has_them(settings, folder):
-    code = "from imgcls_jax import main; main._cache_compiled_programs(); import os; "
-    code += "print(os.environ.get('JAX_COMPILATION_CACHE_DIR'))"
-    unset = ("XDG_CACHE_HOME", "HOME", "JAX_COMPILATION_CACHE_DIR")
-    environment = {name: value for name, value in os.environ.items() if name not in unset} | settings
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip("\n") == folder

@@ -28,15 +28,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import (
     Dense,
     Features,
     Initializer,
-    adaptive_average_pool,
     fan_in_uniform,
     fan_in_uniform_bias,
 )
 from imgcls_jax.models.lrn import local_response_norm
+from imgcls_jax.models.pooling import adaptive_average_pool, max_pool
 
 FC6_WINDOW = (6, 6)
 KERNELS = (11, 5, 3, 3, 3)
@@ -49,7 +50,7 @@ caffe_response_norm = functools.partial(local_response_norm, size=5, alpha=1e-4,
 
 
 def _max_pool(x: jax.Array) -> jax.Array:
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((0, 0), (0, 0)))
+    return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((0, 0), (0, 0)))
 
 
 class AlexNet(nn.Module):
@@ -122,7 +123,7 @@ class AlexNet(nn.Module):
         else:
             bias = nn.initializers.constant(self.initial_bias if layer in BIASED else 0.0)
             initialisers = {"kernel_init": nn.initializers.normal(0.01), "bias_init": bias}
-        return nn.Conv(
+        return Conv(
             self.channels[layer],
             (kernel, kernel),
             strides=4 if layer == 0 else 1,

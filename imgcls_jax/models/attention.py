@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import Dense
 
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -40,7 +41,7 @@ class SqueezeExcitation(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Args: x float [B, H, W, C]. Returns: x times its gate, the same shape."""
         channels = x.shape[-1]
-        conv = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=he_fan_out, dtype=self.dtype)
+        conv = functools.partial(Conv, kernel_size=(1, 1), kernel_init=he_fan_out, dtype=self.dtype)
         gate = jnp.mean(x, axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
         gate = nn.relu(conv(channels // self.reduction, name="fc1")(gate))
         gate = conv(channels, name="fc2")(gate)
@@ -91,7 +92,7 @@ class BAM(nn.Module):
 
     def _spatial(self, x: jax.Array) -> jax.Array:
         path, width = "spatial_att.gate_s.gate_s", x.shape[-1] // self.reduction
-        conv = functools.partial(nn.Conv, kernel_init=he_fan_out, dtype=self.dtype)
+        conv = functools.partial(Conv, kernel_init=he_fan_out, dtype=self.dtype)
         y = conv(width, (1, 1), name=f"{path}_conv_reduce0")(x)
         y = nn.relu(self.norm(dtype=self.dtype, name=f"{path}_bn_reduce0")(y))
         for layer in range(2):
@@ -131,7 +132,7 @@ class CBAM(nn.Module):
         x = x * nn.sigmoid(gate)[:, None, None]
 
         pooled = jnp.max(x, axis=-1, keepdims=True), jnp.mean(x, axis=-1, keepdims=True)
-        gate = nn.Conv(
+        gate = Conv(
             1,
             (7, 7),
             padding=3,

@@ -26,7 +26,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import Features, batch_norm
+from imgcls_jax.models.pooling import max_pool
 
 inception_norm = functools.partial(batch_norm, epsilon=1e-3)
 
@@ -92,7 +94,7 @@ class ConvUnit(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, h, w, C]; train as the backbone's. Returns: float [B, h', w', features]."""
         pad = (self.kernel // 2, self.kernel // 2)
-        x = nn.Conv(
+        x = Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.strides,
@@ -119,7 +121,7 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Args: x float [B, h, w, C]. Returns: float [B, h, w, C]."""
-        conv = functools.partial(nn.Conv, kernel_size=(1, 1), dtype=self.dtype)
+        conv = functools.partial(Conv, kernel_size=(1, 1), dtype=self.dtype)
         gate = x.mean(axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
         gate = nn.relu(conv(x.shape[-1] // self.ratio, name="fc1")(gate))
         return x * nn.sigmoid(conv(x.shape[-1], name="fc2")(gate))
@@ -162,7 +164,7 @@ class Inception(nn.Module):
 
 def _pool(x: jax.Array, kind: str) -> jax.Array:
     """3x3, stride 1, `kind` "avg" (the padding counts) or "max": float [B, h, w, C] -> [B, h, w, C]."""
-    pool = {"avg": nn.avg_pool, "max": nn.max_pool}[kind]
+    pool = {"avg": nn.avg_pool, "max": max_pool}[kind]
     return pool(x, window_shape=(3, 3), strides=(1, 1), padding=((1, 1), (1, 1)))
 
 
@@ -173,7 +175,7 @@ def _halve(x: jax.Array) -> jax.Array:
     less than the padded convolutions beside it, so there the windows are centred as theirs are.
     """
     padding = [(side % 2, 1) for side in x.shape[1:3]]
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
+    return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
 
 
 class BNInception(nn.Module):

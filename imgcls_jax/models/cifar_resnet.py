@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import Features, batch_norm
 
 _he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -54,7 +55,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, H, W, C]; train switches the norm. Returns: [B, h, w, features]."""
         conv = functools.partial(
-            nn.Conv,
+            Conv,
             self.features,
             (3, 3),
             padding=1,
@@ -97,7 +98,7 @@ class CifarResNet(nn.Module):
           Features: map [B, ceil(H / 4), ceil(W / 4), 64], embedding [B, 64], its mean.
         """
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        x = nn.Conv(
+        x = Conv(
             self.channels[0],
             (3, 3),
             padding=1,

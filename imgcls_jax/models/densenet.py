@@ -15,7 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import Features, batch_norm
+from imgcls_jax.models.pooling import max_pool
 
 BOTTLENECK = 4  # a layer's 1x1 convolution has this many times `growth` channels (section 3)
 CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -24,7 +26,7 @@ CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 def _conv(channels: int, size: int, dtype: Any, name: str, strides: int = 1) -> nn.Conv:
     """Returns a square convolution without bias, padded by half its size on every side."""
     pad = (size // 2, size // 2)
-    return nn.Conv(
+    return Conv(
         channels,
         (size, size),
         strides=strides,
@@ -117,7 +119,7 @@ class DenseNet(nn.Module):
             return _conv(2 * self.growth, 3, self.dtype, "features.conv0")(images)
         x = _conv(2 * self.growth, 7, self.dtype, "features.conv0", strides=2)(images)
         x = nn.relu(norm("features.norm0")(x))
-        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -20,7 +20,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.layers import Features, batch_norm, depthwise_convolution
+from imgcls_jax.models.convolution import Conv
+from imgcls_jax.models.layers import Features, batch_norm
 
 # Expansion, kernel size, stride of the first repeat, output channels and repeats of B0 (table 1).
 STAGES = (
@@ -72,13 +73,12 @@ class ConvNorm(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, h, w, C]. Returns: float [B, ceil(h / strides), ceil(w / strides), features]."""
         pad = (self.size // 2, self.size // 2)
-        x = nn.Conv(
+        x = Conv(
             self.features,
             (self.size, self.size),
             strides=self.strides,
             padding="SAME" if self.padding == "tf" else (pad, pad),
             feature_group_count=self.features if self.depthwise else 1,
-            conv_general_dilated=depthwise_convolution if self.depthwise else None,
             use_bias=False,
             dtype=self.dtype,
             kernel_init=DEPTHWISE_INIT if self.depthwise else CONV_INIT,
@@ -101,7 +101,7 @@ class SqueezeExcitation(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Args: x float [B, h, w, C]. Returns: float [B, h, w, C]."""
-        conv = lambda features, name: nn.Conv(  # noqa: E731
+        conv = lambda features, name: Conv(  # noqa: E731
             features, (1, 1), dtype=self.dtype, kernel_init=CONV_INIT, name=name
         )
         gate = jnp.mean(x, axis=(1, 2), keepdims=True)  # [B, 1, 1, C]

@@ -26,8 +26,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.layers import Features, adaptive_average_pool, batch_norm, fan_in_uniform_bias
+from imgcls_jax.models.convolution import Conv
+from imgcls_jax.models.layers import Features, batch_norm, fan_in_uniform_bias
 from imgcls_jax.models.lrn import local_response_norm
+from imgcls_jax.models.pooling import adaptive_average_pool, max_pool
 
 inception_norm = functools.partial(batch_norm, epsilon=1e-3)
 
@@ -77,7 +79,7 @@ class ConvUnit(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, h, w, C]; train as the backbone's. Returns: float [B, h', w', features]."""
         pad = (self.kernel // 2, self.kernel // 2)
-        x = nn.Conv(
+        x = Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.strides,
@@ -117,7 +119,7 @@ class Inception(nn.Module):
         second = conv(middle, 3, name="branch2.1")(second, train)
         third = conv(wide_reduce, name="branch3.0")(x, train)
         third = conv(wide, self.wide_kernel, name="branch3.1")(third, train)
-        pooled = nn.max_pool(x, window_shape=(3, 3), strides=(1, 1), padding=((1, 1), (1, 1)))
+        pooled = max_pool(x, window_shape=(3, 3), strides=(1, 1), padding=((1, 1), (1, 1)))
         fourth = conv(project, name="branch4.1")(pooled, train)
         return jnp.concatenate((first, second, third, fourth), axis=-1)
 
@@ -164,7 +166,7 @@ class Auxiliary(nn.Module):
 def _halve(x: jax.Array, window: int = 3) -> jax.Array:
     """Max pool of stride 2 that rounds up: the last window may reach one row beyond the map."""
     padding = [(0, (side - window) % 2) for side in x.shape[1:3]]
-    return nn.max_pool(x, window_shape=(window, window), strides=(2, 2), padding=padding)
+    return max_pool(x, window_shape=(window, window), strides=(2, 2), padding=padding)
 
 
 class GoogLeNet(nn.Module):

@@ -21,7 +21,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import Features, Initializer, batch_norm
+from imgcls_jax.models.pooling import max_pool
 
 inception_norm = functools.partial(batch_norm, epsilon=1e-3)
 
@@ -55,7 +57,7 @@ class ConvUnit(nn.Module):
         """Args: x float [B, h, w, C]; train as the backbone's. Returns: float [B, h', w', features]."""
         kernel = (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
         padding = [(side // 2, side // 2) if self.padded else (0, 0) for side in kernel]
-        x = nn.Conv(
+        x = Conv(
             self.features,
             kernel,
             strides=self.strides,
@@ -82,7 +84,7 @@ def _average_pool(x: jax.Array) -> jax.Array:
 
 def _halve(x: jax.Array) -> jax.Array:
     """Max pool 3x3, stride 2, without padding."""
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((0, 0), (0, 0)))
+    return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((0, 0), (0, 0)))
 
 
 class _Block(nn.Module):

@@ -25,13 +25,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.convolution import Conv, convolution
 from imgcls_jax.models.layers import (
     Features,
     Initializer,
     fan_in_uniform,
     fan_in_uniform_bias,
-    small_convolution,
 )
+from imgcls_jax.models.pooling import max_pool
 
 SQUASH_AMPLITUDE = 1.7159  # with the slope 2/3, squash(1) is 1 (the paper's appendix A)
 # Which maps of S2 each map of C3 reads (the paper's table I): six times three neighbours, six times four,
@@ -90,20 +91,19 @@ class LeNet(nn.Module):
         x = images
         for layer, channels in enumerate(self.channels, start=1):
             margin = self.margin if layer == 1 else 0
-            x = nn.Conv(
+            x = Conv(
                 channels,
                 (5, 5),
                 padding=((margin, margin), (margin, margin)),
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
                 bias_init=self.bias_init(25 * x.shape[-1]),
-                conv_general_dilated=small_convolution,
                 name=f"conv{layer}",
             )(x)
             x = nn.relu(x) if self.relu_after_convolution else x
             if min(x.shape[1:3]) < 2:
                 raise ValueError(f"LeNet has nothing left to pool after conv{layer}; images {images.shape}")
-            x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2), padding=((0, 0), (0, 0)))
+            x = max_pool(x, window_shape=(2, 2), strides=(2, 2), padding=((0, 0), (0, 0)))
         feature_map = x
         x = x.reshape(x.shape[0], -1)
         for layer, width in enumerate(self.hidden, start=1):
@@ -174,7 +174,7 @@ class TableConvolution(nn.Module):
         full = full.at[:, :, sources, targets].set(kernel)
         dimensions = jax.lax.conv_dimension_numbers(x.shape, full.shape, ("NHWC", "HWIO", "NHWC"))
         padding = ((0, 0), (0, 0))
-        return small_convolution(x, full, (1, 1), padding, dimension_numbers=dimensions) + bias
+        return convolution(x, full, (1, 1), padding, dimension_numbers=dimensions) + bias
 
 
 class LeNet5Original(nn.Module):
@@ -220,13 +220,12 @@ class LeNet5Original(nn.Module):
     def _convolution(
         self, x: jax.Array, channels: int, margins: tuple[tuple[int, int], ...], name: str
     ) -> jax.Array:
-        return nn.Conv(
+        return Conv(
             channels,
             (5, 5),
             padding=margins,
             dtype=self.dtype,
             kernel_init=_paper_uniform,
-            conv_general_dilated=small_convolution,
             name=name,
         )(x)
 

@@ -18,7 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.layers import Features, batch_norm, depthwise_convolution
+from imgcls_jax.models.convolution import Conv
+from imgcls_jax.models.layers import Features, batch_norm
 
 # Expansion, output channels, repeats and stride of the first repeat (table 2).
 STAGES = (
@@ -71,13 +72,12 @@ def _conv_norm(
       float [B, ceil(h / strides), ceil(w / strides), features].
     """
     pad = (size // 2, size // 2)
-    x = nn.Conv(
+    x = Conv(
         features,
         (size, size),
         strides=strides,
         padding="SAME" if padding == "tf" else (pad, pad),
         feature_group_count=features if depthwise else 1,
-        conv_general_dilated=depthwise_convolution if depthwise else None,
         use_bias=norm is None,
         dtype=dtype,
         kernel_init=CONV_INIT,

@@ -15,7 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import Features
+from imgcls_jax.models.pooling import max_pool
 
 
 class Stage(NamedTuple):
@@ -40,7 +42,7 @@ def _pool(x: jax.Array, kind: str) -> jax.Array:
     """Pools 3x3 windows of stride 2 without padding; the last may be partial, and averages what it has."""
     spare = tuple((0, (n - 3) % 2) for n in x.shape[1:3])
     if kind == "max":
-        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=spare)
+        return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=spare)
     return nn.avg_pool(x, window_shape=(3, 3), strides=(2, 2), padding=spare, count_include_pad=False)
 
 
@@ -88,7 +90,7 @@ class NiN(nn.Module):
 
     def _conv(self, channels: int, name: str, size: int = 1, strides: int = 1, pad: int = 0) -> nn.Conv:
         """Returns a square convolution with a bias."""
-        return nn.Conv(
+        return Conv(
             channels,
             (size, size),
             strides=strides,

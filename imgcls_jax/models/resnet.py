@@ -21,7 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.models.attention import BAM, CBAM, SqueezeExcitation, he_fan_out
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import Features, batch_norm
+from imgcls_jax.models.pooling import max_pool
 
 
 def image_stem(x: jax.Array, conv: Any, norm: Any, *, ceil_mode: bool = False) -> jax.Array:
@@ -31,7 +33,7 @@ def image_stem(x: jax.Array, conv: Any, norm: Any, *, ceil_mode: bool = False) -
     """
     x = nn.relu(norm(name="bn1")(conv(64, (7, 7), strides=2, padding=3, name="conv1")(x)))
     padding = tuple((0, (size - 3) % 2) if ceil_mode else (1, 1) for size in x.shape[1:3])
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
+    return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
 
 
 def cifar_stem(x: jax.Array, conv: Any, norm: Any) -> jax.Array:
@@ -158,7 +160,7 @@ class ResNet(nn.Module):
           Features: map [B, ceil(H / 32), ceil(W / 32), D] (a CIFAR stem: / 8), embedding [B, D], its mean;
           D 512 with basic blocks and 2048 with bottlenecks.
         """
-        conv = functools.partial(nn.Conv, use_bias=False, kernel_init=he_fan_out, dtype=self.dtype)
+        conv = functools.partial(Conv, use_bias=False, kernel_init=he_fan_out, dtype=self.dtype)
         norm = functools.partial(self.norm, use_running_average=not train, dtype=self.dtype)
         gamma = nn.initializers.zeros_init() if self.zero_init_gamma else nn.initializers.ones_init()
         block = functools.partial(

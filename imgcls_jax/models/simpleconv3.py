@@ -13,13 +13,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import (
     Dense,
     Features,
     batch_norm,
     fan_in_uniform,
     fan_in_uniform_bias,
-    small_convolution,
 )
 
 
@@ -51,14 +51,13 @@ class Simpleconv3(nn.Module):
         """
         x = images
         for stage, channels in enumerate(self.channels, start=1):
-            x = nn.Conv(
+            x = Conv(
                 channels,
                 (3, 3),
                 strides=2,
                 padding=1,
                 dtype=self.dtype,
                 name=f"conv{stage}",
-                conv_general_dilated=small_convolution,
                 kernel_init=fan_in_uniform,
                 bias_init=fan_in_uniform_bias(9 * x.shape[-1]),
             )(x)

@@ -20,7 +20,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import Features
+from imgcls_jax.models.pooling import max_pool
 
 CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
 CAFFE_LAYERS = {"conv1x1_1": "squeeze", "conv1x1_2": "expand1x1", "conv3x3_2": "expand3x3"}
@@ -29,7 +31,7 @@ CAFFE_LAYERS = {"conv1x1_1": "squeeze", "conv1x1_2": "expand1x1", "conv3x3_2": "
 def _max_pool(x: jax.Array) -> jax.Array:
     """Max-pools 3x3 windows of stride 2 without padding, the last window partial where need be."""
     spare = tuple((0, (n - 3) % 2) for n in x.shape[1:3])
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=spare)
+    return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=spare)
 
 
 class Fire(nn.Module):
@@ -48,7 +50,7 @@ class Fire(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Args: x float [B, h, w, C]. Returns: float [B, h, w, 2 * expand], the 1x1 expansion first."""
-        conv = lambda channels, size, pad, name: nn.Conv(  # noqa: E731
+        conv = lambda channels, size, pad, name: Conv(  # noqa: E731
             channels,
             (size, size),
             padding=((pad, pad), (pad, pad)),
@@ -100,7 +102,7 @@ class SqueezeNet(nn.Module):
           Features: map [B, h, w, 512], h = 13 for H = 224, and embedding [B, 512], its mean over positions.
         """
         channels, size = self.stem
-        x = nn.Conv(
+        x = Conv(
             channels,
             (size, size),
             strides=2,

@@ -16,8 +16,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.layers import Features, adaptive_average_pool, batch_norm
+from imgcls_jax.models.convolution import Conv
+from imgcls_jax.models.layers import Features, batch_norm
 from imgcls_jax.models.lrn import local_response_norm
+from imgcls_jax.models.pooling import adaptive_average_pool, max_pool
 
 Blocks = tuple[tuple[int, ...], ...]
 
@@ -112,7 +114,7 @@ class VGG(nn.Module):
         for layer, kernel in enumerate(self.blocks[stage]):
             number = first + layer * self._layers_per_convolution()
             margin = kernel // 2
-            x = nn.Conv(
+            x = Conv(
                 self.channels[stage],
                 (kernel, kernel),
                 padding=((margin, margin), (margin, margin)),
@@ -130,7 +132,7 @@ class VGG(nn.Module):
                 x = local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
         if stage == len(self.blocks) - 1 and not self.last_pool:
             return x
-        return nn.max_pool(x, window_shape=(2, 2), strides=(2, 2), padding=((0, 0), (0, 0)))
+        return max_pool(x, window_shape=(2, 2), strides=(2, 2), padding=((0, 0), (0, 0)))
 
     def _fully_connected(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, h, w, C]. Returns: float [B, 4096]."""

@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import Features, fan_in_uniform
 
 layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
@@ -236,7 +237,7 @@ class VisionTransformer(nn.Module):
                 f"images of {images.shape[1]}x{images.shape[2]} do not divide into patches of {self.patch}; "
                 "resize them to a multiple"
             )
-        return nn.Conv(
+        return Conv(
             self.width,
             (self.patch, self.patch),
             strides=self.patch,

@@ -19,12 +19,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import Features, batch_norm
 
 _leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.1)
 # N(0, sqrt(2 / (k k D))) and zero biases.
 _conv = functools.partial(
-    nn.Conv, padding="SAME", kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    Conv, padding="SAME", kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 )
 slow_batch_norm = functools.partial(batch_norm, momentum=0.999, epsilon=1e-3)
 

@@ -19,8 +19,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from imgcls_jax.models.convolution import Conv
 from imgcls_jax.models.layers import Features
 from imgcls_jax.models.lrn import local_response_norm
+from imgcls_jax.models.pooling import max_pool
 
 SMALLEST = 63  # the image's side for which each layer still sees a whole window
 # Kernel size, stride and margin of conv1 to conv5.
@@ -32,7 +34,7 @@ _normal = nn.initializers.normal(0.01)
 def _max_pool_up(x: jax.Array) -> jax.Array:
     """Max-pools 3x3 with stride 2, keeping a last window that is partly outside (-inf there)."""
     edges = tuple((0, (length - 3) % 2) for length in x.shape[1:3])
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=edges)
+    return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=edges)
 
 
 class ZFNet(nn.Module):
@@ -68,7 +70,7 @@ class ZFNet(nn.Module):
             raise ValueError(f"ZFNet needs images of at least {SMALLEST}x{SMALLEST}; got {images.shape}")
         x = images
         for layer, (kernel, stride, margin) in enumerate(CONVOLUTIONS, start=1):
-            x = nn.Conv(
+            x = Conv(
                 self.channels[layer - 1],
                 (kernel, kernel),
                 strides=stride,

@@ -5,11 +5,14 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from imgcls_jax.tools import compiler
+
 CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 
 def exit_with(main: Callable[[], Any]) -> NoReturn:
-    """Ends the process with main's status, or quietly where the reader of its output has gone (`| head`)."""
+    """Runs a command and ends the process with its status, quietly where its reader has gone (`| head`)."""
+    compiler.configure()
     try:
         try:
             status = main()

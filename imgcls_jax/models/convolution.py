@@ -1,0 +1,92 @@
+"""The convolution of all families: one function, in the form that is fast on the platform at hand."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def convolution(
+    inputs: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """What `Conv` computes: jax.lax.conv_general_dilated, in a faster form where a CPU has one.
+
+    The mathematics are the same, the sums are taken in another order. On a CPU a convolution of 1x1 is a
+    matrix product, and one of a filter a channel is a sum of shifted images, each times its weights: XLA's
+    own form of the latter takes 10 to 100 times as long there, and its gradient as well. Everything else, and
+    any other platform, gets the native convolution. benchmarks/README.md has the figures.
+
+    Args:
+      inputs: float [B, H, W, C].
+      kernel: float [kh, kw, C / groups, D].
+      strides: (vertical, horizontal).
+      padding: "SAME", "VALID" or ((top, bottom), (left, right)).
+      **options: of jax.lax.conv_general_dilated.
+
+    Returns:
+      float [B, h, w, D].
+    """
+    native = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
+    )
+    dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
+    if any(dilation != 1 for dilation in dilations):
+        return native(inputs, kernel)
+    size, groups = kernel.shape[:2], options.get("feature_group_count", 1)
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(inputs.shape[1:3], size, strides, padding)
+
+    def pointwise(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        pixels = inputs[:, :: strides[0], :: strides[1]]
+        rows = pixels.reshape(-1, pixels.shape[3])  # of two axes, or the weights' gradient is slow
+        product = jnp.matmul(rows, kernel[0, 0], precision=options.get("precision"))
+        return product.reshape(*pixels.shape[:3], -1)
+
+    def by_shifts(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        shifted = windows(inputs, size, strides, padding)
+        filters = kernel.reshape(-1, kernel.shape[3])
+        return sum(window * weights for window, weights in zip(shifted, filters, strict=True))
+
+    if groups == 1 and size == (1, 1) and not any(itertools.chain(*padding)):
+        return jax.lax.platform_dependent(inputs, kernel, cpu=pointwise, default=native)
+    if groups == inputs.shape[3] == kernel.shape[3]:
+        return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
+    return native(inputs, kernel)
+
+
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolution)
+
+
+def windows(
+    x: jax.Array,
+    size: tuple[int, int],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    fill: float = 0.0,
+) -> list[jax.Array]:
+    """Returns what lies under each place of a moving window, by rows: kh * kw arrays [B, h, w, C].
+
+    Args:
+      x: float [B, H, W, C].
+      size: (kh, kw).
+      strides: (vertical, horizontal).
+      padding: ((top, bottom), (left, right)).
+      fill: what the padding consists of.
+    """
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill)
+    spans = [(n - k) // s * s + 1 for n, k, s in zip(padded.shape[1:3], size, strides, strict=True)]
+    return [
+        padded[:, top : top + spans[0] : strides[0], left : left + spans[1] : strides[1]]
+        for top in range(size[0])
+        for left in range(size[1])
+    ]

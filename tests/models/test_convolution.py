@@ -1,0 +1,46 @@
+"""The faster forms of a convolution equal the native one, forward and backward."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgcls_jax.models.convolution import convolution
+
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+SHAPES = [  # image, kernel, strides, padding
+    ((9, 9), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    ((10, 7), (3, 3), (2, 2), "SAME"),
+    ((11, 12), (5, 5), (2, 2), "SAME"),
+    ((10, 7), (5, 3), (2, 2), ((0, 1), (2, 0))),
+    ((10, 7), (3, 3), (1, 1), "VALID"),
+    ((10, 7), (1, 1), (1, 1), "SAME"),
+    ((10, 7), (1, 1), (2, 3), "VALID"),
+    ((10, 7), (1, 1), (2, 2), ((1, 0), (1, 2))),
+]
+
+
+@pytest.mark.parametrize("size, kernel, strides, padding", SHAPES)
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_it_is_the_native_one(size, kernel, strides, padding, groups):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 6)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(*kernel, 6 // groups, 6)), jnp.float32)
+    options = dict(dimension_numbers=NUMBERS, feature_group_count=groups)
+    expected, pull = jax.vjp(
+        lambda x, w: jax.lax.conv_general_dilated(x, w, strides, padding, **options), x, w
+    )
+    found, pull_ours = jax.vjp(lambda x, w: convolution(x, w, strides, padding, **options), x, w)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    cotangent = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
+    for one, other in zip(pull_ours(cotangent), pull(cotangent), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_dilation_is_left_to_the_native_one():
+    x, w = jnp.arange(64.0).reshape(1, 8, 8, 1), jnp.ones((1, 1, 1, 1))
+    options = dict(dimension_numbers=NUMBERS, lhs_dilation=(2, 2))
+    arguments = (x, w, (1, 1), ((0, 0), (0, 0)))
+    expected = jax.lax.conv_general_dilated(*arguments, **options)
+    assert expected.shape == (1, 15, 15, 1)
+    np.testing.assert_array_equal(convolution(*arguments, **options), expected)
