@@ -107,6 +107,7 @@ class Setup:
             for phase in phases
         ]
         self._check_prediction(params, carry)
+        self._check_evaluations()
 
     def phase_of(self, step: int) -> Phase:
         """Returns the phase whose optimizer made the state of a step: the one of the step before it."""
@@ -148,6 +149,15 @@ class Setup:
                 f"config.data.eval_transforms makes images of shape {shape}, training sees "
                 f"{self.task.image_shape}, and the network cannot take both: {str(error).splitlines()[0]}"
             ) from error
+
+    def _check_evaluations(self) -> None:
+        """Makes the evaluators and opens what they read, so that a mistake there is found now."""
+        experiment.make_evaluators(self.config, self.predict, None, self.task)
+        for field, split in experiment.evaluated_splits(self.config):
+            try:
+                self.data.eval_batches(split, self.eval_batch_size, self.class_names)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"config.{field} = {split!r}: {error}") from error
 
     def initial_state(self) -> TrainState:
         """Returns the state of step 0, with the weights that config.model.pretrained names.

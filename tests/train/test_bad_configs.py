@@ -57,7 +57,6 @@ def outcome_of(config: experiment.Config, *names: str) -> str:
     try:
         config = experiment.plain(config)
         setup = Setup(config)
-        experiment.make_evaluators(config, setup.predict, lambda split: iter(()), setup.task)
         assert math.isfinite(setup.phases[0].schedule(0)) and setup.settings.total_steps >= 0
     except ValueError as error:
         assert any(name in str(error) for name in names), f"{names} not in {str(error)[:300]!r}"
@@ -144,12 +143,29 @@ def test_what_is_no_configuration(config):
         ("evals.test.evaluator", "x"),
         ("evals.test.evaluator", 3),
         ("evals.test.splits", "x"),
+        ("evals.test.split", "x"),
+        ("evals.test.split", ""),
+        ("evals.test.split", "unknown:test"),
+        ("evals.test.split", "unknown:x"),
     ],
 )
 def test_impossible_values(field, value):
     last = field.rpartition(".")[2]
     others = {"optimizer.warmup_epochs": "optimizer.warmup_steps", "evals.test.evaluator": "evaluator"}
     assert outcome_of(changed(field, value), last, others.get(field, field)) == "refused"
+
+
+@pytest.mark.parametrize(
+    "field, fields",
+    [
+        ("split", {"evaluator": "knn", "split": "val"}),
+        ("train_split", {"evaluator": "knn", "split": "test", "train_split": "val"}),
+        ("fit_split", {"evaluator": "clustering", "split": "test", "fit_split": "val"}),
+        ("unknown_split", {"evaluator": "open_set", "split": "test"}),
+    ],
+)
+def test_a_split_that_is_not_there_is_refused_before_the_first_step(field, fields):
+    assert outcome_of(digits() | {"evals": {"late": fields}}, f"config.evals.late.{field} = ") == "refused"
 
 
 def test_an_annotation_and_a_value():
