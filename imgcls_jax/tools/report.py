@@ -26,7 +26,6 @@ from imgcls_jax.data import transforms
 from imgcls_jax.evaluators.classification_report import report as classification_report
 from imgcls_jax.tools import exit_with, page
 from imgcls_jax.train import experiment, finished
-from imgcls_jax.train.field_types import fits
 from imgcls_jax.train.trained import Trained, load, probabilities
 
 PAIRS, WRONG, CLUSTERS, MEMBERS = 20, 24, 40, 12  # shown at most
@@ -112,25 +111,20 @@ def _check_shown(path: Path, result: dict[str, Any], num_classes: int) -> None:
         raise ValueError(f"{path}: config: {error}") from error
     for section, field in (("model", "name"), ("objective", "name"), ("data", "source")):
         finished.require_fields(f"{path}: config.{section}", config[section], {field: str})
-    for name, evaluation in config["evals"].items():
-        finished.require_fields(
-            f"{path}: config.evals.{name}", {"split": "test"} | evaluation, {"split": str}
-        )
-    bins = {"confidence": Sequence[float | None], "accuracy": Sequence[float | None]}
+    for name, fields in config["evals"].items():
+        finished.require_fields(f"{path}: config.evals.{name}", {"split": ""} | fields, {"split": str})
     for name, metrics in result["metrics"].items():
         where = f"{path}: metrics.{name}"
-        matrix = metrics.get("confusion_matrix", [[0] * num_classes] * num_classes)
-        if (
-            not fits(matrix, Sequence[Sequence[int]])
-            or [len(row) for row in matrix] != [num_classes] * num_classes
-        ):
-            raise ValueError(
-                f"{where}.confusion_matrix is damaged: expected {num_classes} x {num_classes} counts"
-            )
+        if "confusion_matrix" in metrics:
+            finished.require_fields(where, metrics, {"confusion_matrix": Sequence[Sequence[int]]})
+            if [len(row) for row in metrics["confusion_matrix"]] != [num_classes] * num_classes:
+                raise ValueError(f"{where} is damaged: confusion_matrix is not {num_classes} x {num_classes}")
         if "reliability" in metrics:
-            finished.require_fields(where, metrics, {"ece": float})
-            finished.require_fields(f"{where}.reliability", metrics["reliability"], bins)
-            if len({len(metrics["reliability"][key]) for key in bins}) > 1:
+            finished.require_fields(where, metrics, {"reliability": dict, "ece": float})
+            bins = metrics["reliability"]
+            lists = dict.fromkeys(("confidence", "accuracy"), Sequence[float | None])
+            finished.require_fields(f"{where}.reliability", bins, lists)
+            if len(bins["confidence"]) != len(bins["accuracy"]):
                 raise ValueError(f"{where}.reliability is damaged: its lists differ in length")
 
 
