@@ -256,7 +256,7 @@ def make_backbone(config: Config) -> Any:
     """Builds the backbone; the field `pretrained` is for Setup.initial_state.
 
     Raises:
-      ValueError: an unknown name or field of the section model.
+      ValueError: an unknown name or field of the section model, or a probability outside [0, 1].
     """
     family, _ = find_family(config)
     model = {
@@ -270,6 +270,9 @@ def make_backbone(config: Config) -> Any:
         raise ValueError(f"config.model.pretrained is a path or ''; got {config['model']['pretrained']!r}")
     backbone = call(family.build, "model", model)
     require_types(type(backbone), "model", model)
+    for field, value in model.items():
+        if field.endswith(("dropout", "stochastic_depth")) and not 0 <= value <= 1:
+            raise ValueError(f"config.model.{field} is a probability, in [0, 1]; got {value}")
     return backbone
 
 

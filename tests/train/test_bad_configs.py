@@ -117,6 +117,8 @@ def test_what_is_no_configuration(config):
         ("model.dtype", "float1024"),
         ("model.channels", "x"),
         ("model.channels", [1, 2]),
+        ("model.channels", [0, 12, 12]),
+        ("model.channels", [-1, 12, 12]),
         ("model.hidden", [1.5]),
         ("model.variant", "x"),
         ("model.pretrained", 3),
@@ -152,7 +154,11 @@ def test_what_is_no_configuration(config):
 )
 def test_impossible_values(field, value):
     last = field.rpartition(".")[2]
-    others = {"optimizer.warmup_epochs": "optimizer.warmup_steps", "evals.test.evaluator": "evaluator"}
+    others = {
+        "model.channels": "config.model makes no network",
+        "optimizer.warmup_epochs": "warmup_steps",
+        "evals.test.evaluator": "evaluator",
+    }
     assert outcome_of(changed(field, value), last, others.get(field, field)) == "refused"
 
 
@@ -247,6 +253,13 @@ def test_fields_of_objectives_out_of_range(name):
             section = {"name": name} | given | {field: value}
             with pytest.raises(ValueError, match="has no field 'x'" if field == "head_fields" else field):
                 experiment.make_objective({"objective": section}, TASK, backbone)
+
+
+@pytest.mark.parametrize("field", ["dropout", "stochastic_depth"])
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_probabilities_of_networks(field, value):
+    with pytest.raises(ValueError, match=f"config.model.{field} is a probability"):
+        experiment.make_backbone({"model": {"name": "vit", "variant": "vit_tiny", "patch": 2, field: value}})
 
 
 @pytest.mark.parametrize("name", EVALUATORS)
