@@ -4,11 +4,11 @@ What a run holds is what it has asked of malloc and not given back. Its resident
 threads by which Orbax saves has an arena of its own in glibc, which keeps for the next save what this one
 freed. MALLOC_ARENA_MAX=1 in the environment makes it one arena; without saves nothing grows at all.
 
-What saves do hold, and no option of Orbax's takes away while it writes OCDBT:
-- some 3.5 MiB of working memory for each save or thread that once ran beside another, kept from then on;
-- a leak in tensorstore (0.1.71 to 0.1.86): its JsonToPyObject hands PyDict_SetItem, which takes no reference,
-  one to each key and value. Orbax asks for such dicts of every array that it saves: half a KiB an array and
-  save, some 30 KiB a save here.
+What saves do hold:
+- once or twice in a run some 3.5 MiB that then stay; saves without OCDBT keep nothing of the kind;
+- a leak in tensorstore (seen in 0.1.71 to 0.1.86): its JsonToPyObject hands PyDict_SetItem, which takes no
+  reference, one to each key and value. Orbax asks for such dicts of every array that it saves: half a KiB an
+  array and save, some 30 KiB a save here.
 """
 
 import ctypes
