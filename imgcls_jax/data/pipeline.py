@@ -316,7 +316,8 @@ def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 def note_bad_examples(source: Source, indices: np.ndarray, known: set[str]) -> None:
     """Adds the elements that a batch left out to those `known`, and warns of each that is new."""
-    for where in map(source.describe, indices.tolist()):
+    for index in indices.tolist():  # none of cached features, which have no names
+        where = source.describe(index)
         if where not in known:
             known.add(where)
             logger.warning("skipped, cannot be read: %s", where)

@@ -53,7 +53,7 @@ def make(
     """
     if not beta > 0 or calibration_bins < 1 or any(not 1 <= k < task.num_classes for k in top_k):
         raise ValueError(
-            "classification_report needs a positive beta, at least one calibration bin, and ranks top_k "
+            "classification_report needs a positive beta, calibration_bins of at least 1, and ranks top_k "
             f"from 1 to {task.num_classes - 1}; got {beta}, {calibration_bins} and {tuple(top_k)}"
         )
     if len(shots) and (len(shots) != 2 or not 0 < shots[0] <= shots[1] or not task.class_counts):

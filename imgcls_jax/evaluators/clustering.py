@@ -58,7 +58,15 @@ def make(
       and, where there is what they need: mapped_accuracy (many-to-one), silhouette (of the embedding, in
       [-1, 1]), subhead_accuracy_mean, and subhead_accuracy_best, which knows the labels and is an upper
       bound.
+
+    Raises:
+      ValueError: a number is out of range; later, where the prediction has no such key.
     """
+    if num_clusters == 1 or min(num_clusters, silhouette_examples, seed) < 0:
+        raise ValueError(
+            "clustering: num_clusters is 0 or at least 2, silhouette_examples and seed are at least 0; got "
+            f"{num_clusters}, {silhouette_examples} and {seed}"
+        )
 
     def columns(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         outputs = predict(params, carry, batch)

@@ -51,11 +51,14 @@ def make(
       A function that returns num_examples, accuracy, and train_accuracy of the fit, both in [0, 1].
 
     Raises:
-      ValueError: C is not positive; later, where a class has too few examples.
+      ValueError: a field is out of range; later, where a class has too few examples.
     """
     del task
-    if not C > 0:
-        raise ValueError(f"linear_probe needs a positive C; got {C}")
+    if not C > 0 or max_iterations < 1 or min(labels_per_class, label_seed) < 0:
+        raise ValueError(
+            "linear_probe needs a positive C, max_iterations of at least 1, and no negative labels_per_class "
+            f"or label_seed; got {C}, {max_iterations}, {labels_per_class} and {label_seed}"
+        )
     collect = make_collector(embedding(predict), open_split)
 
     def evaluate(params: Any, carry: Any) -> dict[str, Any]:

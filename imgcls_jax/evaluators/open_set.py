@@ -28,7 +28,7 @@ def make(
     *,
     task: Any,
     split: str,
-    unknown_split: str = "",
+    unknown_split: str = "unknown:{split}",
     train_split: str = "",
     accept: float = 0.95,
 ) -> Callable[[Any, Any], dict[str, Any]]:
@@ -40,7 +40,7 @@ def make(
       open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
       task: not read.
       split: of known classes.
-      unknown_split: of other classes, whose labels play no part; "" for "unknown:" and split.
+      unknown_split: of other classes, whose labels play no part; "{split}" in it stands for split.
       train_split: where the nearest example is looked for; "" for no such score.
       accept: part of the known that a threshold lets through, in (0, 1).
 
@@ -80,7 +80,7 @@ def make(
 
     def evaluate(params: Any, carry: Any) -> dict[str, Any]:
         known = collect(params, carry, split)
-        unknown = collect(params, carry, unknown_split or f"unknown:{split}")
+        unknown = collect(params, carry, unknown_split.replace("{split}", split))
         bank = collect(params, carry, train_split)["embedding"] if train_split else None
         metrics: dict[str, Any] = {
             "num_examples": len(known["label"]),

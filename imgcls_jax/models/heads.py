@@ -67,7 +67,7 @@ def build(name: str, num_classes: int, **fields: Any) -> nn.Module:
     """Returns a head by its class's name in snake case, such as "linear".
 
     Raises:
-      ValueError: there is no such head.
+      ValueError: there is no such head, or it has no such field.
     """
     heads = {
         re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower(): value
@@ -76,4 +76,7 @@ def build(name: str, num_classes: int, **fields: Any) -> nn.Module:
     }
     if name not in heads:
         raise ValueError(f"models/heads.py has no head {name!r}; it has {', '.join(sorted(heads))}")
+    known = inspect.signature(heads[name]).parameters.keys() - {"num_classes", "parent", "name"}
+    for field in fields.keys() - known:
+        raise ValueError(f"the head {name!r} has no field {field!r}; it has {', '.join(sorted(known))}")
     return heads[name](num_classes, **fields)

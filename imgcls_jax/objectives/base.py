@@ -11,6 +11,7 @@ every objective, so that pretrained weights reach them: `batch_stats`, the backb
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -65,6 +66,14 @@ class EpochPlan(NamedTuple):
     order: np.ndarray | None
     reset: tuple[str, ...] = ()
     metrics: Mapping[str, float] = MappingProxyType({})
+
+
+def require_between(least: float, most: float, **fields: float) -> None:
+    """Raises ValueError for the first field of the section `objective` that lies outside [least, most]."""
+    for name, value in fields.items():
+        if not least <= value <= most:
+            bounds = f"is at least {least}" if most == math.inf else f"lies in [{least}, {most}]"
+            raise ValueError(f"objective.{name} {bounds}; got {value}")
 
 
 def keep_carry(params: Params, carry: Carry, step: jax.Array) -> Carry:

@@ -20,6 +20,7 @@ carry:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ from imgcls_jax.objectives.base import (
     Task,
     apply_backbone,
     init_backbone,
+    require_between,
 )
 
 _normal = nn.initializers.normal(0.01)  # of the authors' fully connected layers
@@ -92,7 +94,7 @@ def make(
       kmeans_start: "random" or "kmeans++".
 
     Raises:
-      ValueError: num_clusters, pca_dim or a width is out of range, or `reads` is neither of the two.
+      ValueError: a number is out of range, or `reads` or kmeans_start is neither of the two.
     """
     if not 2 <= num_clusters <= task.num_examples:
         raise ValueError(
@@ -103,6 +105,10 @@ def make(
         raise ValueError(
             f"objective.pca_dim and objective.hidden must be positive; got {pca_dim} and {tuple(hidden)}"
         )
+    require_between(0, 1, dropout=dropout)
+    require_between(0, math.inf, kmeans_iterations=kmeans_iterations)
+    if kmeans_start not in ("random", "kmeans++"):
+        raise ValueError(f"objective.kmeans_start is 'random' or 'kmeans++'; got {kmeans_start!r}")
     if reads not in ("embedding", "map"):
         raise ValueError(f"objective.reads is 'embedding' or 'map'; got {reads!r}")
     projector = Projector(tuple(hidden), dropout)

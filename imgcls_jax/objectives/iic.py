@@ -17,6 +17,7 @@ carry:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ from imgcls_jax.objectives.base import (
     Task,
     apply_backbone,
     init_backbone,
+    require_between,
 )
 
 
@@ -56,7 +58,7 @@ def make(
       num_clusters: K, at least 2; 0 for the number of classes.
       num_overclusters: of the auxiliary head, at least 2; 0 for five times K.
       num_subheads: S, of each head.
-      marginal_weight: lambda of the loss; above 1 it asks for evener clusters.
+      marginal_weight: lambda of the loss, at least 0; above 1 it asks for evener clusters.
       head_epochs: how many epochs in a row belong to the clusters' head and how many to the auxiliary one;
         (1, 0) leaves the auxiliary one out.
       overclusters_first: whether the run begins with the auxiliary head's epochs.
@@ -71,6 +73,7 @@ def make(
             "objective.num_clusters and num_overclusters are at least 2 and num_subheads at least 1; got "
             f"{num_clusters}, {num_overclusters} and {num_subheads}"
         )
+    require_between(0, math.inf, marginal_weight=marginal_weight)
     if len(head_epochs) != 2 or min(head_epochs) < 0 or head_epochs[0] < 1:
         raise ValueError(
             "objective.head_epochs holds two numbers of epochs, at least one for the clusters' head; got "

@@ -11,13 +11,23 @@ carry: {}.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from imgcls_jax.losses import masked_reconstruction, patchify
-from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, apply_backbone
+from imgcls_jax.objectives.base import (
+    Batch,
+    Carry,
+    Metrics,
+    Objective,
+    Params,
+    Task,
+    apply_backbone,
+    require_between,
+)
 
 
 def make(
@@ -64,6 +74,8 @@ def make(
             f"objective.mask_ratio = {mask_ratio} leaves {num_kept} of {length} patches visible; some must "
             "be, and some must not"
         )
+    require_between(1, math.inf, decoder_width=decoder_width)
+    require_between(1, math.inf, decoder_depth=decoder_depth, decoder_heads=decoder_heads)
     if decoder_width % 4 or decoder_width % decoder_heads:
         raise ValueError(
             "objective.decoder_width must be a multiple of 4 and of decoder_heads; got "

@@ -7,6 +7,7 @@ carry: that of `supervised`: batch_stats, head_state, and ema with ema_decay.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,16 @@ import jax.numpy as jnp
 from imgcls_jax.losses import sigmoid_cross_entropy, sigmoid_focal
 from imgcls_jax.models import heads
 from imgcls_jax.objectives import supervised
-from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, apply_backbone
+from imgcls_jax.objectives.base import (
+    Batch,
+    Carry,
+    Metrics,
+    Objective,
+    Params,
+    Task,
+    apply_backbone,
+    require_between,
+)
 
 LOSSES = ("cross_entropy", "focal")
 
@@ -48,10 +58,12 @@ def make(
       head, head_fields: as `supervised` has them.
 
     Raises:
-      ValueError: an unknown loss, or weights that do not fit.
+      ValueError: an unknown loss, weights that do not fit, or a number out of range.
     """
     if loss not in LOSSES:
         raise ValueError(f"objective.loss is one of {', '.join(LOSSES)}; got {loss!r}")
+    require_between(0, 1, alpha=alpha)
+    require_between(0, math.inf, gamma=gamma)
     weights = _positive_weights(positive_weights, task)
     plain = supervised.make(
         backbone, task, dropout=dropout, ema_decay=ema_decay, head=head, head_fields=head_fields

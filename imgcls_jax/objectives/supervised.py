@@ -44,6 +44,7 @@ from imgcls_jax.objectives.base import (
     apply_backbone,
     init_backbone,
     keep_carry,
+    require_between,
 )
 
 
@@ -82,17 +83,13 @@ def make(
       head_fields: attributes of that class, such as {"projection": "tensor_sketch", "dim": 8192}.
 
     Raises:
-      ValueError: class_weights does not have one non-negative number a class, or ema_decay is outside [0, 1).
+      ValueError: class_weights does not have one non-negative number a class, or a number is out of range.
     """
-    for field, value, most in (
-        ("label_smoothing", label_smoothing, 1),
-        ("dropout", dropout, 1),
-        ("focal_gamma", focal_gamma, math.inf),
-        ("mixup_alpha", mixup_alpha, math.inf),
-        ("cutmix_alpha", cutmix_alpha, math.inf),
-    ):
-        if not 0 <= value <= most:
-            raise ValueError(f"objective.{field} lies in [0, {most}]; got {value}")
+    require_between(0, 1, label_smoothing=label_smoothing, dropout=dropout)
+    require_between(0, math.inf, focal_gamma=focal_gamma, logit_adjustment=logit_adjustment)
+    require_between(0, math.inf, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+    if not 0 <= effective_beta < 1:
+        raise ValueError(f"objective.effective_beta lies in [0, 1); got {effective_beta}")
     weights = _class_weights(class_weights, task, effective_beta)
     adjustment = _logit_adjustment(logit_adjustment, task)
     if focal_gamma and (label_smoothing or mixup_alpha or cutmix_alpha):

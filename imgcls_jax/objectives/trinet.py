@@ -34,6 +34,7 @@ carry:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,7 @@ from imgcls_jax.objectives.base import (
     Task,
     apply_backbone,
     init_backbone,
+    require_between,
 )
 
 HEADS = ("head_0", "head_1", "head_2")
@@ -107,8 +109,8 @@ def make(
       hidden, dropout: of each labeling module.
       smear_std: standard deviation of the noise on the labels, >= 0; 0 smears nothing.
       sigma: confidence in [0, 1] from which the agreement of two modules becomes the third one's label.
-      sigma_smearing: how much lower it is in the round after a smearing.
-      sigma_decay: how much it falls with each further smearing.
+      sigma_smearing: how much lower it is in the round after a smearing, in [0, 1].
+      sigma_decay: how much it falls with each further smearing, in [0, 1].
       pool_base: half of the first round's number of unlabeled examples; it doubles from round to round.
       passes: with dropout, to find labels that are not stable; 0 keeps all.
       init_epochs, round_epochs: how long the initialisation and each round last.
@@ -117,19 +119,10 @@ def make(
     Raises:
       ValueError: a number outside its range.
     """
-    at_least = {
-        "smear_std": (smear_std, 0),
-        "pool_base": (pool_base, 1),
-        "passes": (passes, 0),
-        "init_epochs": (init_epochs, 1),
-        "round_epochs": (round_epochs, 1),
-        "diversity_rounds": (diversity_rounds, 0),
-    }
-    for name, (value, least) in at_least.items():
-        if value < least:
-            raise ValueError(f"objective.{name} is at least {least}; got {value}")
-    if not 0 <= sigma <= 1:
-        raise ValueError(f"objective.sigma is a probability, in [0, 1]; got {sigma}")
+    require_between(0, 1, sigma=sigma, sigma_smearing=sigma_smearing, sigma_decay=sigma_decay)
+    require_between(0, math.inf, smear_std=smear_std, passes=passes, diversity_rounds=diversity_rounds)
+    require_between(1, math.inf, hidden=hidden, pool_base=pool_base)
+    require_between(1, math.inf, init_epochs=init_epochs, round_epochs=round_epochs)
     if not 0 <= dropout < 1:
         raise ValueError(f"objective.dropout lies in [0, 1); got {dropout}")
     num_classes, num_examples = task.num_classes, task.num_examples

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from PIL import Image
 from imgcls_jax.data import transforms
 from imgcls_jax.evaluators.classification_report import report as classification_report
 from imgcls_jax.tools import exit_with, page
-from imgcls_jax.train import experiment
+from imgcls_jax.train import experiment, finished
 from imgcls_jax.train.trained import Trained, load, probabilities
 
 PAIRS, WRONG, CLUSTERS, MEMBERS = 20, 24, 40, 12  # shown at most
@@ -89,10 +88,10 @@ def read_run(workdir: Path, *, split: str, data: bool) -> Run:
     Raises:
       ValueError: it is not the workdir of a finished run.
     """
-    result = experiment.read_json(workdir / "result.json")
+    result = finished.read_result(workdir)
     class_names = experiment.load_task(workdir)[1]
-    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines if line.strip()]
+    _check_shown(workdir / "result.json", result, len(class_names))
+    records = finished.read_records(workdir / "metrics.jsonl")
     predictions, why_not = None, "left out on request"
     if data:
         evaluations = list(result["config"].get("evals", {}).values())
@@ -102,6 +101,31 @@ def read_run(workdir: Path, *, split: str, data: bool) -> Run:
         except (ValueError, OSError) as error:
             why_not = str(error)
     return Run(workdir.resolve().name, result, records, class_names, predictions, why_not)
+
+
+def _check_shown(path: Path, result: dict[str, Any], num_classes: int) -> None:
+    """Raises ValueError where a page would not know how to show a field of a result."""
+    try:
+        config = experiment.plain(result["config"])
+    except ValueError as error:
+        raise ValueError(f"{path}: config: {error}") from error
+    for section, field in (("model", "name"), ("objective", "name"), ("data", "source")):
+        finished.require_fields(f"{path}: config.{section}", config[section], {field: str})
+    for name, fields in config["evals"].items():
+        finished.require_fields(f"{path}: config.evals.{name}", {"split": ""} | fields, {"split": str})
+    for name, metrics in result["metrics"].items():
+        where = f"{path}: metrics.{name}"
+        if "confusion_matrix" in metrics:
+            finished.require_fields(where, metrics, {"confusion_matrix": Sequence[Sequence[int]]})
+            if [len(row) for row in metrics["confusion_matrix"]] != [num_classes] * num_classes:
+                raise ValueError(f"{where} is damaged: confusion_matrix is not {num_classes} x {num_classes}")
+        if "reliability" in metrics:
+            finished.require_fields(where, metrics, {"reliability": dict, "ece": float})
+            bins = metrics["reliability"]
+            lists = dict.fromkeys(("confidence", "accuracy"), Sequence[float | None])
+            finished.require_fields(f"{where}.reliability", bins, lists)
+            if len(bins["confidence"]) != len(bins["accuracy"]):
+                raise ValueError(f"{where}.reliability is damaged: its lists differ in length")
 
 
 def predict(trained: Trained, split: str) -> Predictions:
@@ -198,9 +222,7 @@ def classes_section(run: Run) -> Iterator[str]:
         measured = next((m for m in kept if "recall" in m or "per_class_accuracy" in m), {})
     if "per_class_accuracy" in measured:
         measured = {"recall": measured["per_class_accuracy"]}
-    columns = [
-        c for c in CLASS_COLUMNS if isinstance(measured.get(c), list) and len(measured[c]) == len(names)
-    ]
+    columns = _lists(measured, CLASS_COLUMNS, len(names))
     if columns:
         yield "<h3>Class by class</h3><p class=soft>A click on a column's head sorts by it.</p>"
         values = zip(names, *(measured[column] for column in columns), strict=True)
@@ -212,6 +234,11 @@ def classes_section(run: Run) -> Iterator[str]:
     if "reliability" in measured:
         yield f"<h3>Calibration</h3><p>Expected calibration error {page.text(measured['ece'])}.</p>"
         yield f'<div class="grid">{page.reliability(measured["reliability"])}</div>'
+
+
+def _lists(measured: dict[str, Any], names: Sequence[str], length: int) -> list[str]:
+    """Returns those of the names that have a list with a number a class."""
+    return [name for name in names if isinstance(measured.get(name), list) and len(measured[name]) == length]
 
 
 def confused_pairs(confusion: np.ndarray, names: Sequence[str]) -> Iterator[str]:
@@ -275,7 +302,7 @@ def labels_section(run: Run) -> Iterator[str]:
     """Yields the labels of a multi-label run, one by one, and the sets it gets wrong most surely."""
     for evaluation, measured in run.result["metrics"].items():
         if "hamming_loss" in measured:
-            columns = [column for column in LABEL_COLUMNS if isinstance(measured.get(column), list)]
+            columns = _lists(measured, LABEL_COLUMNS, len(run.class_names))
             yield f"<h3>Label by label: {page.text(evaluation)}</h3>"
             values = list(zip(run.class_names, *(measured[column] for column in columns), strict=True))
             yield page.table(("label", *columns), values, sorts=True)

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_jax.tools import exit_with
-from imgcls_jax.train import experiment
+from imgcls_jax.train import experiment, finished
 
 SEEDS = ("train.seed", "data.label_seed")  # what runs of one file may differ in
+FILE = {"method": str, "protocol": str, "published": str, "device": dict, "runs": list}
 HEADER = ("method", "protocol", "measured", "wall time", "on", "published")
 
 
@@ -38,13 +39,16 @@ def gather(
     Raises:
       ValueError: a run is not finished, lacks the metric, or is of another configuration.
     """
-    results = [experiment.read_json(Path(workdir) / "result.json") for workdir in workdirs]
+    results = [finished.read_result(Path(workdir)) for workdir in workdirs]
     evaluation, _, name = metric.partition("/")
     first = results[0]["config"]
     for workdir, result in zip(workdirs, results, strict=True):
         if name not in result["metrics"].get(evaluation, {}):
             known = [f"{key}/{field}" for key, fields in result["metrics"].items() for field in fields]
             raise ValueError(f"{workdir} measured no {metric}; it has {', '.join(known)}")
+        finished.require_fields(
+            f"{workdir / 'result.json'}: metrics.{evaluation}", result["metrics"][evaluation], {name: float}
+        )
         others = [
             line
             for line in experiment.differing_fields(first, result["config"])
@@ -76,6 +80,17 @@ def gather(
     }
 
 
+def _read(path: Path) -> dict[str, Any]:
+    content = experiment.read_json(path)
+    finished.require_fields(path, content, FILE)
+    finished.require_fields(f"{path}: device", content["device"], finished.DEVICE)
+    if not content["runs"]:
+        raise ValueError(f"{path} is damaged: it holds no runs")
+    for number, run in enumerate(content["runs"]):
+        finished.require_fields(f"{path}: runs[{number}]", run, {"value": float, "wall_seconds": float})
+    return content
+
+
 def row(content: dict[str, Any]) -> tuple[str, ...]:
     """Returns a results file as the cells of `HEADER`; the spread is the standard deviation (n - 1)."""
     values = [100 * run["value"] for run in content["runs"]]
@@ -93,7 +108,7 @@ def row(content: dict[str, Any]) -> tuple[str, ...]:
 def table(folder: Path) -> str:
     """Returns the Markdown table of a folder's results files."""
     rows = [HEADER, ("---",) * len(HEADER)]
-    rows += [row(experiment.read_json(path)) for path in sorted(folder.glob("*.json"))]
+    rows += [row(_read(path)) for path in sorted(folder.glob("*.json"))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 

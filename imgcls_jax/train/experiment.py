@@ -16,7 +16,7 @@ import math
 import os
 import pkgutil
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +256,7 @@ def make_backbone(config: Config) -> Any:
     """Builds the backbone; the field `pretrained` is for Setup.initial_state.
 
     Raises:
-      ValueError: an unknown name or field of the section model.
+      ValueError: an unknown name or field of the section model, or a probability outside [0, 1].
     """
     family, _ = find_family(config)
     model = {
@@ -270,6 +270,9 @@ def make_backbone(config: Config) -> Any:
         raise ValueError(f"config.model.pretrained is a path or ''; got {config['model']['pretrained']!r}")
     backbone = call(family.build, "model", model)
     require_types(type(backbone), "model", model)
+    for field, value in model.items():
+        if field.endswith(("dropout", "stochastic_depth")) and not 0 <= value <= 1:
+            raise ValueError(f"config.model.{field} is a probability, in [0, 1]; got {value}")
     return backbone
 
 
@@ -317,6 +320,18 @@ def make_evaluators(config: Config, predict: Any, open_split: Any, task: Task) -
             own = call(averaging, f"evals.{name}.views", dict(options.pop("views")), predict)
         evaluators[name] = call(module.make, f"evals.{name}", options, own, open_split, task=task)
     return evaluators
+
+
+def evaluated_splits(config: Config) -> Iterator[tuple[str, str]]:
+    """Yields (field, split) for each split that the evaluations read: the evaluators' keywords whose names
+    end in "split", at their defaults where they are not given. "" as a default is none."""
+    for name, fields in config["evals"].items():
+        parameters = inspect.signature(find_module("evaluators", fields["evaluator"]).make).parameters
+        for field, parameter in parameters.items():
+            split = fields.get(field, parameter.default)
+            named = parameter.kind is parameter.KEYWORD_ONLY and field.endswith("split")
+            if named and (split or parameter.default != ""):
+                yield f"evals.{name}.{field}", split.replace("{split}", fields["split"])
 
 
 def write_json(path: Path, content: Any) -> None:

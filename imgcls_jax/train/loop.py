@@ -15,7 +15,7 @@ import numpy as np
 
 from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate, note_bad_examples
 from imgcls_jax.objectives.base import Batch
-from imgcls_jax.train import experiment, nonfinite, sharding
+from imgcls_jax.train import experiment, finished, nonfinite, sharding
 from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.agreement import require_agreement
 from imgcls_jax.train.checkpoint import Checkpoints
@@ -445,10 +445,9 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     """
     config, workdir = experiment.plain(config), Path(workdir)
     workdirs.check(config, workdir)
-    finished = workdir / "result.json"
-    if finished.exists():
+    if (workdir / "result.json").exists():
+        result = finished.read_result(workdir)
         print(f"{workdir} holds a finished run of this configuration; nothing to do", flush=True)
-        result = experiment.read_json(finished)
     else:
         setup = Setup(config)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -460,7 +459,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
                 experiment.save_task(workdir, setup.task, setup.class_names, setup.source_shape)
             result = train(setup, workdir)
     if jax.process_index() == 0:
-        print(_summary(result, workdir), flush=True)
+        print(finished.summary(result, workdir), flush=True)
     return result
 
 
@@ -475,20 +474,3 @@ def _facts(setup: Setup) -> dict[str, Any]:
         "class counts": setup.task.class_counts,
         **{f"version of {name}": found.get(name, "absent") for name in ("jax", "jaxlib", "flax", "optax")},
     }
-
-
-def _summary(result: dict[str, Any], workdir: Path) -> str:
-    """Returns a few lines on a finished run."""
-    speed = result["examples_per_second"]
-    lines = [
-        f"finished: {result['steps']} steps in {result['wall_seconds']:.1f} s"
-        + (f", {speed:,.0f} examples/s" if speed else "")
-    ]
-    for name, metrics in result["metrics"].items():
-        shown = flatten(metrics, name)
-        lines.append("  ".join(f"{key} {value:.5g}" for key, value in shown.items()))
-    if result["bad_examples"]:
-        lines.append(f"{result['bad_examples']} images could not be read and were left out")
-    return "\n".join(
-        [*lines, f"state {result['state_digest'][:16]}", f"all of it: {workdir / 'result.json'}"]
-    )

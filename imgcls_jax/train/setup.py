@@ -96,7 +96,7 @@ class Setup:
         prepared = {key: prepared[key] for key in self.objective.batch_keys}
         # A batch of two is enough to initialise from, and compiles faster.
         small = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), prepared)
-        params, carry = jax.eval_shape(self.objective.init, jax.random.key(0), small)
+        params, carry = self._initial_shapes(small)
         phases = make_phases(self.config, self.data, self.task, backbone, params, self.settings.batch_size)
         init = make_init(self.objective, phases[0].tx, small)
         self._state = jax.eval_shape(init, jax.random.key(0))
@@ -107,6 +107,16 @@ class Setup:
             for phase in phases
         ]
         self._check_prediction(params, carry)
+        self._check_evaluations()
+
+    def _initial_shapes(self, batch: Any) -> tuple[Any, Any]:
+        try:
+            return jax.eval_shape(self.objective.init, jax.random.key(0), batch)
+        except (ArithmeticError, TypeError) as error:  # what a layer of no or of negative width raises
+            raise ValueError(
+                f"config.model makes no network for images of shape {self.task.image_shape}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
 
     def phase_of(self, step: int) -> Phase:
         """Returns the phase whose optimizer made the state of a step: the one of the step before it."""
@@ -148,6 +158,15 @@ class Setup:
                 f"config.data.eval_transforms makes images of shape {shape}, training sees "
                 f"{self.task.image_shape}, and the network cannot take both: {str(error).splitlines()[0]}"
             ) from error
+
+    def _check_evaluations(self) -> None:
+        """Makes the evaluators and opens what they read, so that a mistake there is found now."""
+        experiment.make_evaluators(self.config, self.predict, None, self.task)
+        for field, split in experiment.evaluated_splits(self.config):
+            try:
+                self.data.eval_batches(split, self.eval_batch_size, self.class_names)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"config.{field} = {split!r}: {error}") from error
 
     def initial_state(self) -> TrainState:
         """Returns the state of step 0, with the weights that config.model.pretrained names.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls_jax.tools import export, index, predict, retrieve
+from imgcls_jax.tools import export, index, predict, report, results, retrieve
 from imgcls_jax.train import experiment, loop, trained
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +91,112 @@ def test_every_field_of_the_task(copy, capsys):
                 value,
             )
     print(f"\ntask.json: {cases} fields changed, all refused", end="")
+
+
+RELIABILITY = {"confidence": [0.5], "accuracy": [0.5], "count": [3]}
+WORDS = {"method": "M", "protocol": "P", "command": "C", "published": "-"}
+
+
+def replaced(content: dict, path: str, value) -> dict:
+    """Returns the JSON object with a field, such as "device.cores", of another value or DELETED."""
+    name, _, rest = path.partition(".")
+    if rest:
+        return content | {name: replaced(content[name], rest, value)}
+    return {k: v for k, v in content.items() if k != name} | ({} if value is DELETED else {name: value})
+
+
+def readers(copy, config):
+    """What reads result.json, each as a function that raises ValueError."""
+    yield lambda: loop.run(config, copy)
+    yield lambda: results.gather([copy], "test/accuracy", **WORDS)
+    yield lambda: report.build([report.read_run(copy, split="", data=False)])
+
+
+def test_damaged_results(copy):
+    path = copy / "result.json"
+    whole, config = json.loads(path.read_text()), experiment.load_config(copy)
+    for read in readers(copy, config):
+        read()
+    texts = [text for text in TEXTS if text] + [path.read_text()[:-10]]
+    fields = (
+        "config",
+        "metrics",
+        "steps",
+        "wall_seconds",
+        "config_digest",
+        "state_digest",
+        "versions",
+        "device",
+    )
+    changed = [replaced(whole, field, value) for field in fields for value in (DELETED, None, True, [])]
+    changed += [replaced(whole, f"device.{field}", {}) for field in ("platform", "kind", "cores")]
+    changed += [replaced(whole, "metrics.test", value) for value in (None, 3, [1])]
+    for content in [*texts, *map(json.dumps, changed)]:
+        path.write_text(content)
+        for read in readers(copy, config):
+            with pytest.raises(ValueError, match=r"result\.json"):
+                read()
+    print(f"\nresult.json: {len(texts) + len(changed)} damaged, all refused", end="")
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        *(
+            (f"config.{name}", value)
+            for name in ("model", "objective.name", "evals.test")
+            for value in (3, [])
+        ),
+        *(("metrics.test.confusion_matrix", value) for value in (3, "x", [[1]], [["a"] * 10] * 10, [1] * 10)),
+        *(("metrics.test.reliability", value) for value in (3, {}, RELIABILITY | {"accuracy": [0.1, 0.2]})),
+        ("metrics.test.ece", "x"),
+    ],
+)
+def test_what_a_page_cannot_show(copy, capsys, field, value):
+    path = copy / "result.json"
+    sound = replaced(json.loads(path.read_text()), "metrics.test.reliability", RELIABILITY)
+    path.write_text(json.dumps(replaced(sound, "metrics.test.ece", 0.1)))
+    assert report.main([str(copy), "--no_data"]) == 0
+    path.write_text(json.dumps(replaced(replaced(sound, "metrics.test.ece", 0.1), field, value)))
+    assert "result.json" in refused(capsys, report.main, copy, "--no_data")
+
+
+def test_damaged_records(copy, capsys):
+    path = copy / "metrics.jsonl"
+    good = path.read_text()
+    for line in ("", "{", "\0", "[" * 100_000, "\xff", '{"step": 3, "train/lo'):
+        path.write_text(good + line, encoding="latin-1")  # as a kill leaves it
+        assert report.main([str(copy), "--no_data"]) == 0
+    number = good.count("\n") + 1
+    for line in ("{", "3", "[]", "null", "{}", '{"step": "3"}', '{"step": 3, "train/loss": "x"}', "\xff"):
+        path.write_text(f"{good}{line}\n{good}", encoding="latin-1")
+        assert f"metrics.jsonl, line {number}," in refused(capsys, report.main, copy, "--no_data"), line
+    path.unlink()
+    assert "metrics.jsonl" in refused(capsys, report.main, copy, "--no_data")
+
+
+def test_a_run_goes_on_from_a_file_of_metrics_cut_short(copy):
+    path = copy / "metrics.jsonl"
+    good = path.read_text()
+    (copy / "result.json").unlink()
+    path.write_bytes(good.encode() + b'{"step": 1, "train/lo\xff')
+    loop.run(experiment.load_config(copy), copy)
+    assert path.read_text().startswith(good) and '"train/lo' not in path.read_text().replace("train/loss", "")
+
+
+def test_damaged_results_files(tmp_path, copy):
+    path = tmp_path / "kept" / "a.json"
+    path.parent.mkdir()
+    whole = results.gather([copy], "test/accuracy", **WORDS)
+    for field in ("method", "protocol", "published", "device", "device.cores", "runs"):
+        for value in (DELETED, None, True, []):
+            path.write_text(json.dumps(replaced(whole, field, value)))
+            with pytest.raises(ValueError, match=r"a\.json"):
+                results.table(path.parent)
+    for run in (3, {}, {"value": "x", "wall_seconds": 1.0}, {"value": 0.5}):
+        path.write_text(json.dumps(whole | {"runs": [run]}))
+        with pytest.raises(ValueError, match=r"a\.json: runs\[0\]"):
+            results.table(path.parent)
 
 
 def test_an_evaluation_without_a_batch_size(copy):

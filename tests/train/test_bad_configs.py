@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from imgcls_jax.objectives.base import Task
 from imgcls_jax.train import experiment
 from imgcls_jax.train.field_types import fits
 from imgcls_jax.train.setup import Setup
@@ -57,7 +58,6 @@ def outcome_of(config: experiment.Config, *names: str) -> str:
     try:
         config = experiment.plain(config)
         setup = Setup(config)
-        experiment.make_evaluators(config, setup.predict, lambda split: iter(()), setup.task)
         assert math.isfinite(setup.phases[0].schedule(0)) and setup.settings.total_steps >= 0
     except ValueError as error:
         assert any(name in str(error) for name in names), f"{names} not in {str(error)[:300]!r}"
@@ -117,6 +117,8 @@ def test_what_is_no_configuration(config):
         ("model.dtype", "float1024"),
         ("model.channels", "x"),
         ("model.channels", [1, 2]),
+        ("model.channels", [0, 12, 12]),
+        ("model.channels", [-1, 12, 12]),
         ("model.hidden", [1.5]),
         ("model.variant", "x"),
         ("model.pretrained", 3),
@@ -144,12 +146,130 @@ def test_what_is_no_configuration(config):
         ("evals.test.evaluator", "x"),
         ("evals.test.evaluator", 3),
         ("evals.test.splits", "x"),
+        ("evals.test.split", "x"),
+        ("evals.test.split", ""),
+        ("evals.test.split", "unknown:test"),
+        ("evals.test.split", "unknown:x"),
     ],
 )
 def test_impossible_values(field, value):
     last = field.rpartition(".")[2]
-    others = {"optimizer.warmup_epochs": "optimizer.warmup_steps", "evals.test.evaluator": "evaluator"}
+    others = {
+        "model.channels": "config.model makes no network",
+        "optimizer.warmup_epochs": "warmup_steps",
+        "evals.test.evaluator": "evaluator",
+    }
     assert outcome_of(changed(field, value), last, others.get(field, field)) == "refused"
+
+
+@pytest.mark.parametrize(
+    "field, fields",
+    [
+        ("split", {"evaluator": "knn", "split": "val"}),
+        ("train_split", {"evaluator": "knn", "split": "test", "train_split": "val"}),
+        ("fit_split", {"evaluator": "clustering", "split": "test", "fit_split": "val"}),
+        ("unknown_split", {"evaluator": "open_set", "split": "test"}),
+    ],
+)
+def test_a_split_that_is_not_there_is_refused_before_the_first_step(field, fields):
+    assert outcome_of(digits() | {"evals": {"late": fields}}, f"config.evals.late.{field} = ") == "refused"
+
+
+OBJECTIVES = {
+    "cnn_rnn": ({}, dict(embedding_dim=[0], hidden=[0], dropout=[-0.1, 1.0], beams=[0], max_labels=[-1, 11])),
+    "deepcluster": (
+        dict(num_clusters=10),
+        dict(num_clusters=[1, 101], hidden=[[0]], reads=["x"], dropout=[-0.1, 1.5], pca_dim=[0],
+             kmeans_iterations=[-1], kmeans_start=["x"]),
+    ),
+    "fixmatch": ({}, dict(threshold=[-0.1], lambda_u=[-1.0], ema_decay=[-0.1, 1.0])),
+    "iic": (
+        {},
+        dict(num_clusters=[-1, 1], num_overclusters=[-1, 1], num_subheads=[0], marginal_weight=[-1.0],
+             head_epochs=[[0, 1], [1, -1], [1]]),
+    ),
+    "mae": (
+        {},
+        dict(mask_ratio=[-0.5, 0.0, 1.0, 1.5], decoder_width=[-4, 0, 6], decoder_depth=[0],
+             decoder_heads=[-1, 0]),
+    ),
+    "mixmatch": (
+        dict(alpha=0.75, lambda_u=75.0),
+        dict(alpha=[-1.0], lambda_u=[-1.0], ramp_fraction=[-0.1, 1.5], temperature=[-1.0, 0.0],
+             ema_decay=[-0.1, 1.0]),
+    ),
+    "multilabel": (
+        {},
+        dict(loss=["x"], positive_weights=["x", [1.0]], alpha=[-0.1, 1.5], gamma=[-1.0], dropout=[-0.1, 1.5],
+             ema_decay=[1.0], head_fields=[{"x": 1}]),
+    ),
+    "pseudo_label": (
+        {}, dict(term=["x"], threshold=[-0.1], lambda_u=[-1.0], ramp_fraction=[-0.1, 2.0], ema_decay=[1.0])
+    ),
+    "simclr": ({}, dict(temperature=[-1.0, 0.0], projection_layers=[0], projection_dim=[0])),
+    "supervised": (
+        {},
+        dict(label_smoothing=[-0.1, 1.5], effective_beta=[-0.1, 1.0], focal_gamma=[-1.0], mixup_alpha=[-1.0],
+             cutmix_alpha=[-1.0], logit_adjustment=[-1.0], head=["x"], head_fields=[{"x": 1}]),
+    ),
+    "trinet": (
+        {},
+        dict(hidden=[0], dropout=[-0.1, 1.0], smear_std=[-1.0], sigma=[-1.0, 2.0], sigma_smearing=[-0.1, 2.0],
+             sigma_decay=[-0.1, 2.0], pool_base=[0], passes=[-1], init_epochs=[0], round_epochs=[0],
+             diversity_rounds=[-1]),
+    ),
+}  # fmt: skip
+EVALUATORS = {
+    "classification": {},
+    "classification_report": dict(beta=[0.0], top_k=[[0], [10]], calibration_bins=[0], shots=[[1], [2, 1]]),
+    "clustering": dict(num_clusters=[-1, 1], silhouette_examples=[-1], seed=[-1]),
+    "knn": dict(k=[-1, 0, [], [1, 0]], temperature=[-1.0, 0.0]),
+    "linear_probe": dict(C=[-1.0, 0.0], labels_per_class=[-1], label_seed=[-1], max_iterations=[0]),
+    "multilabel": dict(threshold=[-0.1, 1.5], top_k=[-1, 11], fit_split=["test"]),
+    "open_set": dict(accept=[0.0, 1.0]),
+}
+TASK = Task(10, 100, 5, 50, (8, 8, 1), (10,) * 10)
+
+
+def files_that_make_something(room: str) -> set[str]:
+    return {
+        path.stem for path in (ROOT / "imgcls_jax" / room).glob("*.py") if "\ndef make(" in path.read_text()
+    }
+
+
+def test_every_objective_and_evaluator_is_tried():
+    assert OBJECTIVES.keys() == files_that_make_something("objectives")
+    assert EVALUATORS.keys() == files_that_make_something("evaluators")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_fields_of_objectives_out_of_range(name):
+    given, fields = OBJECTIVES[name]
+    model = {"name": "vit", "variant": "vit_tiny", "patch": 2} if name == "mae" else {"name": "simpleconv3"}
+    backbone = experiment.make_backbone({"model": model})
+    experiment.make_objective({"objective": {"name": name} | given}, TASK, backbone)
+    for field, values in fields.items():
+        for value in values:
+            section = {"name": name} | given | {field: value}
+            with pytest.raises(ValueError, match="has no field 'x'" if field == "head_fields" else field):
+                experiment.make_objective({"objective": section}, TASK, backbone)
+
+
+@pytest.mark.parametrize("field", ["dropout", "stochastic_depth"])
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_probabilities_of_networks(field, value):
+    with pytest.raises(ValueError, match=f"config.model.{field} is a probability"):
+        experiment.make_backbone({"model": {"name": "vit", "variant": "vit_tiny", "patch": 2, field: value}})
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_fields_of_evaluators_out_of_range(name):
+    section = {"evaluator": name, "split": "test"}
+    experiment.make_evaluators({"evals": {"one": section}}, None, None, TASK)
+    for field, values in EVALUATORS[name].items():
+        for value in values:
+            with pytest.raises(ValueError, match=field.replace("_", "[_ ]")):
+                experiment.make_evaluators({"evals": {"one": section | {field: value}}}, None, None, TASK)
 
 
 def test_an_annotation_and_a_value():
