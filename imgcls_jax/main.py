@@ -111,6 +111,10 @@ def _start_processes() -> None:
         ) from error
     finally:
         timer.cancel()
+    if jax.default_backend() == "cpu":
+        # Process 0 alone would find its programs there, perhaps compiled for another number of cores: they
+        # round otherwise than those that the others compile now, and the states would drift apart.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -282,6 +282,8 @@ def start(folder, config, processes, devices, stop_after=None):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    # As imgcls_jax.main has it: only process 0 would find programs there, maybe of another number of cores.
+    environment |= {"JAX_ENABLE_COMPILATION_CACHE": "false"} if processes > 1 else {}
     environment |= {} if stop_after is None else {"STOP_AFTER": str(stop_after)}
     command = [sys.executable, "-m", "tests.train.recorded", str(folder), str(port), str(processes)]
     options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -292,6 +294,49 @@ def start(folder, config, processes, devices, stop_after=None):
         for process in running:
             process.kill()
     assert [process.returncode for process in running] == [0] * processes, outputs
+
+
+APART = """
+import sys
+from pathlib import Path
+import jax, numpy as np, optax
+from imgcls_jax.train import sharding
+from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.state import TrainState
+
+folder, port, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
+whole = sharding.replicated(sharding.data_mesh())
+
+def state(step, weight):
+    step, rng, weight = np.int32(step), jax.random.key_data(jax.random.key(0)), np.full(3, weight, np.float32)
+    place = lambda leaf: jax.make_array_from_process_local_data(whole, np.asarray(leaf))
+    return TrainState(place(step), {"w": place(weight)}, {}, {}, jax.random.wrap_key_data(place(rng)))
+
+with Checkpoints(folder) as checkpoints:
+    checkpoints.save(state(1, 1.0), wait=True)
+    try:
+        checkpoints.save(state(2, 1.0 + process * 1e-6), wait=True)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_states_that_drifted_apart_are_not_saved(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", APART, str(tmp_path), str(port)]
+    options = {"cwd": ROOT, "env": os.environ | {"JAX_NUM_CPU_DEVICES": "1"}, "stdout": subprocess.PIPE}
+    running = [subprocess.Popen([*command, str(i)], text=True, **options) for i in range(2)]
+    try:
+        outputs = [process.communicate(timeout=60)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for output in outputs:
+        assert "differ in the state of step 2 (are they of as many cores?): " in output
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
 def recorded(folder, process=0):
@@ -367,7 +412,11 @@ def test_a_run_goes_on_with_other_devices_and_processes(form, before, after, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("form", PARALLEL)
 def test_all_hosts_plan_the_same_epochs(form, tmp_path):
-    start(tmp_path, config_file("digits_deepcluster", form, total_epochs=2.0), 2, 4)
+    config = config_file("digits_deepcluster", form, total_epochs=2.0, batch_size=256)
+    config["model"]["channels"] = (8, 8, 16)
+    config["objective"] |= {"num_clusters": 10, "kmeans_iterations": 5, "pca_dim": 8}
+    config["evals"] = {}
+    start(tmp_path, config, 2, 2)
     plans = [[line for line in recorded(tmp_path, i) if "assignments" in line] for i in range(2)]
     assert len(plans[0]) == 2 and plans[0] == plans[1]
     assert plans[0][0]["assignments"] != plans[0][1]["assignments"]
