@@ -156,11 +156,16 @@ def _run_as_one_of_several() -> None:
     """Runs; what ends this process badly ends it at once, with a line where another one caused it."""
     import jax
 
+    from imgcls_jax.train.agreement import Disagreement
+
     _start_processes()
     try:
         _run()
     except SystemExit as error:
-        _leave(str(error))
+        told = isinstance(error.__cause__, Disagreement)  # which names processes itself
+        _leave(str(error) if told else str(error).replace(":", f": process {jax.process_index()}:", 1))
+    except KeyboardInterrupt:
+        _leave(f"error: process {jax.process_index()}: interrupted")
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             _leave(traceback.format_exc())
