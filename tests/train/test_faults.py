@@ -1,5 +1,6 @@
 """What a run does when a process is asked to stop, killed or stopped, fails, or does not fit the others."""
 
+import json
 import os
 import platform
 import shutil
@@ -221,3 +222,40 @@ with workdir.lock(Path({str(tmp_path)!r})):
     with workdir.lock(tmp_path):
         pass
     assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()
+
+
+FILL = """
+mount -t tmpfs -o size=$2k tmpfs "$1" || exit 99
+shift 2
+"$@"
+echo "status $?"
+mount -o remount,size=64m "$OUT/disk" && "$@" && cp "$OUT/disk/run/result.json" "$OUT/result.json"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kibibytes, every, path", [(6000, 4, "run/checkpoints"), (24, 100, "run"), (12, 100, "run")]
+)
+def test_a_full_disk_is_told_and_with_room_the_run_ends_alike(kibibytes, every, path, tmp_path):
+    """A disk for two checkpoints, and two too small for the metrics, on a tmpfs of its own."""
+    (tmp_path / "disk").mkdir()
+    often = [f"--config.train.checkpoint_every_steps={every}", "--config.train.log_every_steps=1"]
+    often += ["--config.train.keep_checkpoints=99"]
+    command = [sys.executable, "-m", "imgcls_jax.main", f"--config={CONFIG}", *often]
+    filling = ["unshare", "-rm", "sh", "-c", FILL, "sh", str(tmp_path / "disk"), str(kibibytes)]
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 200}
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "disk")]).returncode:
+        pytest.skip("no file system can be mounted here")
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "OUT": str(tmp_path)}
+    filled = subprocess.run(
+        [*filling, *command, f"--workdir={tmp_path}/disk/run"], env=environment, **options
+    )
+    assert filled.returncode == 0 and "status 1\n" in filled.stdout, filled.stderr
+    told = [line for line in filled.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and f"{tmp_path}/disk/{path}" in told[0], filled.stderr
+    assert "same command goes on" in told[0]
+    assert ("resumed from the checkpoint of step 8" in filled.stdout) == (every == 4)
+    subprocess.run([*command, f"--workdir={tmp_path}/whole"], env=environment, check=True, **options)
+    ends = [json.loads((folder / "result.json").read_text()) for folder in (tmp_path, tmp_path / "whole")]
+    assert ends[0]["state_digest"] == ends[1]["state_digest"] and ends[0]["metrics"] == ends[1]["metrics"]
