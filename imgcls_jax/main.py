@@ -103,6 +103,10 @@ def _start_processes() -> None:
         ) from error
     finally:
         timer.cancel()
+    if jax.default_backend() == "cpu":
+        # Process 0 alone would find its programs there, perhaps compiled for another number of cores: they
+        # round otherwise than those that the others compile now, and the states would drift apart.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -144,11 +148,16 @@ def _run_as_one_of_several() -> None:
     """Runs; what ends this process badly ends it at once, with a line where another one caused it."""
     import jax
 
+    from imgcls_jax.train.agreement import Disagreement
+
     _start_processes()
     try:
         _run()
     except SystemExit as error:
-        _leave(str(error))
+        told = isinstance(error.__cause__, Disagreement)  # which names processes itself
+        _leave(str(error) if told else str(error).replace(":", f": process {jax.process_index()}:", 1))
+    except KeyboardInterrupt:
+        _leave(f"error: process {jax.process_index()}: interrupted")
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             _leave(traceback.format_exc())

@@ -1,9 +1,10 @@
-"""What all processes of a run must have in common, compared before the first step."""
+"""What all processes of a run must have in common: what they see, and that none of them has failed."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,31 +14,52 @@ from jax.experimental import multihost_utils
 SHOWN = 3  # differences that an error names
 
 
-def require_agreement(facts: Mapping[str, Any], refusal: str = "") -> None:
+class Disagreement(ValueError):
+    """The processes cannot go on together; the message names those that it is about."""
+
+
+@contextlib.contextmanager
+def all_or_none() -> Iterator[None]:
+    """What is done within fails in every process once it fails in one; each of them enters this.
+
+    No process waits for another one within, since that one may have failed.
+
+    Raises:
+      Disagreement: in the processes that did not fail, naming those that did and why.
+    """
+    try:
+        yield
+    except BaseException as error:
+        expected = isinstance(error, (ValueError, OSError))
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one may be gone
+            _gather(str(error) if expected else f"{type(error).__name__}: {error}")
+        raise
+    failed = [f"process {i}: {reason}" for i, reason in enumerate(_gather("")) if reason]
+    if failed:
+        raise Disagreement("; ".join(failed[:SHOWN]))
+
+
+def require_agreement(facts: Mapping[str, Any]) -> None:
     """Compares facts among the processes; each of them calls this.
 
     Args:
       facts: JSON values by name, the same in every process of a sound run.
-      refusal: why this process cannot go on; then none does.
 
     Raises:
-      ValueError: in every process, naming the processes that refuse or differ from process 0, and the values.
+      Disagreement: in every process, naming those that differ from process 0, and the values.
     """
-    everyone = _gather({"refusal": refusal, "facts": dict(facts)})
-    refusals = [f"process {i}: {each['refusal']}" for i, each in enumerate(everyone) if each["refusal"]]
-    if refusals:
-        raise ValueError("; ".join(refusals[:SHOWN]) if len(everyone) > 1 else refusal)
-    first, absent = everyone[0]["facts"], "absent"
+    everyone = _gather(dict(facts))
+    first, absent = everyone[0], "absent"
     differing = [
-        f"{name}: {_short(each['facts'].get(name, absent))} in process {i}, "
+        f"{name}: {_short(each.get(name, absent))} in process {i}, "
         f"{_short(first.get(name, absent))} in process 0"
         for i, each in enumerate(everyone)
-        for name in sorted(first.keys() | each["facts"].keys())
-        if first.get(name, absent) != each["facts"].get(name, absent)
+        for name in sorted(first.keys() | each.keys())
+        if first.get(name, absent) != each.get(name, absent)
     ]
     if differing:
         more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-        raise ValueError(f"the processes of this run differ in {'; '.join(differing[:SHOWN])}{more}")
+        raise Disagreement(f"the processes of this run differ in {'; '.join(differing[:SHOWN])}{more}")
 
 
 def _gather(content: Any) -> list[Any]:

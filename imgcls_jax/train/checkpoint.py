@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from imgcls_jax.train.agreement import require_agreement
 from imgcls_jax.train.state import TrainState, checksum
 
 logger = logging.getLogger(__name__)
@@ -126,11 +127,14 @@ class Checkpoints:
 
         Raises:
           NotSaved: this checkpoint, or an earlier one in the background, could not be written.
+          ValueError: the processes hold different states, of which no checkpoint could be made.
         """
         step = int(state.step)
         if step not in self._manager.all_steps():
             tree = _to_tree(state, order)
             meta = {"step": step, "checksum": int(checksum(tree))}
+            # For another number of CPU cores XLA makes other code, which may round otherwise.
+            require_agreement({f"the state of step {step} (are they of as many cores?)": meta["checksum"]})
             with self._saving():
                 self._manager.save(
                     step,

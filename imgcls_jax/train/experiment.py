@@ -7,6 +7,7 @@ arguments of what it builds, so an unknown one is found by name before anything 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -334,11 +335,24 @@ def evaluated_splits(config: Config) -> Iterator[tuple[str, str]]:
                 yield f"evals.{name}.{field}", split.replace("{split}", fields["split"])
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names the file in what its writing raises, which a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror or error}. With room and permission to write, the "
+            "same command goes on from the newest checkpoint"
+        ) from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON so that a reader finds the old file or the new one, never a part."""
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with naming(path):
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
 
 
 def read_json(path: Path) -> Any:

@@ -17,8 +17,9 @@ from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate, note_ba
 from imgcls_jax.objectives.base import Batch
 from imgcls_jax.train import experiment, finished, nonfinite, sharding
 from imgcls_jax.train import workdir as workdirs
-from imgcls_jax.train.agreement import require_agreement
+from imgcls_jax.train.agreement import all_or_none, require_agreement
 from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.experiment import Config
 from imgcls_jax.train.nonfinite import Incidents, RollBack
 from imgcls_jax.train.optimizer import reset_optimizer
 from imgcls_jax.train.phase import CachedFeatures, Phase, compute_features, only
@@ -440,27 +441,38 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
 
     Raises:
       ValueError: a mistake in configuration, data or workdir, a workdir in use, or processes that differ;
-        nothing but the lock was written then.
+        nothing but the lock was written then. Of several processes all raise it.
       Interrupted, FloatingPointError: see train.
     """
-    config, workdir = experiment.plain(config), Path(workdir)
-    workdirs.check(config, workdir)
-    if (workdir / "result.json").exists():
-        result = finished.read_result(workdir)
-        print(f"{workdir} holds a finished run of this configuration; nothing to do", flush=True)
-    else:
-        setup = Setup(config)
-        workdir.mkdir(parents=True, exist_ok=True)
-        with workdirs.lock(workdir) if setup.first_process else contextlib.nullcontext("") as refusal:
-            require_agreement(_facts(setup), refusal)
+    workdir = Path(workdir)
+    with contextlib.ExitStack() as held:
+        with all_or_none():
+            config = experiment.plain(config)
+            workdirs.check(config, workdir)
+            result = finished.read_result(workdir) if (workdir / "result.json").exists() else None
+            setup = None if result else _enter(config, workdir, held)
+        require_agreement({"whether its workdir holds a finished run": setup is None})
+        if setup is None:
+            print(f"{workdir} holds a finished run of this configuration; nothing to do", flush=True)
+        else:
+            require_agreement(_facts(setup))
             if setup.first_process:
-                workdirs.check(config, workdir)  # another run may have begun since
                 experiment.write_json(workdir / "config.json", config)
                 experiment.save_task(workdir, setup.task, setup.class_names, setup.source_shape)
             result = train(setup, workdir)
     if jax.process_index() == 0:
         print(finished.summary(result, workdir), flush=True)
     return result
+
+
+def _enter(config: Config, workdir: Path, held: contextlib.ExitStack) -> Setup:
+    """Returns the setup; the first process holds the workdir's lock from here on."""
+    setup = Setup(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if setup.first_process:
+        held.enter_context(workdirs.lock(workdir))
+        workdirs.check(config, workdir)  # another run may have begun since
+    return setup
 
 
 def _facts(setup: Setup) -> dict[str, Any]:

@@ -30,19 +30,18 @@ def check(config: Config, workdir: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[str]:
+def lock(workdir: Path) -> Iterator[None]:
     """Holds <workdir>/lock while a run trains there; the system lets go of it however the process ends.
 
     The lock is of flock(2): over NFS it holds between hosts from version 4 on, or with lockd running. Where a
     file system has none, that is said and the run goes on without.
 
-    Yields:
-      Why another run holds the workdir; "" where this one does.
+    Raises:
+      ValueError: another run holds it.
     """
     import fcntl  # here, since Windows has none
 
     with (workdir / "lock").open("a+", encoding="utf-8") as file:
-        refusal = ""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
@@ -51,9 +50,9 @@ def lock(workdir: Path) -> Iterator[str]:
             file.flush()
         except BlockingIOError:
             file.seek(0)
-            refusal = (
+            raise ValueError(
                 f"{workdir} is in use by {file.read() or 'another run'}: end it, or choose another --workdir"
-            )
+            ) from None
         except OSError as error:
             logger.warning("%s cannot be locked (%s): see to it that no other run uses it", workdir, error)
-        yield refusal
+        yield

@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import math
 import numbers
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from imgcls_jax.train.experiment import naming
 
 
 class MetricWriter:
@@ -29,40 +32,58 @@ class MetricWriter:
 
     def __init__(self, workdir: Path, *, resume_step: int = 0, active: bool = True):
         self._file, self._board = None, None
+        self._path, self._board_path = workdir / "metrics.jsonl", workdir / "tensorboard"
         if not active:
             return
-        path = workdir / "metrics.jsonl"
-        _drop_after(path, resume_step)
-        self._file = path.open("a", encoding="utf-8")
+        with naming(self._path):
+            _drop_after(self._path, resume_step)
+            self._file = self._path.open("a", encoding="utf-8")
         try:
             import tensorboardX
         except ModuleNotFoundError:
             return
-        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        others = threading.enumerate()
+        # More room than is ever needed between two looks at the thread: where it has died, put() would wait.
+        self._board = tensorboardX.SummaryWriter(
+            str(self._board_path), purge_step=resume_step + 1, max_queue=1000
+        )
+        self._board_threads = [thread for thread in threading.enumerate() if thread not in others]
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes named scalars of one step."""
         if self._file is None:
             return
         record = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        self._file.write(json.dumps({"step": step} | record) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps({"step": step} | record) + "\n")
+            self._file.flush()
         if self._board is not None:
+            self._require_board()
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes named texts of one step, to TensorBoard alone."""
         if self._board is not None:
+            self._require_board()
             for name, text in texts.items():
                 self._board.add_text(name, text, step)
 
     def close(self) -> None:
         """Flushes and closes."""
         if self._file is not None:
-            self._file.close()
+            with naming(self._path):
+                self._file.close()
         if self._board is not None:
-            self._board.close()
+            self._require_board()
+            with naming(self._board_path):
+                self._board.close()
+
+    def _require_board(self) -> None:
+        """Raises OSError where the thread that writes the events has died, as of a full disk."""
+        if not all(thread.is_alive() for thread in self._board_threads):
+            with naming(self._board_path):
+                raise OSError("its thread has died, perhaps of a full disk")
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -4,11 +4,12 @@
 
 It trains FOLDER/wanted.json in FOLDER/run. FOLDER/<process>.jsonl gets a line {"index": [...]} for each
 training batch that the step takes, this process's rows, and a line {"assignments": digest, "order": digest}
-for each plan of an epoch. STOP_AFTER=N in the environment ends the run after step N as SIGTERM would, on all
-processes alike.
+for each plan of an epoch, and {"state": digest} at the end. STOP_AFTER=N in the environment ends the run
+after step N as SIGTERM would, on all processes alike; POISON=N makes training example N an image of NaNs.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,10 +17,11 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from imgcls_jax.data.pipeline import TrainBatches
-from imgcls_jax.train import loop
+from imgcls_jax.train import experiment, loop
 
 
 def write(folder, **line):
@@ -64,6 +66,22 @@ def stop_after(step):
     loop.Loop._after_step = interrupted
 
 
+def poison(index):
+    make = experiment.make_objective
+
+    def poisoned(*arguments):
+        objective = make(*arguments)
+
+        def loss(params, carry, batch, rng, step):
+            bad = (batch["index"] == index)[:, None, None, None]
+            image = jnp.where(bad, jnp.nan, batch["image"])
+            return objective.loss(params, carry, batch | {"image": image}, rng, step)
+
+        return dataclasses.replace(objective, loss=loss, batch_keys=(*objective.batch_keys, "index"))
+
+    experiment.make_objective = poisoned
+
+
 def main(folder, port="", processes="1", process="0"):
     if int(processes) > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", int(processes), int(process))
@@ -71,8 +89,11 @@ def main(folder, port="", processes="1", process="0"):
     record(folder)
     if "STOP_AFTER" in os.environ:
         stop_after(int(os.environ["STOP_AFTER"]))
+    if "POISON" in os.environ:
+        poison(int(os.environ["POISON"]))
     with contextlib.suppress(loop.Interrupted):
-        loop.run(json.loads((folder / "wanted.json").read_text()), folder / "run")
+        result = loop.run(json.loads((folder / "wanted.json").read_text()), folder / "run")
+        write(folder, state=result["state_digest"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What a run does when a process is asked to stop, killed or stopped, or does not fit the others."""
+"""What a run does when a process is asked to stop, killed or stopped, fails, or does not fit the others."""
 
+import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from imgcls_jax.train import workdir
+from tests.train.test_loop import folder_of_images
 
 ROOT = Path(__file__).parents[2]
-CONFIG = "configs/digits_simpleconv3.py:test"
+CONFIG = f"{ROOT}/configs/digits_simpleconv3.py:test"
 LONG = ["--config.train.total_epochs=1000.0", "--config.train.eval_every_epochs=0.0"]
 
 
@@ -24,7 +27,7 @@ def free_port():
         return free.getsockname()[1]
 
 
-def start(workdir, *arguments):
+def start(workdir, *arguments, folder=ROOT):
     return subprocess.Popen(
         [
             sys.executable,
@@ -35,23 +38,25 @@ def start(workdir, *arguments):
             f"--workdir={workdir}",
             *arguments,
         ],
-        cwd=ROOT,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+        cwd=folder,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def start_two(workdir, *arguments, own=((), ())):
-    """Two processes of one run; own are the arguments of each."""
+def start_two(workdir, *arguments, own=((), ()), folders=(ROOT, ROOT)):
+    """Two processes of one run; own are the arguments of each, folders where they start."""
     joined = [
         "--distributed",
         f"--coordinator=127.0.0.1:{free_port()}",
         "--num_processes=2",
         "--start_seconds=60",
     ]
-    return [start(workdir, *joined, f"--process_id={i}", *arguments, *own[i]) for i in range(2)]
+    return [
+        start(workdir, *joined, f"--process_id={i}", *arguments, *own[i], folder=folders[i]) for i in range(2)
+    ]
 
 
 def until_step(process, step):
@@ -152,25 +157,105 @@ def test_processes_that_differ_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
+LISTED = """
+import importlib.util
+spec = importlib.util.spec_from_file_location("digits", {digits!r})
+digits = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(digits)
+
+def get_config():
+    config = digits.get_config("test")
+    line = "decode | resize(8) | normalize(0.5, 0.5)"
+    with config.unlocked():
+        config.data.update(source="list_file", root="pictures", train_transforms=line, eval_transforms=line)
+    config.train.batch_size = 8
+    return config
+"""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_one_process_cannot_read_ends_all(tmp_path, failing):
+    """Each has a disk of its own: process 0's lacks the folder, or a line of process 1's list is damaged."""
+    (tmp_path / "config.py").write_text(LISTED.format(digits=str(ROOT / "configs" / "digits_simpleconv3.py")))
+    folders = [tmp_path / "0", tmp_path / "1"]
+    for folder in folders:
+        folder_of_images(folder / "pictures")
+        lines = [
+            f"train/{name}/{i}.png {label}\n"
+            for i in range(12)
+            for label, name in enumerate(("dark", "light"))
+        ]
+        (folder / "pictures" / "train.txt").write_text("".join(lines))
+    if failing == 0:
+        shutil.rmtree(folders[0] / "pictures")
+    else:
+        (folders[1] / "pictures" / "train.txt").write_text("train/dark/0.png 0\ntrain/light/0.png\n")
+    asked = time.monotonic()
+    endings = ends(start_two(tmp_path / "run", f"--config={tmp_path}/config.py", folders=folders))
+    print(f"both ended {time.monotonic() - asked:.1f} s after their start")
+    for status, said in endings:
+        assert status == 1 and "Traceback" not in said
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and errors[0].startswith(f"error: process {failing}: "), said
+        assert ("pictures" if failing == 0 else "train.txt, line 2") in errors[0]
+
+
 def test_a_workdir_takes_one_run_at_a_time(tmp_path):
     """Refused while another process holds it; free again once that one was killed."""
     code = f"""
 import time
 from pathlib import Path
 from imgcls_jax.train import workdir
-with workdir.lock(Path({str(tmp_path)!r})) as refusal:
-    print(repr(refusal), flush=True)
+with workdir.lock(Path({str(tmp_path)!r})):
+    print("held", flush=True)
     time.sleep(600)
 """
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        assert holder.stdout.readline() == "''\n"
+        assert holder.stdout.readline() == "held\n"
         status, said = ends([start(tmp_path)])[0]
     finally:
         holder.kill()
         holder.communicate()
     assert status == 1 and "Traceback" not in said
     assert f"error: {tmp_path} is in use by process {holder.pid} on {platform.node()}" in said
-    with workdir.lock(tmp_path) as refusal:
-        assert refusal == ""
+    with workdir.lock(tmp_path):
+        pass
     assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()
+
+
+FILL = """
+mount -t tmpfs -o size=$2k tmpfs "$1" || exit 99
+shift 2
+"$@"
+echo "status $?"
+mount -o remount,size=64m "$OUT/disk" && "$@" && cp "$OUT/disk/run/result.json" "$OUT/result.json"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kibibytes, every, path", [(6000, 4, "run/checkpoints"), (24, 100, "run"), (12, 100, "run")]
+)
+def test_a_full_disk_is_told_and_with_room_the_run_ends_alike(kibibytes, every, path, tmp_path):
+    """A disk for two checkpoints, and two too small for the metrics, on a tmpfs of its own."""
+    (tmp_path / "disk").mkdir()
+    often = [f"--config.train.checkpoint_every_steps={every}", "--config.train.log_every_steps=1"]
+    often += ["--config.train.keep_checkpoints=99"]
+    command = [sys.executable, "-m", "imgcls_jax.main", f"--config={CONFIG}", *often]
+    filling = ["unshare", "-rm", "sh", "-c", FILL, "sh", str(tmp_path / "disk"), str(kibibytes)]
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 200}
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "disk")]).returncode:
+        pytest.skip("no file system can be mounted here")
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "OUT": str(tmp_path)}
+    filled = subprocess.run(
+        [*filling, *command, f"--workdir={tmp_path}/disk/run"], env=environment, **options
+    )
+    assert filled.returncode == 0 and "status 1\n" in filled.stdout, filled.stderr
+    told = [line for line in filled.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and f"{tmp_path}/disk/{path}" in told[0], filled.stderr
+    assert "same command goes on" in told[0]
+    assert ("resumed from the checkpoint of step 8" in filled.stdout) == (every == 4)
+    subprocess.run([*command, f"--workdir={tmp_path}/whole"], env=environment, check=True, **options)
+    ends = [json.loads((folder / "result.json").read_text()) for folder in (tmp_path, tmp_path / "whole")]
+    assert ends[0]["state_digest"] == ends[1]["state_digest"] and ends[0]["metrics"] == ends[1]["metrics"]

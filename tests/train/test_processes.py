@@ -15,7 +15,8 @@ def start(workdir, devices, *arguments):
     return subprocess.Popen(
         [*COMMAND, f"--workdir={workdir}", "--config.train.total_epochs=1.0", *arguments],
         cwd=ROOT,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
+        # A cached program may have been compiled for another number of cores, and round otherwise.
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_ENABLE_COMPILATION_CACHE": "false"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
