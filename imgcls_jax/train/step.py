@@ -106,7 +106,9 @@ def _accumulate(
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     scanned = (jax.tree.map(part_of, batch), jax.random.split(rng, parts))
-    (carry, grads), metrics = jax.lax.scan(add_part, (state.carry, zeros), scanned)
+    # In a loop XLA convolves on a CPU without its libraries, up to hundreds of times as slowly.
+    unrolled = jax.default_backend() == "cpu"
+    (carry, grads), metrics = jax.lax.scan(add_part, (state.carry, zeros), scanned, unroll=unrolled)
     return carry, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics), grads
 
 
