@@ -117,6 +117,8 @@ def _is_ours(error: BaseException) -> bool:
 
 def _run() -> None:
     """Runs the mode that the flags name."""
+    import jax
+
     from imgcls_jax.train import loop, trained
 
     try:
@@ -127,7 +129,8 @@ def _run() -> None:
                 checkpoint=_CHECKPOINT.value,
                 transforms=_EVAL_TRANSFORMS.value,
             )
-            print(json.dumps(result, indent=2))
+            if jax.process_index() == 0:
+                print(json.dumps(result, indent=2))
         elif _CONFIG.value is None:
             raise SystemExit("error: --config is missing; for example --config configs/digits_simpleconv3.py")
         else:

@@ -7,7 +7,6 @@ arguments of what it builds, so an unknown one is found by name before anything 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -23,6 +22,7 @@ from typing import Any
 
 from imgcls_jax.objectives.base import Objective, Task
 from imgcls_jax.train.field_types import did_you_mean, fits, require_at_least, require_types
+from imgcls_jax.train.file_errors import naming
 
 Config = dict[str, Any]
 SECTIONS = ("data", "model", "objective", "optimizer", "train", "evals")
@@ -333,18 +333,6 @@ def evaluated_splits(config: Config) -> Iterator[tuple[str, str]]:
             named = parameter.kind is parameter.KEYWORD_ONLY and field.endswith("split")
             if named and (split or parameter.default != ""):
                 yield f"evals.{name}.{field}", split.replace("{split}", fields["split"])
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Names the file in what its writing raises, which a full disk does not."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"{path} cannot be written: {error.strerror or error}. With room and permission to write, the "
-            "same command goes on from the newest checkpoint"
-        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:

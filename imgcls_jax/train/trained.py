@@ -15,6 +15,7 @@ from imgcls_jax.data.image_files import FileOutput, outputs_of_files
 from imgcls_jax.data.pipeline import iterate, note_bad_examples
 from imgcls_jax.objectives.base import Batch, Objective, Task
 from imgcls_jax.train import experiment, sharding
+from imgcls_jax.train.agreement import gather
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.data_side import DataSide
 from imgcls_jax.train.experiment import Config
@@ -128,7 +129,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
 def evaluate(
     workdir: str | Path, *, split: str = "", checkpoint: str = "latest", transforms: str = ""
 ) -> dict[str, Any]:
-    """Evaluates a workdir's checkpoint.
+    """Evaluates a workdir's checkpoint; of several processes each reads its part, and all return the same.
 
     Args:
       workdir: of a run.
@@ -144,9 +145,8 @@ def evaluate(
       ValueError: no such workdir, checkpoint or split, or a mistake in the line.
     """
     trained = load(workdir, checkpoint)
-    if transforms:
-        data = DataSide(trained.config["data"] | {"eval_transforms": transforms})
-        trained = dataclasses.replace(trained, data=data)
+    section = trained.config["data"] | ({"eval_transforms": transforms} if transforms else {})
+    data = DataSide(section, (jax.process_index(), jax.process_count()))
     mesh = sharding.data_mesh()
     batch_size = experiment.eval_batch_size(trained.config)
     sharding.check_batch_size(batch_size, mesh)
@@ -154,16 +154,17 @@ def evaluate(
     bad_examples: set[str] = set()
 
     def open_split(name: str) -> Iterator[Batch]:
-        batches = trained.data.eval_batches(split or name, batch_size, trained.class_names)
-        with iterate(batches, 0, len(batches), **trained.data.reading) as iterator:
+        batches = data.eval_batches(split or name, batch_size, trained.class_names)
+        with iterate(batches, 0, len(batches), **data.reading) as iterator:
             for batch in iterator:
                 note_bad_examples(batches.source, batch.pop("bad_examples"), bad_examples)
                 yield sharding.place(batch, mesh)
 
     evaluators = experiment.make_evaluators(trained.config, trained.predict, open_split, trained.task)
     metrics = {name: evaluator(trained.params, trained.carry) for name, evaluator in evaluators.items()}
-    result = {"step": trained.step} | metrics | {"bad_examples": len(bad_examples)}
-    if not transforms:
+    everyones = set().union(*gather(sorted(bad_examples)))
+    result = {"step": trained.step} | metrics | {"bad_examples": len(everyones)}
+    if not transforms and jax.process_index() == 0:
         experiment.write_json(
             Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json", result
         )

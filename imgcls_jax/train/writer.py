@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgcls_jax.train.experiment import naming
+from imgcls_jax.train.file_errors import naming
 
 
 class MetricWriter:

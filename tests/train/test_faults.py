@@ -185,7 +185,8 @@ def test_what_one_process_cannot_read_ends_all(tmp_path, failing):
             for i in range(12)
             for label, name in enumerate(("dark", "light"))
         ]
-        (folder / "pictures" / "train.txt").write_text("".join(lines))
+        for split in ("train", "test"):
+            (folder / "pictures" / f"{split}.txt").write_text("".join(lines))
     if failing == 0:
         shutil.rmtree(folders[0] / "pictures")
     else:
