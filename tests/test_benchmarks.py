@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("network, options", [("simpleconv3", []), ("wrn_28_2", ["--inference"])])
+@pytest.mark.parametrize("network, options", [("simpleconv3", []), ("simpleconv3", ["--inference"])])
 def test_a_row_of_the_training_step(network, options, tmp_path):
     command = [sys.executable, "benchmarks/train_step.py", "--alone", "--rounds=1", "--batch_size=2"]
     command += [f"--networks={network}", f"--json={tmp_path / 'row.json'}", *options]

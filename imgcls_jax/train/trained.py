@@ -147,6 +147,7 @@ def evaluate(
     trained = load(workdir, checkpoint)
     section = trained.config["data"] | ({"eval_transforms": transforms} if transforms else {})
     data = DataSide(section, (jax.process_index(), jax.process_count()))
+    trained = dataclasses.replace(trained, data=data)
     mesh = sharding.data_mesh()
     batch_size = experiment.eval_batch_size(trained.config)
     sharding.check_batch_size(batch_size, mesh)

@@ -85,7 +85,7 @@ def planning(make):
     return wrapped
 
 
-@pytest.mark.parametrize("stop", [22, 30])
+@pytest.mark.parametrize("stop", [22, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_planned_epoch_resumes_to_the_bit(stop, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "make_objective", planning(experiment.make_objective))
     config = digits_config(total_steps=50)

@@ -82,7 +82,7 @@ def reference(tmp_path_factory):
     return digest(workdir)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_killed_again_and_again(num_workers, reference, tmp_path):
     rng = random.Random(num_workers)
     workdir, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
