@@ -32,9 +32,9 @@ def all_or_none() -> Iterator[None]:
     except BaseException as error:
         expected = isinstance(error, (ValueError, OSError))
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one may be gone
-            gather(str(error) if expected else f"{type(error).__name__}: {error}")
+            _gather(str(error) if expected else f"{type(error).__name__}: {error}")
         raise
-    failed = [f"process {i}: {reason}" for i, reason in enumerate(gather("")) if reason]
+    failed = [f"process {i}: {reason}" for i, reason in enumerate(_gather("")) if reason]
     if failed:
         raise Disagreement("; ".join(failed[:SHOWN]))
 
@@ -48,7 +48,7 @@ def require_agreement(facts: Mapping[str, Any]) -> None:
     Raises:
       Disagreement: in every process, naming those that differ from process 0, and the values.
     """
-    everyone = gather(dict(facts))
+    everyone = _gather(dict(facts))
     first, absent = everyone[0], "absent"
     differing = [
         f"{name}: {_short(each.get(name, absent))} in process {i}, "
@@ -62,7 +62,12 @@ def require_agreement(facts: Mapping[str, Any]) -> None:
         raise Disagreement(f"the processes of this run differ in {'; '.join(differing[:SHOWN])}{more}")
 
 
-def gather(content: Any) -> list[Any]:
+def union(own: set[str]) -> set[str]:
+    """Returns what the processes know together; each of them calls this."""
+    return set().union(*_gather(sorted(own)))
+
+
+def _gather(content: Any) -> list[Any]:
     """Returns the JSON values that the processes give, in the order of their numbers; each calls this."""
     if jax.process_count() == 1:
         return [content]

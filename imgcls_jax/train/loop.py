@@ -17,7 +17,7 @@ from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate, note_ba
 from imgcls_jax.objectives.base import Batch
 from imgcls_jax.train import experiment, finished, nonfinite, sharding
 from imgcls_jax.train import workdir as workdirs
-from imgcls_jax.train.agreement import all_or_none, gather, require_agreement
+from imgcls_jax.train.agreement import all_or_none, require_agreement, union
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.experiment import Config
 from imgcls_jax.train.nonfinite import Incidents, RollBack
@@ -351,7 +351,7 @@ class Loop:
             if seconds
             else None,
             "input_wait": self.waited / seconds if seconds else None,
-            "bad_examples": len(set().union(*gather(sorted(self.bad_examples)))),
+            "bad_examples": len(union(self.bad_examples)),
             "config": self.setup.config,
             "config_digest": experiment.config_digest(self.setup.config),
             "state_digest": state_digest(self.state),

@@ -15,7 +15,7 @@ from imgcls_jax.data.image_files import FileOutput, outputs_of_files
 from imgcls_jax.data.pipeline import iterate, note_bad_examples
 from imgcls_jax.objectives.base import Batch, Objective, Task
 from imgcls_jax.train import experiment, sharding
-from imgcls_jax.train.agreement import gather
+from imgcls_jax.train.agreement import union
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.data_side import DataSide
 from imgcls_jax.train.experiment import Config
@@ -118,7 +118,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
         task,
         class_names,
         source_shape,
-        DataSide(config["data"]),
+        DataSide(config["data"], (jax.process_index(), jax.process_count())),
         experiment.make_objective(config, task, experiment.make_backbone(config)),
         params,
         carry,
@@ -145,9 +145,9 @@ def evaluate(
       ValueError: no such workdir, checkpoint or split, or a mistake in the line.
     """
     trained = load(workdir, checkpoint)
-    section = trained.config["data"] | ({"eval_transforms": transforms} if transforms else {})
-    data = DataSide(section, (jax.process_index(), jax.process_count()))
-    trained = dataclasses.replace(trained, data=data)
+    if transforms:
+        data = DataSide(trained.config["data"] | {"eval_transforms": transforms}, trained.data.shard)
+        trained = dataclasses.replace(trained, data=data)
     mesh = sharding.data_mesh()
     batch_size = experiment.eval_batch_size(trained.config)
     sharding.check_batch_size(batch_size, mesh)
@@ -155,16 +155,15 @@ def evaluate(
     bad_examples: set[str] = set()
 
     def open_split(name: str) -> Iterator[Batch]:
-        batches = data.eval_batches(split or name, batch_size, trained.class_names)
-        with iterate(batches, 0, len(batches), **data.reading) as iterator:
+        batches = trained.data.eval_batches(split or name, batch_size, trained.class_names)
+        with iterate(batches, 0, len(batches), **trained.data.reading) as iterator:
             for batch in iterator:
                 note_bad_examples(batches.source, batch.pop("bad_examples"), bad_examples)
                 yield sharding.place(batch, mesh)
 
     evaluators = experiment.make_evaluators(trained.config, trained.predict, open_split, trained.task)
     metrics = {name: evaluator(trained.params, trained.carry) for name, evaluator in evaluators.items()}
-    everyones = set().union(*gather(sorted(bad_examples)))
-    result = {"step": trained.step} | metrics | {"bad_examples": len(everyones)}
+    result = {"step": trained.step} | metrics | {"bad_examples": len(union(bad_examples))}
     if not transforms and jax.process_index() == 0:
         experiment.write_json(
             Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json", result
