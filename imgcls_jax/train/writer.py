@@ -5,16 +5,18 @@ The method names are those of clu's metric writers, which cannot be imported wit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import numbers
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from imgcls_jax.train.file_errors import naming
+
+FLUSH_SECONDS = 10  # a flush waits for the disk
 
 
 class MetricWriter:
@@ -28,26 +30,21 @@ class MetricWriter:
       workdir: exists.
       resume_step: what an earlier run wrote beyond this step is taken out, since it will come again.
       active: False writes nothing (processes other than the first).
+
+    Raises:
+      OSError: here or in a method, naming the file: it cannot be written.
     """
 
     def __init__(self, workdir: Path, *, resume_step: int = 0, active: bool = True):
         self._file, self._board = None, None
-        self._path, self._board_path = workdir / "metrics.jsonl", workdir / "tensorboard"
+        self._path = workdir / "metrics.jsonl"
         if not active:
             return
         with naming(self._path):
             _drop_after(self._path, resume_step)
             self._file = self._path.open("a", encoding="utf-8")
-        try:
-            import tensorboardX
-        except ModuleNotFoundError:
-            return
-        others = threading.enumerate()
-        # More room than is ever needed between two looks at the thread: where it has died, put() would wait.
-        self._board = tensorboardX.SummaryWriter(
-            str(self._board_path), purge_step=resume_step + 1, max_queue=1000
-        )
-        self._board_threads = [thread for thread in threading.enumerate() if thread not in others]
+        with contextlib.suppress(ModuleNotFoundError):
+            self._board = Board(workdir / "tensorboard", resume_step)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes named scalars of one step."""
@@ -58,32 +55,67 @@ class MetricWriter:
             self._file.write(json.dumps({"step": step} | record) + "\n")
             self._file.flush()
         if self._board is not None:
-            self._require_board()
-            for name, value in scalars.items():
-                self._board.add_scalar(name, value, step)
+            self._board.write(step, [self._board.summary.scalar(*pair) for pair in scalars.items()])
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes named texts of one step, to TensorBoard alone."""
         if self._board is not None:
-            self._require_board()
-            for name, text in texts.items():
-                self._board.add_text(name, text, step)
+            self._board.write(step, [self._board.summary.text(*pair) for pair in texts.items()])
 
     def close(self) -> None:
         """Flushes and closes."""
-        if self._file is not None:
-            with naming(self._path):
-                self._file.close()
-        if self._board is not None:
-            self._require_board()
-            with naming(self._board_path):
+        try:
+            if self._file is not None:
+                with naming(self._path):
+                    self._file.close()
+        finally:
+            if self._board is not None:
                 self._board.close()
 
-    def _require_board(self) -> None:
-        """Raises OSError where the thread that writes the events has died, as of a full disk."""
-        if not all(thread.is_alive() for thread in self._board_threads):
-            with naming(self._board_path):
-                raise OSError("its thread has died, perhaps of a full disk")
+
+class Board:
+    """A file of TensorBoard's events, written where it is called.
+
+    tensorboardX's SummaryWriter has a thread write, which a full disk ends with a traceback, and for which
+    the caller then waits without end.
+
+    Args:
+      folder: of the files, one for each start of a run.
+      resume_step: TensorBoard hides what earlier files hold beyond this step.
+
+    Raises:
+      ModuleNotFoundError: tensorboardX is not installed.
+      OSError: here or in a method: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, resume_step: int):
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+
+        self.summary, self._event, self._folder = summary, event_pb2.Event, folder
+        session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        with naming(folder):
+            folder.mkdir(exist_ok=True)
+            self._file = event_file_writer.EventsWriter(str(folder / "events"))
+            self._file.write_event(
+                self._event(wall_time=time.time(), step=resume_step + 1, session_log=session)
+            )
+            self._file.flush()
+        self._flushed = time.monotonic()
+
+    def write(self, step: int, summaries: Sequence[Any]) -> None:
+        """Writes summaries of one step; to the disk, with all before them, every FLUSH_SECONDS."""
+        with naming(self._folder):
+            for summary in summaries:
+                self._file.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self._file.flush()
+                self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        with naming(self._folder):
+            self._file.close()
 
 
 def _drop_after(path: Path, step: int) -> None:

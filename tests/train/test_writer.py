@@ -1,6 +1,9 @@
 """What a run leaves to read: metrics.jsonl, TensorBoard events, progress lines."""
 
 import json
+import math
+import os
+import struct
 
 import pytest
 
@@ -19,6 +22,57 @@ def test_scalars_go_to_jsonl_and_tensorboard(tmp_path):
     pytest.importorskip("tensorboardX")
     events = list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
     assert events and b"train/loss" in events[0].read_bytes()
+
+
+def events(path):
+    """Returns the events of a run's newest start; a record is its length, a checksum, itself, a checksum."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    content, found = max((path / "tensorboard").iterdir()).read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        found.append(event_pb2.Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    return found
+
+
+def test_events_are_what_tensorboard_reads(tmp_path):
+    writer = MetricWriter(tmp_path, resume_step=2)
+    writer.write_scalars(3, {"train/loss": 0.5, "train/bad": float("nan")})
+    writer.write_texts(4, {"note": "resumed"})
+    writer.close()
+    version, session, *written = events(tmp_path)
+    assert version.file_version == "brain.Event:2" and version.wall_time > 1e9
+    assert session.step == 3 and session.session_log.status == session.session_log.START
+    values = [(event.step, event.summary.value[0]) for event in written]
+    assert [(step, value.tag) for step, value in values] == [
+        (3, "train/loss"),
+        (3, "train/bad"),
+        (4, "note/text_summary"),
+    ]
+    assert values[0][1].simple_value == 0.5 and math.isnan(values[1][1].simple_value)
+    assert list(values[2][1].tensor.string_val) == [b"resumed"]
+
+
+def test_a_full_disk_is_told_where_the_events_are_written(tmp_path, monkeypatch, capfd):
+    record_writer = pytest.importorskip("tensorboardX.record_writer")
+    full = "/dev/full"
+    if not os.path.exists(full):
+        pytest.skip("no device here is always full")
+    with monkeypatch.context() as patch:
+        patch.setattr(record_writer, "open_file", lambda path: open(full, "wb", buffering=0))
+        with pytest.raises(OSError, match="/tensorboard cannot be written: No space left on device"):
+            MetricWriter(tmp_path)
+    writer = MetricWriter(tmp_path)
+    monkeypatch.setattr(record_writer.RecordWriter, "write", lambda self, record: fill(full))
+    with pytest.raises(OSError, match="/tensorboard cannot be written: No space left on device"):
+        writer.write_scalars(3, {"loss": 0.5})
+    writer.close()
+    assert records(tmp_path) == [{"step": 3, "loss": 0.5}] and "Traceback" not in "".join(capfd.readouterr())
+
+
+def fill(path):
+    with open(path, "wb", buffering=0) as file:
+        file.write(b"more")
 
 
 def test_a_resumed_run_takes_out_what_will_come_again(tmp_path):
