@@ -160,6 +160,43 @@ local.run([[sys.executable, "-c", endless]], [])
         p.wait(timeout=30)
 
 
+TRAINING = """
+import signal, sys, time
+def stop(*_):
+    sys.exit(print("saved") or {status})
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, stop)
+print("ready", sys.argv[1:], flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_signal_to_the_launcher_reaches_all_and_ends_it(tmp_path, number, status):
+    """A folder's own imgcls_jax.main stands in for the training; one that fails is not restarted either."""
+    (tmp_path / "imgcls_jax").mkdir()
+    (tmp_path / "imgcls_jax" / "main.py").write_text(TRAINING.format(status=status))
+    command = [sys.executable, LOCAL, "--processes=2", "--restarts=3", "--", "--workdir=run"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as launcher:
+        lines = []
+        try:
+            while sum("ready" in line for line in lines) < 2:
+                lines.append(launcher.stdout.readline())
+                assert lines[-1], lines
+            launcher.send_signal(number)
+            asked = time.monotonic()
+            lines += launcher.communicate(timeout=30)[0].splitlines()
+        finally:
+            launcher.kill()
+    print(f"ended {time.monotonic() - asked:.1f} s after the signal")
+    assert launcher.returncode == status
+    assert sorted(line for line in lines if "saved" in line) == ["[0] saved", "[1] saved"]
+    text = "\n".join(lines)
+    assert text.count("launch: pids") == 1 and "restart" not in text
+    assert sum("'--num_processes=2'" in line and "'--workdir=run'" in line for line in lines) == 2
+
+
 def launch(workdir, *options):
     arguments = [f"--workdir={workdir}", "--config=configs/digits_simpleconv3.py:test"]
     often = ["--config.train.checkpoint_every_steps=10", "--config.train.log_every_steps=1"]
@@ -169,18 +206,33 @@ def launch(workdir, *options):
     )
 
 
+def lines_of(launcher, seconds=300):
+    """Yields what a launcher prints until it ends, which it is asked to after so many seconds."""
+    timer = threading.Timer(seconds, launcher.terminate)
+    timer.start()
+    yield from launcher.stdout
+    timer.cancel()
+
+
 def digest(workdir):
     return json.loads((workdir / "result.json").read_text())["state_digest"]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The digest in which a run ends that nothing disturbs."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    launcher = launch(workdir)
+    output, _ = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, output
+    return digest(workdir)
+
+
 @pytest.mark.slow
-def test_a_killed_process_is_made_good_to_the_bit(tmp_path):
-    undisturbed = launch(tmp_path / "undisturbed")
-    output, _ = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, output
+def test_a_killed_process_is_made_good_to_the_bit(tmp_path, undisturbed):
     crashed = launch(tmp_path / "crashed", "--restarts=1", "--grace_seconds=5")
     lines, pids = [], []
-    for line in crashed.stdout:
+    for line in lines_of(crashed):
         lines.append(line)
         if line.startswith("launch: pids"):
             pids.append([int(pid) for pid in line.split()[2:]])
@@ -190,4 +242,27 @@ def test_a_killed_process_is_made_good_to_the_bit(tmp_path):
     output = "".join(lines)
     assert "launch: process 1 ended with status 137" in output and "launch: restart 1 of 1" in output
     assert "[0] resumed from the checkpoint of step" in output
-    assert digest(tmp_path / "crashed") == digest(tmp_path / "undisturbed")
+    assert digest(tmp_path / "crashed") == undisturbed
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_saves_one_step_from_which_the_same_command_goes_on(tmp_path, undisturbed):
+    launcher, lines, asked = launch(tmp_path, "--restarts=3"), [], 0.0
+    for line in lines_of(launcher):
+        lines.append(line)
+        if line.startswith("[0] step 5/44"):
+            launcher.send_signal(signal.SIGTERM)
+            asked = time.monotonic()
+    assert launcher.wait(timeout=60) == 0, "".join(lines)
+    print(f"ended {time.monotonic() - asked:.1f} s after the signal")
+    told = [line.split("] ", 1) for line in lines if "stopped by" in line]
+    assert sorted(process for process, _ in told) == ["[0", "[1"] and told[0][1] == told[1][1]
+    step = int(told[0][1].split("after step ")[1].split()[0])
+    assert 5 <= step < 44 and "which is saved" in told[0][1]
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()) == step
+    text = "".join(lines)
+    assert text.count("launch: pids") == 1 and "restart" not in text
+    again = launch(tmp_path, "--restarts=3")
+    output, _ = again.communicate(timeout=300)
+    assert again.returncode == 0 and f"[0] resumed from the checkpoint of step {step}\n" in output, output
+    assert digest(tmp_path) == undisturbed
