@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "models": ({"models"}, {"jax", "flax"}),
     "models/pretrained.py": ({"models"}, {"jax", "numpy"}),
     "models/weight_files.py": (set(), {"jax", "numpy", "safetensors"}),
-    "data": ({"data"}, {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "absl"}),
+    "data": ({"data"}, {"numpy", "grain", "PIL", "cykooz_resizer", "sklearn", "tensorflow_datasets", "absl"}),
     "data/augment.py": (set(), {"jax"}),
     "data/rand_augment.py": ({"data.augment"}, {"jax"}),
     "objectives": ({"objectives", "losses", "models.heads"}, {"jax", "flax", "optax", "numpy"}),

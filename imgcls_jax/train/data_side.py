@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from imgcls_jax.data import augment, sources, transforms
+from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
 from imgcls_jax.train.experiment import call
 from imgcls_jax.train.field_types import did_you_mean, require_at_least
@@ -44,6 +46,8 @@ class DataSettings:
       eval_transforms: line of every evaluation and of prediction; nothing random.
       on_bad_example: "raise" or "skip".
       num_threads, num_workers, prefetch_batches: of data/pipeline.py.
+      cache_gib: memory of each process for images as the operations leave them that a line begins with and
+        that draw nothing, in GiB, so that later epochs do not decode them again. The batches are the same.
     """
 
     source: str
@@ -61,10 +65,18 @@ class DataSettings:
     num_threads: int = 2
     num_workers: int = 0
     prefetch_batches: int = 4
+    cache_gib: float = 0.0
 
     def __post_init__(self) -> None:
         require_at_least("data", self, labels_per_class=0, label_seed=0, labeled_batch_size=0)
         require_at_least("data", self, num_threads=1, num_workers=0, prefetch_batches=1)
+        if not (math.isfinite(self.cache_gib) and self.cache_gib >= 0):
+            raise ValueError(f"config.data.cache_gib is a number of GiB, at least 0; got {self.cache_gib!r}")
+        if self.cache_gib and self.num_workers:
+            raise ValueError(
+                "config.data.cache_gib is memory that threads share and worker processes would not: leave it "
+                f"at 0, or set config.data.num_workers=0; got {self.num_workers} workers"
+            )
 
 
 class DataSide:
@@ -90,6 +102,7 @@ class DataSide:
             raise ValueError(f"config.data.{field}: no such field; {hint}")
         self.shard = shard
         self._open: dict[str, Any] = {}
+        self._cache = ExampleCache(int(self.settings.cache_gib * 2**30))
         self.train_host, self._train_device = _parse("data.train_transforms", self.settings.train_transforms)
         self.eval_host, self._eval_device = _parse("data.eval_transforms", self.settings.eval_transforms)
         drawn = transforms.random_operations(self.eval_host, self._eval_device)
@@ -241,13 +254,14 @@ class DataSide:
         labeled = None
         if self.settings.labeled_batch_size:
             labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size)
+        source, (host_ops, *view_ops) = self._cached(self.training, self.train_host, *self._view_hosts)
         return TrainBatches(
-            self.training,
-            self.train_host,
+            source,
+            host_ops,
             batch_size=batch_size,
             seed=seed,
             on_bad_example=self.settings.on_bad_example,
-            view_ops=self._view_hosts,
+            view_ops=view_ops,
             labeled=labeled,
             order=order,
             shard=self.shard,
@@ -272,7 +286,15 @@ class DataSide:
             )
         return self._in_order(source, self.eval_host, batch_size)
 
+    def _cached(self, source: Any, *lines: Any) -> tuple[Any, Sequence[Any]]:
+        """Returns a source that keeps what the lines' common start makes of its images, and their rest."""
+        start = transforms.fixed_start(lines)
+        if not start or not self._cache.limit:
+            return source, lines
+        return Cached(source, start, self._cache), [line[len(start) :] for line in lines]
+
     def _in_order(self, source: Any, host_ops: Any, batch_size: int) -> EvalBatches:
+        source, (host_ops,) = self._cached(source, host_ops)
         return EvalBatches(
             source,
             host_ops,
