@@ -3,7 +3,9 @@
   python benchmarks/input.py [--photos FOLDER] [--workers 0,1,2] [--size 500x375] [--rounds 5] [--json FILE]
 
 JPEG files are read, decoded, cropped at random and resized to 224 pixels; flips are the device's here, and
-torchvision's RandomHorizontalFlip there. With 0 workers both read in the calling process, ours in one thread.
+torchvision's RandomHorizontalFlip there. With 0 workers both read in the calling process, ours in one thread;
+then the processor's time an image stands beside the speed, which others on the same core disturb less. The
+cached rows keep the decoded images in memory, as data.cache_gib does.
 The files are the photos of a folder resized, or smooth noise, saved by Pillow at quality 87. The array rows
 are a gathered batch, and its flips and crops on the device as CIFAR has them. The forms alternate round by
 round; a round begins when a first batch has come, so that the start of workers does not count. PyTorch is
@@ -19,8 +21,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +31,7 @@ import PIL
 from PIL import Image
 
 from imgcls_jax.data import augment, transforms
+from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.pipeline import TrainBatches, iterate
 from imgcls_jax.data.sources import Arrays, ImageFolder
 
@@ -58,22 +62,30 @@ def write_jpegs(folder: Path, photos: str, size: tuple[int, int]) -> float:
     return float(np.mean([path.stat().st_size for path in folder.rglob("*.jpg")])) / 1e3
 
 
-def speed_of(batches: Iterator[Any], count: int, batch_size: int) -> float:
-    """Returns images a second over `count` batches after a first."""
+class Speed(NamedTuple):
+    """Images a second, and milliseconds of this process's processor time an image."""
+
+    images_per_second: float
+    cpu_ms: float
+
+
+def speed_of(batches: Iterator[Any], count: int, batch_size: int) -> Speed:
+    """Returns the speed over `count` batches after a first."""
     next(batches)
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):
         next(batches)
-    return count * batch_size / (time.perf_counter() - begun)
+    images, cpu = count * batch_size, time.process_time() - cpu
+    return Speed(images / (time.perf_counter() - begun), 1e3 * cpu / images)
 
 
-def by_ours(folder: Path, workers: int) -> Callable[[], float]:
-    """Returns a function that reads the files by the project's pipeline, and returns images a second."""
+def by_ours(folder: Path, workers: int) -> Callable[[], Speed]:
+    """Returns a function that reads the files by the project's pipeline, and returns the speed."""
     ops = transforms.parse(f"decode | random_resized_crop({TARGET})")[0]
     batches = TrainBatches(ImageFolder("train", root=folder), ops, batch_size=BATCH, seed=0)
     count = FILES // BATCH * 2
 
-    def run() -> float:
+    def run() -> Speed:
         if not workers:
             return speed_of(map(batches.__getitem__, range(count + 1)), count, BATCH)
         with iterate(batches, 0, count + 1, num_workers=workers, prefetch=workers) as iterator:
@@ -82,14 +94,32 @@ def by_ours(folder: Path, workers: int) -> Callable[[], float]:
     return run
 
 
-def by_torch(folder: Path, workers: int) -> Callable[[], float]:
+def by_cache(folder: Path, later: bool) -> Callable[[], Speed]:
+    """Returns the same with the decoded images kept in memory: of the first epoch or of the later ones."""
+    decode, *rest = transforms.parse(f"decode | random_resized_crop({TARGET})")[0]
+    epoch = FILES // BATCH
+
+    def run() -> Speed:
+        source = Cached(ImageFolder("train", root=folder), (decode,), ExampleCache(2**30))
+        batches = TrainBatches(source, rest, batch_size=BATCH, seed=0)
+        steps = map(batches.__getitem__, range(3 * epoch + 1))
+        if not later:
+            return speed_of(steps, epoch - 1, BATCH)
+        for _ in range(epoch):
+            next(steps)
+        return speed_of(steps, 2 * epoch, BATCH)
+
+    return run
+
+
+def by_torch(folder: Path, workers: int) -> Callable[[], Speed]:
     """Returns the same by PyTorch's DataLoader and torchvision's transforms of Pillow images."""
     line = [vision.RandomResizedCrop(TARGET), vision.RandomHorizontalFlip(), vision.PILToTensor()]
     dataset = datasets.ImageFolder(folder / "train", vision.Compose(line))
     dataset.samples = dataset.samples * 4  # so that workers do not start anew within a round
     count = FILES // BATCH * 2
 
-    def run() -> float:
+    def run() -> Speed:
         loader = torch.utils.data.DataLoader(
             dataset, BATCH, shuffle=True, num_workers=workers, prefetch_factor=1 if workers else None
         )
@@ -98,7 +128,7 @@ def by_torch(folder: Path, workers: int) -> Callable[[], float]:
     return run
 
 
-def by_gathering(on_device: bool) -> Callable[[], float]:
+def by_gathering(on_device: bool) -> Callable[[], Speed]:
     """Returns a function that cuts batches out of an array in memory, and augments them where told to."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (ARRAY_IMAGES, 32, 32, 3), np.uint8)
@@ -116,9 +146,9 @@ def by_gathering(on_device: bool) -> Callable[[], float]:
     return lambda: speed_of(map(batch, range(ARRAY_BATCHES + 1)), ARRAY_BATCHES, ARRAY_BATCH)
 
 
-def rounds_of(forms: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Returns the images a second of each form, round by round."""
-    speeds: dict[str, list[float]] = {form: [] for form in forms}
+def rounds_of(forms: dict[str, Callable[[], Speed]], rounds: int) -> dict[str, list[Speed]]:
+    """Returns the speeds of each form, round by round."""
+    speeds: dict[str, list[Speed]] = {form: [] for form in forms}
     for _ in range(rounds):
         for form, run in forms.items():
             speeds[form].append(run())
@@ -141,6 +171,8 @@ def main() -> None:
             forms[f"JPEG, {workers} workers"] = by_ours(Path(name), workers)
             if torch:
                 forms[f"JPEG, {workers} workers, torch"] = by_torch(Path(name), workers)
+        forms["JPEG, cached, first epoch"] = by_cache(Path(name), later=False)
+        forms["JPEG, cached, later epochs"] = by_cache(Path(name), later=True)
         speeds = rounds_of(forms, arguments.rounds)
     # Last, since PyTorch forks its workers, which a process must not do once jax has started.
     arrays = {"array": by_gathering(False), "array, device augmentation": by_gathering(True)}
@@ -148,18 +180,25 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {"jax": jax.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
     versions |= {"torch": torch.__version__} if torch else {}
+    versions |= {"cykooz-resizer": metadata.version("cykooz-resizer")} if transforms.resizer else {}
     print(f"{cores} cores, JPEG of {arguments.size}, {kilobytes:.0f} kB, {versions}")
-    print(f"{'':32}{'best':>10}{'median':>10}  images/s")
+    print(f"{'':32}{'best':>10}{'median':>10}  images/s{'CPU ms':>9}")
     rows = []
     for form, values in speeds.items():
-        row = {"form": form, "images_per_second": values}
-        line = f"{form:32}{max(values):10.0f}{statistics.median(values):10.0f}"
+        rates, cpu = (list(column) for column in zip(*values, strict=True))
+        row = {"form": form, "images_per_second": rates}
+        line = f"{form:32}{max(rates):10.0f}{statistics.median(rates):10.0f}{'':10}"
+        own_process = "workers" not in form or " 0 workers" in form
+        if own_process:
+            row["cpu_ms"] = cpu
+        line += f"{min(cpu):9.3f}" if own_process else " " * 9
         if f"{form}, torch" in speeds:
-            ratios = [own / other for own, other in zip(values, speeds[f"{form}, torch"], strict=True)]
+            others, others_cpu = zip(*speeds[f"{form}, torch"], strict=True)
+            ratios = [own / other for own, other in zip(rates, others, strict=True)]
             row |= {"ours_faster": ratios}
-            best = max(values) / max(speeds[f"{form}, torch"])
-            line += f"  {best:.2f}x torch by the best, by round {statistics.median(ratios):.2f}x"
-            line += f" ({min(ratios):.2f} to {max(ratios):.2f})"
+            line += f"  {max(rates) / max(others):.2f}x torch by the best, "
+            line += f"{min(others_cpu) / min(cpu):.2f}x by CPU, " if own_process else ""
+            line += f"by round {statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
         print(line)
         rows.append(row)
     if arguments.json:

@@ -49,18 +49,14 @@ class HostOp:
       function: (image, rng, **arguments) -> image.
       random: whether it reads `rng`.
       arguments: (name, value) pairs.
-      takes_arrays: whether it takes uint8 [H, W, C] as it is; the others are given a Pillow image of it.
     """
 
     name: str
-    function: Callable[..., Image.Image | np.ndarray]
+    function: Callable[..., Image.Image]
     random: bool
     arguments: tuple[tuple[str, Any], ...] = ()
-    takes_arrays: bool = False
 
-    def __call__(self, image: Example, rng: np.random.Generator) -> Image.Image | np.ndarray:
-        if isinstance(image, np.ndarray) and not self.takes_arrays:
-            image = _from_array(image)
+    def __call__(self, image: Example, rng: np.random.Generator) -> Image.Image:
         return self.function(image, rng, **dict(self.arguments))
 
 
@@ -162,8 +158,7 @@ def _decode_operation(min_short: int = 0) -> HostOp:
     """Bytes, or an array, to an image."""
     if not isinstance(min_short, int) or min_short < 0:
         raise ValueError(f"decode: min_short is a whole number of pixels, or 0; got {min_short!r}")
-    arguments = (("min_short", min_short),)
-    return HostOp("decode", _decode_example, random=False, arguments=arguments, takes_arrays=True)
+    return _operation("decode", _decode_example, random=False, min_short=min_short)
 
 
 def _decode_example(example: bytes | np.ndarray, rng: np.random.Generator, *, min_short: int) -> Image.Image:
@@ -224,47 +219,29 @@ def random_resized_crop(
             raise ValueError(
                 f"random_resized_crop: {name} must be (low, high), 0 < low <= high <= {limit}, got {bounds!r}"
             )
-    arguments = (("size", size), ("area", tuple(area)), ("ratio", tuple(ratio)))
-    return HostOp("random_resized_crop", _random_resized_crop, True, arguments, takes_arrays=True)
+    arguments = dict(size=size, area=tuple(area), ratio=tuple(ratio))
+    return _operation("random_resized_crop", _random_resized_crop, random=True, **arguments)
 
 
 def _random_resized_crop(
-    image: Image.Image | np.ndarray,
+    image: Image.Image,
     rng: np.random.Generator,
     *,
     size: int,
     area: tuple[float, float],
     ratio: tuple[float, float],
-) -> Image.Image | np.ndarray:
-    width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
-    box = random_box(width, height, area, ratio, rng)
-    if resizer is not None:
-        return _resized_part(image, box, size)
-    image = _from_array(image) if isinstance(image, np.ndarray) else image
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-
-
-def _resized_part(image: Image.Image | np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
-    """uint8 [size, size, C] of a box of an image, bilinear, antialiased; read-only."""
+) -> Image.Image:
+    box = random_box(image.width, image.height, area, ratio, rng)
+    if resizer is None:
+        return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     left, top, right, bottom = box
-    # The filter reaches max(side / size, 1) pixels beyond the box; what lies farther is not copied.
-    x, y = (math.ceil(max(side / size, 1)) + 1 for side in (right - left, bottom - top))
-    if isinstance(image, np.ndarray):
-        near = image[max(top - y, 0) : bottom + y, max(left - x, 0) : right + x]
-        height, width, channels = near.shape
-    else:
-        outer = max(left - x, 0), max(top - y, 0), min(right + x, image.width), min(bottom + y, image.height)
-        near = image.crop(outer)
-        width, height, channels = *near.size, len(near.getbands())
-    kind = resizer.PixelType.U8 if channels == 1 else resizer.PixelType.U8x3
-    part = resizer.ImageData(width, height, kind, near.tobytes())
-    resized = resizer.ImageData(size, size, kind)
     options = resizer.ResizeOptions(
         resizer.ResizeAlg.convolution(resizer.FilterType.bilinear),
-        crop_box=resizer.CropBox(min(left, x), min(top, y), right - left, bottom - top),
+        crop_box=resizer.CropBox(left, top, right - left, bottom - top),
     )
-    resizer.Resizer().resize(part, resized, options)  # one a call: none may serve two threads at once
-    return np.frombuffer(resized.get_buffer(), np.uint8).reshape(size, size, channels)
+    resized = Image.new(image.mode, (size, size))
+    resizer.Resizer().resize_pil(image, resized, options)  # a new one, since none may serve two threads
+    return resized
 
 
 def random_box(
@@ -356,6 +333,9 @@ def apply(ops: Sequence[HostOp], example: bytes | np.ndarray, rng: np.random.Gen
         raise ValueError("the example is encoded: let the line of transforms begin with decode")
     if isinstance(example, np.ndarray):
         _check_array(example)
+        if not ops:
+            return example
+        example = _from_array(example) if ops[0].name != "decode" else example
     for op in ops:
         example = op(example, rng)
     pixels = np.asarray(example)

@@ -339,8 +339,6 @@ def test_random_resized_crop_is_pillows_within_one_grey_level(size, channels):
         )
         pillows = decode(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
         assert np.abs(ours.astype(int) - np.asarray(pillows).reshape(ours.shape)).max() <= 1
-        # An array, as a cache holds one, goes another way than an image.
-        np.testing.assert_array_equal(ours, run(f"decode | random_resized_crop({size})", image, seed))
 
 
 @needs_resizer
