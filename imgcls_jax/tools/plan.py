@@ -81,18 +81,24 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
     """Returns what a phase needs; memory is that of one device."""
     step, state, batch = setup.step_and_inputs(phase)
     devices, platform = setup.mesh.size, "cpu" if xla else "cuda"
-    share = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // devices, *leaf.shape[1:]), leaf.dtype), batch
-    )
+
+    def rows(times: int) -> Any:
+        def part(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((times * leaf.shape[0] // devices, *leaf.shape[1:]), leaf.dtype)
+
+        return jax.tree.map(part, batch)
+
+    share, explicit = rows(1), setup.task.axis_name is not None
     # The form of one replica has a device's share inside, whatever it is given.
-    jaxpr = step.trace(state, batch if setup.task.axis_name else share).jaxpr
+    jaxpr = step.trace(state, batch if explicit else share).jaxpr
+    wider = step.trace(state, rows(2)).jaxpr if devices > 1 and not explicit else None
     flops = devices * step_cost.flops(jaxpr, platform="cuda")
     memory = {
         "params_bytes": device_bytes(state.params),
         "opt_state_bytes": device_bytes(state.opt_state),
         "carry_bytes": device_bytes(state.carry),
         "batch_bytes": tree_bytes(share),
-        "temporary_bytes": step_cost.temporary_bytes(jaxpr, platform=platform),
+        "temporary_bytes": step_cost.temporary_bytes(jaxpr, platform=platform, wider=wider),
     }
     frozen = phase.frozen or jax.tree.map(lambda _: False, state.params)
     free = jax.tree.map(lambda leaf, held: None if held else leaf, state.params, frozen)

@@ -8,6 +8,10 @@ stand in the jaxpr, and returns the most bytes alive at once. Its rule of what X
   what a kernel reads is written first;
   so is an elementwise value with readers on both sides of a kernel: one fused loop cannot serve them both;
   all else is fused into its readers, which then read its inputs.
+
+Devices add up what each has summed over its own rows. XLA adds up at once all sums that no other such sum
+waits for, the gradients among them: until then a device keeps each, one for every pass where a parameter
+serves several, and then it has them twice, its own and the total.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ KERNELS = (
     *("select_and_scatter_add", "select_and_gather_add", "random_bits", "dynamic_update_slice"),
     *("scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter-min", "scatter-max"),
     *("cumsum", "cummax", "cumlogsumexp", "cholesky", "eigh", "qr", "svd", "triangular_solve"),
+    *("all_reduce", "all_gather", "sharding_constraint"),
 )
 REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or")
 SAME_BYTES = ("reshape", "squeeze", "expand_dims", "copy")  # another name for the same buffer
@@ -46,7 +51,7 @@ class Program(NamedTuple):
     """A jaxpr with its calls inlined and without what nothing reads.
 
     Attributes:
-      operations: in order.
+      operations: in order; one that XLA adds has no equation.
       sizes: bytes of every value.
       inputs, outputs: values.
     """
@@ -90,15 +95,23 @@ def _flops_of(equation: Any, platform: str) -> float:
     return max(bodies, default=0) if name == "cond" else sum(bodies) * parameters.get("length", 1)
 
 
-def temporary_bytes(jaxpr: Any, *, platform: str) -> int:
+def temporary_bytes(jaxpr: Any, *, platform: str, wider: Any = None) -> int:
     """Returns the most bytes alive at once besides the inputs, by the rule above.
 
     Outputs that are fused count nothing: a donated state takes them in.
 
     Args:
-      jaxpr, platform: as for flops.
+      jaxpr, platform: as for flops; of one device's share of the rows.
+      wider: the same function's for more rows, which shows what is summed over rows; None where devices
+        add up nothing, or the jaxpr itself says what (jax.lax.psum).
     """
     program = _program(jaxpr, platform)
+    other = None if wider is None else _program(wider, platform)
+    if other and [one.name for one in program.operations] != [one.name for one in other.operations]:
+        other = None  # a permutation of more rows may take another round
+    pairs = zip(program.operations, other.operations, strict=True) if other else ()
+    wide = {id(one.equation): widened.equation for one, widened in pairs}
+    program = _added_up(program, _sums(program, other))
     born, last = _lifetimes(program)
     births, deaths = defaultdict(int), defaultdict(int)
     for value, at in born.items():
@@ -107,10 +120,53 @@ def temporary_bytes(jaxpr: Any, *, platform: str) -> int:
     alive = peak = 0
     for at, operation in enumerate(program.operations):
         alive += births[at]
-        bodies = [temporary_bytes(body, platform=platform) for body in _bodies(operation.equation)]
-        peak = max(peak, alive + max(bodies, default=0))
+        bodies = list(_bodies(operation.equation))
+        wider_bodies = _bodies(wide[id(operation.equation)]) if wide and bodies else [None] * len(bodies)
+        within = [
+            temporary_bytes(body, platform=platform, wider=one)
+            for body, one in zip(bodies, wider_bodies, strict=True)
+        ]
+        peak = max(peak, alive + max(within, default=0))
         alive -= deaths[at]
     return peak
+
+
+def _sums(program: Program, wider: Program | None) -> set[int]:
+    """Returns the values that devices add up: sums over rows, as large for more of them, or those of psum."""
+    if wider is None:
+        # A matrix product writes its result turned at once.
+        turned = {one.writes[0]: one.reads[0] for one in program.operations if one.name == "transpose"}
+        read = {value for one in program.operations if one.name == "psum" for value in one.reads}
+        return {turned.get(value, value) for value in read}
+    grows = {value for value, size in program.sizes.items() if size != wider.sizes[value]}
+    return {
+        value
+        for one in program.operations
+        if one.name in (*KERNELS, *REDUCTIONS) and grows & set(one.reads) and not grows & set(one.writes)
+        for value in one.writes
+    }
+
+
+def _added_up(program: Program, sums: set[int]) -> Program:
+    """Returns the program with the sums that lead to no other added up in one operation, late enough."""
+    leads_on: set[int] = set()
+    for operation in reversed(program.operations):
+        if (leads_on | sums) & set(operation.writes):
+            leads_on |= set(operation.reads)
+    last = sorted(sums - leads_on)
+    if not last:
+        return program
+    totals = {value: len(program.sizes) + place for place, value in enumerate(last)}
+    sizes = program.sizes | {total: program.sizes[value] for value, total in totals.items()}
+    before, after, known_after = [], [], set(last)
+    for operation in program.operations:
+        late = bool(known_after & set(operation.reads))
+        known_after |= set(operation.writes) if late else set()
+        reads = tuple(totals.get(value, value) for value in operation.reads)
+        (after if late else before).append(operation._replace(reads=reads))
+    adding = Operation("all_reduce", tuple(last), tuple(totals.values()), None)
+    outputs = tuple(totals.get(value, value) for value in program.outputs)
+    return Program([*before, adding, *after], sizes, program.inputs, outputs)
 
 
 def _lifetimes(program: Program) -> tuple[dict[int, int], dict[int, int]]:
@@ -154,7 +210,7 @@ def _lifetimes(program: Program) -> tuple[dict[int, int], dict[int, int]]:
 
 def _bodies(equation: Any) -> Iterator[Any]:
     """Yields the jaxprs that an equation holds."""
-    for parameter in equation.params.values():
+    for parameter in equation.params.values() if equation is not None else ():
         for item in parameter if isinstance(parameter, tuple | list) else (parameter,):
             inner = getattr(item, "jaxpr", item)
             if hasattr(inner, "eqns"):

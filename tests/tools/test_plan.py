@@ -78,6 +78,21 @@ def test_temporaries_counted_by_hand():
     assert step_cost.temporary_bytes(kept, platform="cpu") >= 800
 
 
+def test_what_devices_add_up_counted_by_hand():
+    """Both products that make one gradient stay until all are added up, and then there are two of each."""
+
+    def loss(kernel, images, views):
+        return jnp.sum((images @ kernel) ** 2) + jnp.sum((views @ kernel) ** 2)
+
+    def traced(rows):
+        return jax.make_jaxpr(jax.grad(loss))(jnp.zeros((100, 100)), *[jnp.zeros((rows, 100))] * 2)
+
+    gradient, own = 4 * 100 * 100, step_cost.temporary_bytes(traced(1), platform="cpu")
+    assert 2 * gradient <= own < 2.1 * gradient
+    together = step_cost.temporary_bytes(traced(1), platform="cpu", wider=traced(2))
+    assert together == 4 * gradient
+
+
 SMALL = (dict(name="simpleconv3"), dict(name="cifar_resnet", variant="resnet20"))
 
 
@@ -89,6 +104,19 @@ def test_memory_is_near_xlas_own(model):
     arguments, temporaries = phase["xla_argument_bytes"], phase["xla_temporary_bytes"]
     assert phase["total_bytes"] - phase["temporary_bytes"] == pytest.approx(arguments, rel=0.01)
     assert phase["total_bytes"] == pytest.approx(arguments + temporaries, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["replicated", *(pytest.param(form, marks=pytest.mark.slow) for form in ("per_replica", "sharded"))],
+)
+def test_memory_of_a_network_that_a_step_passes_through_often_is_near_xlas_own(form):
+    """Several passes make a gradient, and the gradients are most of what a device holds."""
+    config = configuration("digits_pseudo_label", "test")
+    config["train"]["parallel"] = form
+    (phase,) = plan.plan(config, None, xla=True)["phases"]
+    xla = phase["xla_argument_bytes"] + phase["xla_temporary_bytes"]
+    assert phase["total_bytes"] == pytest.approx(xla, rel=0.1)
 
 
 def test_checkpoint_is_what_a_run_writes(tmp_path):
