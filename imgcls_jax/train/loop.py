@@ -482,6 +482,7 @@ def _facts(setup: Setup) -> dict[str, Any]:
     return {
         **{f"config.{name}": value for name, value in fields if name not in experiment.FREE_ON_RESUME},
         "examples to train on": setup.task.num_examples,
+        **{f"examples of the split {name!r}": size for name, size in setup.evaluated_sizes.items()},
         "class names": setup.class_names,
         "class counts": setup.task.class_counts,
         **{f"version of {name}": found.get(name, "absent") for name in ("jax", "jaxlib", "flax", "optax")},

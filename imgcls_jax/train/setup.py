@@ -107,7 +107,7 @@ class Setup:
             for phase in phases
         ]
         self._check_prediction(params, carry)
-        self._check_evaluations()
+        self.evaluated_sizes = self._check_evaluations()
 
     def _initial_shapes(self, batch: Any) -> tuple[Any, Any]:
         try:
@@ -159,14 +159,21 @@ class Setup:
                 f"{self.task.image_shape}, and the network cannot take both: {str(error).splitlines()[0]}"
             ) from error
 
-    def _check_evaluations(self) -> None:
-        """Makes the evaluators and opens what they read, so that a mistake there is found now."""
+    def _check_evaluations(self) -> dict[str, int]:
+        """Makes the evaluators and opens what they read, so that a mistake there is found now.
+
+        Returns:
+          The number of examples of each split.
+        """
         experiment.make_evaluators(self.config, self.predict, None, self.task)
+        sizes = {}
         for field, split in experiment.evaluated_splits(self.config):
             try:
-                self.data.eval_batches(split, self.eval_batch_size, self.class_names)
+                batches = self.data.eval_batches(split, self.eval_batch_size, self.class_names)
             except (OSError, ValueError) as error:
                 raise ValueError(f"config.{field} = {split!r}: {error}") from error
+            sizes[split] = len(batches.source)
+        return sizes
 
     def initial_state(self) -> TrainState:
         """Returns the state of step 0, with the weights that config.model.pretrained names.

@@ -15,7 +15,7 @@ from imgcls_jax.data.image_files import FileOutput, outputs_of_files
 from imgcls_jax.data.pipeline import iterate, note_bad_examples
 from imgcls_jax.objectives.base import Batch, Objective, Task
 from imgcls_jax.train import experiment, sharding
-from imgcls_jax.train.agreement import union
+from imgcls_jax.train.agreement import all_or_none, require_agreement, union
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.data_side import DataSide
 from imgcls_jax.train.experiment import Config
@@ -155,7 +155,9 @@ def evaluate(
     bad_examples: set[str] = set()
 
     def open_split(name: str) -> Iterator[Batch]:
-        batches = trained.data.eval_batches(split or name, batch_size, trained.class_names)
+        with all_or_none():
+            batches = trained.data.eval_batches(split or name, batch_size, trained.class_names)
+        require_agreement({f"examples of the split {split or name!r}": len(batches.source)})
         with iterate(batches, 0, len(batches), **trained.data.reading) as iterator:
             for batch in iterator:
                 note_bad_examples(batches.source, batch.pop("bad_examples"), bad_examples)

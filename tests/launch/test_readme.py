@@ -19,7 +19,7 @@ def test_every_launcher_has_a_dry_run():
 
 @pytest.mark.parametrize("file, command", TABLE, ids=[file for file, _ in TABLE])
 def test_a_dry_run_as_printed_tells_what_would_run(file, command, tmp_path):
-    """Each names main with its arguments, and makes nothing: no folder of a run, no call of gcloud or srun."""
+    """Each names main with its arguments and makes nothing: no folder of a run, no call of gcloud or srun."""
     for program in ("gcloud", "srun", "kubectl"):
         (tmp_path / program).write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
         (tmp_path / program).chmod(0o755)

@@ -173,9 +173,9 @@ def get_config():
 """
 
 
-@pytest.mark.parametrize("failing", [0, 1])
-def test_what_one_process_cannot_read_ends_all(tmp_path, failing):
-    """Each has a disk of its own: process 0's lacks the folder, or a line of process 1's list is damaged."""
+@pytest.fixture
+def disks(tmp_path):
+    """A folder of images and lists for each of two processes, and in tmp_path a configuration of them."""
     (tmp_path / "config.py").write_text(LISTED.format(digits=str(ROOT / "configs" / "digits_simpleconv3.py")))
     folders = [tmp_path / "0", tmp_path / "1"]
     for folder in folders:
@@ -187,18 +187,42 @@ def test_what_one_process_cannot_read_ends_all(tmp_path, failing):
         ]
         for split in ("train", "test"):
             (folder / "pictures" / f"{split}.txt").write_text("".join(lines))
+    return folders
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_one_process_cannot_read_ends_all(tmp_path, disks, failing):
+    """Process 0's disk lacks the folder, or a line of process 1's list is damaged."""
     if failing == 0:
-        shutil.rmtree(folders[0] / "pictures")
+        shutil.rmtree(disks[0] / "pictures")
     else:
-        (folders[1] / "pictures" / "train.txt").write_text("train/dark/0.png 0\ntrain/light/0.png\n")
+        (disks[1] / "pictures" / "train.txt").write_text("train/dark/0.png 0\ntrain/light/0.png\n")
     asked = time.monotonic()
-    endings = ends(start_two(tmp_path / "run", f"--config={tmp_path}/config.py", folders=folders))
+    endings = ends(start_two(tmp_path / "run", f"--config={tmp_path}/config.py", folders=disks))
     print(f"both ended {time.monotonic() - asked:.1f} s after their start")
     for status, said in endings:
         assert status == 1 and "Traceback" not in said
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and errors[0].startswith(f"error: process {failing}: "), said
         assert ("pictures" if failing == 0 else "train.txt, line 2") in errors[0]
+
+
+@pytest.mark.parametrize(
+    "split, what", [("train", "examples to train on"), ("test", "examples of the split 'test'")]
+)
+def test_data_that_differ_in_size_are_refused_at_the_start(tmp_path, disks, split, what):
+    listed = disks[1] / "pictures" / f"{split}.txt"
+    listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:-2]))
+    asked = time.monotonic()
+    endings = ends(start_two(tmp_path / "run", f"--config={tmp_path}/config.py", folders=disks))
+    print(f"both ended {time.monotonic() - asked:.1f} s after their start")
+    for status, said in endings:
+        assert status == 1 and "Traceback" not in said and "step " not in said
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, said
+        assert "the processes of this run differ in " in errors[0]
+        assert f"{what}: 22 in process 1, 24 in process 0" in errors[0]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
 
 
 def test_a_workdir_takes_one_run_at_a_time(tmp_path):
