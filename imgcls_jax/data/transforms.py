@@ -77,8 +77,8 @@ def decode(data: bytes | np.ndarray, min_short: int = 0) -> Image.Image:
     Args:
       data: bytes in one of FORMATS, whatever the file's name says, or uint8 [H, W, 3], or uint8 [H, W, 1],
         which stays grey.
-      min_short: a JPEG file comes at the smallest of its sizes 1, 1/2, 1/4 and 1/8 whose shorter side has so
-        many pixels, which is cheaper; 0 for the whole size. Other files come whole.
+      min_short: a JPEG file comes at the smallest of its sizes 1, 1/2, 1/4 and 1/8 whose shorter side has at
+        least so many pixels, which is cheaper; 0 for the whole size. Other files come whole.
 
     Returns:
       An image of mode "RGB", or "L" for an array of one channel.
