@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from imgcls_jax.tools import compiler
+from imgcls_jax.tools import compiler, huge_pages
 
 CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 
 def exit_with(main: Callable[[], Any]) -> NoReturn:
     """Runs a command and ends the process with its status, quietly where its reader has gone (`| head`)."""
+    huge_pages.ask_for_them()
     compiler.configure()
     try:
         try:
