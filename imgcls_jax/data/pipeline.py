@@ -60,6 +60,8 @@ class Labeled:
 class _Batches:
     """What both kinds of batches share: loading examples, and naming the ones that cannot be read."""
 
+    view_ops: tuple[Sequence[Any], ...] = ()
+
     def __init__(
         self,
         source: Source,
@@ -333,7 +335,8 @@ def iterate(
     num_workers: int = 0,
     prefetch: int = 4,
 ) -> Iterator[Iterator[dict[str, np.ndarray]]]:
-    """Reads batches ahead, in order.
+    """Reads batches in order, ahead; those cut out of an array are cut when they are asked for, which costs
+    less than to hand them over.
 
     Args:
       batches: random access to them.
@@ -345,6 +348,9 @@ def iterate(
     Yields:
       An iterator over batches[start:stop]; leaving the context ends threads and workers.
     """
+    if batches.gathers and not batches.view_ops and not num_workers:
+        yield (batches[step] for step in range(start, stop))
+        return
     import grain  # here, so that this module loads where grain is not installed
 
     dataset = grain.MapDataset.source(_Range(batches, start, stop))

@@ -1,6 +1,7 @@
 """The input as a pure function of the step: order, resume, processes, workers, padding, bad images."""
 
 import hashlib
+import threading
 
 import numpy as np
 import pytest
@@ -83,6 +84,18 @@ def test_threads_and_workers_change_nothing(reading):
     batches = train()
     with iterate(batches, 4, 15, **reading) as iterator:
         read = list(iterator)
+    assert len(read) == 11
+    for step, batch in enumerate(read, start=4):
+        same(batch, batches[step])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_cut_out_of_an_array_are_the_same_read_by_iterate(num_workers):
+    batches, threads = train(ops=()), threading.active_count()
+    with iterate(batches, 4, 15, num_workers=num_workers) as iterator:
+        first = next(iterator)
+        assert num_workers or threading.active_count() == threads  # to hand them over would cost more
+        read = [first, *iterator]
     assert len(read) == 11
     for step, batch in enumerate(read, start=4):
         same(batch, batches[step])
