@@ -10,11 +10,11 @@ of the data set's size, or photos where the transforms set the size, as many of 
 
 Memory is that of one device: the state, its share of a batch, and temporaries, estimated from the jaxpr
 (step_cost.py) for a GPU or TPU. With `--compile` the estimate is for a CPU, and XLA's own figures for a CPU
-stand beside it. Measured with jax 0.10.2, the estimate's total was 0.90 to 1.00 of XLA's for nine networks
-trained by supervised learning (Simpleconv3, VGG, ResNet, MobileNetV2, DenseNet, ViT, bilinear VGG), 0.83 to
-1.00 for 13 of 14 configurations of this project, and 0.77 for digits_mixmatch on two devices (11 MiB);
-temporaries alone 0.5 to 1.0. A GPU's compiler lays out, fuses and frees otherwise and was not measured: leave
-a margin. A loss that compares all examples of a batch (SimCLR's) needs more than its share.
+stand beside it. Measured with jax 0.10.2 for `:test` of all configurations of this project on two devices,
+the estimate's total was 0.91 to 1.08 of XLA's, but 0.86 for imagenet_photos and 0.81 for imagenet_mae, the
+one in bfloat16; temporaries alone 0.5 to 1.2. A GPU's compiler lays out, fuses and frees otherwise and was
+not measured: leave a margin. A loss that compares all examples of a batch (SimCLR's) needs more than its
+share.
 
 FLOPs are those of convolutions and matrix products. The devices sum their gradients once a step (once each
 part with train.accumulate_steps); the sums of BatchNorm are not counted. A checkpoint is the state as it lies

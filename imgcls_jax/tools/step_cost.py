@@ -7,7 +7,8 @@ stand in the jaxpr, and returns the most bytes alive at once. Its rule of what X
   a kernel (convolution, matrix product, pooling, gather, sort, a loop, ...) or reduction writes its result;
   what a kernel reads is written first;
   so is an elementwise value with readers on both sides of a kernel: one fused loop cannot serve them both;
-  all else is fused into its readers, which then read its inputs.
+  all else is fused into its readers, which then read its inputs;
+  a CPU multiplies numbers of 16 bits as float32: it copies what a product reads, and keeps what that wrote.
 
 Devices add up what each has summed over its own rows. XLA adds up at once all sums that no other such sum
 waits for, the gradients among them: until then a device keeps each, one for every pass where a parameter
@@ -25,9 +26,11 @@ from typing import Any, NamedTuple
 from jax.extend.core import Literal
 
 LOOPS = ("scan", "while", "cond")
+PRODUCTS = ("conv_general_dilated", "dot_general")
 KERNELS = (
     *LOOPS,
-    *("conv_general_dilated", "dot_general", "fft", "gather", "sort", "top_k", "argmax", "argmin"),
+    *PRODUCTS,
+    *("fft", "gather", "sort", "top_k", "argmax", "argmin"),
     *("reduce_window", "reduce_window_max", "reduce_window_sum", "reduce_window_min"),
     *("select_and_scatter_add", "select_and_gather_add", "random_bits", "dynamic_update_slice"),
     *("scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter-min", "scatter-max"),
@@ -53,7 +56,7 @@ class Program(NamedTuple):
     Attributes:
       operations: in order; one that XLA adds has no equation.
       sizes: bytes of every value.
-      inputs, outputs: values.
+      inputs, outputs: values; constants are inputs.
     """
 
     operations: list[Operation]
@@ -126,6 +129,8 @@ def temporary_bytes(jaxpr: Any, *, platform: str, wider: Any = None) -> int:
             temporary_bytes(body, platform=platform, wider=one)
             for body, one in zip(bodies, wider_bodies, strict=True)
         ]
+        if platform == "cpu" and operation.name in PRODUCTS:
+            within.append(2 * sum(_bytes(read) for read in operation.equation.invars if _is_half(read)))
         peak = max(peak, alive + max(within, default=0))
         alive -= deaths[at]
     return peak
@@ -232,6 +237,10 @@ def _bytes(variable: Any) -> int:
     return math.prod(shape) * getattr(dtype, "itemsize", 0)
 
 
+def _is_half(variable: Any) -> bool:
+    return getattr(getattr(variable.aval, "dtype", None), "itemsize", 0) == 2
+
+
 def _program(jaxpr: Any, platform: str) -> Program:
     """Inlines every call of a jaxpr and drops what no output needs."""
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
@@ -248,18 +257,22 @@ def _program(jaxpr: Any, platform: str) -> Program:
             reads = [None if isinstance(v, Literal) else names[v] for v in equation.invars]
             called, reads = _called(equation, reads, platform)
             if called is not None:
-                own = dict(zip(called.invars, reads, strict=True)) | number(called.constvars)
+                constants = number(called.constvars)
+                inputs.extend(constants.values())
+                own = dict(zip(called.invars, reads, strict=True)) | constants
                 walk(called, own)
                 results = [None if isinstance(v, Literal) else own[v] for v in called.outvars]
                 names.update(zip(equation.outvars, results, strict=True))
                 continue
             written = number(equation.outvars)
             names.update(written)
+            if platform == "cpu" and equation.primitive.name in PRODUCTS and _is_half(equation.outvars[0]):
+                sizes[written[equation.outvars[0]]] *= 2
             known = tuple(value for value in reads if value is not None)
             operations.append(Operation(equation.primitive.name, known, tuple(written.values()), equation))
 
     names: dict[Any, int | None] = number([*jaxpr.invars, *jaxpr.constvars])
-    inputs = tuple(names.values())
+    inputs = list(names.values())
     walk(jaxpr, names)
     outputs = [None if isinstance(v, Literal) else names[v] for v in jaxpr.outvars]
     needed = {value for value in outputs if value is not None}
@@ -268,4 +281,4 @@ def _program(jaxpr: Any, platform: str) -> Program:
         if needed & set(operation.writes):
             needed |= set(operation.reads)
             kept.append(operation)
-    return Program(kept[::-1], sizes, inputs, results)
+    return Program(kept[::-1], sizes, tuple(inputs), results)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from imgcls_jax.tools import plan, step_cost
@@ -76,6 +77,19 @@ def test_temporaries_counted_by_hand():
     assert step_cost.temporary_bytes(jax.make_jaxpr(chain)(x), platform="cpu") == 2 * 400
     kept = jax.make_jaxpr(lambda x: jnp.tanh(x) + jnp.tanh(x) @ x)(x)
     assert step_cost.temporary_bytes(kept, platform="cpu") >= 800
+
+
+def test_constants_of_a_function_within_are_at_hand():
+    table = np.ones((10, 10), np.float32)
+    within = jax.jit(lambda x: (x @ table) @ table)
+    traced = jax.make_jaxpr(lambda x: jax.lax.platform_dependent(x, cpu=within, default=jnp.sin))(table)
+    assert step_cost.temporary_bytes(traced, platform="cpu") == 2 * 400
+
+
+def test_halves_are_multiplied_as_float32_on_a_cpu():
+    traced = jax.make_jaxpr(lambda x: jnp.sum(x @ x, dtype=jnp.float32))(jnp.zeros((10, 10), jnp.bfloat16))
+    on = {platform: step_cost.temporary_bytes(traced, platform=platform) for platform in ("cpu", "cuda")}
+    assert on == {"cpu": 3 * 400, "cuda": 200 + 4}  # both operands copied, and the result
 
 
 def test_what_devices_add_up_counted_by_hand():
