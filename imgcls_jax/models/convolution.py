@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.depthwise import depthwise_convolution
+
 
 def convolution(
     inputs: jax.Array,
@@ -53,9 +55,7 @@ def convolution(
         return product.reshape(*pixels.shape[:3], -1)
 
     def by_shifts(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-        shifted = windows(inputs, size, strides, padding)
-        filters = kernel.reshape(-1, kernel.shape[3])
-        return sum(window * weights for window, weights in zip(shifted, filters, strict=True))
+        return depthwise_convolution(inputs, kernel, tuple(strides), tuple(map(tuple, padding)))
 
     if groups == 1 and size == (1, 1) and not any(itertools.chain(*padding)):
         return jax.lax.platform_dependent(inputs, kernel, cpu=pointwise, default=native)
