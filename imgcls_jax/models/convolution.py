@@ -11,7 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models import winograd
 from imgcls_jax.models.depthwise import depthwise_convolution
+
+WINOGRAD_CHANNELS = 32  # fewer gain nothing (benchmarks/README.md)
 
 
 def convolution(
@@ -24,9 +27,10 @@ def convolution(
     """What `Conv` computes: jax.lax.conv_general_dilated, in a faster form where a CPU has one.
 
     The mathematics are the same, the sums are taken in another order. On a CPU a convolution of 1x1 is a
-    matrix product, and one of a filter a channel is a sum of shifted images, each times its weights: XLA's
-    own form of the latter takes 10 to 100 times as long there, and its gradient as well. Everything else, and
-    any other platform, gets the native convolution. benchmarks/README.md has the figures.
+    matrix product, one of 3x3 in float32 goes by Winograd's filtering, and one of a filter a channel is a sum
+    of shifted images, each times its weights: XLA's own form of the latter takes 10 to 100 times as long
+    there, and its gradient as well. Everything else, and any other platform, gets the native convolution.
+    benchmarks/README.md has the figures.
 
     Args:
       inputs: float [B, H, W, C].
@@ -61,7 +65,25 @@ def convolution(
         return jax.lax.platform_dependent(inputs, kernel, cpu=pointwise, default=native)
     if groups == inputs.shape[3] == kernel.shape[3]:
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
+    if groups == 1 and _gains_by_winograd(inputs, kernel, strides, padding):
+        filtering = functools.partial(winograd.convolution_3x3, padding=padding, **options)
+        return jax.lax.platform_dependent(inputs, kernel, cpu=filtering, default=native)
     return native(inputs, kernel)
+
+
+def _gains_by_winograd(
+    inputs: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> bool:
+    """Whether the six products of four outputs are many fewer than twelve, and large beside their making."""
+    width = inputs.shape[2] + sum(padding[1]) - winograd.TAPS + 1
+    return (
+        kernel.shape[:2] == (3, 3)
+        and tuple(strides) == (1, 1)
+        and inputs.dtype == jnp.float32
+        and max(itertools.chain(*padding)) < winograd.TAPS
+        and min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
+        and winograd.INPUTS * -(-width // winograd.OUTPUTS) < 0.7 * winograd.TAPS * width
+    )
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=convolution)

@@ -43,6 +43,47 @@ def test_it_is_the_native_one(size, kernel, strides, padding, groups):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "height, width, padding, channels",
+    [
+        (5, 8, "SAME", (32, 64)),
+        (8, 7, "SAME", (64, 72)),
+        (13, 13, ((1, 1), (1, 1)), (64, 64)),
+        (7, 14, "VALID", (64, 32)),
+        (6, 10, ((0, 2), (2, 1)), (64, 64)),
+        (1, 4, "SAME", (64, 64)),
+    ],
+)
+def test_winograds_is_the_native_one(height, width, padding, channels):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, height, width, channels[0])), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(3, 3, *channels)) / 24, jnp.float32)
+    arguments = ((1, 1), padding)
+    expected, pull = jax.vjp(
+        lambda x, w: jax.lax.conv_general_dilated(x, w, *arguments, dimension_numbers=NUMBERS), x, w
+    )
+    found, pull_ours = jax.vjp(lambda x, w: convolution(x, w, *arguments, dimension_numbers=NUMBERS), x, w)
+    scale = float(jnp.abs(expected).max())
+    np.testing.assert_allclose(found, expected, atol=5e-6 * scale)
+    cotangent = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
+    for one, other in zip(pull_ours(cotangent), pull(cotangent), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()))
+
+
+def test_winograds_rounding_error_is_small():
+    """Root of the mean square, of outputs of variance one, against sums in float64."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(1, 3, 402, 128)), rng.normal(size=(3, 3, 128, 32)) / np.sqrt(9 * 128)
+    exact = sum(x[0, row, column : column + 400] @ w[row, column] for row in range(3) for column in range(3))
+    images, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
+    arguments = (images, kernel, (1, 1), "VALID")
+    errors = [
+        np.sqrt(np.mean((np.asarray(form(*arguments, dimension_numbers=NUMBERS))[0, 0] - exact) ** 2))
+        for form in (jax.lax.conv_general_dilated, convolution)
+    ]
+    assert errors[0] < errors[1] < 4 * errors[0], errors  # unequal, so that it is Winograd's that is measured
+
+
 def test_dilation_is_left_to_the_native_one():
     x, w = jnp.arange(64.0).reshape(1, 8, 8, 1), jnp.ones((1, 1, 1, 1))
     options = dict(dimension_numbers=NUMBERS, lhs_dilation=(2, 2))
