@@ -10,11 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.models.normalization import BatchNorm
+
 Initializer = Callable[..., jax.Array]
 
 # Flax's momentum is one minus that of PyTorch: 0.9 here is the usual 0.1 there. The running variance is the
 # biased one.
-batch_norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+batch_norm = functools.partial(BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
 class Features(NamedTuple):
