@@ -3,12 +3,14 @@
   python benchmarks/train_step.py [--networks resnet18,vit_s16_mae] [--inference] [--rounds 5] [--json FILE]
 
 The two alternate round by round, so that a drift of the machine's speed meets both, and the ratio is taken
-round by round. On a CPU both compute in float32, PyTorch in both memory layouts of which the faster one
-counts; on a GPU in bfloat16, PyTorch with channels last, autocast and torch.compile. Needs PyTorch,
-torchvision and timm beside the packages of requirements.txt; `--alone` measures this project only.
+round by round; each runs once unmeasured when its turn comes, since it finds its memory and the caches taken.
+On a CPU both compute in float32, PyTorch in both memory layouts of which the faster one counts; on a GPU in
+bfloat16, PyTorch with channels last, autocast and torch.compile. Needs PyTorch, torchvision and timm beside
+the packages of requirements.txt; `--alone` measures this project only.
 
-FLOP are those of convolutions and matrix products in the traced step, the utilisation (MFU) is their rate
-over that of a large matrix product measured beside it. The memory bound is XLA's count of bytes that the
+FLOP are those of convolutions and matrix products in the traced step, of convolutions by their definition,
+so that Winograd's spare none of them; the utilisation (MFU) is their rate over that of a large matrix product
+measured beside it. The memory bound is XLA's count of bytes that the
 compiled step reads and writes, over the speed of a pass over a large array.
 """
 
@@ -40,6 +42,7 @@ from imgcls_jax.train.step import make_init, make_train_step  # noqa: E402
 
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
 PEAK_SIZE, ARRAY_BYTES = 2048, 2**28
+DIRECT = "cuda"  # a platform on which convolutions keep the form of their definition
 
 
 class Network(NamedTuple):
@@ -133,7 +136,7 @@ def jax_run(
     else:
         function, arguments, donated = objective.predict, (state.params, state.carry, batch), None
     jitted = jax.jit(function, donate_argnums=donated)
-    work = flops(jax.make_jaxpr(function)(*arguments), platform=jax.default_backend())
+    work = flops(jax.make_jaxpr(function)(*arguments), platform=DIRECT)
     compiled = jitted.lower(*arguments).compile()
     moved = compiled.cost_analysis().get("bytes accessed", float("nan"))
 
@@ -208,7 +211,7 @@ def measure(
     times: dict[str, list[float]] = {what: [] for what in runs}
     for _ in range(rounds):
         for what, run in runs.items():
-            run()  # the first after another network's finds its memory and the caches taken
+            run()
             times[what].append(1e3 * seconds_of(run, calls[what]))
     ours, *theirs = times.values()
     fastest = min(ours) / 1e3

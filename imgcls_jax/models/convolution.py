@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from imgcls_jax.models import winograd
 from imgcls_jax.models.depthwise import depthwise_convolution
 
-WINOGRAD_CHANNELS = 32  # fewer gain nothing (benchmarks/README.md)
+WINOGRAD_CHANNELS = 32  # with fewer the transforms cost what the products save (benchmarks/README.md)
 
 
 def convolution(

@@ -10,18 +10,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+FIXED = ("axis", "axis_name", "axis_index_groups", "use_fast_variance", "force_float32_reductions")
+
 
 class BatchNorm(nn.BatchNorm):
     """flax.linen.BatchNorm over all axes but the last, as x times a vector plus a vector.
 
     So the sums over the batch that the gradient needs are those of the incoming gradient and of its product
-    with x itself. The attributes, params and batch_stats are flax's; `axis`, `axis_name`,
-    `axis_index_groups`, `use_fast_variance` and `force_float32_reductions` are as flax has them by default.
+    with x itself. The attributes, params and batch_stats are flax's; those of FIXED stay at flax's defaults.
     """
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
-        """Args: x float [..., C]. Returns: float [..., C] in `dtype`, of x and the params by default."""
+        """Args: x float [..., C]. Returns: float [..., C] in `dtype`, of x and the params by default.
+
+        Raises:
+          ValueError: an attribute of FIXED is not at its default.
+        """
+        changed = [name for name in FIXED if getattr(self, name) != getattr(nn.BatchNorm, name)]
+        if changed:
+            raise ValueError(f"{', '.join(changed)}: not in this form; take flax.linen.BatchNorm for it")
         use_running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
         channels = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)

@@ -66,8 +66,12 @@ def convolution_3x3(inputs: jax.Array, kernel: jax.Array, padding: Padding, **op
         of_inputs = _filter(gradient, turned, padding=rest, **options)
         if min(kernel.shape[2:]) >= WEIGHTS_CHANNELS:
             return of_inputs, _gradient_of_weights(inputs, gradient, padding)
-        direct = functools.partial(jax.lax.conv_general_dilated, inputs, window_strides=(1, 1))
-        pull = jax.vjp(functools.partial(direct, padding=padding, **options), kernel)[1]
+        # Of the padded inputs, which stand in memory: XLA would compute those before them anew in every copy.
+        above, (left, _) = padding
+        width = gradient.shape[2]
+        padded = _padded(inputs, 2, left, width)[:, :, : width + TAPS - 1]
+        direct = functools.partial(jax.lax.conv_general_dilated, padded, window_strides=(1, 1))
+        pull = jax.vjp(functools.partial(direct, padding=(above, (0, 0)), **options), kernel)[1]
         return of_inputs, *pull(gradient)
 
     function.defvjp(lambda *read: (forward(*read), read), backward)

@@ -36,6 +36,7 @@ FREE_ON_RESUME = (
     "data.num_workers",
     "data.num_threads",
     "data.prefetch_batches",
+    "data.cache_gib",
     "train.log_every_steps",
     "train.keep_checkpoints",
     "train.parallel",

@@ -44,3 +44,10 @@ def test_half_precision_keeps_float32_statistics():
     assert stats["batch_stats"]["mean"].dtype == jnp.float32
     np.testing.assert_allclose(stats["batch_stats"]["mean"], 1004)
     np.testing.assert_allclose(stats["batch_stats"]["var"], 16, rtol=0.01)
+
+
+@pytest.mark.parametrize("fields", [dict(axis_name="data"), dict(axis=1), dict(use_fast_variance=False)])
+def test_what_it_would_not_read_is_refused(fields):
+    module = BatchNorm(use_running_average=False, **fields)
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        module.init(jax.random.key(0), jnp.ones((4, 3)))
