@@ -201,10 +201,16 @@ def runs_of(
 
 
 def measure(
-    name: str, *, training: bool, rounds: int, batch_size: int, alone: bool, rates: tuple[float, float]
+    name: str,
+    network: Network,
+    *,
+    training: bool,
+    rounds: int,
+    batch_size: int,
+    alone: bool,
+    rates: tuple[float, float],
 ) -> dict[str, Any]:
     """Returns one row: times in milliseconds, the ratio round by round, FLOP, utilisation and bounds."""
-    network = NETWORKS[name]
     batch_size = batch_size or (network.batch if jax.default_backend() == "cpu" else network.gpu_batch)
     runs, work, moved = runs_of(name, network, batch_size, training, alone)
     calls = {what: max(1, min(30, int(0.5 / seconds_of(run, 2)))) for what, run in runs.items()}
@@ -277,6 +283,7 @@ def main() -> None:
     for name in names:
         row = measure(
             name,
+            NETWORKS[name],
             training=not arguments.inference,
             rounds=arguments.rounds,
             batch_size=arguments.batch_size,

@@ -15,7 +15,7 @@ import numpy as np
 
 from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate, note_bad_examples
 from imgcls_jax.objectives.base import Batch
-from imgcls_jax.train import experiment, finished, nonfinite, sharding
+from imgcls_jax.train import compilations, experiment, finished, nonfinite, sharding
 from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.agreement import all_or_none, require_agreement, union
 from imgcls_jax.train.checkpoint import Checkpoints
@@ -383,6 +383,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
             best_metric=settings.best_metric,
             best_mode=settings.best_mode,
         ) as checkpoints,
+        compilations.counted() as compiled,
     ):
         result = None
         while result is None:
@@ -390,7 +391,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
                 result = _go_on(setup, workdir, checkpoints, stop, incidents)
             except RollBack as back:
                 logger.warning("GOING BACK to the newest checkpoint: %s", back)
-    result |= {"wall_seconds": time.monotonic() - started}
+    result |= {"compilations": compiled(), "wall_seconds": time.monotonic() - started}
     if setup.first_process:
         experiment.write_json(workdir / "result.json", result)
     return result

@@ -70,6 +70,31 @@ def test_winograds_is_the_native_one(height, width, padding, channels):
         np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()))
 
 
+@pytest.mark.parametrize("channels, groups", [(64, 1), (32, 32)])
+def test_rows_shared_out_over_devices_give_the_same(channels, groups):
+    """Winograd's filtering and the convolution of one filter a channel, forward and backward."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(8, 6, 8, channels)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(3, 3, channels // groups, channels)) / 24, jnp.float32)
+
+    def gradients(x, w):
+        def loss(x, w):
+            y = convolution(x, w, (1, 1), "SAME", dimension_numbers=NUMBERS, feature_group_count=groups)
+            return jnp.sum(jnp.sin(y))
+
+        return jax.value_and_grad(loss, (0, 1))(x, w)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    whole = jax.device_put(w, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    compiled = jax.jit(gradients).lower(rows, whole).compile()
+    assert "all-gather" not in compiled.as_text()  # each device keeps to its own rows
+    for one, other in zip(
+        jax.tree.leaves(jax.jit(gradients)(x, w)), jax.tree.leaves(compiled(rows, whole)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(one).max()))
+
+
 def test_winograds_rounding_error_is_small():
     """Root of the mean square, of outputs of variance one, against sums in float64."""
     rng = np.random.default_rng(0)

@@ -271,3 +271,13 @@ def test_a_run_of_several_epochs_compiles_its_step_once(tmp_path):
     assert result["steps"] == 48  # two epochs of 22 steps, and a part
     assert sum("train_step" in str(name) for name in compiled) == 1, compiled
     assert sum("sums" in str(name) for name in compiled) == 1, compiled
+
+
+def test_no_step_compiles_anything(tmp_path):
+    counts = [
+        loop.run(
+            digits_config(total_steps=steps, eval_every_steps=4, log_every_steps=2), tmp_path / str(run)
+        )["compilations"]
+        for run, steps in enumerate((4, 4, 24))
+    ]
+    assert 0 < counts[1] == counts[2] <= counts[0]  # the first compiles what the process then has
