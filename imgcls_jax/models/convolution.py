@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from imgcls_jax.models import winograd
 from imgcls_jax.models.depthwise import depthwise_convolution
+from imgcls_jax.models.windows import windows
 
 WINOGRAD_CHANNELS = 32  # with fewer the transforms cost what the products save (benchmarks/README.md)
 
@@ -27,10 +28,11 @@ def convolution(
     """What `Conv` computes: jax.lax.conv_general_dilated, in a faster form where a CPU has one.
 
     The mathematics are the same, the sums are taken in another order. On a CPU a convolution of 1x1 is a
-    matrix product, one of 3x3 in float32 goes by Winograd's filtering, and one of a filter a channel is a sum
-    of shifted images, each times its weights: XLA's own form of the latter takes 10 to 100 times as long
-    there, and its gradient as well. Everything else, and any other platform, gets the native convolution.
-    benchmarks/README.md has the figures.
+    matrix product, and so is one whose window is wider than the map before or after it, of the map's patches;
+    one of 3x3 in float32 goes by Winograd's filtering, and one of a filter a channel is a sum of shifted
+    images, each times its weights. XLA's own forms of wide windows and of filters a channel take 10 to 100
+    times as long there, and their gradients as well. Everything else, and any other platform, gets the native
+    convolution. benchmarks/README.md has the figures.
 
     Args:
       inputs: float [B, H, W, C].
@@ -61,14 +63,30 @@ def convolution(
     def by_shifts(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
         return depthwise_convolution(inputs, kernel, tuple(strides), tuple(map(tuple, padding)))
 
+    def by_patches(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        patches = jnp.concatenate(windows(inputs, size, strides, padding), axis=3)
+        rows, weights = patches.reshape(-1, patches.shape[3]), kernel.reshape(-1, kernel.shape[3])
+        product = jnp.matmul(rows, weights, precision=options.get("precision"))
+        return product.reshape(*patches.shape[:3], -1)
+
     if groups == 1 and size == (1, 1) and not any(itertools.chain(*padding)):
         return jax.lax.platform_dependent(inputs, kernel, cpu=pointwise, default=native)
     if groups == inputs.shape[3] == kernel.shape[3]:
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
+    if groups == 1 and _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding):
+        return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
     if groups == 1 and _gains_by_winograd(inputs, kernel, strides, padding):
         filtering = functools.partial(winograd.convolution_3x3, padding=padding, **options)
         return jax.lax.platform_dependent(inputs, kernel, cpu=filtering, default=native)
     return native(inputs, kernel)
+
+
+def _is_wider_than_a_map(
+    size: Sequence[int], shape: Sequence[int], strides: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> bool:
+    """Whether windows that overlap are wider than the map they read, or than that of their gradient."""
+    axes = zip(size, shape, strides, padding, strict=True)
+    return any(k > s and k > min(n, (n + sum(pads) - k) // s + 1) >= 1 for k, n, s, pads in axes)
 
 
 def _gains_by_winograd(
@@ -87,28 +105,3 @@ def _gains_by_winograd(
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=convolution)
-
-
-def windows(
-    x: jax.Array,
-    size: tuple[int, int],
-    strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    fill: float = 0.0,
-) -> list[jax.Array]:
-    """Returns what lies under each place of a moving window, by rows: kh * kw arrays [B, h, w, C].
-
-    Args:
-      x: float [B, H, W, C].
-      size: (kh, kw).
-      strides: (vertical, horizontal).
-      padding: ((top, bottom), (left, right)).
-      fill: what the padding consists of.
-    """
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill)
-    spans = [(n - k) // s * s + 1 for n, k, s in zip(padded.shape[1:3], size, strides, strict=True)]
-    return [
-        padded[:, top : top + spans[0] : strides[0], left : left + spans[1] : strides[1]]
-        for top in range(size[0])
-        for left in range(size[1])
-    ]

@@ -9,9 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.convolution import windows
-
-Pair = tuple[int, int]
+from imgcls_jax.models.windows import Pair, gathered, windows
 
 
 def max_pool(
@@ -44,41 +42,13 @@ def max_pool(
         return largest, place
 
     def backward(place: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-        spread = _gather(place, gradient, window_shape, strides, padding, x.shape[1:3])
-        (top, _), (left, _) = padding
-        return (spread[:, top : top + x.shape[1], left : left + x.shape[2]],)
+        def share(row: int, column: int, place: jax.Array, gradient: jax.Array) -> jax.Array:
+            return jnp.where(place == row * window_shape[1] + column, gradient, 0)
+
+        return (gathered((place, gradient), share, window_shape, strides, padding, x.shape[1:3]),)
 
     gathering.defvjp(forward, backward)
     return jax.lax.platform_dependent(x, cpu=gathering, default=native)
-
-
-def _gather(
-    place: jax.Array, gradient: jax.Array, size: Pair, strides: Pair, padding: Sequence[Pair], shape: Pair
-) -> jax.Array:
-    """Returns the gradient of the padded image.
-
-    Padded row s q + r lies in window q - m at the window's row r + s m, for each m >= 0 with r + s m < k;
-    columns likewise. So the rows of one remainder r are a sum of few shifted maps, and those of all r,
-    interleaved, are the image.
-    """
-    counts = [-(-(n + sum(pads)) // s) for n, pads, s in zip(shape, padding, strides, strict=True)]
-    before = [(k - 1) // s for k, s in zip(size, strides, strict=True)]
-    after = [max(count - n, 0) for count, n in zip(counts, gradient.shape[1:3], strict=True)]
-    spare = ((0, 0), *zip(before, after, strict=True), (0, 0))
-    place, gradient = jnp.pad(place, spare), jnp.pad(gradient, spare)  # a padding's gradient is zero
-
-    def rest(r: int, c: int) -> jax.Array:
-        total = jnp.zeros((len(gradient), *counts, gradient.shape[3]), gradient.dtype)
-        for row in range(r, size[0], strides[0]):
-            for column in range(c, size[1], strides[1]):
-                y, x = before[0] - row // strides[0], before[1] - column // strides[1]
-                here = (slice(None), slice(y, y + counts[0]), slice(x, x + counts[1]))
-                total += jnp.where(place[here] == row * size[1] + column, gradient[here], 0)
-        return total
-
-    rows = [jnp.stack([rest(r, c) for c in range(strides[1])], axis=3) for r in range(strides[0])]
-    whole = jnp.stack([row.reshape(*row.shape[:2], -1, row.shape[4]) for row in rows], axis=2)
-    return whole.reshape(len(whole), -1, *whole.shape[3:])
 
 
 def adaptive_average_pool(x: jax.Array, size: Pair) -> jax.Array:

@@ -1,5 +1,7 @@
 """The faster forms of a convolution equal the native one, forward and backward."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +70,33 @@ def test_winograds_is_the_native_one(height, width, padding, channels):
     cotangent = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
     for one, other in zip(pull_ours(cotangent), pull(cotangent), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()))
+
+
+@pytest.mark.parametrize(
+    "size, kernel, strides, padding",
+    [
+        ((2, 2), (3, 3), (1, 1), "SAME"),
+        ((1, 1), (3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((4, 4), (3, 3), (2, 2), ((1, 1), (1, 1))),
+        ((6, 3), (1, 7), (1, 1), "SAME"),
+        ((5, 5), (5, 5), (1, 1), "VALID"),
+        ((2, 9), (3, 5), (1, 2), ((2, 1), (0, 3))),
+    ],
+)
+def test_windows_wider_than_a_map_are_the_native_ones(size, kernel, strides, padding):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, *size, 5)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(*kernel, 5, 4)), jnp.float32)
+    expected, pull = jax.vjp(
+        lambda x, w: jax.lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=NUMBERS), x, w
+    )
+    form = functools.partial(convolution, strides=strides, padding=padding, dimension_numbers=NUMBERS)
+    found, pull_ours = jax.vjp(form, x, w)
+    assert "stablehlo.convolution" not in jax.jit(form).lower(x, w).as_text()
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    cotangent = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
+    for one, other in zip(pull_ours(cotangent), pull(cotangent), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
 
 
 @pytest.mark.parametrize("channels, groups", [(64, 1), (32, 32)])

@@ -1,0 +1,78 @@
+"""What moving windows see of an image, and the image that adds up what all windows give back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+Pair = tuple[int, int]
+
+
+def windows(
+    x: jax.Array, size: Pair, strides: Sequence[int], padding: Sequence[Pair], fill: float = 0.0
+) -> list[jax.Array]:
+    """Returns what lies under each place of a moving window, by rows: kh * kw arrays [B, h, w, C].
+
+    Args:
+      x: float [B, H, W, C].
+      size: (kh, kw).
+      strides: (vertical, horizontal).
+      padding: ((top, bottom), (left, right)).
+      fill: what the padding consists of.
+    """
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill)
+    spans = [(n - k) // s * s + 1 for n, k, s in zip(padded.shape[1:3], size, strides, strict=True)]
+    return [
+        padded[:, top : top + spans[0] : strides[0], left : left + spans[1] : strides[1]]
+        for top in range(size[0])
+        for left in range(size[1])
+    ]
+
+
+def gathered(
+    maps: Sequence[jax.Array],
+    share: Callable[..., jax.Array],
+    size: Pair,
+    strides: Sequence[int],
+    padding: Sequence[Pair],
+    shape: Pair,
+) -> jax.Array:
+    """Returns the image of which each pixel is the sum of its shares in all windows that it lies in.
+
+    Padded row s q + r lies in window q - m at the window's row r + s m, for each m >= 0 with r + s m < k;
+    columns likewise. So the pixels of one remainder are a sum of few shifted maps, and those of all
+    remainders, interleaved, are the image: no value is scattered.
+
+    Args:
+      maps: [B, h, w, C] each, values of the windows; windows that there are not have 0.
+      share: (row, column, *maps) -> [B, h', w', C], what windows with these values give to the pixel at that
+        place of theirs.
+      size, strides, padding: of the windows.
+      shape: (H, W) of the image.
+
+    Returns:
+      [B, H, W, C].
+    """
+    counts = [-(-(n + sum(pads)) // s) for n, pads, s in zip(shape, padding, strides, strict=True)]
+    before = [(k - 1) // s for k, s in zip(size, strides, strict=True)]
+    after = [max(count - n, 0) for count, n in zip(counts, maps[0].shape[1:3], strict=True)]
+    spare = ((0, 0), *zip(before, after, strict=True), (0, 0))
+    padded = [jnp.pad(values, spare) for values in maps]
+
+    def rest(r: int, c: int) -> jax.Array:
+        shares = []
+        for row in range(r, size[0], strides[0]):
+            for column in range(c, size[1], strides[1]):
+                y, x = before[0] - row // strides[0], before[1] - column // strides[1]
+                shifted = [values[:, y : y + counts[0], x : x + counts[1]] for values in padded]
+                shares.append(share(row, column, *shifted))
+        nothing = jnp.zeros_like(padded[-1][:, : counts[0], : counts[1]])  # between windows with gaps
+        return sum(shares, start=nothing)
+
+    rows = [jnp.stack([rest(r, c) for c in range(strides[1])], axis=3) for r in range(strides[0])]
+    whole = jnp.stack([row.reshape(*row.shape[:2], -1, row.shape[4]) for row in rows], axis=2)
+    whole = whole.reshape(len(whole), -1, *whole.shape[3:])
+    (top, _), (left, _) = padding
+    return whole[:, top : top + shape[0], left : left + shape[1]]
