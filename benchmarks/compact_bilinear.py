@@ -51,15 +51,17 @@ def classifier_step(projection: str, dim: int, batch: int, channels: int) -> tup
 
 
 def floor_flop(projection: str, dim: int, batch: int, channels: int) -> float:
-    """Returns the fewest FLOP of a step: products of pooling and classifier, forward once, backward twice."""
+    """Returns the fewest FLOP of a step.
+
+    Of pooling once forward and once backward, since a map pooled with itself has one gradient and projections
+    have none; of the classifier once forward and twice backward.
+    """
     positions = SIDE * SIDE
     pooled = dim or channels * channels
+    pooling = 2 * positions * channels * channels
     if projection == "random_maclaurin":
-        pooling = 2 * 2 * positions * channels * dim
-        pooling = min(pooling, 2 * positions * channels**2 + 2 * channels**2 * dim)
-    else:
-        pooling = 2 * positions * channels * channels
-    return 3.0 * batch * (pooling + 2 * pooled * CLASSES)
+        pooling = min(2 * 2 * positions * channels * dim, pooling + 2 * channels**2 * dim)
+    return batch * (2.0 * pooling + 3 * 2 * pooled * CLASSES)
 
 
 def matmul_rate(rounds: int) -> float:
