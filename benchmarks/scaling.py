@@ -15,7 +15,12 @@ import argparse
 import json
 from typing import Any
 
-import train_step
+from imgcls_jax.tools import huge_pages
+
+if __name__ == "__main__":
+    huge_pages.ask_for_them()
+
+import train_step  # noqa: E402
 
 BATCHES, SIZES, CLASSES = (1, 2, 4, 8, 16, 32), (64, 96, 128, 160, 224, 320), (10, 100, 1000, 10_000)
 
@@ -70,5 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    train_step.huge_pages.ask_for_them()
     main()

@@ -27,11 +27,11 @@ def convolution(
 ) -> jax.Array:
     """What `Conv` computes: jax.lax.conv_general_dilated, in a faster form where a CPU has one.
 
-    The mathematics are the same, the sums are taken in another order. On a CPU a convolution of 1x1 is a
-    matrix product, and so is one whose window is wider than the map before or after it, of the map's patches;
-    one of 3x3 in float32 goes by Winograd's filtering, and one of a filter a channel is a sum of shifted
-    images, each times its weights. XLA's own forms of wide windows and of filters a channel take 10 to 100
-    times as long there, and their gradients as well. Everything else, and any other platform, gets the native
+    The mathematics are the same, the sums are taken in another order. On a CPU a convolution of 1x1, and one
+    whose window is wider than the map before or after it, is a matrix product of the map's patches; one of
+    3x3 in float32 goes by Winograd's filtering, and one of a filter a channel is a sum of shifted images,
+    each times its weights. XLA's own forms of wide windows and of filters a channel take 10 to 100 times as
+    long there, and their gradients as well. Everything else, and any other platform, gets the native
     convolution. benchmarks/README.md has the figures.
 
     Args:
@@ -54,23 +54,18 @@ def convolution(
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(inputs.shape[1:3], size, strides, padding)
 
-    def pointwise(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-        pixels = inputs[:, :: strides[0], :: strides[1]]
-        rows = pixels.reshape(-1, pixels.shape[3])  # of two axes, or the weights' gradient is slow
-        product = jnp.matmul(rows, kernel[0, 0], precision=options.get("precision"))
-        return product.reshape(*pixels.shape[:3], -1)
-
     def by_shifts(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
         return depthwise_convolution(inputs, kernel, tuple(strides), tuple(map(tuple, padding)))
 
     def by_patches(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
         patches = jnp.concatenate(windows(inputs, size, strides, padding), axis=3)
-        rows, weights = patches.reshape(-1, patches.shape[3]), kernel.reshape(-1, kernel.shape[3])
+        rows = patches.reshape(-1, patches.shape[3])  # of two axes, or the weights' gradient is slow
+        weights = kernel.reshape(-1, kernel.shape[3])
         product = jnp.matmul(rows, weights, precision=options.get("precision"))
         return product.reshape(*patches.shape[:3], -1)
 
     if groups == 1 and size == (1, 1) and not any(itertools.chain(*padding)):
-        return jax.lax.platform_dependent(inputs, kernel, cpu=pointwise, default=native)
+        return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
     if groups == inputs.shape[3] == kernel.shape[3]:
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
     if groups == 1 and _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding):

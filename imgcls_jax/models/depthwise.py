@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -89,14 +88,10 @@ def _kernel_gradient(
         )
 
     parts = [
-        jnp.stack([over_rows(i, j, first) for i, j in _places(size)]) for first in range(0, height, step)
+        jnp.stack([over_rows(i, j, first) for i, j in itertools.product(*map(range, size))])
+        for first in range(0, height, step)
     ]  # [kh kw, B, w, C] each
     return sum(parts).sum(axis=(1, 2)).reshape(*size, 1, channels)
-
-
-def _places(size: Pair) -> Iterator[Pair]:
-    """Returns the places of a window, by rows."""
-    return itertools.product(range(size[0]), range(size[1]))
 
 
 def _widened(x: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -22,7 +23,8 @@ def windows(
       padding: ((top, bottom), (left, right)).
       fill: what the padding consists of.
     """
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill)
+    pads = any(itertools.chain(*padding))
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill) if pads else x
     spans = [(n - k) // s * s + 1 for n, k, s in zip(padded.shape[1:3], size, strides, strict=True)]
     return [
         padded[:, top : top + spans[0] : strides[0], left : left + spans[1] : strides[1]]

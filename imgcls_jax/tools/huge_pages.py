@@ -14,9 +14,9 @@ def ask_for_them() -> None:
     """Starts the process again with glibc's setting for huge pages; a command's first act, before jax.
 
     On a CPU every step takes the memory of its temporaries from the system and gives it back, and the system
-    clears it page by page. In pages of 2 MiB instead of 4 KiB these are far fewer: 1.2 times the
-    speed of ResNet-18, 2.4 times that of EfficientNet-B0 (benchmarks/README.md). glibc reads the setting at
-    the start of a process only, hence the second start, with the same process id and arguments.
+    clears it page by page. In pages of 2 MiB instead of 4 KiB these are far fewer: 1.2 times
+    the speed of ResNet-18, 2.4 times that of EfficientNet-B0 (benchmarks/README.md). glibc reads the setting
+    at the start of a process only, hence the second start, with the same process id and arguments.
 
     Nothing happens where GLIBC_TUNABLES is set (empty to have no huge pages), where the kernel gives huge
     pages to all or to none, and where there is no glibc of 2.35 or later.

@@ -14,9 +14,8 @@ stand beside it. Measured with jax 0.10.2 for `:test` of all configurations of t
 the estimate's total was 0.91 to 1.08 of XLA's, but 0.86 for imagenet_photos and 0.81 for imagenet_mae, the
 one in bfloat16; temporaries alone 0.5 to 1.2. On one device cub_vgg and cub_bcnn come to 0.72 to 0.81: XLA's
 scheduler for CPUs holds all operands of a weights' gradient (models/winograd.py) at once, which the rule
-does not know. A GPU's compiler lays out, fuses and frees otherwise and was
-not measured: leave a margin. A loss that compares all examples of a batch (SimCLR's) needs more than its
-share.
+does not know. A GPU's compiler lays out, fuses and frees otherwise and was not measured: leave a margin. A
+loss that compares all examples of a batch (SimCLR's) needs more than its share.
 
 FLOPs are those of convolutions and matrix products. The devices sum their gradients once a step (once each
 part with train.accumulate_steps); the sums of BatchNorm are not counted. A checkpoint is the state as it lies
