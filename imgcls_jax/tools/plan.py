@@ -10,12 +10,11 @@ of the data set's size, or photos where the transforms set the size, as many of 
 
 Memory is that of one device: the state, its share of a batch, and temporaries, estimated from the jaxpr
 (step_cost.py) for a GPU or TPU. With `--compile` the estimate is for a CPU, and XLA's own figures for a CPU
-stand beside it. Measured with jax 0.10.2 for `:test` of all configurations of this project on two devices,
-the estimate's total was 0.91 to 1.08 of XLA's, but 0.86 for imagenet_photos and 0.81 for imagenet_mae, the
-one in bfloat16; temporaries alone 0.5 to 1.2. On one device cub_vgg and cub_bcnn come to 0.72 to 0.81: XLA's
-scheduler for CPUs holds all operands of a weights' gradient (models/winograd.py) at once, which the rule
-does not know. A GPU's compiler lays out, fuses and frees otherwise and was not measured: leave a margin. A
-loss that compares all examples of a batch (SimCLR's) needs more than its share.
+stand beside it. Measured with jax 0.10.2 for `:test` of all configurations of this project, the estimate's
+total was 0.89 to 1.10 of XLA's on one device and 0.91 to 1.12 on two (`python -m pytest -m slow -s -k
+every_configuration tests/tools/test_plan.py`). A GPU's compiler lays out, fuses and frees otherwise and was
+not measured: leave a margin. A loss that compares all examples of a batch (SimCLR's) needs more than its
+share.
 
 FLOPs are those of convolutions and matrix products. The devices sum their gradients once a step (once each
 part with train.accumulate_steps); the sums of BatchNorm are not counted. A checkpoint is the state as it lies
@@ -99,7 +98,9 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
         "opt_state_bytes": device_bytes(state.opt_state),
         "carry_bytes": device_bytes(state.carry),
         "batch_bytes": tree_bytes(share),
-        "temporary_bytes": step_cost.temporary_bytes(jaxpr, platform=platform, wider=wider),
+        "temporary_bytes": step_cost.temporary_bytes(
+            jaxpr, platform=platform, wider=wider, donated=len(jax.tree.leaves(state))
+        ),
     }
     frozen = phase.frozen or jax.tree.map(lambda _: False, state.params)
     free = jax.tree.map(lambda leaf, held: None if held else leaf, state.params, frozen)

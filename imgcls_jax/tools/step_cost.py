@@ -1,33 +1,50 @@
 """What a step will cost, from its jaxpr alone, before anything is compiled.
 
 `flops` counts the multiplications and additions of convolutions and matrix products, two for each pair.
-`temporary_bytes` follows the values from the equation that makes them to the last that reads them, as they
-stand in the jaxpr, and returns the most bytes alive at once. Its rule of what XLA keeps in memory:
+`temporary_bytes` follows the values from the operation that makes them to the last that reads them and
+returns the most bytes alive at once. Its rule of what XLA keeps in memory:
 
+  what is computed twice from the same values is computed once;
   a kernel (convolution, matrix product, pooling, gather, sort, a loop, ...) or reduction writes its result;
   what a kernel reads is written first;
   so is an elementwise value with readers on both sides of a kernel: one fused loop cannot serve them both;
-  all else is fused into its readers, which then read its inputs;
-  a CPU multiplies numbers of 16 bits as float32: it copies what a product reads, and keeps what that wrote.
+  all else is fused into its readers, which then read its inputs.
 
-Devices add up what each has summed over its own rows. XLA adds up at once all sums that no other such sum
-waits for, the gradients among them: until then a device keeps each, one for every pass where a parameter
-serves several, and then it has them twice, its own and the total.
+Operations run in the jaxpr's order. XLA for CPUs differs, as its compiled programs show:
+
+  it runs what is ready, first come, first served: all that waits for weights alone before the first layer,
+  all factors of a sum of products before the first product;
+  reductions read memory as kernels do, with the factors of what they add up at their full size;
+  what is made cheaply of one value as large is made anew in fused loops, and written for kernels alone;
+  roots, exponentials and their like are computed once, and written where they go into a loop after a kernel;
+  a convolution reads copies of inputs and kernels that lie otherwise than [B, ..., C] and [..., C, D];
+  numbers of 16 bits are multiplied as float32: a product reads copies, and keeps what it wrote;
+  an input that a donated one's successor may overwrite before its last reader is copied first.
+
+Devices add up what each has summed over its own rows. XLA adds up at once the sums that no other such sum
+waits for, the gradients among them, 256 at a time: until then a device keeps each, one for every pass where a
+parameter serves several, and then it has them twice, its own and the total.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from jax.extend.core import Literal
 
 LOOPS = ("scan", "while", "cond")
 PRODUCTS = ("conv_general_dilated", "dot_general")
+COPY = "copy of an input"
 KERNELS = (
+    COPY,
     *LOOPS,
     *PRODUCTS,
     *("fft", "gather", "sort", "top_k", "argmax", "argmin"),
@@ -39,30 +56,61 @@ KERNELS = (
 )
 REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or")
 SAME_BYTES = ("reshape", "squeeze", "expand_dims", "copy")  # another name for the same buffer
+SPREAD = ("broadcast_in_dim", "iota")
+COSTLY = (
+    *("exp", "exp2", "expm1", "log", "log1p", "pow", "sqrt", "rsqrt", "cbrt", "tanh", "logistic"),
+    *("erf", "erfc", "erf_inv", "sin", "cos", "tan", "atan2", "lgamma", "digamma"),
+)
+JOINED = ("pad", "concatenate")  # elementwise, but never made anew: each reader would do it for every value
+ADDED_AT_ONCE = 256  # sums
+CONSTANT_BYTES = 2**16  # of larger ones XLA may find two alike, too; comparing them takes long
 
 
 class Operation(NamedTuple):
-    """An equation of the whole program; values are numbered."""
+    """An equation of the whole program; values are numbered.
+
+    Attributes:
+      name: of the primitive.
+      reads, writes: values.
+      equation: None for one that XLA adds.
+      is_unary: whether at most one of the values that it reads is as large as its result.
+    """
 
     name: str
     reads: tuple[int, ...]
     writes: tuple[int, ...]
-    equation: Any
+    equation: Any = None
+    is_unary: bool = True
 
 
 class Program(NamedTuple):
-    """A jaxpr with its calls inlined and without what nothing reads.
+    """A jaxpr with its calls inlined, and without what nothing reads and what is there already.
 
     Attributes:
-      operations: in order; one that XLA adds has no equation.
+      operations: in order.
       sizes: bytes of every value.
-      inputs, outputs: values; constants are inputs.
+      inputs: values; constants follow those of the jaxpr.
+      outputs: values in the jaxpr's order, None for a literal.
     """
 
     operations: list[Operation]
     sizes: dict[int, int]
     inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
+    outputs: tuple[int | None, ...]
+
+
+class Schedule(NamedTuple):
+    """When values are in memory; times count operations.
+
+    Attributes:
+      order: places in Program.operations, as they run.
+      born: {value: time at which it is written}, of those that are.
+      last: {value: time of its last reader}.
+    """
+
+    order: list[int]
+    born: dict[int, int]
+    last: dict[int, int]
 
 
 def flops(jaxpr: Any, *, platform: str) -> float:
@@ -78,8 +126,8 @@ def flops(jaxpr: Any, *, platform: str) -> float:
     Returns:
       2 * (number of multiply-adds).
     """
-    operations = _program(jaxpr, platform).operations
-    return sum(_flops_of(operation.equation, platform) for operation in operations)
+    equations = [operation.equation for operation in _program(jaxpr, platform).operations]
+    return sum(_flops_of(equation, platform) for equation in equations if equation is not None)
 
 
 def _flops_of(equation: Any, platform: str) -> float:
@@ -98,7 +146,7 @@ def _flops_of(equation: Any, platform: str) -> float:
     return max(bodies, default=0) if name == "cond" else sum(bodies) * parameters.get("length", 1)
 
 
-def temporary_bytes(jaxpr: Any, *, platform: str, wider: Any = None) -> int:
+def temporary_bytes(jaxpr: Any, *, platform: str, wider: Any = None, donated: int = 0) -> int:
     """Returns the most bytes alive at once besides the inputs, by the rule above.
 
     Outputs that are fused count nothing: a donated state takes them in.
@@ -107,6 +155,7 @@ def temporary_bytes(jaxpr: Any, *, platform: str, wider: Any = None) -> int:
       jaxpr, platform: as for flops; of one device's share of the rows.
       wider: the same function's for more rows, which shows what is summed over rows; None where devices
         add up nothing, or the jaxpr itself says what (jax.lax.psum).
+      donated: how many inputs, the first, give their memory to as many outputs, the first.
     """
     program = _program(jaxpr, platform)
     other = None if wider is None else _program(wider, platform)
@@ -115,13 +164,16 @@ def temporary_bytes(jaxpr: Any, *, platform: str, wider: Any = None) -> int:
     pairs = zip(program.operations, other.operations, strict=True) if other else ()
     wide = {id(one.equation): widened.equation for one, widened in pairs}
     program = _added_up(program, _sums(program, other))
-    born, last = _lifetimes(program)
+    if platform == "cpu":
+        program = _spread_out(_saved(program, donated))
+    schedule = _schedule(program, platform)
     births, deaths = defaultdict(int), defaultdict(int)
-    for value, at in born.items():
+    for value, at in schedule.born.items():
         births[at] += program.sizes[value]
-        deaths[max(last.get(value, at), at)] += program.sizes[value]
+        deaths[max(schedule.last.get(value, at), at)] += program.sizes[value]
     alive = peak = 0
-    for at, operation in enumerate(program.operations):
+    for at, place in enumerate(schedule.order):
+        operation = program.operations[place]
         alive += births[at]
         bodies = list(_bodies(operation.equation))
         wider_bodies = _bodies(wide[id(operation.equation)]) if wide and bodies else [None] * len(bodies)
@@ -129,8 +181,6 @@ def temporary_bytes(jaxpr: Any, *, platform: str, wider: Any = None) -> int:
             temporary_bytes(body, platform=platform, wider=one)
             for body, one in zip(bodies, wider_bodies, strict=True)
         ]
-        if platform == "cpu" and operation.name in PRODUCTS:
-            within.append(2 * sum(_bytes(read) for read in operation.equation.invars if _is_half(read)))
         peak = max(peak, alive + max(within, default=0))
         alive -= deaths[at]
     return peak
@@ -153,73 +203,184 @@ def _sums(program: Program, wider: Program | None) -> set[int]:
 
 
 def _added_up(program: Program, sums: set[int]) -> Program:
-    """Returns the program with the sums that lead to no other added up in one operation, late enough."""
+    """Returns the program with the sums that lead to no other added up, each group in one late operation."""
     leads_on: set[int] = set()
     for operation in reversed(program.operations):
         if (leads_on | sums) & set(operation.writes):
             leads_on |= set(operation.reads)
-    last = sorted(sums - leads_on)
-    if not last:
-        return program
-    totals = {value: len(program.sizes) + place for place, value in enumerate(last)}
+    last = sorted(sums - leads_on, reverse=True)  # XLA begins with those that are ready last
+    for start in range(0, len(last), ADDED_AT_ONCE):
+        program = _added_up_at_once(program, last[start : start + ADDED_AT_ONCE])
+    return program
+
+
+def _added_up_at_once(program: Program, sums: Sequence[int]) -> Program:
+    totals = {value: len(program.sizes) + place for place, value in enumerate(sums)}
     sizes = program.sizes | {total: program.sizes[value] for value, total in totals.items()}
-    before, after, known_after = [], [], set(last)
+    before, after, known_after = [], [], set(sums)
     for operation in program.operations:
-        late = bool(known_after & set(operation.reads))
+        late = not known_after.isdisjoint(operation.reads)
         known_after |= set(operation.writes) if late else set()
         reads = tuple(totals.get(value, value) for value in operation.reads)
         (after if late else before).append(operation._replace(reads=reads))
-    adding = Operation("all_reduce", tuple(last), tuple(totals.values()), None)
+    adding = Operation("all_reduce", tuple(sums), tuple(totals.values()))
     outputs = tuple(totals.get(value, value) for value in program.outputs)
     return Program([*before, adding, *after], sizes, program.inputs, outputs)
 
 
-def _lifetimes(program: Program) -> tuple[dict[int, int], dict[int, int]]:
-    """Returns {value: place of the operation that writes it to memory}, and that of its last reader."""
-    operations = program.operations
+def _saved(program: Program, donated: int) -> Program:
+    """Returns the program with copies of the inputs that others than an output's makers read.
+
+    The output takes the input's memory as soon as it is made; whatever it does not wait for reads a copy.
+    """
+    successors = dict(zip(program.inputs[:donated], program.outputs[:donated], strict=True))
+    makers = {value: at for at, operation in enumerate(program.operations) for value in operation.writes}
+    waits_for: list[int] = []  # a set in bits: the operation itself and all before it
+    copies: dict[int, int] = {}
+    for at, operation in enumerate(program.operations):
+        before = [waits_for[makers[value]] for value in operation.reads if value in makers]
+        waits_for.append(functools.reduce(operator.or_, before, 1 << at))
+    for at, operation in enumerate(program.operations):
+        for value in operation.reads:
+            maker = makers.get(successors.get(value))
+            if maker is not None and not waits_for[maker] >> at & 1:
+                copies.setdefault(value, len(program.sizes) + len(copies))
+    copying = [Operation(COPY, (value,), (copy,)) for value, copy in copies.items()]
+    reading = [
+        operation._replace(reads=tuple(copies.get(value, value) for value in operation.reads))
+        for operation in program.operations
+    ]
+    sizes = program.sizes | {copy: program.sizes[value] for value, copy in copies.items()}
+    return program._replace(operations=copying + reading, sizes=sizes)
+
+
+def _spread_out(program: Program) -> Program:
+    """Returns the program with factors as large as the products that reductions, and they alone, add up."""
+    factors = _factors(program.operations)
+    sizes, operations = dict(program.sizes), []
+    for at, operation in enumerate(program.operations):
+        reads = list(operation.reads) if at in factors else []
+        for place, value in enumerate(reads):
+            if sizes[value] < sizes[operation.writes[0]]:
+                reads[place] = len(sizes)
+                sizes[reads[place]] = sizes[operation.writes[0]]
+                operations.append(Operation("broadcast_in_dim", (value,), (reads[place],)))
+        operations.append(operation._replace(reads=tuple(reads)) if reads else operation)
+    return program._replace(operations=operations, sizes=sizes)
+
+
+def _factors(operations: Sequence[Operation]) -> set[int]:
+    """Returns the places of the products that nothing but reductions reads."""
+    names = defaultdict(set)
+    for operation in operations:
+        for value in operation.reads:
+            names[value].add(operation.name)
+    return {
+        at
+        for at, operation in enumerate(operations)
+        if operation.name == "mul" and set() < names[operation.writes[0]] <= {*REDUCTIONS}
+    }
+
+
+def _schedule(program: Program, platform: str) -> Schedule:
+    """Says which values are written to memory, when, and until when they are read."""
+    operations, on_cpu = program.operations, platform == "cpu"
     kernels_before = list(itertools.accumulate(operation.name in KERNELS for operation in operations))
+    factors = _factors(operations) if on_cpu else set()
+    apart = (*KERNELS, *REDUCTIONS) if on_cpu else KERNELS  # read memory, unfused
     readers = defaultdict(list)
     for at, operation in enumerate(operations):
         for value in operation.reads:
             readers[value].append(at)
-
-    def is_written(operation: Operation, value: int, buffers: set[int]) -> bool:
-        if operation.name in (*KERNELS, *REDUCTIONS):
-            return True
-        if operation.name in SAME_BYTES and buffers == set(operation.reads):
-            return False
-        places = readers[value]
-        if any(operations[at].name in KERNELS for at in places):
-            return True
-        spread = operation.name not in (*SAME_BYTES, "broadcast_in_dim", "iota")
-        return spread and bool(places) and kernels_before[places[-1]] > kernels_before[places[0]]
+    in_memory: set[int] = set()  # values that must be there, under this name or another
+    far: dict[int, int] = defaultdict(int)  # kernels before the last loop that a value goes into
+    for at, operation in reversed(list(enumerate(operations))):
+        renamed = operation.name in SAME_BYTES and in_memory & set(operation.writes)
+        if operation.name in apart or at in factors or renamed:
+            in_memory.update(operation.reads)
+        fused = () if operation.name in apart else operation.writes
+        for value in operation.reads:
+            far[value] = max(far[value], kernels_before[at], *(far[result] for result in fused))
 
     buffers = {value: {value} for value in program.inputs}  # what must be in memory for a value to be read
-    born: dict[int, int] = {}
-    last: dict[int, int] = {}
+    anew: dict[int, set[int]] = {}  # the same for a fused reader, where it computes the value itself
+    spread: set[int] = set()
+    costly: set[int] = set()
+    writers: dict[int, int] = {}
+    reads: list[set[int]] = []
     for at, operation in enumerate(operations):
-        read = set().union(*(buffers[value] for value in operation.reads))
+        from_memory = operation.name in apart or at in factors
+        read = set().union(
+            *(buffers[value] if from_memory else anew.get(value, buffers[value]) for value in operation.reads)
+        )
+        reads.append(read)
+        if operation.name in SPREAD or (operation.name in SAME_BYTES and set(operation.reads) <= spread):
+            spread.update(operation.writes)
+        is_costly = on_cpu and (operation.name in COSTLY or not costly.isdisjoint(operation.reads))
+        is_cheap = on_cpu and operation.is_unary and not is_costly and operation.name not in JOINED
         for value in operation.writes:
-            written = is_written(operation, value, read)
+            places = readers[value] or [at]
+            if operation.name in (*KERNELS, *REDUCTIONS):
+                written = True
+            elif at in factors or (operation.name in SAME_BYTES and read == set(operation.reads)):
+                written = False
+            elif value in in_memory:
+                written = True
+            elif on_cpu and operation.name in COSTLY:
+                written = far[value] > kernels_before[at]
+            else:
+                across = kernels_before[places[-1]] > kernels_before[places[0]]
+                written = across and not is_cheap and value not in spread
             buffers[value] = {value} if written else read
             if written:
-                born[value] = at
-                last.update(dict.fromkeys(read, at))
-    end = len(operations) - 1
-    last.update(dict.fromkeys(set().union(*(buffers[value] for value in program.outputs)), end))
-    return born, last
+                writers[value] = at
+                if is_cheap and operation.name not in (*KERNELS, *REDUCTIONS):
+                    anew[value] = read
+            elif is_costly:
+                costly.add(value)
+
+    order = list(range(len(operations)))
+    if on_cpu:
+        order = _first_come([{writers[value] for value in read if value in writers} for read in reads])
+    time = {at: when for when, at in enumerate(order)}
+    outputs = set(program.outputs)
+    last = {value: len(order) - 1 for value in outputs if value in writers}
+    for at, operation in enumerate(operations):
+        if any(value in writers or value in outputs for value in operation.writes):
+            for value in reads[at]:
+                last[value] = max(last.get(value, 0), time[at])
+    return Schedule(order, {value: time[at] for value, at in writers.items()}, last)
+
+
+def _first_come(waits_for: Sequence[set[int]]) -> list[int]:
+    """Returns the operations in the order in which they get ready, given those that each waits for."""
+    missing = [len(others) for others in waits_for]
+    followers = defaultdict(list)
+    for at, others in enumerate(waits_for):
+        for other in others:
+            followers[other].append(at)
+    order = [at for at, number in enumerate(missing) if not number]
+    for at in order:
+        for follower in followers[at]:
+            missing[follower] -= 1
+            if not missing[follower]:
+                order.append(follower)
+    return order
 
 
 # ---- a jaxpr as one list
 
 
 def _bodies(equation: Any) -> Iterator[Any]:
-    """Yields the jaxprs that an equation holds."""
+    """Yields the jaxprs that an equation holds, most of them closed."""
     for parameter in equation.params.values() if equation is not None else ():
         for item in parameter if isinstance(parameter, tuple | list) else (parameter,):
-            inner = getattr(item, "jaxpr", item)
-            if hasattr(inner, "eqns"):
-                yield inner
+            if hasattr(item, "eqns"):
+                yield item
+
+
+def _open(jaxpr: Any) -> Any:
+    return getattr(jaxpr, "jaxpr", jaxpr)
 
 
 def _called(equation: Any, reads: list[int | None], platform: str) -> tuple[Any, list[int | None]]:
@@ -228,57 +389,110 @@ def _called(equation: Any, reads: list[int | None], platform: str) -> tuple[Any,
     if platforms:  # jax.lax.platform_dependent: the first operand only says which platform it is
         own = next(place for place, names in enumerate(platforms) if names is None or platform in names)
         return bodies[own], reads[1:]
-    calls = bodies and equation.primitive.name not in LOOPS and len(bodies[0].invars) == len(reads)
+    calls = bodies and equation.primitive.name not in LOOPS and len(_open(bodies[0]).invars) == len(reads)
     return (bodies[0] if calls else None), reads
 
 
+def _elements(variable: Any) -> int:
+    return math.prod(getattr(variable.aval, "shape", ()))
+
+
 def _bytes(variable: Any) -> int:
-    shape, dtype = getattr(variable.aval, "shape", ()), getattr(variable.aval, "dtype", None)
-    return math.prod(shape) * getattr(dtype, "itemsize", 0)
+    return _elements(variable) * getattr(getattr(variable.aval, "dtype", None), "itemsize", 0)
 
 
 def _is_half(variable: Any) -> bool:
     return getattr(getattr(variable.aval, "dtype", None), "itemsize", 0) == 2
 
 
+def _lies_otherwise(equation: Any) -> tuple[bool, bool]:
+    """Says whether a convolution's inputs are other than [B, ..., C], and its kernel than [..., C, D]."""
+    inputs, kernel, _ = equation.params["dimension_numbers"]
+    last = len(inputs) - 1
+    return inputs != (0, last, *range(1, last)), kernel != (last, last - 1, *range(last - 1))
+
+
 def _program(jaxpr: Any, platform: str) -> Program:
-    """Inlines every call of a jaxpr and drops what no output needs."""
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    """Inlines every call of a jaxpr, and drops what no output needs and what is computed a second time."""
     sizes: dict[int, int] = {}
+    inputs: list[int] = []
     operations: list[Operation] = []
+    spread: set[int] = set()
+    known: dict[Any, tuple[int, ...]] = {}  # what was computed how
 
     def number(variables: Sequence[Any]) -> dict[Any, int]:
         numbers = {variable: len(sizes) + place for place, variable in enumerate(variables)}
         sizes.update({numbers[variable]: _bytes(variable) for variable in variables})
         return numbers
 
+    def constants(called: Any) -> dict[Any, int]:
+        variables, numbers = _open(called).constvars, {}
+        values = getattr(called, "consts", [None] * len(variables))
+        for variable, value in zip(variables, values, strict=True):
+            key: Any = variable
+            if isinstance(value, np.ndarray | jax.Array) and value.nbytes <= CONSTANT_BYTES:
+                if not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
+                    key = (str(variable.aval), np.asarray(value).tobytes())
+            if key not in known:
+                known[key] = tuple(number([variable]).values())
+                inputs.extend(known[key])
+            (numbers[variable],) = known[key]
+        return numbers
+
+    def copied(value: int | None, variable: Any, turns: bool) -> int | None:
+        """Returns the value as a product on a CPU reads it."""
+        if value is None or not (turns or _is_half(variable)):
+            return value
+        key = ("copy for a product", value, turns)
+        if key not in known:
+            known[key] = (len(sizes),)
+            sizes[len(sizes)] = _bytes(variable) * (2 if _is_half(variable) else 1)
+            operations.append(Operation("transpose", (value,), known[key]))
+        return known[key][0]
+
     def walk(inner: Any, names: dict[Any, int | None]) -> None:
         for equation in inner.eqns:
-            reads = [None if isinstance(v, Literal) else names[v] for v in equation.invars]
+            name, variables = equation.primitive.name, equation.invars
+            reads = [None if isinstance(v, Literal) else names[v] for v in variables]
             called, reads = _called(equation, reads, platform)
             if called is not None:
-                constants = number(called.constvars)
-                inputs.extend(constants.values())
-                own = dict(zip(called.invars, reads, strict=True)) | constants
-                walk(called, own)
-                results = [None if isinstance(v, Literal) else own[v] for v in called.outvars]
+                own = dict(zip(_open(called).invars, reads, strict=True)) | constants(called)
+                walk(_open(called), own)
+                results = [None if isinstance(v, Literal) else own[v] for v in _open(called).outvars]
                 names.update(zip(equation.outvars, results, strict=True))
                 continue
+            literals = [str(v) for v in variables if isinstance(v, Literal)]
+            avals = [str(v.aval) for v in equation.outvars]
+            key = (name, tuple(reads), str((literals, avals, equation.params)))
+            # What reads nothing may be alike for this many rows alone, such as zeros [1, K].
+            comparable = any(r is not None for r in reads) or not equation.outvars[0].aval.shape
+            if key in known and comparable and not any(_bodies(equation)):
+                names.update(zip(equation.outvars, known[key], strict=True))
+                continue
+            if platform == "cpu" and name in PRODUCTS:
+                turns = _lies_otherwise(equation) if name == "conv_general_dilated" else (False, False)
+                reads = [copied(*one) for one in zip(reads, variables, turns, strict=True)]
             written = number(equation.outvars)
             names.update(written)
-            if platform == "cpu" and equation.primitive.name in PRODUCTS and _is_half(equation.outvars[0]):
+            known[key] = tuple(written.values())
+            if platform == "cpu" and name in PRODUCTS and _is_half(equation.outvars[0]):
                 sizes[written[equation.outvars[0]]] *= 2
-            known = tuple(value for value in reads if value is not None)
-            operations.append(Operation(equation.primitive.name, known, tuple(written.values()), equation))
+            result = max(map(_elements, equation.outvars), default=0)
+            pairs = [(v, r) for v, r in zip(variables, reads, strict=True) if r is not None]
+            large = {r for v, r in pairs if _elements(v) >= result and r not in spread}
+            if name in SPREAD:
+                spread.update(known[key])
+            read = tuple(r for _, r in pairs)
+            operations.append(Operation(name, read, known[key], equation, len(large) <= 1))
 
-    names: dict[Any, int | None] = number([*jaxpr.invars, *jaxpr.constvars])
-    inputs = list(names.values())
-    walk(jaxpr, names)
-    outputs = [None if isinstance(v, Literal) else names[v] for v in jaxpr.outvars]
-    needed = {value for value in outputs if value is not None}
-    results, kept = tuple(needed), []
+    names: dict[Any, int | None] = number(_open(jaxpr).invars)
+    inputs.extend(names.values())
+    names |= constants(jaxpr)
+    walk(_open(jaxpr), names)
+    outputs = [None if isinstance(v, Literal) else names[v] for v in _open(jaxpr).outvars]
+    needed, kept = {value for value in outputs if value is not None}, []
     for operation in reversed(operations):
         if needed & set(operation.writes):
             needed |= set(operation.reads)
             kept.append(operation)
-    return Program(kept[::-1], sizes, tuple(inputs), results)
+    return Program(kept[::-1], sizes, tuple(inputs), tuple(outputs))

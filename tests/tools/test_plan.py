@@ -1,7 +1,11 @@
 """A plan against the parameter sheets, known FLOPs, XLA's own memory figure and a run's checkpoint."""
 
+import functools
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -73,10 +77,52 @@ def test_temporaries_counted_by_hand():
         return jnp.sum(((x @ x) @ x) @ x)
 
     x = jnp.zeros((10, 10))
-    assert step_cost.temporary_bytes(jax.make_jaxpr(fused)(x), platform="cpu") == 4
-    assert step_cost.temporary_bytes(jax.make_jaxpr(chain)(x), platform="cpu") == 2 * 400
+    assert step_cost.temporary_bytes(jax.make_jaxpr(fused)(x), platform="cuda") == 4
+    assert step_cost.temporary_bytes(jax.make_jaxpr(chain)(x), platform="cuda") == 2 * 400
     kept = jax.make_jaxpr(lambda x: jnp.tanh(x) + jnp.tanh(x) @ x)(x)
-    assert step_cost.temporary_bytes(kept, platform="cpu") >= 800
+    assert step_cost.temporary_bytes(kept, platform="cuda") == 800
+
+
+def test_what_is_computed_twice_counts_once():
+    table = np.ones((10, 10), np.float32)  # a constant that every call brings along anew
+    twice = jax.make_jaxpr(lambda x: jax.jit(lambda x: x @ table)(x) + jax.jit(lambda x: x @ table)(x))(table)
+    assert step_cost.flops(twice, platform="cpu") == 2 * 10**3
+
+
+def test_a_cpu_runs_what_is_ready():
+    """So all factors stand before the first product; in the jaxpr's order two of them at a time do."""
+    x = jnp.zeros((10, 10))
+    traced = jax.make_jaxpr(lambda x: sum((x * k) @ (x + k) for k in range(2, 7)))(x)
+    on = {platform: step_cost.temporary_bytes(traced, platform=platform) for platform in ("cpu", "cuda")}
+    assert on == {"cpu": (10 + 1) * 400, "cuda": (4 + 2 + 1) * 400}
+
+
+def test_a_reduction_on_a_cpu_reads_factors_of_full_size():
+    traced = jax.make_jaxpr(lambda x: jnp.sum(x * jnp.sum(x, 1, keepdims=True)))(jnp.zeros((10, 10)))
+    on = {platform: step_cost.temporary_bytes(traced, platform=platform) for platform in ("cpu", "cuda")}
+    assert on == {"cpu": 40 + 400, "cuda": 40 + 4}
+
+
+def test_a_weight_that_others_read_after_its_update_is_copied():
+    x = jnp.zeros((10, 10))
+    others = jax.make_jaxpr(lambda weight, x: (weight - x @ x, weight @ x))(x, x)
+    makers = jax.make_jaxpr(lambda weight, x: (weight - (weight @ x) @ x, x @ x))(x, x)
+    for traced, more in ((others, 400), (makers, 0)):
+        kept = step_cost.temporary_bytes(traced, platform="cpu")
+        assert step_cost.temporary_bytes(traced, platform="cpu", donated=1) == kept + more
+
+
+def test_a_convolution_on_a_cpu_reads_copies_of_what_lies_otherwise():
+    images, kernel = jnp.zeros((4, 10, 10, 3)), jnp.zeros((10, 10, 3, 1))
+
+    def bytes_of(images, layout):
+        convolve = functools.partial(
+            jax.lax.conv_general_dilated, window_strides=(1, 1), padding="VALID", dimension_numbers=layout
+        )
+        return step_cost.temporary_bytes(jax.make_jaxpr(convolve)(images, kernel), platform="cpu")
+
+    assert bytes_of(images, ("NHWC", "HWIO", "NHWC")) == 4 * 4
+    assert bytes_of(images.transpose(1, 2, 3, 0), ("HWCN", "HWIO", "NHWC")) == 4 * 4 + images.nbytes
 
 
 def test_constants_of_a_function_within_are_at_hand():
@@ -87,7 +133,9 @@ def test_constants_of_a_function_within_are_at_hand():
 
 
 def test_halves_are_multiplied_as_float32_on_a_cpu():
-    traced = jax.make_jaxpr(lambda x: jnp.sum(x @ x, dtype=jnp.float32))(jnp.zeros((10, 10), jnp.bfloat16))
+    traced = jax.make_jaxpr(lambda x, y: jnp.sum(x @ y, dtype=jnp.float32))(
+        *[jnp.zeros((10, 10), jnp.bfloat16)] * 2
+    )
     on = {platform: step_cost.temporary_bytes(traced, platform=platform) for platform in ("cpu", "cuda")}
     assert on == {"cpu": 3 * 400, "cuda": 200 + 4}  # both operands copied, and the result
 
@@ -117,7 +165,7 @@ def test_memory_is_near_xlas_own(model):
     (phase,) = plan.plan(config, None, xla=True)["phases"]
     arguments, temporaries = phase["xla_argument_bytes"], phase["xla_temporary_bytes"]
     assert phase["total_bytes"] - phase["temporary_bytes"] == pytest.approx(arguments, rel=0.01)
-    assert phase["total_bytes"] == pytest.approx(arguments + temporaries, rel=0.2)
+    assert phase["total_bytes"] == pytest.approx(arguments + temporaries, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +179,29 @@ def test_memory_of_a_network_that_a_step_passes_through_often_is_near_xlas_own(f
     (phase,) = plan.plan(config, None, xla=True)["phases"]
     xla = phase["xla_argument_bytes"] + phase["xla_temporary_bytes"]
     assert phase["total_bytes"] == pytest.approx(xla, rel=0.1)
+
+
+CONFIGURATIONS = sorted(file.stem for file in (ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", (1, 2))
+@pytest.mark.parametrize("stem", CONFIGURATIONS)
+def test_memory_of_every_configuration_is_near_xlas_own(stem, devices):
+    """Compiled as a command does it. With -s the figures are shown."""
+    command = [sys.executable, "-m", "imgcls_jax.tools.plan", "--config", f"configs/{stem}.py:test"]
+    command += [f"--devices={devices}", "--compile", "--format=json"]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    for stand_in in ([], ["--num_examples=5000", "--num_classes=10"]):
+        done = subprocess.run(command + stand_in, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0, done.stderr
+    for phase in json.loads(done.stdout)["phases"]:
+        xla = phase["xla_argument_bytes"] + phase["xla_temporary_bytes"]
+        ratio = phase["total_bytes"] / xla
+        print(f"{stem} {phase['name']} on {devices}: {ratio:.2f} of {plan.size(xla)}")
+        assert ratio == pytest.approx(1, abs=0.2)
 
 
 def test_checkpoint_is_what_a_run_writes(tmp_path):
