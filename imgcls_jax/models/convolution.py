@@ -96,6 +96,8 @@ def _gains_by_winograd(
         and max(itertools.chain(*padding)) < winograd.TAPS
         and min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
         and winograd.INPUTS * -(-width // winograd.OUTPUTS) < 0.7 * winograd.TAPS * width
+        # On explicit axes each sum over rows, of the weights' gradient, would have to say how it is sharded.
+        and not jax.typeof(inputs).sharding.mesh.explicit_axes
     )
 
 

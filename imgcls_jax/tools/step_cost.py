@@ -4,7 +4,6 @@
 `temporary_bytes` follows the values from the operation that makes them to the last that reads them and
 returns the most bytes alive at once. Its rule of what XLA keeps in memory:
 
-  what is computed twice from the same values is computed once;
   a kernel (convolution, matrix product, pooling, gather, sort, a loop, ...) or reduction writes its result;
   what a kernel reads is written first;
   so is an elementwise value with readers on both sides of a kernel: one fused loop cannot serve them both;
@@ -14,12 +13,10 @@ Operations run in the jaxpr's order. XLA for CPUs differs, as its compiled progr
 
   it runs what is ready, first come, first served: all that waits for weights alone before the first layer,
   all factors of a sum of products before the first product;
-  reductions read memory as kernels do, with the factors of what they add up at their full size;
+  reductions read memory as kernels do, and the factors of what they add up at their full size;
   what is made cheaply of one value as large is made anew in fused loops, and written for kernels alone;
-  roots, exponentials and their like are computed once, and written where they go into a loop after a kernel;
-  a convolution reads copies of inputs and kernels that lie otherwise than [B, ..., C] and [..., C, D];
-  numbers of 16 bits are multiplied as float32: a product reads copies, and keeps what it wrote;
-  an input that a donated one's successor may overwrite before its last reader is copied first.
+  an exponential or the like is computed once, and written where it goes into a loop after a kernel;
+  a weight that others than its successor's makers read is copied: the successor takes its memory at once.
 
 Devices add up what each has summed over its own rows. XLA adds up at once the sums that no other such sum
 waits for, the gradients among them, 256 at a time: until then a device keeps each, one for every pass where a
@@ -33,15 +30,11 @@ import itertools
 import math
 import operator
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-from jax.extend.core import Literal
+from imgcls_jax.tools.step_program import LOOPS, PRODUCTS, SPREAD, Operation, Program, bodies, program_of
 
-LOOPS = ("scan", "while", "cond")
-PRODUCTS = ("conv_general_dilated", "dot_general")
 COPY = "copy of an input"
 KERNELS = (
     COPY,
@@ -56,47 +49,12 @@ KERNELS = (
 )
 REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or")
 SAME_BYTES = ("reshape", "squeeze", "expand_dims", "copy")  # another name for the same buffer
-SPREAD = ("broadcast_in_dim", "iota")
 COSTLY = (
     *("exp", "exp2", "expm1", "log", "log1p", "pow", "sqrt", "rsqrt", "cbrt", "tanh", "logistic"),
     *("erf", "erfc", "erf_inv", "sin", "cos", "tan", "atan2", "lgamma", "digamma"),
 )
-JOINED = ("pad", "concatenate")  # elementwise, but never made anew: each reader would do it for every value
+JOINED = ("pad", "concatenate")  # fused, but never made anew: many windows read one such value
 ADDED_AT_ONCE = 256  # sums
-CONSTANT_BYTES = 2**16  # of larger ones XLA may find two alike, too; comparing them takes long
-
-
-class Operation(NamedTuple):
-    """An equation of the whole program; values are numbered.
-
-    Attributes:
-      name: of the primitive.
-      reads, writes: values.
-      equation: None for one that XLA adds.
-      is_unary: whether at most one of the values that it reads is as large as its result.
-    """
-
-    name: str
-    reads: tuple[int, ...]
-    writes: tuple[int, ...]
-    equation: Any = None
-    is_unary: bool = True
-
-
-class Program(NamedTuple):
-    """A jaxpr with its calls inlined, and without what nothing reads and what is there already.
-
-    Attributes:
-      operations: in order.
-      sizes: bytes of every value.
-      inputs: values; constants follow those of the jaxpr.
-      outputs: values in the jaxpr's order, None for a literal.
-    """
-
-    operations: list[Operation]
-    sizes: dict[int, int]
-    inputs: tuple[int, ...]
-    outputs: tuple[int | None, ...]
 
 
 class Schedule(NamedTuple):
@@ -126,7 +84,7 @@ def flops(jaxpr: Any, *, platform: str) -> float:
     Returns:
       2 * (number of multiply-adds).
     """
-    equations = [operation.equation for operation in _program(jaxpr, platform).operations]
+    equations = [operation.equation for operation in program_of(jaxpr, platform).operations]
     return sum(_flops_of(equation, platform) for equation in equations if equation is not None)
 
 
@@ -142,8 +100,8 @@ def _flops_of(equation: Any, platform: str) -> float:
         (contracted, _), _ = parameters["dimension_numbers"]
         summed = math.prod(shapes[0][axis] for axis in contracted)
         return 2 * math.prod(equation.outvars[0].aval.shape) * summed
-    bodies = [flops(body, platform=platform) for body in _bodies(equation)]
-    return max(bodies, default=0) if name == "cond" else sum(bodies) * parameters.get("length", 1)
+    within = [flops(body, platform=platform) for body in bodies(equation)]
+    return max(within, default=0) if name == "cond" else sum(within) * parameters.get("length", 1)
 
 
 def temporary_bytes(jaxpr: Any, *, platform: str, wider: Any = None, donated: int = 0) -> int:
@@ -157,8 +115,8 @@ def temporary_bytes(jaxpr: Any, *, platform: str, wider: Any = None, donated: in
         add up nothing, or the jaxpr itself says what (jax.lax.psum).
       donated: how many inputs, the first, give their memory to as many outputs, the first.
     """
-    program = _program(jaxpr, platform)
-    other = None if wider is None else _program(wider, platform)
+    program = program_of(jaxpr, platform)
+    other = None if wider is None else program_of(wider, platform)
     if other and [one.name for one in program.operations] != [one.name for one in other.operations]:
         other = None  # a permutation of more rows may take another round
     pairs = zip(program.operations, other.operations, strict=True) if other else ()
@@ -175,11 +133,11 @@ def temporary_bytes(jaxpr: Any, *, platform: str, wider: Any = None, donated: in
     for at, place in enumerate(schedule.order):
         operation = program.operations[place]
         alive += births[at]
-        bodies = list(_bodies(operation.equation))
-        wider_bodies = _bodies(wide[id(operation.equation)]) if wide and bodies else [None] * len(bodies)
+        inner = list(bodies(operation.equation))
+        wider_inner = bodies(wide[id(operation.equation)]) if wide and inner else [None] * len(inner)
         within = [
             temporary_bytes(body, platform=platform, wider=one)
-            for body, one in zip(bodies, wider_bodies, strict=True)
+            for body, one in zip(inner, wider_inner, strict=True)
         ]
         peak = max(peak, alive + max(within, default=0))
         alive -= deaths[at]
@@ -284,23 +242,32 @@ def _factors(operations: Sequence[Operation]) -> set[int]:
 
 def _schedule(program: Program, platform: str) -> Schedule:
     """Says which values are written to memory, when, and until when they are read."""
-    operations, on_cpu = program.operations, platform == "cpu"
-    kernels_before = list(itertools.accumulate(operation.name in KERNELS for operation in operations))
-    factors = _factors(operations) if on_cpu else set()
-    apart = (*KERNELS, *REDUCTIONS) if on_cpu else KERNELS  # read memory, unfused
-    readers = defaultdict(list)
+    operations, outputs = program.operations, set(program.outputs)
+    writers, reads = _memory(program, on_cpu=platform == "cpu")
+    order = list(range(len(operations)))
+    if platform == "cpu":
+        order = _first_come([{writers[value] for value in read if value in writers} for read in reads])
+    time = {at: when for when, at in enumerate(order)}
+    last = {value: len(order) - 1 for value in outputs if value in writers}
     for at, operation in enumerate(operations):
-        for value in operation.reads:
-            readers[value].append(at)
-    in_memory: set[int] = set()  # values that must be there, under this name or another
-    far: dict[int, int] = defaultdict(int)  # kernels before the last loop that a value goes into
-    for at, operation in reversed(list(enumerate(operations))):
-        renamed = operation.name in SAME_BYTES and in_memory & set(operation.writes)
-        if operation.name in apart or at in factors or renamed:
-            in_memory.update(operation.reads)
-        fused = () if operation.name in apart else operation.writes
-        for value in operation.reads:
-            far[value] = max(far[value], kernels_before[at], *(far[result] for result in fused))
+        if any(value in writers or value in outputs for value in operation.writes):
+            for value in reads[at]:
+                last[value] = max(last.get(value, 0), time[at])
+    return Schedule(order, {value: time[at] for value, at in writers.items()}, last)
+
+
+def _memory(program: Program, *, on_cpu: bool) -> tuple[dict[int, int], list[set[int]]]:
+    """Returns {value: place of the operation that writes it}, and what each operation reads in memory."""
+    operations = program.operations
+    kernels = (*KERNELS, *REDUCTIONS)
+    factors = _factors(operations) if on_cpu else set()
+    unfused = [
+        operation.name in (kernels if on_cpu else KERNELS) or at in factors
+        for at, operation in enumerate(operations)
+    ]
+    kernels_before = list(itertools.accumulate(operation.name in KERNELS for operation in operations))
+    asked_for = _asked_for(operations, unfused)
+    first, last, far = _reach(operations, kernels_before, unfused)
 
     buffers = {value: {value} for value in program.inputs}  # what must be in memory for a value to be read
     anew: dict[int, set[int]] = {}  # the same for a fused reader, where it computes the value itself
@@ -309,47 +276,59 @@ def _schedule(program: Program, platform: str) -> Schedule:
     writers: dict[int, int] = {}
     reads: list[set[int]] = []
     for at, operation in enumerate(operations):
-        from_memory = operation.name in apart or at in factors
-        read = set().union(
-            *(buffers[value] if from_memory else anew.get(value, buffers[value]) for value in operation.reads)
-        )
+        seen = [buffers[v] if unfused[at] else anew.get(v, buffers[v]) for v in operation.reads]
+        read = set().union(*seen)
         reads.append(read)
-        if operation.name in SPREAD or (operation.name in SAME_BYTES and set(operation.reads) <= spread):
+        renames = operation.name in SAME_BYTES
+        if operation.name in SPREAD or (renames and set(operation.reads) <= spread):
             spread.update(operation.writes)
         is_costly = on_cpu and (operation.name in COSTLY or not costly.isdisjoint(operation.reads))
         is_cheap = on_cpu and operation.is_unary and not is_costly and operation.name not in JOINED
         for value in operation.writes:
-            places = readers[value] or [at]
-            if operation.name in (*KERNELS, *REDUCTIONS):
+            if operation.name in kernels:
                 written = True
-            elif at in factors or (operation.name in SAME_BYTES and read == set(operation.reads)):
+            elif at in factors or (renames and read == set(operation.reads)):
                 written = False
-            elif value in in_memory:
+            elif value in asked_for:
                 written = True
             elif on_cpu and operation.name in COSTLY:
                 written = far[value] > kernels_before[at]
             else:
-                across = kernels_before[places[-1]] > kernels_before[places[0]]
-                written = across and not is_cheap and value not in spread
+                written = last[value] > first[value] and not is_cheap and value not in spread
             buffers[value] = {value} if written else read
             if written:
                 writers[value] = at
-                if is_cheap and operation.name not in (*KERNELS, *REDUCTIONS):
+                if is_cheap and operation.name not in kernels:
                     anew[value] = read
             elif is_costly:
                 costly.add(value)
+    return writers, reads
 
-    order = list(range(len(operations)))
-    if on_cpu:
-        order = _first_come([{writers[value] for value in read if value in writers} for read in reads])
-    time = {at: when for when, at in enumerate(order)}
-    outputs = set(program.outputs)
-    last = {value: len(order) - 1 for value in outputs if value in writers}
-    for at, operation in enumerate(operations):
-        if any(value in writers or value in outputs for value in operation.writes):
-            for value in reads[at]:
-                last[value] = max(last.get(value, 0), time[at])
-    return Schedule(order, {value: time[at] for value, at in writers.items()}, last)
+
+def _asked_for(operations: Sequence[Operation], unfused: Sequence[bool]) -> set[int]:
+    """Returns the values that an unfused operation reads, under this name or another."""
+    asked_for: set[int] = set()
+    for operation, reads_memory in zip(reversed(operations), reversed(unfused), strict=True):
+        renamed = operation.name in SAME_BYTES and not asked_for.isdisjoint(operation.writes)
+        if reads_memory or renamed:
+            asked_for.update(operation.reads)
+    return asked_for
+
+
+def _reach(
+    operations: Sequence[Operation], kernels_before: Sequence[int], unfused: Sequence[bool]
+) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
+    """Returns {value: kernels before its first reader}, its last, and the last loop that it goes into."""
+    first: dict[int, int] = defaultdict(int)
+    last: dict[int, int] = defaultdict(int)
+    far: dict[int, int] = defaultdict(int)
+    for at, operation in reversed(list(enumerate(operations))):
+        beyond = [] if unfused[at] else [far[result] for result in operation.writes]
+        for value in operation.reads:
+            first[value] = kernels_before[at]
+            last[value] = max(last[value], kernels_before[at])
+            far[value] = max(far[value], kernels_before[at], *beyond)
+    return first, last, far
 
 
 def _first_come(waits_for: Sequence[set[int]]) -> list[int]:
@@ -366,133 +345,3 @@ def _first_come(waits_for: Sequence[set[int]]) -> list[int]:
             if not missing[follower]:
                 order.append(follower)
     return order
-
-
-# ---- a jaxpr as one list
-
-
-def _bodies(equation: Any) -> Iterator[Any]:
-    """Yields the jaxprs that an equation holds, most of them closed."""
-    for parameter in equation.params.values() if equation is not None else ():
-        for item in parameter if isinstance(parameter, tuple | list) else (parameter,):
-            if hasattr(item, "eqns"):
-                yield item
-
-
-def _open(jaxpr: Any) -> Any:
-    return getattr(jaxpr, "jaxpr", jaxpr)
-
-
-def _called(equation: Any, reads: list[int | None], platform: str) -> tuple[Any, list[int | None]]:
-    """Returns the jaxpr that an equation simply calls, and what it reads; None where it is no call."""
-    bodies, platforms = list(_bodies(equation)), equation.params.get("branches_platforms")
-    if platforms:  # jax.lax.platform_dependent: the first operand only says which platform it is
-        own = next(place for place, names in enumerate(platforms) if names is None or platform in names)
-        return bodies[own], reads[1:]
-    calls = bodies and equation.primitive.name not in LOOPS and len(_open(bodies[0]).invars) == len(reads)
-    return (bodies[0] if calls else None), reads
-
-
-def _elements(variable: Any) -> int:
-    return math.prod(getattr(variable.aval, "shape", ()))
-
-
-def _bytes(variable: Any) -> int:
-    return _elements(variable) * getattr(getattr(variable.aval, "dtype", None), "itemsize", 0)
-
-
-def _is_half(variable: Any) -> bool:
-    return getattr(getattr(variable.aval, "dtype", None), "itemsize", 0) == 2
-
-
-def _lies_otherwise(equation: Any) -> tuple[bool, bool]:
-    """Says whether a convolution's inputs are other than [B, ..., C], and its kernel than [..., C, D]."""
-    inputs, kernel, _ = equation.params["dimension_numbers"]
-    last = len(inputs) - 1
-    return inputs != (0, last, *range(1, last)), kernel != (last, last - 1, *range(last - 1))
-
-
-def _program(jaxpr: Any, platform: str) -> Program:
-    """Inlines every call of a jaxpr, and drops what no output needs and what is computed a second time."""
-    sizes: dict[int, int] = {}
-    inputs: list[int] = []
-    operations: list[Operation] = []
-    spread: set[int] = set()
-    known: dict[Any, tuple[int, ...]] = {}  # what was computed how
-
-    def number(variables: Sequence[Any]) -> dict[Any, int]:
-        numbers = {variable: len(sizes) + place for place, variable in enumerate(variables)}
-        sizes.update({numbers[variable]: _bytes(variable) for variable in variables})
-        return numbers
-
-    def constants(called: Any) -> dict[Any, int]:
-        variables, numbers = _open(called).constvars, {}
-        values = getattr(called, "consts", [None] * len(variables))
-        for variable, value in zip(variables, values, strict=True):
-            key: Any = variable
-            if isinstance(value, np.ndarray | jax.Array) and value.nbytes <= CONSTANT_BYTES:
-                if not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
-                    key = (str(variable.aval), np.asarray(value).tobytes())
-            if key not in known:
-                known[key] = tuple(number([variable]).values())
-                inputs.extend(known[key])
-            (numbers[variable],) = known[key]
-        return numbers
-
-    def copied(value: int | None, variable: Any, turns: bool) -> int | None:
-        """Returns the value as a product on a CPU reads it."""
-        if value is None or not (turns or _is_half(variable)):
-            return value
-        key = ("copy for a product", value, turns)
-        if key not in known:
-            known[key] = (len(sizes),)
-            sizes[len(sizes)] = _bytes(variable) * (2 if _is_half(variable) else 1)
-            operations.append(Operation("transpose", (value,), known[key]))
-        return known[key][0]
-
-    def walk(inner: Any, names: dict[Any, int | None]) -> None:
-        for equation in inner.eqns:
-            name, variables = equation.primitive.name, equation.invars
-            reads = [None if isinstance(v, Literal) else names[v] for v in variables]
-            called, reads = _called(equation, reads, platform)
-            if called is not None:
-                own = dict(zip(_open(called).invars, reads, strict=True)) | constants(called)
-                walk(_open(called), own)
-                results = [None if isinstance(v, Literal) else own[v] for v in _open(called).outvars]
-                names.update(zip(equation.outvars, results, strict=True))
-                continue
-            literals = [str(v) for v in variables if isinstance(v, Literal)]
-            avals = [str(v.aval) for v in equation.outvars]
-            key = (name, tuple(reads), str((literals, avals, equation.params)))
-            # What reads nothing may be alike for this many rows alone, such as zeros [1, K].
-            comparable = any(r is not None for r in reads) or not equation.outvars[0].aval.shape
-            if key in known and comparable and not any(_bodies(equation)):
-                names.update(zip(equation.outvars, known[key], strict=True))
-                continue
-            if platform == "cpu" and name in PRODUCTS:
-                turns = _lies_otherwise(equation) if name == "conv_general_dilated" else (False, False)
-                reads = [copied(*one) for one in zip(reads, variables, turns, strict=True)]
-            written = number(equation.outvars)
-            names.update(written)
-            known[key] = tuple(written.values())
-            if platform == "cpu" and name in PRODUCTS and _is_half(equation.outvars[0]):
-                sizes[written[equation.outvars[0]]] *= 2
-            result = max(map(_elements, equation.outvars), default=0)
-            pairs = [(v, r) for v, r in zip(variables, reads, strict=True) if r is not None]
-            large = {r for v, r in pairs if _elements(v) >= result and r not in spread}
-            if name in SPREAD:
-                spread.update(known[key])
-            read = tuple(r for _, r in pairs)
-            operations.append(Operation(name, read, known[key], equation, len(large) <= 1))
-
-    names: dict[Any, int | None] = number(_open(jaxpr).invars)
-    inputs.extend(names.values())
-    names |= constants(jaxpr)
-    walk(_open(jaxpr), names)
-    outputs = [None if isinstance(v, Literal) else names[v] for v in _open(jaxpr).outvars]
-    needed, kept = {value for value in outputs if value is not None}, []
-    for operation in reversed(operations):
-        if needed & set(operation.writes):
-            needed |= set(operation.reads)
-            kept.append(operation)
-    return Program(kept[::-1], sizes, tuple(inputs), tuple(outputs))

@@ -99,8 +99,12 @@ def test_windows_wider_than_a_map_are_the_native_ones(size, kernel, strides, pad
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
+KINDS_OF_AXES = (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit)
+
+
+@pytest.mark.parametrize("axis_type", KINDS_OF_AXES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("channels, groups", [(64, 1), (32, 32)])
-def test_rows_shared_out_over_devices_give_the_same(channels, groups):
+def test_rows_shared_out_over_devices_give_the_same(channels, groups, axis_type):
     """Winograd's filtering and the convolution of one filter a channel, forward and backward."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(8, 6, 8, channels)), jnp.float32)
@@ -113,7 +117,7 @@ def test_rows_shared_out_over_devices_give_the_same(channels, groups):
 
         return jax.value_and_grad(loss, (0, 1))(x, w)
 
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
     rows = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
     whole = jax.device_put(w, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     compiled = jax.jit(gradients).lower(rows, whole).compile()
