@@ -11,7 +11,7 @@ of the data set's size, or photos where the transforms set the size, as many of 
 Memory is that of one device: the state, its share of a batch, and temporaries, estimated from the jaxpr
 (step_cost.py) for a GPU or TPU. With `--compile` the estimate is for a CPU, and XLA's own figures for a CPU
 stand beside it. Measured with jax 0.10.2 for `:test` of all configurations of this project, the estimate's
-total was 0.89 to 1.10 of XLA's on one device and 0.91 to 1.12 on two (`python -m pytest -m slow -s -k
+total was 0.89 to 1.10 of XLA's on one device and 0.91 to 1.12 on two (`python -m pytest -n0 -m slow -s -k
 every_configuration tests/tools/test_plan.py`). A GPU's compiler lays out, fuses and frees otherwise and was
 not measured: leave a margin. A loss that compares all examples of a batch (SimCLR's) needs more than its
 share.
