@@ -145,13 +145,15 @@ def program_of(jaxpr: Any, platform: str) -> Program:
                 results = [None if isinstance(v, Literal) else own[v] for v in _open(called).outvars]
                 names.update(zip(equation.outvars, results, strict=True))
                 continue
-            literals = [str(v) for v in variables if isinstance(v, Literal)]
-            avals = [str(v.aval) for v in equation.outvars]
-            key = (name, tuple(reads), str((literals, avals, equation.params)))
             # What reads nothing may be alike for this many rows alone, such as zeros [1, K].
             shapes = [getattr(v.aval, "shape", ()) for v in equation.outvars]
             comparable = any(r is not None for r in reads) or not any(shapes)
-            if key in known and comparable and not any(bodies(equation)):
+            key = None
+            if comparable and not any(bodies(equation)):
+                literals = [str(v) for v in variables if isinstance(v, Literal)]
+                avals = [str(v.aval) for v in equation.outvars]
+                key = (name, tuple(reads), str((literals, avals, equation.params)))
+            if key in known:
                 names.update(zip(equation.outvars, known[key], strict=True))
                 continue
             if platform == "cpu" and name in PRODUCTS:
@@ -159,16 +161,18 @@ def program_of(jaxpr: Any, platform: str) -> Program:
                 reads = [copied(*one) for one in zip(reads, variables, turns, strict=True)]
             written = number(equation.outvars)
             names.update(written)
-            known[key] = tuple(written.values())
+            writes = tuple(written.values())
+            if key is not None:
+                known[key] = writes
             if platform == "cpu" and name in PRODUCTS and _is_half(equation.outvars[0]):
                 sizes[written[equation.outvars[0]]] *= 2
             result = max(map(_elements, equation.outvars), default=0)
             pairs = [(v, r) for v, r in zip(variables, reads, strict=True) if r is not None]
             large = {r for v, r in pairs if _elements(v) >= result and r not in spread}
             if name in SPREAD:
-                spread.update(known[key])
+                spread.update(writes)
             read = tuple(r for _, r in pairs)
-            operations.append(Operation(name, read, known[key], equation, len(large) <= 1))
+            operations.append(Operation(name, read, writes, equation, len(large) <= 1))
 
     names: dict[Any, int | None] = number(_open(jaxpr).invars)
     inputs.extend(names.values())
