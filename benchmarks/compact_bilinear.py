@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from imgcls_jax.layers.bilinear import Bilinear
 from imgcls_jax.losses import softmax_cross_entropy
-from imgcls_jax.models.bilinear import Bilinear
 
 CLASSES, SIDE, PEAK_SIZE = 200, 14, 2048
 CASES = [  # (projection, d, batch, channels)

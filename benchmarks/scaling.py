@@ -15,7 +15,7 @@ import argparse
 import json
 from typing import Any
 
-from imgcls_jax.tools import huge_pages
+from imgcls_jax.runtime import huge_pages
 
 if __name__ == "__main__":
     huge_pages.ask_for_them()

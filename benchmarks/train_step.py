@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from imgcls_jax.tools import compiler, huge_pages
+from imgcls_jax.runtime import compiler, huge_pages
 
 if __name__ == "__main__":
     huge_pages.ask_for_them()
@@ -35,9 +35,9 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
+from imgcls_jax.contracts.objective import Objective, Task  # noqa: E402
 from imgcls_jax.objectives import mae, mixmatch, supervised  # noqa: E402
-from imgcls_jax.objectives.base import Objective, Task  # noqa: E402
-from imgcls_jax.tools.step_cost import flops  # noqa: E402
+from imgcls_jax.planning.step_cost import flops  # noqa: E402
 from imgcls_jax.train.step import make_init, make_train_step  # noqa: E402
 
 LEARNING_RATE, MOMENTUM = 0.1, 0.9

@@ -18,8 +18,8 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from imgcls_jax.tools import exit_with
-from imgcls_jax.tools.config_file import define_config, parse_flags
+from imgcls_jax.config.files import define_config, parse_flags
+from imgcls_jax.runtime.command import exit_with
 
 _CONFIG = define_config(flags.FLAGS)
 flags.declare_key_flag("config")  # listed by --help among those of this file
@@ -119,7 +119,8 @@ def _run() -> None:
     """Runs the mode that the flags name."""
     import jax
 
-    from imgcls_jax.train import loop, trained
+    from imgcls_jax.inference import trained
+    from imgcls_jax.train import loop
 
     try:
         if _MODE.value == "eval":
@@ -151,7 +152,7 @@ def _run_as_one_of_several() -> None:
     """Runs; what ends this process badly ends it at once, with a line where another one caused it."""
     import jax
 
-    from imgcls_jax.train.agreement import Disagreement
+    from imgcls_jax.runtime.agreement import Disagreement
 
     _start_processes()
     try:

@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-from imgcls_jax.tools import compiler
+from imgcls_jax.runtime import compiler
 
 ROOT = Path(__file__).parents[1]
 

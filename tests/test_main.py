@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from imgcls_jax.data.sources import Digits
+from imgcls_jax.inference.trained import evaluate
 from imgcls_jax.tools import export, index, predict, report, retrieve
-from imgcls_jax.train.trained import evaluate
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=configs/digits_simpleconv3.py:test"

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 import imgcls_jax.objectives
+from imgcls_jax.contracts.objective import Task
 from imgcls_jax.models import simpleconv3, vit
-from imgcls_jax.objectives.base import Task
 from imgcls_jax.train.state import state_digest
 from imgcls_jax.train.step import make_init, make_train_step
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.evaluators.collect import OpenSplit, Predict, check_labels
+from imgcls_jax.contracts.evaluator import OpenSplit, Predict, check_labels
 from imgcls_jax.losses import label_rank, softmax_cross_entropy
 
 

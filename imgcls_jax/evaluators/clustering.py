@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from imgcls_jax.evaluators.collect import OpenSplit, Predict, make_collector
+from imgcls_jax.contracts.evaluator import OpenSplit, Predict, make_collector
 from imgcls_jax.losses import kmeans, nearest_centroid
 
 KMEANS_STARTS = 5  # of which the one with the lowest objective is kept

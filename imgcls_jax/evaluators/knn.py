@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.evaluators.collect import OpenSplit, Predict, embedding, make_collector
+from imgcls_jax.contracts.evaluator import OpenSplit, Predict, embedding, make_collector
 from imgcls_jax.losses import l2_normalize
 
 QUERIES, EXAMPLES = 1024, 2048  # compared at a time; larger blocks outgrow a cache

@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, embedding, make_collector
 from imgcls_jax.data.sources import balanced_subset
-from imgcls_jax.evaluators.collect import Examples, OpenSplit, Predict, embedding, make_collector
 
 
 def make(

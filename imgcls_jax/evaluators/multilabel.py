@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
-from imgcls_jax.evaluators.collect import OpenSplit, Predict, make_collector
-from imgcls_jax.evaluators.ranking import mean_of_known, ranking
+from imgcls_jax.contracts.evaluator import OpenSplit, Predict, make_collector
+from imgcls_jax.metrics.ranking import mean_of_known, ranking
 
 
 def make(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from imgcls_jax.evaluators.collect import Examples, OpenSplit, Predict, make_collector
+from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, make_collector
 from imgcls_jax.evaluators.knn import nearest
 
 

@@ -28,16 +28,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from imgcls_jax.models.convolution import Conv
-from imgcls_jax.models.layers import (
-    Dense,
-    Features,
-    Initializer,
-    fan_in_uniform,
-    fan_in_uniform_bias,
-)
-from imgcls_jax.models.lrn import local_response_norm
-from imgcls_jax.models.pooling import adaptive_average_pool, max_pool
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.dense import Dense, Initializer, fan_in_uniform, fan_in_uniform_bias
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.lrn import local_response_norm
+from imgcls_jax.layers.pooling import adaptive_average_pool, max_pool
 
 FC6_WINDOW = (6, 6)
 KERNELS = (11, 5, 3, 3, 3)

@@ -15,9 +15,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.convolution import Conv
-from imgcls_jax.models.layers import Features, batch_norm
-from imgcls_jax.models.pooling import max_pool
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.pooling import max_pool
 
 BOTTLENECK = 4  # a layer's 1x1 convolution has this many times `growth` channels (section 3)
 CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")

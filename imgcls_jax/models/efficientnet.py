@@ -20,8 +20,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.convolution import Conv
-from imgcls_jax.models.layers import Features, batch_norm
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.normalization import batch_norm
 
 # Expansion, kernel size, stride of the first repeat, output channels and repeats of B0 (table 1).
 STAGES = (

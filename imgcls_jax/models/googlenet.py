@@ -26,10 +26,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.convolution import Conv
-from imgcls_jax.models.layers import Features, batch_norm, fan_in_uniform_bias
-from imgcls_jax.models.lrn import local_response_norm
-from imgcls_jax.models.pooling import adaptive_average_pool, max_pool
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.dense import fan_in_uniform_bias
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.lrn import local_response_norm
+from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.pooling import adaptive_average_pool, max_pool
 
 inception_norm = functools.partial(batch_norm, epsilon=1e-3)
 

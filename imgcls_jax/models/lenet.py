@@ -25,14 +25,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.convolution import Conv, convolution
-from imgcls_jax.models.layers import (
-    Features,
-    Initializer,
-    fan_in_uniform,
-    fan_in_uniform_bias,
-)
-from imgcls_jax.models.pooling import max_pool
+from imgcls_jax.layers.convolution import Conv, convolution
+from imgcls_jax.layers.dense import Initializer, fan_in_uniform, fan_in_uniform_bias
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.pooling import max_pool
 
 SQUASH_AMPLITUDE = 1.7159  # with the slope 2/3, squash(1) is 1 (the paper's appendix A)
 # Which maps of S2 each map of C3 reads (the paper's table I): six times three neighbours, six times four,

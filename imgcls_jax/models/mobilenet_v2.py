@@ -18,8 +18,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.convolution import Conv
-from imgcls_jax.models.layers import Features, batch_norm
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.normalization import batch_norm
 
 # Expansion, output channels, repeats and stride of the first repeat (table 2).
 STAGES = (

@@ -15,9 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.convolution import Conv
-from imgcls_jax.models.layers import Features
-from imgcls_jax.models.pooling import max_pool
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.pooling import max_pool
 
 
 class Stage(NamedTuple):

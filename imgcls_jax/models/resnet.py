@@ -20,10 +20,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.attention import BAM, CBAM, SqueezeExcitation, he_fan_out
-from imgcls_jax.models.convolution import Conv
-from imgcls_jax.models.layers import Features, batch_norm
-from imgcls_jax.models.pooling import max_pool
+from imgcls_jax.layers.attention import BAM, CBAM, SqueezeExcitation, he_fan_out
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.pooling import max_pool
 
 
 def image_stem(x: jax.Array, conv: Any, norm: Any, *, ceil_mode: bool = False) -> jax.Array:

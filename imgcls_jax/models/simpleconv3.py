@@ -13,14 +13,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from imgcls_jax.models.convolution import Conv
-from imgcls_jax.models.layers import (
-    Dense,
-    Features,
-    batch_norm,
-    fan_in_uniform,
-    fan_in_uniform_bias,
-)
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.dense import Dense, fan_in_uniform, fan_in_uniform_bias
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.normalization import batch_norm
 
 
 class Simpleconv3(nn.Module):

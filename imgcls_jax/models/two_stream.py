@@ -25,7 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.layers import Features
+from imgcls_jax.layers.features import Features
 
 Path = tuple[str, ...]  # names of nested modules
 Outputs = dict[Path, Any]  # what each module put out, by its path within the stream

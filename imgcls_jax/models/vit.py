@@ -23,8 +23,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.convolution import Conv
-from imgcls_jax.models.layers import Features, fan_in_uniform
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.dense import fan_in_uniform
+from imgcls_jax.layers.features import Features
 
 layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 XAVIER = nn.initializers.xavier_uniform()

@@ -19,8 +19,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.models.convolution import Conv
-from imgcls_jax.models.layers import Features, batch_norm
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.normalization import batch_norm
 
 _leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.1)
 # N(0, sqrt(2 / (k k D))) and zero biases.

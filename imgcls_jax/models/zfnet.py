@@ -19,10 +19,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from imgcls_jax.models.convolution import Conv
-from imgcls_jax.models.layers import Features
-from imgcls_jax.models.lrn import local_response_norm
-from imgcls_jax.models.pooling import max_pool
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.lrn import local_response_norm
+from imgcls_jax.layers.pooling import max_pool
 
 SMALLEST = 63  # the image's side for which each layer still sees a whole window
 # Kernel size, stride and margin of conv1 to conv5.

@@ -23,8 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.losses import softmax_cross_entropy
-from imgcls_jax.objectives.base import (
+from imgcls_jax.contracts.objective import (
     Batch,
     Carry,
     Metrics,
@@ -34,6 +33,7 @@ from imgcls_jax.objectives.base import (
     apply_backbone,
     init_backbone,
 )
+from imgcls_jax.losses import softmax_cross_entropy
 
 EMITTED = -1e9  # the score of a label that was emitted before
 

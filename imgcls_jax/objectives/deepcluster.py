@@ -29,8 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.losses import kmeans, l2_normalize, pca_whiten, softmax_cross_entropy, zero_one
-from imgcls_jax.objectives.base import (
+from imgcls_jax.contracts.objective import (
     Batch,
     Carry,
     EpochPlan,
@@ -42,6 +41,7 @@ from imgcls_jax.objectives.base import (
     init_backbone,
     require_between,
 )
+from imgcls_jax.losses import kmeans, l2_normalize, pca_whiten, softmax_cross_entropy, zero_one
 
 _normal = nn.initializers.normal(0.01)  # of the authors' fully connected layers
 

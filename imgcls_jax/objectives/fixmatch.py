@@ -24,10 +24,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.contracts.objective import (
+    Batch,
+    Carry,
+    Metrics,
+    Objective,
+    Params,
+    Task,
+    train_logits,
+)
+from imgcls_jax.layers import heads
 from imgcls_jax.losses import pseudo_labels, softmax_cross_entropy, zero_one
-from imgcls_jax.models import heads
 from imgcls_jax.objectives import supervised
-from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, train_logits
 
 
 def make(

@@ -24,9 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.losses import mutual_information_loss
-from imgcls_jax.models import heads
-from imgcls_jax.objectives.base import (
+from imgcls_jax.contracts.objective import (
     Batch,
     Carry,
     Metrics,
@@ -37,6 +35,8 @@ from imgcls_jax.objectives.base import (
     init_backbone,
     require_between,
 )
+from imgcls_jax.layers import heads
+from imgcls_jax.losses import mutual_information_loss
 
 
 def make(

@@ -17,8 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.losses import masked_reconstruction, patchify
-from imgcls_jax.objectives.base import (
+from imgcls_jax.contracts.objective import (
     Batch,
     Carry,
     Metrics,
@@ -28,6 +27,7 @@ from imgcls_jax.objectives.base import (
     apply_backbone,
     require_between,
 )
+from imgcls_jax.losses import masked_reconstruction, patchify
 
 
 def make(

@@ -29,10 +29,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from imgcls_jax.contracts.objective import (
+    Batch,
+    Carry,
+    Metrics,
+    Objective,
+    Params,
+    Task,
+    train_logits,
+)
+from imgcls_jax.layers import heads
 from imgcls_jax.losses import sharpen, softmax_cross_entropy, softmax_squared_error
-from imgcls_jax.models import heads
 from imgcls_jax.objectives import supervised
-from imgcls_jax.objectives.base import Batch, Carry, Metrics, Objective, Params, Task, train_logits
 
 
 def make(

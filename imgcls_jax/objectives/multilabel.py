@@ -14,10 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.losses import sigmoid_cross_entropy, sigmoid_focal
-from imgcls_jax.models import heads
-from imgcls_jax.objectives import supervised
-from imgcls_jax.objectives.base import (
+from imgcls_jax.contracts.objective import (
     Batch,
     Carry,
     Metrics,
@@ -27,6 +24,9 @@ from imgcls_jax.objectives.base import (
     apply_backbone,
     require_between,
 )
+from imgcls_jax.layers import heads
+from imgcls_jax.losses import sigmoid_cross_entropy, sigmoid_focal
+from imgcls_jax.objectives import supervised
 
 LOSSES = ("cross_entropy", "focal")
 

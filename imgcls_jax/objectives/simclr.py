@@ -20,8 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.losses import nt_xent
-from imgcls_jax.objectives.base import (
+from imgcls_jax.contracts.objective import (
     Batch,
     Carry,
     Metrics,
@@ -31,6 +30,7 @@ from imgcls_jax.objectives.base import (
     apply_backbone,
     init_backbone,
 )
+from imgcls_jax.losses import nt_xent
 
 
 class Projector(nn.Module):

@@ -22,19 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgcls_jax.losses import (
-    class_weighted_mean,
-    cutmix,
-    effective_number_weights,
-    inverse_frequency_weights,
-    mixup,
-    smooth_labels,
-    softmax_cross_entropy,
-    softmax_focal,
-    zero_one,
-)
-from imgcls_jax.models import heads
-from imgcls_jax.objectives.base import (
+from imgcls_jax.contracts.objective import (
     Batch,
     Carry,
     Metrics,
@@ -45,6 +33,18 @@ from imgcls_jax.objectives.base import (
     init_backbone,
     keep_carry,
     require_between,
+)
+from imgcls_jax.layers import heads
+from imgcls_jax.losses import (
+    class_weighted_mean,
+    cutmix,
+    effective_number_weights,
+    inverse_frequency_weights,
+    mixup,
+    smooth_labels,
+    softmax_cross_entropy,
+    softmax_focal,
+    zero_one,
 )
 
 
@@ -79,7 +79,7 @@ def make(
       mixup_alpha, cutmix_alpha: 0 switches each off; with both on, each batch draws one of the two.
       ema_decay: in (0, 1), e.g. 0.999; None or 0 keeps no average.
       dropout: probability, before the final linear layer.
-      head: class of models/heads.py in snake case ("linear", "bilinear", ...); "" for the backbone's own.
+      head: class of layers/heads.py in snake case ("linear", "bilinear", ...); "" for the backbone's own.
       head_fields: attributes of that class, such as {"projection": "tensor_sketch", "dim": 8192}.
 
     Raises:

@@ -43,9 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.losses import softmax_cross_entropy, zero_one
-from imgcls_jax.models import heads
-from imgcls_jax.objectives.base import (
+from imgcls_jax.contracts.objective import (
     Batch,
     Carry,
     EpochPlan,
@@ -57,6 +55,8 @@ from imgcls_jax.objectives.base import (
     init_backbone,
     require_between,
 )
+from imgcls_jax.layers import heads
+from imgcls_jax.losses import softmax_cross_entropy, zero_one
 
 HEADS = ("head_0", "head_1", "head_2")
 # The two that label for each.

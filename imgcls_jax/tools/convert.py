@@ -19,8 +19,8 @@ from types import ModuleType
 
 import numpy as np
 
-from imgcls_jax.models import pretrained
-from imgcls_jax.tools import exit_with
+from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.weights import pretrained
 
 
 def load_family(name: str) -> ModuleType:

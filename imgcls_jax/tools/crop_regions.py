@@ -22,7 +22,7 @@ import numpy as np
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.data.sources import read_regular
 from imgcls_jax.data.transforms import decode
-from imgcls_jax.tools import exit_with
+from imgcls_jax.runtime.command import exit_with
 
 CASCADE = "haarcascade_frontalface_default.xml"
 SMALLEST_FACE = 32  # pixels a side

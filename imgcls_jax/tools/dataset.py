@@ -26,7 +26,7 @@ from PIL import Image
 
 from imgcls_jax.data import sources, transforms
 from imgcls_jax.data.image_files import find_images
-from imgcls_jax.tools import exit_with
+from imgcls_jax.runtime.command import exit_with
 
 HASH_SIDE = 8
 BLOCK = 2048  # hashes compared at a time with all others

@@ -33,9 +33,10 @@ from typing import Any
 
 import jax
 
-from imgcls_jax.tools import exit_with, step_cost
-from imgcls_jax.tools.config_file import read_config
-from imgcls_jax.tools.planned_data import PlannedData
+from imgcls_jax.config.files import read_config
+from imgcls_jax.planning import step_cost
+from imgcls_jax.planning.stand_in import PlannedData
+from imgcls_jax.runtime.command import exit_with
 from imgcls_jax.train import experiment
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.setup import Setup

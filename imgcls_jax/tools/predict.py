@@ -25,7 +25,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from imgcls_jax.data.image_files import FileOutput, find_images, outputs_of_files
-from imgcls_jax.tools import exit_with
+from imgcls_jax.runtime.command import exit_with
 
 
 def named(
@@ -55,7 +55,7 @@ def outputs_of(arguments: argparse.Namespace, paths: Sequence[Path]) -> tuple[It
       ValueError: no such workdir, checkpoint or folder.
     """
     if arguments.exported:
-        from imgcls_jax.tools import export
+        from imgcls_jax.inference import export
 
         network = export.read(arguments.exported)
         found = outputs_of_files(
@@ -67,7 +67,7 @@ def outputs_of(arguments: argparse.Namespace, paths: Sequence[Path]) -> tuple[It
         )
         return found, network.class_names
     # Here, so that an exported network is used without what training needs.
-    from imgcls_jax.train.trained import load, probabilities
+    from imgcls_jax.inference.trained import load, probabilities
 
     trained = load(arguments.workdir, arguments.checkpoint)
     found = trained.outputs_of_files(paths, probabilities, batch_size=arguments.batch_size)

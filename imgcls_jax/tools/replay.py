@@ -26,15 +26,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.objectives.base import Batch
-from imgcls_jax.tools import exit_with
+from imgcls_jax.contracts.objective import Batch
+from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.files import read_json
+from imgcls_jax.runtime.stop import StopRequest
 from imgcls_jax.train import experiment, nonfinite
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.loop import Loop, restore
 from imgcls_jax.train.nonfinite import Incidents
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
-from imgcls_jax.train.stop import StopRequest
 from imgcls_jax.train.writer import MetricWriter
 
 
@@ -165,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         path = args.workdir / args.record
-        record = experiment.read_json(path if path.exists() else Path(args.record))
+        record = read_json(path if path.exists() else Path(args.record))
         step = record.get("step")
         if not isinstance(step, int) or step < 1:
             raise ValueError(f"{args.record} names no step")

@@ -24,9 +24,10 @@ from PIL import Image
 
 from imgcls_jax.data import transforms
 from imgcls_jax.evaluators.classification_report import report as classification_report
-from imgcls_jax.tools import exit_with, page
+from imgcls_jax.figures import page
+from imgcls_jax.inference.trained import Trained, load, probabilities
+from imgcls_jax.runtime.command import exit_with
 from imgcls_jax.train import experiment, finished
-from imgcls_jax.train.trained import Trained, load, probabilities
 
 PAIRS, WRONG, CLUSTERS, MEMBERS = 20, 24, 40, 12  # shown at most
 CLASS_COLUMNS = ("support", "precision", "recall", "specificity", "f1", "average_precision", "roc_auc")

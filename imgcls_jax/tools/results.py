@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls_jax.tools import exit_with
+from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.files import read_json, write_json
 from imgcls_jax.train import experiment, finished
 
 SEEDS = ("train.seed", "data.label_seed")  # what runs of one file may differ in
@@ -81,7 +82,7 @@ def gather(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = experiment.read_json(path)
+    content = read_json(path)
     finished.require_fields(path, content, FILE)
     finished.require_fields(f"{path}: device", content["device"], finished.DEVICE)
     if not content["runs"]:
@@ -131,7 +132,7 @@ def main() -> int:
         else:
             words = {name: getattr(args, name) for name in ("method", "protocol", "command", "published")}
             args.file.parent.mkdir(parents=True, exist_ok=True)
-            experiment.write_json(args.file, gather(args.workdirs, args.metric, **words))
+            write_json(args.file, gather(args.workdirs, args.metric, **words))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

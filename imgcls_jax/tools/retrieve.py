@@ -13,60 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from collections.abc import Sequence
 
 from imgcls_jax.data.image_files import find_images
-from imgcls_jax.evaluators.knn import nearest, vote
-from imgcls_jax.tools import exit_with
-from imgcls_jax.tools.index import Index, read
-from imgcls_jax.train.trained import Trained, embedding, load
-
-
-def retrieve(
-    trained: Trained, index: Index, paths: Sequence[Path], *,
-    k: int, temperature: float, unknown_below: float = -1.0, batch_size: int,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Yields an answer a file, in order.
-
-    Args:
-      trained, index: the network and the embeddings it made.
-      paths: of images.
-      k: neighbours, at most all of the index.
-      temperature: of the vote, positive.
-      unknown_below: where the nearest neighbour's cosine is less than this, the class is None.
-      batch_size: files at a time.
-
-    Yields:
-      {"path", "class", "neighbours": [{"path", "class", "similarity"}, ...]}, the most alike first, or
-      {"path", "error"}.
-    """
-    found = list(trained.outputs_of_files(paths, embedding, batch_size=batch_size))
-    queries = [output for _, output, error in found if not error]
-    if queries and len(queries[0]) != index.embedding.shape[1]:
-        raise ValueError(
-            "the index holds embeddings of another network: make it anew by imgcls_jax.tools.index"
-        )
-    if queries:
-        similarity, position = nearest(np.stack(queries), index.embedding, k=min(k, len(index.path)))
-        names, classes = np.unique(index.label, return_inverse=True)
-        scores = vote(similarity, classes[position], num_classes=len(names), temperature=temperature)
-    row = 0
-    for path, _, error in found:
-        if error:
-            yield {"path": str(path), "error": error}
-            continue
-        neighbours = [
-            {"path": str(index.path[i]), "class": str(index.label[i]), "similarity": float(cosine)}
-            for cosine, i in zip(similarity[row], position[row], strict=True)
-        ]
-        known = similarity[row, 0] >= unknown_below
-        label = str(names[scores[row].argmax()]) if known else None
-        yield {"path": str(path), "class": label, "neighbours": neighbours}
-        row += 1
+from imgcls_jax.inference.index import read, retrieve
+from imgcls_jax.inference.trained import load
+from imgcls_jax.runtime.command import exit_with
 
 
 def main(argv: Sequence[str] | None = None) -> int:

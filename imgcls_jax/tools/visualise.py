@@ -25,11 +25,13 @@ from typing import Any
 
 from PIL import Image
 
+from imgcls_jax.config.files import read_config
 from imgcls_jax.data.image_files import find_images
-from imgcls_jax.tools import exit_with, index, network_input, pictures, pictures_of_sets
-from imgcls_jax.tools.config_file import read_config
+from imgcls_jax.figures import network_input, pictures, pictures_of_sets
+from imgcls_jax.inference import index
+from imgcls_jax.inference.trained import load
+from imgcls_jax.runtime.command import exit_with
 from imgcls_jax.train import experiment
-from imgcls_jax.train.trained import load
 
 Drawn = tuple[Image.Image, dict[Path, str]]
 AT_LEAST_ONE = ("patch", "stride", "k", "examples", "draws", "batch_size")

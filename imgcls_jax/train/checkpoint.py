@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from imgcls_jax.train.agreement import require_agreement
+from imgcls_jax.runtime.agreement import require_agreement
 from imgcls_jax.train.state import TrainState, checksum
 
 logger = logging.getLogger(__name__)

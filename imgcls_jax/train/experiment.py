@@ -13,16 +13,16 @@ import importlib
 import inspect
 import json
 import math
-import os
 import pkgutil
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls_jax.objectives.base import Objective, Task
-from imgcls_jax.train.field_types import did_you_mean, fits, require_at_least, require_types
-from imgcls_jax.train.file_errors import naming
+from imgcls_jax.config.field_types import did_you_mean, fits, require_at_least, require_types
+from imgcls_jax.contracts.objective import Objective, Task
+from imgcls_jax.runtime.files import read_json, write_json
+from imgcls_jax.train.views import average_views
 
 Config = dict[str, Any]
 SECTIONS = ("data", "model", "objective", "optimizer", "train", "evals")
@@ -297,7 +297,7 @@ def make_evaluators(config: Config, predict: Any, open_split: Any, task: Task) -
     """Returns {name: evaluate(params, carry) -> metrics} for the section `evals`.
 
     An evaluator's file exports make(predict, open_split, *, task, <options>). An option `views` of any of
-    them, the arguments of evaluators/views.py, averages the prediction over several views of an image.
+    them, the arguments of train/views.py, averages the prediction over several views of an image.
 
     Args:
       config: of the run.
@@ -318,8 +318,7 @@ def make_evaluators(config: Config, predict: Any, open_split: Any, task: Task) -
             )
         own = predict
         if "views" in options:
-            averaging = find_module("evaluators", "views").average_views
-            own = call(averaging, f"evals.{name}.views", dict(options.pop("views")), predict)
+            own = call(average_views, f"evals.{name}.views", dict(options.pop("views")), predict)
         evaluators[name] = call(module.make, f"evals.{name}", options, own, open_split, task=task)
     return evaluators
 
@@ -334,31 +333,6 @@ def evaluated_splits(config: Config) -> Iterator[tuple[str, str]]:
             named = parameter.kind is parameter.KEYWORD_ONLY and field.endswith("split")
             if named and (split or parameter.default != ""):
                 yield f"evals.{name}.{field}", split.replace("{split}", fields["split"])
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that a reader finds the old file or the new one, never a part."""
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    with naming(path):
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file of a workdir, each of which holds an object.
-
-    Raises:
-      ValueError: it is absent, unreadable or no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is absent: {path.parent} is not the workdir of a run") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a JSON object")
-    return content
 
 
 def load_config(workdir: Path) -> Config:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgcls_jax.train import experiment
-from imgcls_jax.train.field_types import fits
+from imgcls_jax.config.field_types import fits
+from imgcls_jax.runtime.files import read_json
 from imgcls_jax.train.writer import flatten
 
 RESULT = {
@@ -54,7 +54,7 @@ def read_result(workdir: Path) -> dict[str, Any]:
       ValueError: it is absent or damaged.
     """
     path = workdir / "result.json"
-    result = experiment.read_json(path)
+    result = read_json(path)
     require_fields(path, result, RESULT)
     require_fields(f"{path}: device", result["device"], DEVICE)
     for name, metrics in result["metrics"].items():

@@ -13,11 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from imgcls_jax.contracts.objective import Batch
 from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate, note_bad_examples
-from imgcls_jax.objectives.base import Batch
-from imgcls_jax.train import compilations, experiment, finished, nonfinite, sharding
+from imgcls_jax.runtime import compilations
+from imgcls_jax.runtime.agreement import all_or_none, require_agreement, union
+from imgcls_jax.runtime.files import write_json
+from imgcls_jax.runtime.stop import StopRequest
+from imgcls_jax.train import experiment, finished, nonfinite, sharding
 from imgcls_jax.train import workdir as workdirs
-from imgcls_jax.train.agreement import all_or_none, require_agreement, union
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.experiment import Config
 from imgcls_jax.train.nonfinite import Incidents, RollBack
@@ -25,7 +28,6 @@ from imgcls_jax.train.optimizer import reset_optimizer
 from imgcls_jax.train.phase import CachedFeatures, Phase, compute_features, only
 from imgcls_jax.train.setup import Setup, environment
 from imgcls_jax.train.state import TrainState, first_nonfinite, state_digest
-from imgcls_jax.train.stop import StopRequest
 from imgcls_jax.train.writer import Clock, MetricWriter, flatten, progress_line
 
 logger = logging.getLogger(__name__)
@@ -393,7 +395,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
                 logger.warning("GOING BACK to the newest checkpoint: %s", back)
     result |= {"compilations": compiled(), "wall_seconds": time.monotonic() - started}
     if setup.first_process:
-        experiment.write_json(workdir / "result.json", result)
+        write_json(workdir / "result.json", result)
     return result
 
 
@@ -458,7 +460,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         else:
             require_agreement(_facts(setup))
             if setup.first_process:
-                experiment.write_json(workdir / "config.json", config)
+                write_json(workdir / "config.json", config)
                 experiment.save_task(workdir, setup.task, setup.class_names, setup.source_shape)
             result = train(setup, workdir)
     if jax.process_index() == 0:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.train import experiment
+from imgcls_jax.runtime.files import read_json, write_json
 
 MAX_IN_A_ROW = 10  # so many skipped steps end a run
 MAX_ROLLBACKS = 10  # of a run, over all its resumes
@@ -91,7 +91,7 @@ class Incidents:
         step = record["step"]
         if self._write:
             content = dict(record) | {"on_nonfinite": self.policy}
-            experiment.write_json(self.workdir / f"nonfinite_{step}.json", content)
+            write_json(self.workdir / f"nonfinite_{step}.json", content)
         self._in_a_row += 1
         if self.policy == "skip" and self._in_a_row < MAX_IN_A_ROW:
             return
@@ -111,5 +111,5 @@ def left_out(workdir: Path) -> frozenset[int]:
     Raises:
       ValueError: a record is damaged.
     """
-    records = [experiment.read_json(path) for path in workdir.glob("nonfinite_*.json")]
+    records = [read_json(path) for path in workdir.glob("nonfinite_*.json")]
     return frozenset(record["step"] for record in records if record.get("on_nonfinite") == "rollback")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgcls_jax.train.field_types import did_you_mean, fits
+from imgcls_jax.config.field_types import did_you_mean, fits
 
 Schedule = Callable[[int | jax.Array], Any]
 

@@ -18,9 +18,10 @@ import jax
 import numpy as np
 import optax
 
-from imgcls_jax.objectives.base import Batch, Objective, Task, apply_backbone
+from imgcls_jax.contracts.objective import Batch, Objective, Task, apply_backbone
+from imgcls_jax.data.datasets import DataSide
+from imgcls_jax.layers.frozen import Frozen, Precomputed
 from imgcls_jax.train import experiment
-from imgcls_jax.train.data_side import DataSide
 from imgcls_jax.train.experiment import Config
 from imgcls_jax.train.optimizer import Schedule, frozen_params, make_optimizer, make_schedule
 
@@ -134,7 +135,7 @@ def make_phases(
 
 
 def _frozen(backbone: Any, frozen: Any) -> Any:
-    return experiment.find_module("models", "frozen").Frozen(backbone, frozen["backbone"])
+    return Frozen(backbone, frozen["backbone"])
 
 
 def _optimizer(
@@ -174,7 +175,7 @@ def with_cached_features(
         return dataclasses.replace(phase, why_not_cached="the objective reads the images themselves")
     if phase.data.settings.on_bad_example != "raise":
         return dataclasses.replace(phase, why_not_cached="data.on_bad_example is not 'raise'")
-    precomputed = experiment.find_module("models", "frozen").Precomputed(backbone)
+    precomputed = Precomputed(backbone)
     objective = experiment.make_objective(config, task, precomputed)
     compute = functools.partial(compute_features, backbone)
     features = jax.eval_shape(compute, state.params, state.carry, prepared)

@@ -13,14 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.objectives.base import Task
+from imgcls_jax.contracts.objective import Task
+from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.train import experiment, nonfinite, sharding
 from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
-from imgcls_jax.train.data_side import DataSide
 from imgcls_jax.train.experiment import Config, TrainSettings
 from imgcls_jax.train.phase import Phase, make_phases, read_spans, with_cached_features
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.step import make_init, make_train_step
+from imgcls_jax.weights import pretrained
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
@@ -178,7 +179,7 @@ class Setup:
     def initial_state(self) -> TrainState:
         """Returns the state of step 0, with the weights that config.model.pretrained names.
 
-        That is a file of weights (models/pretrained.py), or the workdir of another run, whose backbone is
+        That is a file of weights (weights/pretrained.py), or the workdir of another run, whose backbone is
         taken.
 
         Raises:
@@ -192,7 +193,6 @@ class Setup:
         if Path(path).is_dir():
             params, batch_stats, report = _from_workdir(Path(path), target, self.sharding)
         else:
-            pretrained = experiment.find_module("models", "pretrained")
             family, variant = experiment.find_family(self.config)
             params, batch_stats, report = pretrained.load(path, family, variant, target)
         if self.first_process:

@@ -16,7 +16,7 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: int32 scalar, optimizer steps done.
-      params, carry: the objective's (objectives/base.py).
+      params, carry: the objective's (contracts/objective.py).
       opt_state: the optimizer's.
       rng: typed key, never changed; each step folds its number into it.
     """

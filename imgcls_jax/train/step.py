@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgcls_jax.objectives.base import Batch, Metrics, Objective
+from imgcls_jax.contracts.objective import Batch, Metrics, Objective
 from imgcls_jax.train.state import TrainState
 
 Augment = Callable[[jax.Array, Batch], Batch]

@@ -10,6 +10,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from imgcls_jax.runtime.files import read_json
 from imgcls_jax.train import experiment
 from imgcls_jax.train.experiment import Config
 
@@ -21,7 +22,7 @@ def check(config: Config, workdir: Path) -> None:
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir {workdir} is a file")
-    differing = experiment.differing_fields(experiment.read_json(path), config) if path.exists() else []
+    differing = experiment.differing_fields(read_json(path), config) if path.exists() else []
     if differing:
         raise ValueError(
             f"{workdir} belongs to a run of another configuration; choose another --workdir, or "

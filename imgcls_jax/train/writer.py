@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls_jax.train.file_errors import naming
+from imgcls_jax.runtime.files import naming
 
 FLUSH_SECONDS = 10  # a flush waits for the disk
 

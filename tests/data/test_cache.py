@@ -10,8 +10,8 @@ from PIL import Image
 
 from imgcls_jax.data import sources, transforms
 from imgcls_jax.data.cache import ENTRY_BYTES, Cached, ExampleCache
+from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import iterate
-from imgcls_jax.train.data_side import DataSide
 
 TRAIN = "decode | resize(20) | random_resized_crop(12) | flip"
 EVAL = "decode | resize(12)"

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.evaluators import open_set
-from imgcls_jax.train.data_side import DataSide
 
 KNOWN = np.array([0.9, 0.8, 0.7, 0.6, 0.2])
 

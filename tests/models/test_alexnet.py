@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import alexnet, heads
+from imgcls_jax.layers import heads
+from imgcls_jax.models import alexnet
 
 CASES = [
     ("alexnet", {}, 224, 61_100_840),

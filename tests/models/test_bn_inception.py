@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import bn_inception, heads
+from imgcls_jax.layers import heads
+from imgcls_jax.models import bn_inception
 
 COUNTS = {"bn_inception": 11_194_984, "bn_inception_caffe": 11_285_224, "se_bn_inception": 11_931_622}
 MODULES = ("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b")

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import cifar_resnet, heads
+from imgcls_jax.layers import heads
+from imgcls_jax.models import cifar_resnet
 
 KEY = jax.random.key(0)
 COUNTS = {

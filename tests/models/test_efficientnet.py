@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import efficientnet, heads
+from imgcls_jax.layers import heads
+from imgcls_jax.models import efficientnet
 
 
 def shapes_of(backbone, size=64):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import googlenet, heads
+from imgcls_jax.layers import heads
+from imgcls_jax.models import googlenet
 
 # Parameters at 1000 classes without and with the auxiliary classifiers.
 COUNTS = {"googlenet": (6_624_904, 13_004_888), "googlenet_original": (6_998_552, 13_378_280)}

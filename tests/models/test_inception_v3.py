@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import heads, inception_v3
+from imgcls_jax.layers import heads
+from imgcls_jax.models import inception_v3
 
 BASE, AUX = 23_834_568, 27_161_264
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import heads, lenet
+from imgcls_jax.layers import heads
+from imgcls_jax.models import lenet
 
 CASES = [
     ("lenet5", (28, 28, 1), 10, 61_706),

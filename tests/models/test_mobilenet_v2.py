@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import heads, mobilenet_v2, pretrained
+from imgcls_jax.layers import heads
+from imgcls_jax.models import mobilenet_v2
+from imgcls_jax.weights import pretrained
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import heads, nin
+from imgcls_jax.layers import heads
+from imgcls_jax.models import nin
 
 
 def shapes_of(backbone, size):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from imgcls_jax.models import pretrained
+from imgcls_jax.weights import pretrained
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TRAIN_BATCH = 4

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import attention, heads, resnet
+from imgcls_jax.layers import attention, heads
+from imgcls_jax.models import resnet
 
 COUNTS = {
     "resnet18": 11_689_512,

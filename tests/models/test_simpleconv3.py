@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import heads, simpleconv3
+from imgcls_jax.layers import heads
+from imgcls_jax.models import simpleconv3
 
 
 def count(num_classes, size=48):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import heads, squeezenet
+from imgcls_jax.layers import heads
+from imgcls_jax.models import squeezenet
 
 
 def shapes_of(backbone, size=224):

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import pretrained, resnet, simpleconv3, two_stream, vgg
-from imgcls_jax.models.bilinear import Bilinear
+from imgcls_jax.layers.bilinear import Bilinear
+from imgcls_jax.models import resnet, simpleconv3, two_stream, vgg
 from imgcls_jax.tools import convert
+from imgcls_jax.weights import pretrained
 
 CHANNELS = (4, 4, 6, 6, 6)
 LAST = "features.6"  # of vgg11: three of its eight convolutions are before it or it

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import heads, vgg
+from imgcls_jax.layers import heads
+from imgcls_jax.models import vgg
 
 PARAMS = {
     "vgg11": 132_863_336,

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import heads, pretrained, vit
+from imgcls_jax.layers import heads
+from imgcls_jax.models import vit
 from imgcls_jax.tools import convert
+from imgcls_jax.weights import pretrained
 
 
 def shapes_of(backbone, size=224):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import heads, wide_resnet
+from imgcls_jax.layers import heads
+from imgcls_jax.models import wide_resnet
 
 KEY = jax.random.key(0)
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models import heads, zfnet
-from imgcls_jax.models.lrn import local_response_norm
+from imgcls_jax.layers import heads
+from imgcls_jax.layers.lrn import local_response_norm
+from imgcls_jax.models import zfnet
 
 SIDES = {"conv1": 110, "conv2": 26, "conv3": 13, "conv4": 13, "conv5": 13}
 

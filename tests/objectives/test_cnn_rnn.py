@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from imgcls_jax.contracts.objective import Task
 from imgcls_jax.models import simpleconv3
 from imgcls_jax.objectives import cnn_rnn
-from imgcls_jax.objectives.base import Task
 
 TASK = Task(3, 40, 5, 10, (16, 16, 1), class_counts=(5, 20, 10))
 IMAGES = np.random.default_rng(0).normal(size=(4, 16, 16, 1)).astype(np.float32)

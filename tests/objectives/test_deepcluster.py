@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
+from imgcls_jax.contracts.objective import Task
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.normalization import batch_norm
 from imgcls_jax.losses import softmax_cross_entropy
-from imgcls_jax.models.layers import Features, batch_norm
 from imgcls_jax.objectives import deepcluster
-from imgcls_jax.objectives.base import Task
 from imgcls_jax.objectives.deepcluster import normalized_mutual_information, uniform_order
 
 TASK = Task(num_classes=3, num_examples=60, steps_per_epoch=6, total_steps=12, image_shape=(8, 8, 1))

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.models.layers import Features
+from imgcls_jax.contracts.objective import Task
+from imgcls_jax.layers.features import Features
 from imgcls_jax.objectives import fixmatch
-from imgcls_jax.objectives.base import Task
 
 TASK = Task(num_classes=3, num_examples=32, steps_per_epoch=4, total_steps=8, image_shape=(1, 1, 3))
 WEAK, STRONG = [[5.0, 0, 0], [1, 0, 0]], [[1.0, 0, 0], [0, 1, 0]]

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgcls_jax.contracts.objective import Task
+from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.normalization import batch_norm
 from imgcls_jax.losses import mutual_information_loss
-from imgcls_jax.models.layers import Features, batch_norm
 from imgcls_jax.objectives import iic
-from imgcls_jax.objectives.base import Task
 
 TASK = Task(num_classes=3, num_examples=32, steps_per_epoch=4, total_steps=8, image_shape=(8, 8, 1))
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgcls_jax.contracts.objective import Task
 from imgcls_jax.models import simpleconv3, vit
 from imgcls_jax.objectives import mae
-from imgcls_jax.objectives.base import Task
 
 TASK = Task(num_classes=4, num_examples=32, steps_per_epoch=4, total_steps=8, image_shape=(8, 12, 1))
 BACKBONE = vit.build("vit_tiny", patch=2, width=16, depth=2, position="sincos")

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from imgcls_jax.models.layers import Features
+from imgcls_jax.contracts.objective import Task
+from imgcls_jax.layers.features import Features
 from imgcls_jax.objectives import mixmatch
-from imgcls_jax.objectives.base import Task
 from imgcls_jax.train.optimizer import make_optimizer, make_schedule
 from imgcls_jax.train.step import make_init, make_train_step
 

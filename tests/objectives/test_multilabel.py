@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgcls_jax.contracts.objective import Task
 from imgcls_jax.losses import sigmoid_cross_entropy, sigmoid_focal
 from imgcls_jax.models import simpleconv3
 from imgcls_jax.objectives import multilabel
-from imgcls_jax.objectives.base import Task
 
 TASK = Task(4, 40, 5, 10, (16, 16, 1), class_counts=(10, 20, 5, 1))
 BATCH = {

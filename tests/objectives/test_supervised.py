@@ -10,6 +10,8 @@ import numpy as np
 import optax
 import pytest
 
+from imgcls_jax.contracts.objective import Task
+from imgcls_jax.layers.features import Features
 from imgcls_jax.losses import (
     class_weighted_mean,
     effective_number_weights,
@@ -18,9 +20,7 @@ from imgcls_jax.losses import (
     softmax_focal,
 )
 from imgcls_jax.models import simpleconv3
-from imgcls_jax.models.layers import Features
 from imgcls_jax.objectives import supervised
-from imgcls_jax.objectives.base import Task
 from imgcls_jax.train.step import make_init, make_train_step
 
 TASK = Task(num_classes=4, num_examples=32, steps_per_epoch=4, total_steps=8, image_shape=(8, 8, 1))

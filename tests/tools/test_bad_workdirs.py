@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgcls_jax.inference import trained
 from imgcls_jax.tools import export, index, predict, report, results, retrieve
-from imgcls_jax.train import experiment, loop, trained
+from imgcls_jax.train import experiment, loop
 
 ROOT = Path(__file__).parents[2]
 DELETED = object()
@@ -283,7 +284,10 @@ def test_damaged_indices(copy, capsys):
 
 def test_a_command_in_a_pipe_that_closes():
     """As `python -m imgcls_jax.tools.NAME | head -1`: no traceback, and the status a shell gives SIGPIPE."""
-    code = "from imgcls_jax.tools import exit_with; exit_with(lambda: [print(n) for n in range(10**5)] and 0)"
+    code = (
+        "from imgcls_jax.runtime.command import exit_with\n"
+        "exit_with(lambda: [print(n) for n in range(10**5)] and 0)"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.tools import plan, step_cost
+from imgcls_jax.planning import step_cost
+from imgcls_jax.tools import plan
 from imgcls_jax.train import experiment, loop
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from imgcls_jax.tools import attribution, drawing, index, network_input, pictures, visualise
-from imgcls_jax.tools.pictures_of_sets import THUMBNAIL
+from imgcls_jax.data.datasets import DataSide
+from imgcls_jax.figures import attribution, drawing, network_input, pictures
+from imgcls_jax.figures.pictures_of_sets import THUMBNAIL
+from imgcls_jax.tools import index, visualise
 from imgcls_jax.train import experiment, loop
-from imgcls_jax.train.data_side import DataSide
 
 ROOT = Path(__file__).parents[2]
 

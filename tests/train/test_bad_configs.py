@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from imgcls_jax.objectives.base import Task
+from imgcls_jax.config.field_types import fits
+from imgcls_jax.contracts.objective import Task
 from imgcls_jax.train import experiment
-from imgcls_jax.train.field_types import fits
 from imgcls_jax.train.setup import Setup
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls_jax.objectives.base import EpochPlan
-from imgcls_jax.train import experiment, loop, trained
+from imgcls_jax.contracts.objective import EpochPlan
+from imgcls_jax.inference import trained
+from imgcls_jax.train import experiment, loop
 from imgcls_jax.train.setup import Setup
 
 ROOT = Path(__file__).parents[2]
@@ -183,7 +184,7 @@ def test_accumulation_equals_one_batch_where_nothing_couples_the_examples():
         value = jnp.mean((batch["image"] @ params["w"] - batch["label"]) ** 2)
         return value, (carry, {"loss": value})
 
-    from imgcls_jax.objectives.base import Objective
+    from imgcls_jax.contracts.objective import Objective
 
     objective = Objective(
         ("image", "label"), lambda rng, batch: ({"w": jnp.ones(5)}, {}), loss, lambda p, c, b: {}

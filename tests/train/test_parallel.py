@@ -19,10 +19,11 @@ import numpy as np
 import optax
 import pytest
 
+from imgcls_jax.contracts.objective import Task
+from imgcls_jax.inference import trained
 from imgcls_jax.models import lenet, simpleconv3
 from imgcls_jax.objectives import iic, supervised
-from imgcls_jax.objectives.base import Task
-from imgcls_jax.train import experiment, loop, sharding, trained
+from imgcls_jax.train import experiment, loop, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.experiment import PARALLEL
 from imgcls_jax.train.setup import Setup

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from imgcls_jax.layers.frozen import Frozen, Precomputed
 from imgcls_jax.models import simpleconv3
-from imgcls_jax.models.frozen import Frozen, Precomputed
 from imgcls_jax.train import experiment, loop
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.setup import Setup

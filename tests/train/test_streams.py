@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from imgcls_jax.data import sources
-from imgcls_jax.train.data_side import DataSide
+from imgcls_jax.data.datasets import DataSide
 
 NORMALIZE = "normalize(0.5, 0.5)"
 

@@ -1,0 +1,1 @@
+"""The configuration: read, resolved, compared."""

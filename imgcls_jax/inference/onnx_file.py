@@ -1,0 +1,109 @@
+"""A trained network as an ONNX file, by jax2onnx, checked by onnxruntime.
+
+The packages jax2onnx, onnx and onnxruntime belong into an environment of their own: jax2onnx asks for an
+older Orbax than training does.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen import pooling
+
+from imgcls_jax.inference.trained import probabilities
+
+TOLERANCE = 1e-4  # of a probability
+
+
+def write(trained: Any, file: Path, batch: int | None) -> float:
+    """Writes the network: "images", uint8 [B, H, W, C], to "probabilities", float32 [B, K].
+
+    Args:
+      trained: of inference/trained.py.
+      file: to write.
+      batch: B, or None to leave it free, which jax2onnx cannot for every network.
+
+    Returns:
+      The largest difference of a probability between onnxruntime and the network itself, over random images.
+
+    Raises:
+      ValueError: a package is missing, or the network cannot be written, or its answers differ; no file is
+        left then.
+    """
+
+    def function(images: jax.Array) -> jax.Array:
+        with jax.ensure_compile_time_eval():  # what does not depend on the images becomes a constant
+            outputs = trained.predict(trained.params, trained.carry, {"image": images})
+            return probabilities(outputs).astype(jnp.float32)
+
+    try:
+        _convert(function, (batch or jax.export.symbolic_shape("batch")[0], *trained.source_shape), file)
+        difference = _difference(function, (batch or 3, *trained.source_shape), file)
+    except ImportError as error:
+        raise ValueError(
+            f"{error.name} is missing: pip install onnx onnxruntime onnx-ir onnxscript equinox, and then "
+            "pip install --no-deps jax2onnx"
+        ) from error
+    except Exception as error:  # whatever the packages raise of a network that they do not know
+        file.unlink(missing_ok=True)
+        reason = str(error).split("\n", 1)[0]
+        way_out = "" if batch else "; try a batch of one, --onnx 1"
+        raise ValueError(f"this network cannot be written as ONNX ({reason}){way_out}") from error
+    if not difference <= TOLERANCE:
+        file.unlink()
+        raise ValueError(f"{file}: onnxruntime's probabilities differ by {difference:.1e}; it was not kept")
+    return difference
+
+
+def _convert(function: Any, shape: tuple[Any, ...], file: Path) -> None:
+    logging.getLogger("jax2onnx").setLevel(logging.ERROR)  # it warns of every extra that is not installed
+    from jax2onnx import to_onnx
+    from jax2onnx.converter import conversion_api
+
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    # ONNX knows no platforms, so each of these becomes its default form; and jax2onnx writes windows over
+    # NHWC as pooling in four dimensions, which onnxruntime refuses.
+    default = mock.patch.object(jax.lax, "platform_dependent", lambda *args, default, **_: default(*args))
+    with default, mock.patch.object(pooling, "pool", _pool_by_slices):
+        traced = jax.make_jaxpr(function)(images)
+    # Evaluated from the jaxpr: to_onnx replaces many functions that it sees called, and some of its versions
+    # are wrong (padding of max_pool), as is its removal of transposes (residual connections).
+    again = functools.partial(jax.core.eval_jaxpr, traced.jaxpr, traced.consts)
+    names = dict(input_names=["images"], output_names=["probabilities"])
+    with mock.patch.object(conversion_api, "optimize_graph", lambda model: model):
+        to_onnx(again, [images], return_mode="file", output_path=file, **names)
+
+
+def _pool_by_slices(
+    inputs: jax.Array, init: Any, reduce_fn: Any, window_shape: Any, strides: Any, padding: Any
+) -> jax.Array:
+    """Does what flax.linen.pooling.pool does to [B, H, W, C], by slices."""
+    strides = tuple(strides or (1,) * len(window_shape))
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(inputs.shape[1:-1], window_shape, strides, padding)
+    padded = jax.lax.pad(
+        inputs, jnp.asarray(init, inputs.dtype), [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)]
+    )
+    ends = [n - w + 1 for n, w in zip(padded.shape[1:-1], window_shape, strict=True)]
+    slices = [
+        padded[:, top : top + ends[0] : strides[0], left : left + ends[1] : strides[1]]
+        for top, left in np.ndindex(*window_shape)
+    ]
+    return functools.reduce(reduce_fn, slices)
+
+
+def _difference(function: Any, shape: tuple[int, ...], file: Path) -> float:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)  # what fails is raised
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    (found,) = session.run(None, {"images": images})
+    return float(np.abs(found - jax.jit(function)(images)).max())

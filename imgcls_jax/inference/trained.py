@@ -1,0 +1,172 @@
+"""A trained network as its workdir keeps it: loaded for prediction, and evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.contracts.objective import Batch, Objective, Task
+from imgcls_jax.data.datasets import DataSide
+from imgcls_jax.data.image_files import FileOutput, outputs_of_files
+from imgcls_jax.data.pipeline import iterate, note_bad_examples
+from imgcls_jax.runtime.agreement import all_or_none, require_agreement, union
+from imgcls_jax.runtime.files import write_json
+from imgcls_jax.train import experiment, sharding
+from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.experiment import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network, as a workdir keeps it.
+
+    Attributes:
+      config, task, class_names, source_shape: as they were in training; source_shape is that of images before
+        the device side.
+      data: the section `data`, with its transforms.
+      objective, params, carry, step: what predicts.
+    """
+
+    config: Config
+    task: Task
+    class_names: tuple[str, ...]
+    source_shape: tuple[int, ...]
+    data: DataSide
+    objective: Objective
+    params: Any
+    carry: Any
+    step: int
+
+    def predict(self, params: Any, carry: Any, batch: Batch) -> dict[str, Any]:
+        """Predicts a batch as a split is read: the device side of the evaluation line, then the objective."""
+        return self.objective.predict(params, carry, self.data.prepare(batch))
+
+    def outputs_of_files(
+        self, paths: Sequence[Path], wanted: Callable[[dict[str, jax.Array]], jax.Array], *, batch_size: int
+    ) -> Iterator[FileOutput]:
+        """Yields what the network says of each image file, in order.
+
+        Args:
+          paths: of image files.
+          wanted: from what the objective predicts of a batch to an array [B, ...], traced.
+          batch_size: files at a time.
+        """
+        outputs = jax.jit(lambda params, carry, image: wanted(self.predict(params, carry, {"image": image})))
+        return outputs_of_files(
+            paths,
+            self.data.settings.eval_transforms,
+            self.source_shape,
+            functools.partial(outputs, self.params, self.carry),
+            batch_size=batch_size,
+        )
+
+
+def probabilities(outputs: dict[str, jax.Array]) -> jax.Array:
+    """Returns the classes' probabilities, float [B, K], among what an objective predicts.
+
+    Raises:
+      ValueError: it predicts no classes.
+    """
+    if "probabilities" in outputs:
+        return outputs["probabilities"]
+    if "logits" not in outputs:
+        raise ValueError("this run's objective predicts no classes")
+    return jax.nn.softmax(outputs["logits"])
+
+
+def embedding(outputs: dict[str, jax.Array]) -> jax.Array:
+    """Returns the embedding, float32 [B, D], among what an objective predicts.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if "embedding" not in outputs:
+        raise ValueError("this run's objective predicts no embedding, so its images have no neighbours")
+    return outputs["embedding"].astype(jnp.float32)
+
+
+def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
+    """Loads a workdir's network; the data it was trained on need not be there.
+
+    Args:
+      workdir: of a run.
+      checkpoint: "latest", "best" or a step.
+
+    Raises:
+      ValueError: no such workdir or checkpoint.
+    """
+    workdir = Path(workdir)
+    config = experiment.load_config(workdir)
+    task, class_names, source_shape = experiment.load_task(workdir)
+    train = config["train"]
+    with Checkpoints(
+        workdir / "checkpoints",
+        best_metric=train.get("best_metric", ""),
+        best_mode=train.get("best_mode", "max"),
+        read_only=True,
+    ) as checkpoints:
+        step, params, carry = checkpoints.restore_for_prediction(
+            checkpoint, sharding.replicated(sharding.data_mesh())
+        )
+    return Trained(
+        config,
+        task,
+        class_names,
+        source_shape,
+        DataSide(config["data"], (jax.process_index(), jax.process_count())),
+        experiment.make_objective(config, task, experiment.make_backbone(config)),
+        params,
+        carry,
+        step,
+    )
+
+
+def evaluate(
+    workdir: str | Path, *, split: str = "", checkpoint: str = "latest", transforms: str = ""
+) -> dict[str, Any]:
+    """Evaluates a workdir's checkpoint; of several processes each reads its part, and all return the same.
+
+    Args:
+      workdir: of a run.
+      split: to evaluate on instead of each evaluation's own; "" for theirs.
+      checkpoint: "latest", "best" or a step.
+      transforms: a line instead of data.eval_transforms, such as another crop or size; "" for that.
+
+    Returns:
+      {"step": ..., evaluation's name: metrics, "bad_examples": images that could not be read and were left
+      out, a number}; without transforms also written to <workdir>/eval_<checkpoint's step>[_<split>].json.
+
+    Raises:
+      ValueError: no such workdir, checkpoint or split, or a mistake in the line.
+    """
+    trained = load(workdir, checkpoint)
+    if transforms:
+        data = DataSide(trained.config["data"] | {"eval_transforms": transforms}, trained.data.shard)
+        trained = dataclasses.replace(trained, data=data)
+    mesh = sharding.data_mesh()
+    batch_size = experiment.eval_batch_size(trained.config)
+    sharding.check_batch_size(batch_size, mesh)
+
+    bad_examples: set[str] = set()
+
+    def open_split(name: str) -> Iterator[Batch]:
+        with all_or_none():
+            batches = trained.data.eval_batches(split or name, batch_size, trained.class_names)
+        require_agreement({f"examples of the split {split or name!r}": len(batches.source)})
+        with iterate(batches, 0, len(batches), **trained.data.reading) as iterator:
+            for batch in iterator:
+                note_bad_examples(batches.source, batch.pop("bad_examples"), bad_examples)
+                yield sharding.place(batch, mesh)
+
+    evaluators = experiment.make_evaluators(trained.config, trained.predict, open_split, trained.task)
+    metrics = {name: evaluator(trained.params, trained.carry) for name, evaluator in evaluators.items()}
+    result = {"step": trained.step} | metrics | {"bad_examples": len(union(bad_examples))}
+    if not transforms and jax.process_index() == 0:
+        write_json(Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json", result)
+    return result

@@ -1,0 +1,104 @@
+"""The convolution of all families: one function, in the form that is fast on the platform at hand."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.layers import winograd
+from imgcls_jax.layers.depthwise import depthwise_convolution
+from imgcls_jax.layers.windows import windows
+
+WINOGRAD_CHANNELS = 32  # with fewer the transforms cost what the products save (benchmarks/README.md)
+
+
+def convolution(
+    inputs: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """What `Conv` computes: jax.lax.conv_general_dilated, in a faster form where a CPU has one.
+
+    The mathematics are the same, the sums are taken in another order. On a CPU a convolution of 1x1, and one
+    whose window is wider than the map before or after it, is a matrix product of the map's patches; one of
+    3x3 in float32 goes by Winograd's filtering, and one of a filter a channel is a sum of shifted images,
+    each times its weights. XLA's own forms of wide windows and of filters a channel take 10 to 100 times as
+    long there, and their gradients as well. Everything else, and any other platform, gets the native
+    convolution. benchmarks/README.md has the figures.
+
+    Args:
+      inputs: float [B, H, W, C].
+      kernel: float [kh, kw, C / groups, D].
+      strides: (vertical, horizontal).
+      padding: "SAME", "VALID" or ((top, bottom), (left, right)).
+      **options: of jax.lax.conv_general_dilated.
+
+    Returns:
+      float [B, h, w, D].
+    """
+    native = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
+    )
+    dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
+    if any(dilation != 1 for dilation in dilations):
+        return native(inputs, kernel)
+    size, groups = kernel.shape[:2], options.get("feature_group_count", 1)
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(inputs.shape[1:3], size, strides, padding)
+
+    def by_shifts(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        return depthwise_convolution(inputs, kernel, tuple(strides), tuple(map(tuple, padding)))
+
+    def by_patches(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        patches = jnp.concatenate(windows(inputs, size, strides, padding), axis=3)
+        rows = patches.reshape(-1, patches.shape[3])  # of two axes, or the weights' gradient is slow
+        weights = kernel.reshape(-1, kernel.shape[3])
+        product = jnp.matmul(rows, weights, precision=options.get("precision"))
+        return product.reshape(*patches.shape[:3], -1)
+
+    if groups == 1 and size == (1, 1) and not any(itertools.chain(*padding)):
+        return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
+    if groups == inputs.shape[3] == kernel.shape[3]:
+        return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
+    if groups == 1 and _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding):
+        return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
+    if groups == 1 and _gains_by_winograd(inputs, kernel, strides, padding):
+        filtering = functools.partial(winograd.convolution_3x3, padding=padding, **options)
+        return jax.lax.platform_dependent(inputs, kernel, cpu=filtering, default=native)
+    return native(inputs, kernel)
+
+
+def _is_wider_than_a_map(
+    size: Sequence[int], shape: Sequence[int], strides: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> bool:
+    """Whether windows that overlap are wider than the map they read, or than that of their gradient."""
+    axes = zip(size, shape, strides, padding, strict=True)
+    return any(k > s and k > min(n, (n + sum(pads) - k) // s + 1) >= 1 for k, n, s, pads in axes)
+
+
+def _gains_by_winograd(
+    inputs: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> bool:
+    """Whether the six products of four outputs are many fewer than twelve, and large beside their making."""
+    width = inputs.shape[2] + sum(padding[1]) - winograd.TAPS + 1
+    return (
+        kernel.shape[:2] == (3, 3)
+        and tuple(strides) == (1, 1)
+        and inputs.dtype == jnp.float32
+        and max(itertools.chain(*padding)) < winograd.TAPS
+        and min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
+        and winograd.INPUTS * -(-width // winograd.OUTPUTS) < 0.7 * winograd.TAPS * width
+        # On explicit axes each sum over rows, of the weights' gradient, would have to say how it is sharded.
+        and not jax.typeof(inputs).sharding.mesh.explicit_axes
+    )
+
+
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolution)

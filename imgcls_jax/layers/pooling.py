@@ -1,0 +1,70 @@
+"""Pooling that flax.linen lacks, or that is slow there on a CPU."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.layers.windows import Pair, gathered, windows
+
+
+def max_pool(
+    x: jax.Array, window_shape: Pair, strides: Pair, padding: Sequence[Pair] = ((0, 0), (0, 0))
+) -> jax.Array:
+    """Returns the largest value of each window, as flax.linen.max_pool does, with a gradient fast on a CPU.
+
+    The gradient of a window goes to its largest value, of equal ones to the first by rows. On a CPU each
+    value gathers it from the windows that it is in; XLA's own form, which any other platform gets, scatters
+    it.
+
+    Args:
+      x: float [B, H, W, C].
+      window_shape: (kh, kw).
+      strides: (vertical, horizontal).
+      padding: ((top, bottom), (left, right)), of minus infinity.
+
+    Returns:
+      float [B, h, w, C].
+    """
+    native = functools.partial(nn.max_pool, window_shape=window_shape, strides=strides, padding=padding)
+    gathering = jax.custom_vjp(native)
+
+    def forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        largest, *others = windows(x, window_shape, strides, padding, -jnp.inf)
+        place = jnp.zeros(largest.shape, jnp.uint8 if len(others) < 2**8 else jnp.int32)
+        for number, values in enumerate(others, start=1):
+            place = jnp.where(values > largest, jnp.asarray(number, place.dtype), place)
+            largest = jnp.maximum(largest, values)
+        return largest, place
+
+    def backward(place: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+        def share(row: int, column: int, place: jax.Array, gradient: jax.Array) -> jax.Array:
+            return jnp.where(place == row * window_shape[1] + column, gradient, 0)
+
+        return (gathered((place, gradient), share, window_shape, strides, padding, x.shape[1:3]),)
+
+    gathering.defvjp(forward, backward)
+    return jax.lax.platform_dependent(x, cpu=gathering, default=native)
+
+
+def adaptive_average_pool(x: jax.Array, size: Pair) -> jax.Array:
+    """Averages a map into a fixed number of bins; bin i of n spans floor(i H / n) to ceil((i + 1) H / n).
+
+    Args:
+      x: float [B, H, W, C].
+      size: (h, w).
+
+    Returns:
+      float [B, h, w, C]; x itself where it has that size.
+    """
+    for axis, count in enumerate(size, start=1):
+        length = x.shape[axis]
+        if length != count:
+            bins = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+            means = [jax.lax.slice_in_dim(x, *span, axis=axis).mean(axis) for span in bins]
+            x = jnp.stack(means, axis)
+    return x

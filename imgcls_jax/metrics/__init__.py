@@ -1,0 +1,1 @@
+"""Numbers computed from labels and scores on the host."""

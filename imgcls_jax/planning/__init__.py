@@ -1,0 +1,1 @@
+"""What a run's step would cost, before it runs."""

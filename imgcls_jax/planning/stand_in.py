@@ -1,0 +1,117 @@
+"""The data side of a run that is only planned: shapes without reading more than one example, or none.
+
+Where the data are absent a source of black images stands in for them, as large as the data set's, or photos
+where the transforms set the size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from imgcls_jax.data import transforms
+from imgcls_jax.data.datasets import DataSide
+
+IMAGE_SHAPES = {
+    "digits": (8, 8, 1),
+    "cifar10": (32, 32, 3),
+    "cifar100": (32, 32, 3),
+    "mnist": (28, 28, 1),
+    "fashion_mnist": (28, 28, 1),
+}
+PHOTO_SHAPES = ((256, 320, 3), (320, 256, 3))
+
+
+class StandIn:
+    """A source of black images, in the place of data that are not here.
+
+    Args:
+      num_examples, num_classes: N and K, at least 1; classes are equally large, to within one example.
+      image_shape: (H, W, C).
+      multi_label: whether a label is of 0 and 1, [K].
+    """
+
+    def __init__(
+        self, num_examples: int, num_classes: int, image_shape: tuple[int, int, int], multi_label: bool
+    ):
+        self.class_names = tuple(str(label) for label in range(num_classes))
+        self.labels = np.arange(num_examples, dtype=np.int32) % num_classes
+        if multi_label:
+            self.labels = np.broadcast_to(np.int32(0), (num_examples, num_classes))
+        self.image_shape = image_shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": np.zeros(self.image_shape, np.uint8), "label": self.labels[index]}
+
+    def describe(self, index: int) -> str:
+        return f"stand-in[{index}]"
+
+
+class PlannedData(DataSide):
+    """The data side of a run that is only planned: a batch repeats one example.
+
+    Args:
+      section: the configuration's.
+      stand_in: (N, K) of data that are not here; None to open the data.
+
+    Raises:
+      ValueError: as for DataSide; or the images' size is that of the data.
+    """
+
+    def __init__(self, section: dict[str, Any], stand_in: tuple[int, int] | None):
+        super().__init__(section)
+        self._stand_in = None
+        if stand_in is not None:
+            multi_label = self.settings.source == "label_table"
+            self._stand_in = StandIn(*stand_in, self._image_shape(), multi_label)
+
+    def _image_shape(self) -> tuple[int, int, int]:
+        if self.settings.source in IMAGE_SHAPES:
+            return IMAGE_SHAPES[self.settings.source]
+        rng = np.random.default_rng(0)
+        made = {
+            transforms.apply(self.train_host, np.zeros(shape, np.uint8), rng).shape for shape in PHOTO_SHAPES
+        }
+        if len(made) > 1:
+            raise ValueError(
+                "config.data.train_transforms leaves images as large as they are, and only the data tell how "
+                "large: set config.data.root to them and leave out --num_examples"
+            )
+        return PHOTO_SHAPES[0]
+
+    def source(self, split: str) -> Any:
+        """Returns the split's source, or what stands in for it."""
+        return super().source(split) if self._stand_in is None else self._stand_in
+
+    def train_batches(self, batch_size: int, seed: int, order: Any = None) -> Any:
+        """Returns the batches, all of them the first example."""
+        batches = super().train_batches(batch_size, seed, order)
+        return RepeatedExample(batches.steps_per_epoch, super().train_batches(1, seed)[0], batch_size)
+
+
+class RepeatedExample:
+    """Batches of one example again and again.
+
+    Args:
+      steps_per_epoch: of the run.
+      example: a batch of one, perhaps with labeled examples beside it, which stay as they are.
+      batch_size: of the run.
+    """
+
+    def __init__(self, steps_per_epoch: int, example: dict[str, Any], batch_size: int):
+        self.steps_per_epoch, self._example, self._rows = steps_per_epoch, example, batch_size
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        def repeat(rows: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(rows, (self._rows, *rows.shape[1:]))
+
+        apart = ("labeled", "bad_examples")
+        return {
+            key: value if key in apart else jax.tree.map(repeat, value)
+            for key, value in self._example.items()
+        }

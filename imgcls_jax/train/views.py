@@ -1,0 +1,104 @@
+"""Prediction from several views of an image: the ten crops of AlexNet (corners and centre, each mirrored;
+Krizhevsky et al. 2012), and several scales (Simonyan and Zisserman 2015, arXiv:1409.1556, section 3.2).
+
+The images come larger than the crop, by the evaluation line of transforms; the views are cut on the device,
+and the probabilities of all are averaged. Any evaluator takes them, by a field of its section of the
+configuration: `views = dict(crop=224, corners=True, flip=True, sizes=(256, 288))`. Other evaluators of the
+run, and the tools, see the larger images whole, so the network must take both sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.contracts.evaluator import Predict
+
+
+def average_views(
+    predict: Predict,
+    *,
+    crop: int,
+    corners: bool = True,
+    flip: bool = True,
+    sizes: Sequence[int] = (),
+) -> Predict:
+    """Returns a prediction that averages over views of the images.
+
+    Args:
+      predict: (params, carry, batch) -> outputs, of batch["image"] uint8 [B, crop, crop, C].
+      crop: side of the views, in pixels.
+      corners: whether each corner is a view, beside the centre.
+      flip: whether each view is taken mirrored, too.
+      sizes: heights and widths, in pixels, to which the whole image is brought before the crops are cut, one
+        after the other; () for as it comes.
+
+    Returns:
+      (params, carry, batch) -> outputs, of batch["image"] uint8 [B, H, W, C], H and W at least crop (where no
+      sizes are given): "probabilities", the mean over the views; "logits", its logarithm; every other output
+      as the mean over the views.
+
+    Raises:
+      ValueError: crop or a size is no positive number, or smaller than the crop; when traced, images smaller
+        than the crop.
+    """
+    if crop < 1 or any(size < crop for size in sizes):
+        raise ValueError(f"views: crop is positive and at most each of sizes; got {crop} and {tuple(sizes)}")
+
+    def averaged(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        views = cut(batch["image"], crop=crop, corners=corners, flip=flip, sizes=sizes)
+
+        def one(view: jax.Array) -> dict[str, jax.Array]:
+            outputs = predict(params, carry, batch | {"image": view})
+            if "probabilities" not in outputs and "logits" in outputs:
+                outputs = outputs | {"probabilities": jax.nn.softmax(outputs["logits"])}
+            return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), outputs)
+
+        outputs = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.lax.map(one, views))
+        if "logits" in outputs:
+            tiny = jnp.finfo(jnp.float32).tiny
+            outputs["logits"] = jnp.log(jnp.maximum(outputs["probabilities"], tiny))
+        return outputs
+
+    return averaged
+
+
+def cut(images: jax.Array, *, crop: int, corners: bool, flip: bool, sizes: Sequence[int]) -> jax.Array:
+    """Cuts views.
+
+    Args:
+      images: uint8 [B, H, W, C].
+      crop, corners, flip, sizes: as in `average_views`.
+
+    Returns:
+      uint8 [V, B, crop, crop, C]: size by size top left, top right, bottom left, bottom right and centre,
+      then the same mirrored.
+
+    Raises:
+      ValueError: images smaller than the crop.
+    """
+    views = []
+    for size in sizes or (None,):
+        scaled = images if size is None else _resized(images, size)
+        height, width = scaled.shape[1:3]
+        down, right = height - crop, width - crop
+        if down < 0 or right < 0:
+            raise ValueError(
+                f"views: the evaluation line makes images of {height}x{width}, smaller than the crop of "
+                f"{crop}: resize to more there, or give sizes"
+            )
+        places = [(round(down / 2), round(right / 2))]
+        if corners:
+            places = [(0, 0), (0, right), (down, 0), (down, right), *places]
+        crops = [scaled[:, y : y + crop, x : x + crop] for y, x in places]
+        views += crops + ([view[:, :, ::-1] for view in crops] if flip else [])
+    return jnp.stack(views)
+
+
+def _resized(images: jax.Array, size: int) -> jax.Array:
+    shape = (len(images), size, size, images.shape[3])
+    scaled = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
+    return jnp.clip(jnp.round(scaled), 0, 255).astype(jnp.uint8)

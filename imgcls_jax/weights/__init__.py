@@ -1,0 +1,1 @@
+"""Files of weights, and their names in each family of networks."""

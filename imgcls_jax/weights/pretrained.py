@@ -1,0 +1,415 @@
+"""Weights from elsewhere: PyTorch's names and layouts to params and batch_stats, and back.
+
+One rule serves every family, since modules bear torchvision's names. The path of a module, joined with ".",
+is its name in the state dict; kernel and scale are its weight, mean and var its running statistics. A
+convolution goes from [O, I, h, w] to [h, w, I, O], grouped and depthwise ones alike, a linear layer from
+[O, I] to [I, O], and where it reads a flattened map its inputs go from the order C, h, w to h, w, C.
+
+What a family says for this:
+  torch_head(variant): name of the final linear layer, which becomes params["head"]["classifier"].
+  torch_flatten(variant): {module: (h, w)} of the linear layers that read a flattened map; optional.
+  torch_aux_heads(variant): names of the auxiliary classifiers' last layers, which become
+    params["aux_head_0"]["classifier"] and so on; optional.
+  import_weights(arrays, variant), export_weights(arrays, variant): the way from the names and shapes of a
+    file to those that the rule reads, and back; optional.
+
+This package's own files (.safetensors) name an array by its path: "backbone/layer1.0/conv1/kernel",
+"head/classifier/bias", "batch_stats/bn1/mean".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgcls_jax.weights.files import read_state_dict, write_safetensors
+
+__all__ = [
+    "Report",
+    "export_names",
+    "import_names",
+    "is_own",
+    "load",
+    "load_own",
+    "load_torch",
+    "read_state_dict",
+    "renamed",
+    "target_shapes",
+    "to_torch",
+    "write_safetensors",
+]
+
+Arrays = dict[str, np.ndarray]
+Tree = Mapping[str, Any]
+KeyPath = tuple[str, ...]  # room, modules..., leaf
+
+TORCH_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+CONV_HEAD = "conv_pool"  # a backbone whose attribute `head` says so has a 1x1 convolution as its classifier
+POSITIONS = ("pos_embedding", "pos_embed")
+SHOWN = 5  # names of each kind in an error
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of a file's arrays.
+
+    Attributes:
+      loaded: how many were used.
+      notes: a sentence on each thing that is not as it was in the file: a classifier that starts afresh, an
+        input layer summed to grey, positions interpolated.
+    """
+
+    loaded: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "; ".join((f"{self.loaded} arrays loaded", *self.notes))
+
+
+Loaded = tuple[dict[str, Any], dict[str, Any], Report]
+
+
+def load(path: str | Path, family: ModuleType, variant: str, target: Tree) -> Loaded:
+    """Loads a file, of PyTorch's names or of this package's own; otherwise as `load_torch`."""
+    arrays = read_state_dict(path)
+    try:
+        return (load_own if is_own(arrays) else load_torch)(arrays, family, variant, target)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load_torch(
+    state_dict: Mapping[str, np.ndarray], family: ModuleType, variant: str, target: Tree
+) -> Loaded:
+    """Turns a PyTorch state dict into params and batch_stats.
+
+    Every array is used once and every leaf is filled, or it is an error, but for this. A classifier of
+    another number of classes, or of another kind, is left out, and its room is not in the params returned; so
+    are auxiliary classifiers and other parts that the target is built without. A convolution of 3 input
+    channels is summed over them where the target has 1: a grey image then counts as one with R = G = B.
+    Position embeddings of another square grid are interpolated, bicubically.
+
+    Args:
+      state_dict: {name: float array}, as `read_state_dict` returns it.
+      family: module of models/.
+      variant: of the family.
+      target: {"params": {"backbone": ..., "head": ..., ...}, "batch_stats": ...} of arrays or shapes; rooms
+        of params other than backbone, head and aux_head_0.. are passed over.
+
+    Returns:
+      params {"backbone", and "head", "aux_head_0".. where they could be filled}, batch_stats, and a `Report`.
+
+    Raises:
+      ValueError: listing what is missing, what is left over, what has another shape, and what holds NaN,
+        infinity or other things than floats.
+    """
+    arrays = dict(state_dict)
+    if hasattr(family, "import_weights"):
+        arrays = renamed(arrays, family, variant)
+    return _fill(arrays, _TorchNames(family, variant), target)
+
+
+def load_own(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str, target: Tree) -> Loaded:
+    """`load_torch` for arrays of this package's names; rooms without a counterpart (a projector) are left."""
+    names = _OwnNames(family, variant)
+    known = {name: a for name, a in arrays.items() if name.split("/")[0] in names.rooms}
+    params, batch_stats, report = _fill(known, names, target)
+    others = sorted({name.split("/")[0] for name in arrays} - names.rooms)
+    notes = [f"{room}: left out, no part of a backbone or its classifier" for room in others]
+    return params, batch_stats, Report(report.loaded, (*report.notes, *notes))
+
+
+def to_torch(params: Tree, batch_stats: Tree, family: ModuleType, variant: str) -> Arrays:
+    """Returns the PyTorch state dict, the inverse of `load_torch`, without num_batches_tracked.
+
+    Args:
+      params: {"backbone", and any of "head", "aux_head_0"..}.
+      batch_stats: of the backbone.
+      family, variant: as in `load_torch`.
+
+    Raises:
+      ValueError: a room or a head that PyTorch's network does not have, or a linear layer that reads a
+        flattened map of another size than PyTorch's.
+    """
+    names = _TorchNames(family, variant)
+    arrays = {}
+    for path, leaf in _leaves({**params, "batch_stats": batch_stats}):
+        if path[0] not in names.rooms or (path[0] in names.heads and path[1:-1] != ("classifier",)):
+            raise ValueError(f"PyTorch's {names} has no counterpart of {'/'.join(path)}")
+        arrays[names.key(path)] = names.outward(path, np.asarray(leaf))
+    if hasattr(family, "export_weights"):
+        arrays = {name: np.asarray(a) for name, a in family.export_weights(arrays, variant).items()}
+    return arrays
+
+
+def export_names(params: Tree, batch_stats: Tree) -> Arrays:
+    """Returns {"backbone/conv1/kernel": array, ..., "batch_stats/bn1/mean": array}."""
+    return {
+        "/".join(path): np.asarray(leaf) for path, leaf in _leaves({**params, "batch_stats": batch_stats})
+    }
+
+
+def import_names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns params and batch_stats, the inverse of `export_names`.
+
+    Raises:
+      ValueError: the arrays do not have this package's names.
+    """
+    if not is_own(arrays):
+        raise ValueError(f"expected names such as 'backbone/conv1/kernel'; got {_some(sorted(arrays))}")
+    params = _tree({tuple(name.split("/")): array for name, array in arrays.items()})
+    return params, params.pop("batch_stats", {})
+
+
+def is_own(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether the arrays have this package's names."""
+    return any(name.startswith("backbone/") for name in arrays)
+
+
+def target_shapes(
+    backbone: Any, image_shape: tuple[int, int, int], num_classes: int, *, aux: bool = False
+) -> dict[str, Any]:
+    """Returns the target of a backbone with its classifiers, in shapes: nothing is computed.
+
+    Args:
+      backbone: module of models/.
+      image_shape: (H, W, C).
+      num_classes: K.
+      aux: with the auxiliary classifiers, which the backbone has been built with.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    features, variables = jax.eval_shape(
+        lambda x: backbone.init_with_output(jax.random.key(0), x, train=False), image
+    )
+
+    def classifier(inputs: int) -> dict[str, Any]:
+        shapes = {"kernel": (inputs, num_classes), "bias": (num_classes,)}
+        return {"classifier": {k: jax.ShapeDtypeStruct(shape, jnp.float32) for k, shape in shapes.items()}}
+
+    read = features.map if getattr(backbone, "head", "") == CONV_HEAD else features.embedding
+    params = {"backbone": variables["params"], "head": classifier(read.shape[-1])}
+    if aux:
+        params |= {f"aux_head_{i}": classifier(x.shape[-1]) for i, x in enumerate(features.aux)}
+    return {"params": params, "batch_stats": variables.get("batch_stats", {})}
+
+
+def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> Arrays:
+    """Returns what a family's `import_weights` makes of arrays.
+
+    Raises:
+      ValueError: an array is of a form that the family cannot read.
+    """
+    try:
+        return {name: np.asarray(a) for name, a in family.import_weights(arrays, variant).items()}
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"no weights of {variant}: {error}") from error
+
+
+class _TorchNames:
+    """How PyTorch's network of a family names and lays out what a leaf's path stands for."""
+
+    def __init__(self, family: ModuleType, variant: str) -> None:
+        aux = family.torch_aux_heads(variant) if hasattr(family, "torch_aux_heads") else ()
+        self.title = f"{family.__name__.rpartition('.')[2]} {variant}"
+        self.heads = {"head": family.torch_head(variant)} | {f"aux_head_{i}": n for i, n in enumerate(aux)}
+        # The modules that a network may be built without: auxiliary classifiers, VGG's fc6 and fc7.
+        self.optional = {name.split(".")[0] for name in aux} | set(getattr(family, "TORCH_OPTIONAL", ()))
+        self.flatten = family.torch_flatten(variant) if hasattr(family, "torch_flatten") else {}
+        self.conv_head = getattr(family.build(variant), "head", "") == CONV_HEAD
+        self.rooms = {"backbone", "batch_stats", *self.heads}
+
+    def __str__(self) -> str:
+        return self.title
+
+    def module(self, path: KeyPath) -> str:
+        return self.heads.get(path[0]) or ".".join(path[1:-1])
+
+    def key(self, path: KeyPath) -> str:
+        module, leaf = self.module(path), TORCH_LEAVES.get(path[-1], path[-1])
+        return f"{module}.{leaf}" if module else leaf
+
+    def inward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
+        """Brings an array to the layout of its leaf."""
+        if path[-1] != "kernel" or array.ndim < 2:
+            return array
+        if path[0] == "head" and self.conv_head and array.shape[2:] == (1, 1):
+            array = array[:, :, 0, 0]
+        h, w = self.flatten.get(self.module(path), (1, 1))
+        if array.ndim == 2 and array.shape[1] % (h * w) == 0:
+            array = array.reshape(array.shape[0], -1, h, w).transpose(2, 3, 1, 0)
+            return array.reshape(-1, array.shape[-1])
+        return array.transpose(*range(2, array.ndim), 1, 0)
+
+    def outward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
+        """The inverse of `inward`."""
+        if path[-1] != "kernel" or array.ndim < 2:
+            return array
+        h, w = self.flatten.get(self.module(path), (1, 1))
+        if array.ndim == 2:
+            if array.shape[0] % (h * w):
+                raise ValueError(
+                    f"PyTorch's {self} flattens a map of {h}x{w} before {self.module(path)}; "
+                    f"{'/'.join(path)} reads {array.shape[0]} inputs, of another image size"
+                )
+            array = array.reshape(h, w, -1, array.shape[1]).transpose(3, 2, 0, 1)
+            array = array.reshape(array.shape[0], -1)
+            return array[:, :, None, None] if path[0] == "head" and self.conv_head else array
+        return array.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
+
+
+class _OwnNames(_TorchNames):
+    """The same for this package's own files: paths, and nothing to lay out."""
+
+    def key(self, path: KeyPath) -> str:
+        return "/".join(path)
+
+    def inward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
+        return array
+
+
+def _fill(arrays: Arrays, names: _TorchNames, target: Tree) -> Loaded:
+    """Fills the target's leaves from `arrays`, which it consumes."""
+    rooms = {room: tree for room, tree in target["params"].items() if room in names.rooms}
+    leaves = dict(_leaves({**rooms, "batch_stats": target.get("batch_stats", {})}))
+    notes = [*_drop_heads(arrays, leaves, names), *_drop_optional(arrays, leaves, names)]
+    missing, misshapen, unsound, filled = [], [], [], {}
+    for path, leaf in leaves.items():
+        key, shape = names.key(path), tuple(leaf.shape)
+        if key not in arrays:
+            missing.append(key)
+            continue
+        array = arrays.pop(key)
+        if not jnp.issubdtype(array.dtype, jnp.floating) or not np.isfinite(array).all():
+            unsound.append(f"{key} ({array.dtype})")
+            continue
+        array, note = _adapt(names.inward(path, array), shape, path)
+        if note:
+            notes.append(f"{key}: {note}")
+        if array.shape == shape:
+            filled[path] = np.array(array, leaf.dtype, order="C")
+        else:
+            hint = " (a flattened map: the weights are for another image size)"
+            misshapen.append(
+                f"{key} is {array.shape}, not {shape}{hint * (names.module(path) in names.flatten)}"
+            )
+    problems = {
+        "missing": missing,
+        "left over": sorted(arrays),
+        "of another shape": misshapen,
+        "not of finite floats": unsound,
+    }
+    if any(problems.values()):
+        listed = [f"{len(found)} {what}: {_some(found)}" for what, found in problems.items() if found]
+        raise ValueError(f"the weights do not fit {names}; {'; '.join(listed)}")
+    params = _tree(filled)
+    return params, params.pop("batch_stats", {}), Report(len(filled), tuple(notes))
+
+
+def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchNames) -> Iterator[str]:
+    """Takes classifiers that do not go together out of arrays and leaves; yields why, a note each."""
+    for room, module in names.heads.items():
+        kernel, bias = (room, "classifier", "kernel"), (room, "classifier", "bias")
+        ours = {path: tuple(leaf.shape) for path, leaf in leaves.items() if path[0] == room}
+        found = {path: arrays[names.key(path)] for path in (kernel, bias) if names.key(path) in arrays}
+        theirs = {path: names.inward(path, array).shape for path, array in found.items()}
+        if not ours and not theirs:
+            continue
+        if not theirs:
+            reason = "not in the file, starts afresh"
+        elif not ours:
+            reason = "left out, nothing here uses it"
+        elif set(ours) != {kernel, bias} or len(ours[kernel]) != len(theirs.get(kernel, ours[kernel])):
+            reason = "left out, the head here is of another kind and starts afresh"
+        elif bias in theirs and theirs[bias] != ours[bias]:
+            classes = math.prod(theirs[bias])
+            reason = f"left out for its {classes} classes; the head of {ours[bias][0]} starts afresh"
+        elif module not in names.flatten and theirs.get(kernel, ours[kernel]) != ours[kernel]:
+            reason = (
+                f"left out, it reads {theirs[kernel][0]} features; the head here reads {ours[kernel][0]} and "
+                "starts afresh"
+            )
+        else:
+            continue
+        yield f"{module}: {reason}"
+        for path in theirs:
+            del arrays[names.key(path)]
+        for path in ours:
+            del leaves[path]
+
+
+def _drop_optional(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchNames) -> Iterator[str]:
+    """Takes auxiliary branches and other parts that the target is built without out of arrays; yields a note
+    each."""
+
+    def root(key: str) -> str:
+        return re.split("[./]", key.removeprefix("backbone/").removeprefix("batch_stats/"))[0]
+
+    present = {path[1].split(".")[0] for path in leaves if path[0] == "backbone"}
+    for module in sorted(names.optional - present):
+        found = [key for key in arrays if root(key) == module]
+        if found:
+            yield f"{module}: left out, the network here is built without it"
+        for key in found:
+            del arrays[key]
+
+
+def _adapt(array: np.ndarray, shape: tuple[int, ...], path: KeyPath) -> tuple[np.ndarray, str]:
+    """Returns the array, fitted to a grey input or another grid of positions, and a note where it was."""
+    if path[-1] == "kernel" and array.ndim == 4 and array.shape[2] == 3:
+        if shape == (*array.shape[:2], 1, array.shape[3]):
+            return array.sum(axis=2, keepdims=True), "summed over R, G and B for grey images"
+    if path[-1].endswith(POSITIONS) and array.ndim == 3 and array.shape != shape:
+        grids = [_grid(length) for length in (array.shape[1], shape[1])]
+        if array.shape[::2] == shape[::2] and all(grids) and grids[0][0] == grids[1][0]:
+            (prefix, old), (_, new) = grids
+            square = array[:, prefix:].reshape(1, old, old, -1)
+            square = np.asarray(jax.image.resize(square, (1, new, new, shape[2]), "bicubic"))
+            tokens = np.concatenate([array[:, :prefix], square.reshape(1, new * new, -1)], axis=1)
+            return tokens, f"interpolated from a grid of {old}x{old} to one of {new}x{new}"
+    return array, ""
+
+
+def _grid(length: int) -> tuple[int, int] | None:
+    """Returns (class tokens, side) of a square grid of positions, with one class token or none."""
+    for prefix in (1, 0):
+        side = math.isqrt(length - prefix)
+        if side * side == length - prefix:
+            return prefix, side
+    return None
+
+
+def _leaves(tree: Tree, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def _tree(leaves: Mapping[KeyPath, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = leaf
+    return tree
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

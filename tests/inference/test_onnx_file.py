@@ -1,0 +1,98 @@
+"""Networks as ONNX files give onnxruntime the same answers; the packages for it live in an environment of
+their own, so these tests are left out where they are not."""
+
+import importlib.util
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgcls_jax.contracts.objective import Task
+from imgcls_jax.inference import onnx_file
+from imgcls_jax.models import resnet, simpleconv3
+from imgcls_jax.objectives import supervised
+
+needs_packages = pytest.mark.skipif(
+    not (importlib.util.find_spec("jax2onnx") and importlib.util.find_spec("onnxruntime")),
+    reason="jax2onnx and onnxruntime are not installed (imgcls_jax/inference/onnx_file.py)",
+)
+
+
+def untrained(backbone, side, **fields):
+    """What onnx_file reads of inference/trained.py's Trained, with weights as they are drawn."""
+    shape = (side, side, 3)
+    objective = supervised.make(backbone, Task(10, 100, 10, 100, shape), **fields)
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    batch = {"image": jnp.zeros(images.shape), "label": jnp.zeros(2, int), "index": jnp.arange(2)}
+    params, carry = jax.jit(objective.init)(jax.random.key(0), batch)
+
+    def predict(params, carry, batch):
+        scaled = batch["image"].astype(jnp.float32) / 127.5 - 1
+        return objective.predict(params, carry, {"image": scaled})
+
+    return SimpleNamespace(params=params, carry=carry, predict=predict, source_shape=shape)
+
+
+@needs_packages
+def test_a_batch_of_any_size(tmp_path):
+    import onnxruntime
+
+    network, file = untrained(simpleconv3.build(), 48), tmp_path / "model.onnx"
+    assert onnx_file.write(network, file, None) < 1e-6
+    session = onnxruntime.InferenceSession(file)
+    for rows in (1, 7):
+        images = np.random.default_rng(rows).integers(0, 256, (rows, 48, 48, 3), np.uint8)
+        (found,) = session.run(None, {"images": images})
+        logits = network.predict(network.params, network.carry, {"image": images})["logits"]
+        np.testing.assert_allclose(found, jax.nn.softmax(logits), atol=1e-6)
+
+
+@needs_packages
+@pytest.mark.parametrize(
+    "fields", [{}, dict(head="bilinear", head_fields=dict(projection="tensor_sketch", dim=64))]
+)
+def test_pooling_residual_connections_and_drawn_constants(tmp_path, fields):
+    network, file = untrained(resnet.build("resnet18"), 64, **fields), tmp_path / "model.onnx"
+    assert onnx_file.write(network, file, 1) < 1e-6
+
+
+@needs_packages
+def test_a_network_that_cannot_be_written_leaves_no_file(tmp_path):
+    network, file = untrained(simpleconv3.build(), 48), tmp_path / "model.onnx"
+    of_eigenvalues = SimpleNamespace(
+        **vars(network)
+        | {
+            "predict": lambda params, carry, batch: {
+                "logits": jnp.linalg.eigvals(batch["image"][..., 0]).real
+            }
+        }
+    )
+    with pytest.raises(ValueError, match="cannot be written as ONNX .*; try a batch of one, --onnx 1"):
+        onnx_file.write(of_eigenvalues, file, None)
+    assert not file.exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax2onnx") is not None, reason="jax2onnx is installed")
+def test_without_the_packages(tmp_path):
+    with pytest.raises(ValueError, match="jax2onnx is missing: pip install"):
+        onnx_file.write(untrained(simpleconv3.build(), 48), tmp_path / "model.onnx", None)
+
+
+def test_pooling_by_slices_is_pooling():
+    from flax import linen as nn
+    from flax.linen import pooling
+
+    images = jax.random.normal(jax.random.key(0), (2, 11, 8, 3))
+    for window, strides, padding in (
+        ((3, 3), (2, 2), "SAME"),
+        ((2, 3), None, "VALID"),
+        ((3, 3), (2, 2), ((1, 1), (0, 2))),
+    ):
+        for form in (nn.max_pool, nn.avg_pool):
+            expected = form(images, window, strides, padding)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(pooling, "pool", onnx_file._pool_by_slices)
+                found = form(images, window, strides, padding)
+            np.testing.assert_allclose(found, expected, atol=1e-6)
