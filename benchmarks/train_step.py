@@ -134,7 +134,7 @@ def jax_run(
         function = make_train_step(objective, tx, lambda rng, batch: batch)
         arguments, donated = (state, batch), 0
     else:
-        function, arguments, donated = objective.predict, (state.params, state.carry, batch), None
+        function, arguments, donated = objective.predict, (state.params, state.objective_state, batch), None
     jitted = jax.jit(function, donate_argnums=donated)
     work = flops(jax.make_jaxpr(function)(*arguments), platform=DIRECT)
     compiled = jitted.lower(*arguments).compile()

@@ -68,10 +68,10 @@ def plan_first_epoch(objective, state):
         return state
     predict = jax.jit(objective.predict)
     embed = lambda key: np.asarray(  # noqa: E731
-        predict(state.params, state.carry, batch(0, TASK.num_examples))[key], np.float32
+        predict(state.params, state.objective_state, batch(0, TASK.num_examples))[key], np.float32
     )
-    plan = objective.plan_epoch(state.params, state.carry, 0, embed, jax.random.key(0))
-    return state._replace(params=plan.params, carry=plan.carry)
+    plan = objective.plan_epoch(state.params, state.objective_state, 0, embed, jax.random.key(0))
+    return state._replace(params=plan.params, objective_state=plan.objective_state)
 
 
 def assert_finite(tree):

@@ -17,7 +17,7 @@ from imgcls_jax.train.state import state_digest
 from imgcls_jax.train.step import make_init, make_train_step
 
 NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__) if m.name != "base"]
-# Settings under which an objective keeps all the carry that it can keep.
+# Settings under which an objective keeps all the objective state that it can keep.
 OPTIONS = {
     "cnn_rnn": {"hidden": 16, "embedding_dim": 8},
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
@@ -82,7 +82,7 @@ def train(name, state, steps):
         epoch, position = divmod(number, TASK.steps_per_epoch)
         if objective.plan_epoch is not None and position == 0:
             plan = plan_of(name, state, epoch)
-            state = state._replace(params=plan.params, carry=plan.carry)
+            state = state._replace(params=plan.params, objective_state=plan.objective_state)
         state, metrics = step(state, keys_of(objective, batch(number)))
     return state, metrics, len(traces)
 
@@ -92,12 +92,12 @@ def plan_of(name, state, epoch):
 
     def embed(key):
         rows = [
-            objective.predict(state.params, state.carry, batch(step))[key]
+            objective.predict(state.params, state.objective_state, batch(step))[key]
             for step in range(TASK.steps_per_epoch)
         ]
         return np.concatenate([np.asarray(r, np.float32) for r in rows])
 
-    return objective.plan_epoch(state.params, state.carry, epoch, embed, jax.random.key(epoch))
+    return objective.plan_epoch(state.params, state.objective_state, epoch, embed, jax.random.key(epoch))
 
 
 def shapes(tree):
@@ -112,7 +112,7 @@ def test_there_are_objectives():
 def test_law_1_carry_never_changes_its_form(name):
     before = initial(name)
     after, _, traces = train(name, before, TASK.total_steps)
-    assert shapes(before.carry) == shapes(after.carry)
+    assert shapes(before.objective_state) == shapes(after.objective_state)
     assert traces == 1
 
 
@@ -127,7 +127,8 @@ def test_law_2_params_backbone_is_the_trunk(name):
 def test_law_3_params_and_carry_share_no_buffer(name):
     state = initial(name)
     buffers = [
-        leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.carry, state.opt_state))
+        leaf.unsafe_buffer_pointer()
+        for leaf in jax.tree.leaves((state.params, state.objective_state, state.opt_state))
     ]
     assert len(set(buffers)) == len(buffers)
     objective, tx = build(name)
@@ -142,7 +143,11 @@ def test_laws_4_and_5_plans_are_deterministic_and_have_n_entries(name):
         pytest.skip(f"{name} plans no epochs")
     state = initial(name)
     one, other = plan_of(name, state, 1), plan_of(name, state, 1)
-    jax.tree.map(np.testing.assert_array_equal, (one.params, one.carry), (other.params, other.carry))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (one.params, one.objective_state),
+        (other.params, other.objective_state),
+    )
     np.testing.assert_array_equal(one.order, other.order)
     assert one.order is None or len(one.order) == TASK.num_examples
 
@@ -170,7 +175,7 @@ def test_gradients_are_finite_and_reach_the_backbone(name):
     objective, _ = build(name)
     state = initial(name)
     grads, _ = jax.jit(jax.grad(objective.loss, has_aux=True))(
-        state.params, state.carry, keys_of(objective, batch()), jax.random.key(1), jnp.int32(0)
+        state.params, state.objective_state, keys_of(objective, batch()), jax.random.key(1), jnp.int32(0)
     )
     for leaf in jax.tree.leaves(grads):
         assert np.all(np.isfinite(leaf))

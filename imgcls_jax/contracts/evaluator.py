@@ -31,11 +31,11 @@ def check_labels(label: jax.Array, *, multi_label: bool) -> None:
 def make_collector(
     columns: Predict, open_split: OpenSplit, *, multi_label: bool = False
 ) -> Callable[[Any, Any, str], Examples]:
-    """Returns the function (params, carry, split) -> Examples, the same on every process.
+    """Returns the function (params, objective_state, split) -> Examples, the same on every process.
 
     Args:
-      columns: (params, carry, batch) -> {name: array [B, ...]}, traced: what to keep of each example. Its
-        float columns are checked.
+      columns: (params, objective_state, batch) -> {name: array [B, ...]}, traced: what to keep of each
+        example. Its float columns are checked.
       open_split: split -> its batches, each example once, with label int [B, ...] and mask bool [B].
       multi_label: whether labels must be [B, K], of 0 and 1, and not [B].
 
@@ -44,16 +44,16 @@ def make_collector(
     """
 
     @jax.jit
-    def kept(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return columns(params, carry, batch) | {"label": batch["label"], "mask": batch["mask"]}
+    def kept(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return columns(params, objective_state, batch) | {"label": batch["label"], "mask": batch["mask"]}
 
-    def collect(params: Any, carry: Any, split: str) -> Examples:
+    def collect(params: Any, objective_state: Any, split: str) -> Examples:
         """Raises ValueError where nothing could be read or the labels are of the other kind, and
         FloatingPointError for a NaN or an infinity."""
         parts = []
         for batch in open_split(split):
             check_labels(batch["label"], multi_label=multi_label)
-            part = multihost_utils.process_allgather(kept(params, carry, batch), tiled=True)
+            part = multihost_utils.process_allgather(kept(params, objective_state, batch), tiled=True)
             mask = part.pop("mask")
             parts.append({name: column[mask] for name, column in part.items()})
         if not sum(len(part["label"]) for part in parts):
@@ -72,7 +72,7 @@ def make_collector(
 def embedding(predict: Predict) -> Predict:
     """Returns the columns of a collector that keeps the embeddings, float32 [N, D]."""
 
-    def columns(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return {"embedding": predict(params, carry, batch)["embedding"].astype(jnp.float32)}
+    def columns(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"embedding": predict(params, objective_state, batch)["embedding"].astype(jnp.float32)}
 
     return columns

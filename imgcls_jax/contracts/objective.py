@@ -1,8 +1,9 @@
 """The contract between an algorithm and the trainer, and the few lines every algorithm needs.
 
 An objective's file exports `make(backbone, task, *, <hyper-parameters>) -> Objective`. `params` is what
-gradients move; `params["backbone"]` is always the trunk that transfers. `carry` is everything else the
-algorithm keeps (batch_stats, EMA params, pseudo-labels, centroids), a dict whose structure, shapes and dtypes
+gradients move; `params["backbone"]` is always the trunk that transfers. `objective_state` is everything else
+the algorithm keeps (batch_stats, EMA params, pseudo-labels, centroids), a dict whose structure, shapes and
+dtypes
 never change: the trainer shards, donates and checkpoints it without looking inside. Two keys mean the same in
 every objective, so that pretrained weights reach them: `batch_stats`, the backbone's running statistics, and
 `ema`, an average with the structure of params.
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 
 Params = dict[str, Any]
-Carry = dict[str, Any]
+ObjectiveState = dict[str, Any]
 Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
@@ -38,8 +39,8 @@ class Task:
       class_counts: K numbers, training examples of each class or label; () where only reading every example
         would tell.
       axis_name: of the mapped axis, where `loss` sees one device's rows of the batch: a loss that compares
-        examples gathers the others over it, and the trainer averages the floats of carry and takes the
-        largest of its whole numbers. None where the batch is whole.
+        examples gathers the others over it, and the trainer averages the floats of objective_state and takes
+        the largest of its whole numbers. None where the batch is whole.
     """
 
     num_classes: int
@@ -55,14 +56,14 @@ class EpochPlan(NamedTuple):
     """What `plan_epoch` decides before an epoch starts.
 
     Attributes:
-      params, carry: as the epoch begins with them.
+      params, objective_state: as the epoch begins with them.
       order: int64 [N], the visiting order of the examples, repeats allowed; None leaves the usual shuffle.
       reset: param paths ("head", "backbone/conv1") whose optimizer state restarts.
       metrics: numbers for the log, such as how much changed since the last plan.
     """
 
     params: Params
-    carry: Carry
+    objective_state: ObjectiveState
     order: np.ndarray | None
     reset: tuple[str, ...] = ()
     metrics: Mapping[str, float] = MappingProxyType({})
@@ -76,10 +77,10 @@ def require_between(least: float, most: float, **fields: float) -> None:
             raise ValueError(f"objective.{name} {bounds}; got {value}")
 
 
-def keep_carry(params: Params, carry: Carry, step: jax.Array) -> Carry:
+def keep_objective_state(params: Params, objective_state: ObjectiveState, step: jax.Array) -> ObjectiveState:
     """The default `after_update`: nothing to do."""
     del params, step
-    return carry
+    return objective_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,25 +92,29 @@ class Objective:
         one for each line of data.view_transforms; "label", int32 [B], -1 where it is hidden (or of 0
         and 1, [B, K]: multi_label); "index", int32
         [B] in [0, N); "labeled", a second batch {"image", "label", "index"} of examples of known label.
-      init: (rng, batch) -> (params, carry); the two share no buffer.
-      loss: (params, carry, batch, rng, step) -> (scalar, (carry, metrics)), metrics being scalars averaged
-        over the batch.
-      predict: (params, carry, batch) -> {"logits": float [B, K] and/or "embedding": float [B, D]}; with
-        "probabilities" [B, K] where those are not the softmax of the logits.
-      after_update: (params, carry, step) -> carry, after the optimizer's step, inside the jitted step.
-      plan_epoch: (params, carry, epoch, embed, rng) -> EpochPlan, on the host and equal on every host; None
-        where an epoch needs no plan. `embed(key)` returns predict's output of that key over the training
-        split, float32 [N, D].
+      init: (rng, batch) -> (params, objective_state); the two share no buffer.
+      loss: (params, objective_state, batch, rng, step) -> (scalar, (objective_state, metrics)), metrics being
+        scalars averaged over the batch.
+      predict: (params, objective_state, batch) -> {"logits": float [B, K] and/or "embedding": float [B, D]};
+        with "probabilities" [B, K] where those are not the softmax of the logits.
+      after_update: (params, objective_state, step) -> objective_state, after the optimizer's step, inside the
+        jitted step.
+      plan_epoch: (params, objective_state, epoch, embed, rng) -> EpochPlan, on the host and equal on every
+        host; None where an epoch needs no plan. `embed(key)` returns predict's output of that key over the
+        training split, float32 [N, D].
       reads_pixels: whether `loss` does anything with images but hand them to the backbone. Where it does not,
         the features of a frozen backbone may come in place of the images.
       multi_label: whether an image has any number of labels, and `label` is [B, K].
     """
 
     batch_keys: tuple[str, ...]
-    init: Callable[[jax.Array, Batch], tuple[Params, Carry]]
-    loss: Callable[[Params, Carry, Batch, jax.Array, jax.Array], tuple[jax.Array, tuple[Carry, Metrics]]]
-    predict: Callable[[Params, Carry, Batch], dict[str, jax.Array]]
-    after_update: Callable[[Params, Carry, jax.Array], Carry] = keep_carry
+    init: Callable[[jax.Array, Batch], tuple[Params, ObjectiveState]]
+    loss: Callable[
+        [Params, ObjectiveState, Batch, jax.Array, jax.Array],
+        tuple[jax.Array, tuple[ObjectiveState, Metrics]],
+    ]
+    predict: Callable[[Params, ObjectiveState, Batch], dict[str, jax.Array]]
+    after_update: Callable[[Params, ObjectiveState, jax.Array], ObjectiveState] = keep_objective_state
     plan_epoch: Callable[..., EpochPlan] | None = None
     reads_pixels: bool = True
     multi_label: bool = False
@@ -156,7 +161,12 @@ def apply_backbone(
 
 
 def train_logits(
-    backbone: Any, head: Any, params: Params, carry: Carry, images: jax.Array, rng: jax.Array
+    backbone: Any,
+    head: Any,
+    params: Params,
+    objective_state: ObjectiveState,
+    images: jax.Array,
+    rng: jax.Array,
 ) -> tuple[jax.Array, Params]:
     """Classifies images as training sees them, by the statistics of the batch.
 
@@ -164,7 +174,7 @@ def train_logits(
       backbone, head: modules, the head one of layers/heads.py without dropout or state; auxiliary
         classifiers of the backbone take no part.
       params: with "backbone" and "head".
-      carry: with "batch_stats".
+      objective_state: with "batch_stats".
       images: float [B, H, W, C].
       rng: for the backbone's dropout and stochastic depth.
 
@@ -172,6 +182,6 @@ def train_logits(
       logits float32 [B, K], and batch_stats as the images moved them.
     """
     features, moved = apply_backbone(
-        backbone, params["backbone"], carry["batch_stats"], images, train=True, rng=rng
+        backbone, params["backbone"], objective_state["batch_stats"], images, train=True, rng=rng
     )
     return head.apply({"params": params["head"]}, getattr(features, head.reads), train=False), moved

@@ -20,10 +20,10 @@ from imgcls_jax.losses import label_rank, softmax_cross_entropy
 def make(
     predict: Predict, open_split: OpenSplit, *, task: Any, split: str
 ) -> Callable[[Any, Any], dict[str, Any]]:
-    """Returns the evaluator (params, carry) -> metrics.
+    """Returns the evaluator (params, objective_state) -> metrics.
 
     Args:
-      predict: (params, carry, batch) -> {"logits": float [B, K], ...}.
+      predict: (params, objective_state, batch) -> {"logits": float [B, K], ...}.
       open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
       task: num_classes K is read.
       split: to evaluate on.
@@ -36,8 +36,8 @@ def make(
     num_classes = task.num_classes
 
     @jax.jit
-    def sums(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        logits = predict(params, carry, batch)["logits"]
+    def sums(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits = predict(params, objective_state, batch)["logits"]
         mask, labels = batch["mask"], batch["label"]
         check_labels(labels, multi_label=False)
         rank = label_rank(logits, labels)
@@ -50,10 +50,10 @@ def make(
             "class_counts": jnp.sum(classes, axis=0),
         }
 
-    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
+    def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
         totals: dict[str, Any] = {}
         for batch in open_split(split):
-            for name, value in jax.device_get(sums(params, carry, batch)).items():
+            for name, value in jax.device_get(sums(params, objective_state, batch)).items():
                 totals[name] = totals.get(name, 0) + np.asarray(value, np.float64)
         hits, counts = totals["class_hits"], totals["class_counts"]
         num_examples = int(counts.sum())

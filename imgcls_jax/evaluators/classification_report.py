@@ -31,10 +31,10 @@ def make(
     calibration_bins: int = 15,
     shots: Sequence[int] = (),
 ) -> Callable[[Any, Any], dict[str, Any]]:
-    """Returns the evaluator (params, carry) -> metrics.
+    """Returns the evaluator (params, objective_state) -> metrics.
 
     Args:
-      predict: (params, carry, batch) -> {"logits": float [B, K], ...}.
+      predict: (params, objective_state, batch) -> {"logits": float [B, K], ...}.
       open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
       task: num_classes K and class_counts are read.
       split: to evaluate on.
@@ -62,14 +62,14 @@ def make(
             f"labels without reading every example; got {tuple(shots)}"
         )
 
-    def probabilities(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        logits = predict(params, carry, batch)["logits"].astype(jnp.float32)
+    def probabilities(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits = predict(params, objective_state, batch)["logits"].astype(jnp.float32)
         return {"probabilities": jax.nn.softmax(logits)}
 
     collect = make_collector(probabilities, open_split)
 
-    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
-        found = collect(params, carry, split)
+    def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
+        found = collect(params, objective_state, split)
         result = report(
             found["probabilities"], found["label"], beta=beta, top_k=top_k, calibration_bins=calibration_bins
         )

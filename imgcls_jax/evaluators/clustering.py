@@ -38,11 +38,11 @@ def make(
     silhouette_examples: int = 2000,
     seed: int = 0,
 ) -> Callable[[Any, Any], dict[str, Any]]:
-    """Returns the evaluator (params, carry) -> metrics.
+    """Returns the evaluator (params, objective_state) -> metrics.
 
     Args:
-      predict: (params, carry, batch) -> {key: float [B, D], ...}; "subhead_logits" float [B, S, K] and
-        "embedding" are read where they are there.
+      predict: (params, objective_state, batch) -> {key: float [B, D], ...}; "subhead_logits" float [B, S, K]
+        and "embedding" are read where they are there.
       open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
       task: num_classes is read.
       split: to evaluate on.
@@ -68,8 +68,8 @@ def make(
             f"{num_clusters}, {silhouette_examples} and {seed}"
         )
 
-    def columns(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = predict(params, carry, batch)
+    def columns(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        outputs = predict(params, objective_state, batch)
         if key not in outputs:
             raise ValueError(f"evals: key {key!r} is none of the prediction's outputs: {', '.join(outputs)}")
         kept = {}
@@ -84,8 +84,8 @@ def make(
 
     collect = make_collector(columns, open_split)
 
-    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
-        found = {name: collect(params, carry, name) for name in (fit_split, split) if name}
+    def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
+        found = {name: collect(params, objective_state, name) for name in (fit_split, split) if name}
         if key == "embedding":
             fit = found[fit_split or split]
             centroids = _centroids(fit["embedding"], num_clusters or task.num_classes, seed)

@@ -30,10 +30,10 @@ def make(
     k: int | Sequence[int] = 20,
     temperature: float = 0.07,
 ) -> Callable[[Any, Any], dict[str, Any]]:
-    """Returns the evaluator (params, carry) -> metrics.
+    """Returns the evaluator (params, objective_state) -> metrics.
 
     Args:
-      predict: (params, carry, batch) -> {"embedding": float [B, D], ...}.
+      predict: (params, objective_state, batch) -> {"embedding": float [B, D], ...}.
       open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
       task: not read: the labels may be of classes that were never trained on.
       split: to classify; where it is train_split, an example is no neighbour of itself.
@@ -54,9 +54,9 @@ def make(
     collect = make_collector(embedding(predict), open_split)
     leave_one_out = split == train_split
 
-    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
-        bank = collect(params, carry, train_split)
-        queries = bank if leave_one_out else collect(params, carry, split)
+    def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
+        bank = collect(params, objective_state, train_split)
+        queries = bank if leave_one_out else collect(params, objective_state, split)
         if sizes[-1] > len(bank["label"]) - leave_one_out:
             raise ValueError(
                 f"knn: k = {sizes[-1]} is more than there are training examples, {len(bank['label'])}"

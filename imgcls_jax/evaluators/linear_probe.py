@@ -34,10 +34,10 @@ def make(
     C: float = 1.0,
     max_iterations: int = 1000,
 ) -> Callable[[Any, Any], dict[str, Any]]:
-    """Returns the evaluator (params, carry) -> metrics.
+    """Returns the evaluator (params, objective_state) -> metrics.
 
     Args:
-      predict: (params, carry, batch) -> {"embedding": float [B, D], ...}.
+      predict: (params, objective_state, batch) -> {"embedding": float [B, D], ...}.
       open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
       task: not read.
       split: to score.
@@ -61,8 +61,8 @@ def make(
         )
     collect = make_collector(embedding(predict), open_split)
 
-    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
-        train, test = collect(params, carry, train_split), collect(params, carry, split)
+    def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
+        train, test = collect(params, objective_state, train_split), collect(params, objective_state, split)
         if labels_per_class:
             chosen = balanced_subset(train["label"], labels_per_class, label_seed)
             train = {name: column[chosen] for name, column in train.items()}

@@ -29,11 +29,11 @@ def make(
     fit_split: str = "",
     top_k: int = 0,
 ) -> Callable[[Any, Any], dict[str, Any]]:
-    """Returns the evaluator (params, carry) -> metrics.
+    """Returns the evaluator (params, objective_state) -> metrics.
 
     Args:
-      predict: (params, carry, batch) -> {"probabilities": float [B, K], ...}; where it gives "chosen", bool
-        [B, K], too, those are the predicted sets and no threshold is read.
+      predict: (params, objective_state, batch) -> {"probabilities": float [B, K], ...}; where it gives
+        "chosen", bool [B, K], too, those are the predicted sets and no threshold is read.
       open_split: split -> its batches, each example once, with label int [B, K] of 0 and 1 and mask bool [B].
       task: num_classes K is read.
       split: to evaluate on.
@@ -55,15 +55,15 @@ def make(
             f"than split; got {threshold}, {top_k} and {fit_split!r}"
         )
 
-    def columns(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = predict(params, carry, batch)
+    def columns(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        outputs = predict(params, objective_state, batch)
         kept = {"probabilities": outputs["probabilities"].astype(jnp.float32)}
         return kept | ({"chosen": outputs["chosen"]} if "chosen" in outputs else {})
 
     collect = make_collector(columns, open_split, multi_label=True)
 
-    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
-        found = collect(params, carry, split)
+    def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
+        found = collect(params, objective_state, split)
         probabilities, labels = found["probabilities"], found["label"] > 0
         fitted = {}
         if top_k:
@@ -74,7 +74,7 @@ def make(
         else:
             limits = np.full(task.num_classes, threshold)
             if fit_split:
-                fit = collect(params, carry, fit_split)
+                fit = collect(params, objective_state, fit_split)
                 limits = best_thresholds(fit["probabilities"], fit["label"] > 0)
                 fitted = {"thresholds": limits.tolist()}
             chosen = probabilities >= limits

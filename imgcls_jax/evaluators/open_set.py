@@ -32,11 +32,11 @@ def make(
     train_split: str = "",
     accept: float = 0.95,
 ) -> Callable[[Any, Any], dict[str, Any]]:
-    """Returns the evaluator (params, carry) -> metrics.
+    """Returns the evaluator (params, objective_state) -> metrics.
 
     Args:
-      predict: (params, carry, batch) -> {"logits": float [B, K]}, with "embedding": float [B, D] where there
-        is a train_split.
+      predict: (params, objective_state, batch) -> {"logits": float [B, K]}, with "embedding": float [B, D]
+        where there is a train_split.
       open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
       task: not read.
       split: of known classes.
@@ -58,8 +58,8 @@ def make(
     if not 0 < accept < 1:
         raise ValueError(f"open_set: accept lies between 0 and 1, both excluded; got {accept}")
 
-    def columns(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = predict(params, carry, batch)
+    def columns(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        outputs = predict(params, objective_state, batch)
         logits = outputs["logits"].astype(jnp.float32)
         kept = {
             "predicted": jnp.argmax(logits, axis=-1),
@@ -78,10 +78,10 @@ def make(
             named["nearest_cosine"] = nearest(found["embedding"], bank, k=1)[0][:, 0]
         return named
 
-    def evaluate(params: Any, carry: Any) -> dict[str, Any]:
-        known = collect(params, carry, split)
-        unknown = collect(params, carry, unknown_split.replace("{split}", split))
-        bank = collect(params, carry, train_split)["embedding"] if train_split else None
+    def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
+        known = collect(params, objective_state, split)
+        unknown = collect(params, objective_state, unknown_split.replace("{split}", split))
+        bank = collect(params, objective_state, train_split)["embedding"] if train_split else None
         metrics: dict[str, Any] = {
             "num_examples": len(known["label"]),
             "num_unknown": len(unknown["label"]),

@@ -26,7 +26,9 @@ def tagged(trained: Trained, wanted: Callable[[dict[str, jax.Array]], jax.Array]
     """Returns the function prepared images -> `wanted` of the prediction, its layers named."""
     backbone = layers.Tagged(experiment.make_backbone(trained.config))
     objective = experiment.make_objective(trained.config, trained.task, backbone)
-    return lambda images: wanted(objective.predict(trained.params, trained.carry, {"image": images}))
+    return lambda images: wanted(
+        objective.predict(trained.params, trained.objective_state, {"image": images})
+    )
 
 
 def anything(outputs: dict[str, jax.Array]) -> jax.Array:
@@ -100,7 +102,7 @@ def filters(trained: Trained) -> Image.Image:
     """
     channels = trained.task.image_shape[2]
     images = jnp.zeros((1, *trained.task.image_shape))
-    params = trained.carry.get("ema", trained.params)["backbone"]
+    params = trained.objective_state.get("ema", trained.params)["backbone"]
     for layer in layers.layers(tagged(trained, anything), images):
         module = params
         for name in layer.split("/"):

@@ -158,14 +158,14 @@ def embed_split(
     """
 
     @jax.jit
-    def rows(params: Any, carry: Any, image: jax.Array) -> jax.Array:
-        return embedding(trained.predict(params, carry, {"image": image}))
+    def rows(params: Any, objective_state: Any, image: jax.Array) -> jax.Array:
+        return embedding(trained.predict(params, objective_state, {"image": image}))
 
     batches = trained.data.eval_batches(split, batch_size, trained.class_names)
     found, labels = [], []
     for number in range(len(batches)):
         batch = batches[number]
-        found.append(np.asarray(rows(trained.params, trained.carry, batch["image"]))[batch["mask"]])
+        found.append(np.asarray(rows(trained.params, trained.objective_state, batch["image"]))[batch["mask"]])
         labels.append(batch["label"][batch["mask"]])
     label = np.concatenate(labels)
     if label.ndim != 1:

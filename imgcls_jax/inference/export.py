@@ -59,7 +59,7 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
     from imgcls_jax.train.optimizer import param_paths
 
     def function(images: jax.Array) -> dict[str, jax.Array]:
-        outputs = trained.predict(trained.params, trained.carry, {"image": images})
+        outputs = trained.predict(trained.params, trained.objective_state, {"image": images})
         kept = {"probabilities": probabilities(outputs).astype(jnp.float32)}
         if "embedding" in outputs:
             kept["embedding"] = outputs["embedding"].astype(jnp.float32)
@@ -70,9 +70,9 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
     exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(images)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL).write_bytes(exported.serialize())
-    weights = {"params": trained.carry.get("ema", trained.params)}
-    if trained.carry.get("batch_stats"):
-        weights["batch_stats"] = trained.carry["batch_stats"]
+    weights = {"params": trained.objective_state.get("ema", trained.params)}
+    if trained.objective_state.get("batch_stats"):
+        weights["batch_stats"] = trained.objective_state["batch_stats"]
     leaves = zip(jax.tree.leaves(param_paths(weights)), jax.tree.leaves(weights), strict=True)
     save_file({path: np.asarray(leaf) for path, leaf in leaves}, str(folder / WEIGHTS))
     description = {

@@ -40,7 +40,7 @@ def write(trained: Any, file: Path, batch: int | None) -> float:
 
     def function(images: jax.Array) -> jax.Array:
         with jax.ensure_compile_time_eval():  # what does not depend on the images becomes a constant
-            outputs = trained.predict(trained.params, trained.carry, {"image": images})
+            outputs = trained.predict(trained.params, trained.objective_state, {"image": images})
             return probabilities(outputs).astype(jnp.float32)
 
     try:

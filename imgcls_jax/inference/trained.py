@@ -30,7 +30,7 @@ class Trained:
       config, task, class_names, source_shape: as they were in training; source_shape is that of images before
         the device side.
       data: the section `data`, with its transforms.
-      objective, params, carry, step: what predicts.
+      objective, params, objective_state, step: what predicts.
     """
 
     config: Config
@@ -40,12 +40,12 @@ class Trained:
     data: DataSide
     objective: Objective
     params: Any
-    carry: Any
+    objective_state: Any
     step: int
 
-    def predict(self, params: Any, carry: Any, batch: Batch) -> dict[str, Any]:
+    def predict(self, params: Any, objective_state: Any, batch: Batch) -> dict[str, Any]:
         """Predicts a batch as a split is read: the device side of the evaluation line, then the objective."""
-        return self.objective.predict(params, carry, self.data.prepare(batch))
+        return self.objective.predict(params, objective_state, self.data.prepare(batch))
 
     def outputs_of_files(
         self, paths: Sequence[Path], wanted: Callable[[dict[str, jax.Array]], jax.Array], *, batch_size: int
@@ -57,12 +57,16 @@ class Trained:
           wanted: from what the objective predicts of a batch to an array [B, ...], traced.
           batch_size: files at a time.
         """
-        outputs = jax.jit(lambda params, carry, image: wanted(self.predict(params, carry, {"image": image})))
+        outputs = jax.jit(
+            lambda params, objective_state, image: wanted(
+                self.predict(params, objective_state, {"image": image})
+            )
+        )
         return outputs_of_files(
             paths,
             self.data.settings.eval_transforms,
             self.source_shape,
-            functools.partial(outputs, self.params, self.carry),
+            functools.partial(outputs, self.params, self.objective_state),
             batch_size=batch_size,
         )
 
@@ -111,7 +115,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
         best_mode=train.get("best_mode", "max"),
         read_only=True,
     ) as checkpoints:
-        step, params, carry = checkpoints.restore_for_prediction(
+        step, params, objective_state = checkpoints.restore_for_prediction(
             checkpoint, sharding.replicated(sharding.data_mesh())
         )
     return Trained(
@@ -122,7 +126,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
         DataSide(config["data"], (jax.process_index(), jax.process_count())),
         experiment.make_objective(config, task, experiment.make_backbone(config)),
         params,
-        carry,
+        objective_state,
         step,
     )
 
@@ -165,7 +169,9 @@ def evaluate(
                 yield sharding.place(batch, mesh)
 
     evaluators = experiment.make_evaluators(trained.config, trained.predict, open_split, trained.task)
-    metrics = {name: evaluator(trained.params, trained.carry) for name, evaluator in evaluators.items()}
+    metrics = {
+        name: evaluator(trained.params, trained.objective_state) for name, evaluator in evaluators.items()
+    }
     result = {"step": trained.step} | metrics | {"bad_examples": len(union(bad_examples))}
     if not transforms and jax.process_index() == 0:
         write_json(Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json", result)

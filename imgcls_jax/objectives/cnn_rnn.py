@@ -10,7 +10,7 @@ too, so that the probabilities of all sequences without repeats sum to 1.
 Prediction is by beam search. The labels of the best sequence are "chosen"; the probability of a label is the
 share that the beams which hold it have in the probability of all of them.
 
-carry:
+objective_state:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
 """
 
@@ -25,9 +25,9 @@ import numpy as np
 
 from imgcls_jax.contracts.objective import (
     Batch,
-    Carry,
     Metrics,
     Objective,
+    ObjectiveState,
     Params,
     Task,
     apply_backbone,
@@ -124,7 +124,7 @@ def make(
     order = np.argsort(-np.array(task.class_counts), kind="stable")
     decoder = Decoder(num_labels, embedding_dim, hidden, dropout)
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, rng_decoder = jax.random.split(rng)
         params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
         size = len(features.embedding)
@@ -135,12 +135,17 @@ def make(
         return {"backbone": params, "decoder": variables["params"]}, {"batch_stats": batch_stats}
 
     def loss(
-        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         rng_backbone, rng_drop = jax.random.split(rng)
         features, batch_stats = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], batch["image"], train=True, rng=rng_backbone
+            backbone,
+            params["backbone"],
+            objective_state["batch_stats"],
+            batch["image"],
+            train=True,
+            rng=rng_backbone,
         )
         tokens, used = label_sequences(batch["label"], order, steps)
         size = len(tokens)
@@ -163,11 +168,11 @@ def make(
         start = decoder.first_state(size), jnp.full(size, num_labels), jnp.zeros((size, num_labels), bool)
         _, losses = jax.lax.scan(emit, start, (tokens.T, jax.random.split(rng_drop, steps)))  # [steps, B]
         value = jnp.mean(jnp.sum(jnp.where(used.T, losses, 0.0), axis=0))
-        return value, (carry | {"batch_stats": batch_stats}, {"loss": value})
+        return value, (objective_state | {"batch_stats": batch_stats}, {"loss": value})
 
-    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         features, _ = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], batch["image"], train=False
+            backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
         )
 
         def score(state: Any, token: jax.Array, emitted: jax.Array, image: jax.Array) -> Any:

@@ -13,7 +13,7 @@ whether it has members or not. The epoch's order holds every cluster equally oft
 the authors draw one more of each and cut the shuffled list. The classifier's part of the optimizer restarts
 as the authors' does, but has momentum where the backbone's has.
 
-carry:
+objective_state:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
   assignments: int32 [N], the cluster of every training example; 0 before the first plan.
 """
@@ -31,10 +31,10 @@ import numpy as np
 
 from imgcls_jax.contracts.objective import (
     Batch,
-    Carry,
     EpochPlan,
     Metrics,
     Objective,
+    ObjectiveState,
     Params,
     Task,
     apply_backbone,
@@ -118,7 +118,7 @@ def make(
         read = getattr(features, reads)
         return read.reshape(read.shape[0], -1)
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, rng_projector, rng_head = jax.random.split(rng, 3)
         params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
         params = {"backbone": params}
@@ -133,12 +133,22 @@ def make(
         }
 
     def embed_and_classify(
-        params: Params, carry: Carry, images: jax.Array, rng: jax.Array | None, *, train: bool
+        params: Params,
+        objective_state: ObjectiveState,
+        images: jax.Array,
+        rng: jax.Array | None,
+        *,
+        train: bool,
     ) -> tuple[jax.Array, jax.Array, Params]:
         """Returns embedding float [B, D], logits float32 [B, k] and batch_stats."""
         rng_backbone, rng_dropout = jax.random.split(rng) if train else (None, None)
         features, batch_stats = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], images, train=train, rng=rng_backbone
+            backbone,
+            params["backbone"],
+            objective_state["batch_stats"],
+            images,
+            train=train,
+            rng=rng_backbone,
         )
         embedding = read = read_off(features)
         if hidden:
@@ -149,32 +159,36 @@ def make(
         return embedding, logits, batch_stats
 
     def loss(
-        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
-        _, logits, batch_stats = embed_and_classify(params, carry, batch["image"], rng, train=True)
-        clusters = carry["assignments"][batch["index"]]
+        _, logits, batch_stats = embed_and_classify(params, objective_state, batch["image"], rng, train=True)
+        clusters = objective_state["assignments"][batch["index"]]
         value = jnp.mean(softmax_cross_entropy(logits, clusters))
         metrics = {"loss": value, "pseudo_accuracy": 1 - jnp.mean(zero_one(logits, clusters))}
-        return value, (carry | {"batch_stats": batch_stats}, metrics)
+        return value, (objective_state | {"batch_stats": batch_stats}, metrics)
 
-    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
-        embedding, logits, _ = embed_and_classify(params, carry, batch["image"], None, train=False)
+    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
+        embedding, logits, _ = embed_and_classify(params, objective_state, batch["image"], None, train=False)
         return {"logits": logits, "embedding": embedding}
 
     def plan_epoch(
-        params: Params, carry: Carry, epoch: int, embed: Callable[[str], np.ndarray], rng: jax.Array
+        params: Params,
+        objective_state: ObjectiveState,
+        epoch: int,
+        embed: Callable[[str], np.ndarray],
+        rng: jax.Array,
     ) -> EpochPlan:
         del epoch
         # A copy on this host: the work below is its own, and every host does the same.
         seed = np.asarray(jax.random.key_data(rng))
         rng_kmeans, rng_head = jax.random.split(jax.random.wrap_key_data(seed, impl=jax.random.key_impl(rng)))
         found = cluster(embed("embedding"), rng_kmeans)
-        assignments, previous = np.asarray(found.assignments), np.asarray(carry["assignments"])
+        assignments, previous = np.asarray(found.assignments), np.asarray(objective_state["assignments"])
         fresh = classifier.init(rng_head, jnp.zeros((1, len(params["head"]["kernel"]))))["params"]
         return EpochPlan(
             params=params | {"head": jax.tree.map(np.asarray, fresh)},
-            carry=carry | {"assignments": assignments},
+            objective_state=objective_state | {"assignments": assignments},
             order=uniform_order(assignments, np.random.default_rng(seed)),
             reset=("head",),
             metrics={

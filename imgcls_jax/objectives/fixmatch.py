@@ -10,7 +10,8 @@ labeled, weak and strong rows go through one pass, so that batch norm sees them 
 prediction is by averaged weights with the running statistics, which are not averaged. Their weight decay, an
 L2 term on kernels, is that of `optimizer.name = "sgd"`. RandAugment only, no CTAugment.
 
-carry: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of params, with ema_decay.
+objective_state: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of params, with
+  ema_decay.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ import numpy as np
 
 from imgcls_jax.contracts.objective import (
     Batch,
-    Carry,
     Metrics,
     Objective,
+    ObjectiveState,
     Params,
     Task,
     train_logits,
@@ -65,7 +66,7 @@ def make(
     plain = supervised.make(backbone, task, ema_decay=ema_decay)
     head = heads.build(getattr(backbone, "head", "linear"), task.num_classes)
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         if len(batch["views"]) != 2:
             raise ValueError(
                 "data.view_transforms needs two lines for this objective, a weak and a strong augmentation; "
@@ -74,12 +75,12 @@ def make(
         return plain.init(rng, batch["labeled"])
 
     def loss(
-        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         labels, (weak, strong) = batch["labeled"]["label"], batch["views"]
         parts = (batch["labeled"]["image"], weak, strong)
-        logits, batch_stats = train_logits(backbone, head, params, carry, interleave(parts), rng)
+        logits, batch_stats = train_logits(backbone, head, params, objective_state, interleave(parts), rng)
         logits, weak_logits, strong_logits = deal_back(logits, [len(part) for part in parts])
         guesses, confidence = pseudo_labels(weak_logits)
         mask = (confidence >= threshold).astype(jnp.float32)
@@ -93,7 +94,7 @@ def make(
             "confident": jnp.mean(mask),
             "accuracy": 1 - jnp.mean(zero_one(logits, labels)),
         }
-        return value, (carry | {"batch_stats": batch_stats}, metrics)
+        return value, (objective_state | {"batch_stats": batch_stats}, metrics)
 
     return dataclasses.replace(
         plain, batch_keys=("labeled", "views"), init=init, loss=loss, reads_pixels=True

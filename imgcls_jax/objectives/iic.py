@@ -10,7 +10,7 @@ BatchNorm keeps running statistics and uses them to predict; the authors' networ
 batch's own. Which sub-head answers is decided by a running mean of its loss over about an epoch, both heads'
 being watched at every step; the authors take the loss of the last epoch.
 
-carry:
+objective_state:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
   subhead_loss: {"clusters", "overclusters"}: float32 [S], the running mean of each sub-head's loss, in nats.
 """
@@ -26,9 +26,9 @@ import jax.numpy as jnp
 
 from imgcls_jax.contracts.objective import (
     Batch,
-    Carry,
     Metrics,
     Objective,
+    ObjectiveState,
     Params,
     Task,
     apply_backbone,
@@ -82,7 +82,7 @@ def make(
     own_epochs, auxiliary_epochs = head_epochs
     layers = {name: heads.Linear(size) for name, size in sizes.items()}
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, *rng_heads = jax.random.split(rng, 1 + len(layers))
         params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["views"][0])
         params = {"backbone": params}
@@ -103,11 +103,11 @@ def make(
         return epoch < auxiliary_epochs if overclusters_first else epoch >= own_epochs
 
     def loss(
-        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         first, others = _pairs(batch["views"])
         rng_first, rng_others = jax.random.split(rng)
-        trunk, batch_stats = params["backbone"], carry["batch_stats"]
+        trunk, batch_stats = params["backbone"], objective_state["batch_stats"]
         features, batch_stats = apply_backbone(backbone, trunk, batch_stats, first, train=True, rng=rng_first)
         transformed, batch_stats = apply_backbone(
             backbone, trunk, batch_stats, others, train=True, rng=rng_others
@@ -124,18 +124,20 @@ def make(
         value = jnp.where(trains_overclusters(step), means["overclusters"], means["clusters"])
         running = jax.tree.map(
             lambda mean, new: mean + (jax.lax.stop_gradient(new) - mean) / task.steps_per_epoch,
-            carry["subhead_loss"],
+            objective_state["subhead_loss"],
             losses,
         )
         metrics = {"loss": value} | {f"{name}_loss": mean for name, mean in means.items()}
-        return value, (carry | {"batch_stats": batch_stats, "subhead_loss": running}, metrics)
+        return value, (objective_state | {"batch_stats": batch_stats, "subhead_loss": running}, metrics)
 
-    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         features, _ = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], batch["image"], train=False
+            backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
         )
         logits = {name: subheads(params, name, features.embedding) for name in layers}
-        best = {name: values[jnp.argmin(carry["subhead_loss"][name])] for name, values in logits.items()}
+        best = {
+            name: values[jnp.argmin(objective_state["subhead_loss"][name])] for name, values in logits.items()
+        }
         return {
             "logits": best["clusters"],
             "subhead_logits": jnp.moveaxis(logits["clusters"], 0, 1),

@@ -6,7 +6,7 @@ the pixels of the hidden ones. params["backbone"] is the network's own: it fine-
 paper's positions are `model.position = "sincos"`. Difference: the encoder starts as models/vit.py has it
 (class token 0, biases of the MLP near 0, the patches' linear map not Xavier-uniform).
 
-carry: {}.
+objective_state: {}.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import jax.numpy as jnp
 
 from imgcls_jax.contracts.objective import (
     Batch,
-    Carry,
     Metrics,
     Objective,
+    ObjectiveState,
     Params,
     Task,
     apply_backbone,
@@ -85,7 +85,7 @@ def make(
         channels=channels, width=decoder_width, depth=decoder_depth, heads=decoder_heads
     )
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, rng_decoder = jax.random.split(rng)
         variables = backbone.init(rng_backbone, batch["image"], train=False)
         tokens = backbone.apply(variables, batch["image"], train=False, method="tokens")
@@ -94,8 +94,8 @@ def make(
         return {"backbone": variables["params"], "decoder": params}, {}
 
     def loss(
-        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         rng_mask, rng_backbone = jax.random.split(rng)
         images = batch["image"]
@@ -111,10 +111,10 @@ def make(
         predicted = decoder.apply({"params": params["decoder"]}, tokens, restore, grid)
         patches = patchify(images, patch=backbone.patch)
         value = jnp.mean(masked_reconstruction(predicted, patches, mask, norm_pix=norm_pix))
-        return value, (carry, {"loss": value})
+        return value, (objective_state, {"loss": value})
 
-    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
-        del carry
+    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
+        del objective_state
         features, _ = apply_backbone(backbone, params["backbone"], {}, batch["image"], train=False)
         return {"embedding": features.embedding}
 

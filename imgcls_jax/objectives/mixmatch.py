@@ -14,7 +14,8 @@ statistics, which are not averaged. The authors' weight decay, which multiplies 
 They train with batches of equal size (data.labeled_batch_size = train.batch_size). Others are taken too:
 then only as many rows of each batch change places as the smaller one has.
 
-carry: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of params, with ema_decay.
+objective_state: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of params, with
+  ema_decay.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ import optax
 
 from imgcls_jax.contracts.objective import (
     Batch,
-    Carry,
     Metrics,
     Objective,
+    ObjectiveState,
     Params,
     Task,
     train_logits,
@@ -80,24 +81,26 @@ def make(
     ramp_steps = round(ramp_fraction * task.total_steps)
     weight_at = optax.linear_schedule(0.0 if ramp_steps else lambda_u, lambda_u, max(ramp_steps, 1))
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         return plain.init(rng, batch["labeled"])
 
-    def guess(params: Params, carry: Carry, views: Sequence[jax.Array], rng: jax.Array) -> jax.Array:
+    def guess(
+        params: Params, objective_state: ObjectiveState, views: Sequence[jax.Array], rng: jax.Array
+    ) -> jax.Array:
         """Returns the labels that the views agree on, float32 [Bu, K], without gradient."""
         rngs = jax.random.split(rng, len(views))
         predictions = [
-            jax.nn.softmax(classify(params, carry, view, key)[0])
+            jax.nn.softmax(classify(params, objective_state, view, key)[0])
             for view, key in zip(views, rngs, strict=True)
         ]
         return jax.lax.stop_gradient(sharpen(sum(predictions) / len(views), temperature=temperature))
 
     def loss(
-        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         labeled, views = batch["labeled"], batch["views"]
         rng_guess, rng_mix, rng_pass = jax.random.split(rng, 3)
-        guesses = guess(params, carry, views, rng_guess)
+        guesses = guess(params, objective_state, views, rng_guess)
         known = jax.nn.one_hot(labeled["label"], task.num_classes)
         sizes = [len(known)] + [len(guesses)] * len(views)
         images, targets = mix_rows(
@@ -108,7 +111,7 @@ def make(
         )
         passes = interleave(jnp.split(images, np.cumsum(sizes)[:-1]))
         results = [
-            classify(params, carry, rows, key)
+            classify(params, objective_state, rows, key)
             for rows, key in zip(passes, jax.random.split(rng_pass, len(passes)), strict=True)
         ]
         logits = jnp.concatenate(interleave([logits for logits, _ in results]))  # [Bl + V Bu, K]
@@ -124,7 +127,7 @@ def make(
             "lambda_u": weight,
             "confidence": jnp.mean(jnp.max(guesses, axis=-1)),
         }
-        return value, (carry | {"batch_stats": results[0][1]}, metrics)
+        return value, (objective_state | {"batch_stats": results[0][1]}, metrics)
 
     return dataclasses.replace(
         plain, batch_keys=("labeled", "views"), init=init, loss=loss, reads_pixels=True

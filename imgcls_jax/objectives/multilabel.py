@@ -1,7 +1,7 @@
 """Multi-label classification, each label on its own: sigmoid cross-entropy or focal loss (Lin et al. 2017,
 arXiv:1708.02002), with weights for rare labels.
 
-carry: that of `supervised`: batch_stats, head_state, and ema with ema_decay.
+objective_state: that of `supervised`: batch_stats, head_state, and ema with ema_decay.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from imgcls_jax.contracts.objective import (
     Batch,
-    Carry,
     Metrics,
     Objective,
+    ObjectiveState,
     Params,
     Task,
     apply_backbone,
@@ -78,24 +78,29 @@ def make(
         return sigmoid_cross_entropy(logits, targets, positive_weight=weights)
 
     def mean_loss(
-        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         rng_backbone, rng_head = jax.random.split(rng)
         features, batch_stats = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], batch["image"], train=True, rng=rng_backbone
+            backbone,
+            params["backbone"],
+            objective_state["batch_stats"],
+            batch["image"],
+            train=True,
+            rng=rng_backbone,
         )
-        variables = {"params": params["head"], **carry["head_state"]}
+        variables = {"params": params["head"], **objective_state["head_state"]}
         logits = classifier.apply(
             variables, getattr(features, classifier.reads), train=True, rngs={"dropout": rng_head}
         )
         value = jnp.mean(values(logits, batch["label"]))
         hits = (logits > 0) == (batch["label"] > 0)
         metrics = {"loss": value, "label_accuracy": jnp.mean(hits.astype(jnp.float32))}
-        return value, (carry | {"batch_stats": batch_stats}, metrics)
+        return value, (objective_state | {"batch_stats": batch_stats}, metrics)
 
-    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
-        outputs = plain.predict(params, carry, batch)
+    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
+        outputs = plain.predict(params, objective_state, batch)
         return outputs | {"probabilities": jax.nn.sigmoid(outputs["logits"])}
 
     return dataclasses.replace(plain, loss=mean_loss, predict=predict, multi_label=True, reads_pixels=False)

@@ -10,7 +10,8 @@ both passes use batch statistics and the running ones follow the labeled pass al
 weights. Their released pseudo-label script multiplies the mean loss by the share of sure rows, by a slip of
 shapes; here each row has its own mask.
 
-carry: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of params, with ema_decay.
+objective_state: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of params, with
+  ema_decay.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ import optax
 
 from imgcls_jax.contracts.objective import (
     Batch,
-    Carry,
     Metrics,
     Objective,
+    ObjectiveState,
     Params,
     Task,
     train_logits,
@@ -78,7 +79,7 @@ def make(
     ramp_steps = round(ramp_fraction * task.total_steps)
     weight_at = optax.linear_schedule(0.0 if ramp_steps else lambda_u, lambda_u, max(ramp_steps, 1))
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         return plain.init(rng, batch["labeled"])
 
     def unlabeled_term(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -89,12 +90,12 @@ def make(
         return jnp.mean(losses), jnp.mean(mask)
 
     def loss(
-        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         labels = batch["labeled"]["label"]
         rng_labeled, rng_unlabeled = jax.random.split(rng)
-        logits, batch_stats = classify(params, carry, batch["labeled"]["image"], rng_labeled)
-        unlabeled_logits, _ = classify(params, carry, batch["image"], rng_unlabeled)
+        logits, batch_stats = classify(params, objective_state, batch["labeled"]["image"], rng_labeled)
+        unlabeled_logits, _ = classify(params, objective_state, batch["image"], rng_unlabeled)
         loss_labeled = jnp.mean(softmax_cross_entropy(logits, labels))
         loss_unlabeled, confident = unlabeled_term(unlabeled_logits)
         weight = weight_at(step)
@@ -107,6 +108,6 @@ def make(
             "confident": confident,
             "accuracy": 1 - jnp.mean(zero_one(logits, labels)),
         }
-        return value, (carry | {"batch_stats": batch_stats}, metrics)
+        return value, (objective_state | {"batch_stats": batch_stats}, metrics)
 
     return dataclasses.replace(plain, batch_keys=("labeled", "image"), init=init, loss=loss)

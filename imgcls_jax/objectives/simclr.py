@@ -7,7 +7,7 @@ loss. Differences: the loss is the paper's mean over the 2B views, half of the s
 minimises; there is no classifier trained beside (evaluators/linear_probe.py measures the same afterwards).
 With train.accumulate_steps above 1 negatives come from each part alone.
 
-carry:
+objective_state:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
   projector_stats: {"bn1": {"mean", "var"}, ...}, float32 [width of that layer], the projector's.
 """
@@ -22,9 +22,9 @@ import jax.numpy as jnp
 
 from imgcls_jax.contracts.objective import (
     Batch,
-    Carry,
     Metrics,
     Objective,
+    ObjectiveState,
     Params,
     Task,
     apply_backbone,
@@ -93,7 +93,7 @@ def make(
         )
     projector = Projector(projection_layers, projection_dim)
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, rng_projector = jax.random.split(rng)
         params, batch_stats, features = init_backbone(backbone, rng_backbone, _two_views(batch)[0])
         variables = projector.init(rng_projector, features.embedding, train=False)
@@ -103,21 +103,21 @@ def make(
         )
 
     def loss(
-        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         # Side by side, not one after the other: a batch split over devices stays where it is.
         images = jnp.stack(_two_views(batch), axis=1)  # [B, 2, H, W, C]
         features, batch_stats = apply_backbone(
             backbone,
             params["backbone"],
-            carry["batch_stats"],
+            objective_state["batch_stats"],
             images.reshape(-1, *images.shape[2:]),
             train=True,
             rng=rng,
         )
         projected, moved = projector.apply(
-            {"params": params["projector"], "batch_stats": carry["projector_stats"]},
+            {"params": params["projector"], "batch_stats": objective_state["projector_stats"]},
             features.embedding,
             train=True,
             mutable=["batch_stats"],
@@ -125,12 +125,12 @@ def make(
         projected = projected.reshape(-1, 2, projection_dim)
         losses = nt_xent(projected[:, 0], projected[:, 1], temperature=temperature, axis_name=task.axis_name)
         value = jnp.mean(losses)
-        carry = {"batch_stats": batch_stats, "projector_stats": moved["batch_stats"]}
-        return value, (carry, {"loss": value})
+        objective_state = {"batch_stats": batch_stats, "projector_stats": moved["batch_stats"]}
+        return value, (objective_state, {"loss": value})
 
-    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         features, _ = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], batch["image"], train=False
+            backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
         )
         return {"embedding": features.embedding}
 

@@ -5,7 +5,7 @@ their losses are added with the backbone's own `aux_weight`. Options: label smoo
 (PyTorch's reduction: the weighted sum over the sum of weights), mixup and CutMix, and an exponential moving
   average of the params, which then serves prediction.
 
-carry:
+objective_state:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
   head_state: what the head keeps and does not train, {} for most: the projections of compact bilinear
     pooling.
@@ -24,14 +24,14 @@ import optax
 
 from imgcls_jax.contracts.objective import (
     Batch,
-    Carry,
     Metrics,
     Objective,
+    ObjectiveState,
     Params,
     Task,
     apply_backbone,
     init_backbone,
-    keep_carry,
+    keep_objective_state,
     require_between,
 )
 from imgcls_jax.layers import heads
@@ -101,7 +101,7 @@ def make(
     )
     auxiliary = heads.Linear(task.num_classes)
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, rng_head = jax.random.split(rng)
         params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
         head_state = dict(classifier.init(rng_head, getattr(features, classifier.reads), train=False))
@@ -109,10 +109,10 @@ def make(
         for number, aux in enumerate(features.aux):
             rng_aux = jax.random.fold_in(rng_head, number)
             params[f"aux_head_{number}"] = auxiliary.init(rng_aux, aux, train=False)["params"]
-        carry = {"batch_stats": batch_stats, "head_state": head_state}
+        objective_state = {"batch_stats": batch_stats, "head_state": head_state}
         if ema_decay:
-            carry["ema"] = jax.tree.map(jnp.copy, params)
-        return params, carry
+            objective_state["ema"] = jax.tree.map(jnp.copy, params)
+        return params, objective_state
 
     def targets_of(batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns images and what the loss compares with: labels, or probabilities where an option needs
@@ -122,8 +122,10 @@ def make(
             targets = smooth_labels(targets, num_classes=task.num_classes, epsilon=label_smoothing)
         return mix(rng, images, targets, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
 
-    def classify(head_params: Params, carry: Carry, features: Any, **options: Any) -> jax.Array:
-        variables = {"params": head_params, **carry["head_state"]}
+    def classify(
+        head_params: Params, objective_state: ObjectiveState, features: Any, **options: Any
+    ) -> jax.Array:
+        variables = {"params": head_params, **objective_state["head_state"]}
         return classifier.apply(variables, getattr(features, classifier.reads), **options)
 
     def mean_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -137,40 +139,42 @@ def make(
         return class_weighted_mean(losses, targets, class_weights=weights)
 
     def loss(
-        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         rng_mix, rng_backbone, rng_head = jax.random.split(rng, 3)
         images, targets = targets_of(batch, rng_mix)
         features, batch_stats = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], images, train=True, rng=rng_backbone
+            backbone, params["backbone"], objective_state["batch_stats"], images, train=True, rng=rng_backbone
         )
-        logits = classify(params["head"], carry, features, train=True, rngs={"dropout": rng_head})
+        logits = classify(params["head"], objective_state, features, train=True, rngs={"dropout": rng_head})
         value = mean_loss(logits, targets)
         for number, aux in enumerate(features.aux):
             aux_logits = auxiliary.apply({"params": params[f"aux_head_{number}"]}, aux, train=False)
             value += backbone.aux_weight * mean_loss(aux_logits, targets)
         metrics = {"loss": value, "accuracy": 1 - jnp.mean(zero_one(logits, batch["label"]))}
-        return value, (carry | {"batch_stats": batch_stats}, metrics)
+        return value, (objective_state | {"batch_stats": batch_stats}, metrics)
 
-    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
-        params = carry.get("ema", params)
+    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
+        params = objective_state.get("ema", params)
         features, _ = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], batch["image"], train=False
+            backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
         )
-        logits = classify(params["head"], carry, features, train=False)
+        logits = classify(params["head"], objective_state, features, train=False)
         return {"logits": logits, "embedding": features.embedding}
 
-    def move_ema(params: Params, carry: Carry, step: jax.Array) -> Carry:
+    def move_ema(params: Params, objective_state: ObjectiveState, step: jax.Array) -> ObjectiveState:
         del step
-        return carry | {"ema": optax.incremental_update(params, carry["ema"], 1 - ema_decay)}
+        return objective_state | {
+            "ema": optax.incremental_update(params, objective_state["ema"], 1 - ema_decay)
+        }
 
     return Objective(
         batch_keys=("image", "label"),
         init=init,
         loss=loss,
         predict=predict,
-        after_update=move_ema if ema_decay else keep_carry,
+        after_update=move_ema if ema_decay else keep_objective_state,
         reads_pixels=bool(mixup_alpha or cutmix_alpha),
     )
 

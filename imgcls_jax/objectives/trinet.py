@@ -23,7 +23,7 @@ What is our reading, or differs:
 - The modules are alike, a hidden layer with leaky ReLU and dropout each, instead of small convolutional
   networks: they stand on any backbone's embedding.
 
-carry:
+objective_state:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
   label: int32 [N], the true label of the examples seen in the labeled stream, -1 of the others.
   pseudo: int32 [3, N], the label that each module learns, -1 for none.
@@ -45,10 +45,10 @@ import numpy as np
 
 from imgcls_jax.contracts.objective import (
     Batch,
-    Carry,
     EpochPlan,
     Metrics,
     Objective,
+    ObjectiveState,
     Params,
     Task,
     apply_backbone,
@@ -131,33 +131,35 @@ def make(
         init_epochs, round_epochs, diversity_rounds, pool_base, sigma, sigma_smearing, sigma_decay
     )
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, Carry]:
+    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, *rng_heads = jax.random.split(rng, 1 + len(HEADS))
         backbone_params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
         params = {"backbone": backbone_params}
         for name, rng_head in zip(HEADS, rng_heads, strict=True):
             params[name] = module.init(rng_head, features.embedding, train=False)["params"]
-        carry = {
+        objective_state = {
             "batch_stats": batch_stats,
             "label": jnp.full(num_examples, -1, jnp.int32),
             "pseudo": jnp.full((len(HEADS), num_examples), -1, jnp.int32),
             "smearing": jnp.bool_(True),
             "smear_seed": jnp.uint32(0),
         }
-        return params, carry
+        return params, objective_state
 
     def loss(
-        params: Params, carry: Carry, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         rng_backbone, rng_heads = jax.random.split(rng)
-        labeled, smearing = batch["labeled"], carry["smearing"]
+        labeled, smearing = batch["labeled"], objective_state["smearing"]
         images = jnp.concatenate([labeled["image"], batch["image"]])
         index = jnp.concatenate([labeled["index"], batch["index"]])  # [Bl + B]
-        label = carry["label"].at[labeled["index"]].set(labeled["label"])
-        targets = jnp.where(label[index] >= 0, label[index], carry["pseudo"][:, index])  # [3, Bl + B]
+        label = objective_state["label"].at[labeled["index"]].set(labeled["label"])
+        targets = jnp.where(
+            label[index] >= 0, label[index], objective_state["pseudo"][:, index]
+        )  # [3, Bl + B]
         features, batch_stats = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], images, train=True, rng=rng_backbone
+            backbone, params["backbone"], objective_state["batch_stats"], images, train=True, rng=rng_backbone
         )
         values, logits = [], []
         for number, name in enumerate(HEADS):
@@ -168,7 +170,7 @@ def make(
                 module.apply({"params": params[name]}, embedding, train=True, rngs={"dropout": rng_head})
             )
             smeared = smear(
-                jax.random.fold_in(jax.random.key(carry["smear_seed"]), number),
+                jax.random.fold_in(jax.random.key(objective_state["smear_seed"]), number),
                 jnp.maximum(targets[number], 0),
                 index,
                 num_classes=num_classes,
@@ -184,11 +186,11 @@ def make(
             "accuracy": 1 - jnp.mean(zero_one(of_labeled, labeled["label"])),
             "with_target": jnp.mean(targets >= 0),
         }
-        return value, (carry | {"batch_stats": batch_stats, "label": label}, metrics)
+        return value, (objective_state | {"batch_stats": batch_stats, "label": label}, metrics)
 
-    def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         features, _ = apply_backbone(
-            backbone, params["backbone"], carry["batch_stats"], batch["image"], train=False
+            backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
         )
         ask = ask_modules(module, [params[name] for name in HEADS])
         logits = ask(features.embedding)
@@ -199,11 +201,15 @@ def make(
         }
 
     def plan_epoch(
-        params: Params, carry: Carry, epoch: int, embed: Callable[[str], np.ndarray], rng: jax.Array
+        params: Params,
+        objective_state: ObjectiveState,
+        epoch: int,
+        embed: Callable[[str], np.ndarray],
+        rng: jax.Array,
     ) -> EpochPlan:
         generator = np.random.default_rng(np.asarray(jax.random.key_data(rng)))
-        label = np.asarray(carry["label"])
-        pseudo = np.asarray(carry["pseudo"])
+        label = np.asarray(objective_state["label"])
+        pseudo = np.asarray(objective_state["pseudo"])
         unlabeled = np.flatnonzero(label < 0)
         t, first_epoch = rounds.at(epoch)
         smearing = rounds.smears(t, len(unlabeled))
@@ -220,7 +226,7 @@ def make(
                     threshold=metrics["sigma"],
                     tolerated=passes * UNSTABLE_SHARE,
                 )
-            carry = carry | {
+            objective_state = objective_state | {
                 "pseudo": jnp.asarray(pseudo),
                 "smearing": jnp.bool_(smearing),
                 "smear_seed": jnp.uint32(generator.integers(2**32)),
@@ -228,7 +234,7 @@ def make(
         metrics["pseudo_labels"] = float(np.mean(np.sum(pseudo >= 0, axis=1)))
         with_target = np.flatnonzero((label >= 0) | np.any(pseudo >= 0, axis=0))
         order = repeated(with_target, num_examples, generator) if len(with_target) else None
-        return EpochPlan(params, carry, order, metrics=metrics)
+        return EpochPlan(params, objective_state, order, metrics=metrics)
 
     return Objective(
         batch_keys=("image", "index", "labeled"),

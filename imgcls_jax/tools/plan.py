@@ -97,7 +97,7 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
     memory = {
         "params_bytes": device_bytes(state.params),
         "opt_state_bytes": device_bytes(state.opt_state),
-        "carry_bytes": device_bytes(state.carry),
+        "carry_bytes": device_bytes(state.objective_state),
         "batch_bytes": tree_bytes(share),
         "temporary_bytes": step_cost.temporary_bytes(
             jaxpr, platform=platform, wider=wider, donated=len(jax.tree.leaves(state))
@@ -164,8 +164,15 @@ def table(planned: dict[str, Any]) -> str:
 
 def _phase_lines(phase: dict[str, Any], planned: dict[str, Any]) -> list[str]:
     devices = planned["devices"]
-    names = ("params", "opt_state", "carry", "batch", "temporary", "total")
-    labels = ("parameters", "optimizer", "carry", "batch", "temporaries (estimate)", "total (estimate)")
+    names = ("params", "opt_state", "objective_state", "batch", "temporary", "total")
+    labels = (
+        "parameters",
+        "optimizer",
+        "objective_state",
+        "batch",
+        "temporaries (estimate)",
+        "total (estimate)",
+    )
     rows = [(label, phase[f"{name}_bytes"]) for name, label in zip(names, labels, strict=True)]
     if "xla_temporary_bytes" in phase:
         total = phase["xla_argument_bytes"] + phase["xla_temporary_bytes"]

@@ -7,7 +7,8 @@ not finite (with train.on_nonfinite = "skip" to the recorded step itself), with 
 randomness, and writes nothing into the workdir. On another kind or number of devices the last bits differ,
 and so may the step.
 
-Printed are the leaves that hold a NaN or an infinity: params, carry, optimizer state and prepared batch
+Printed are the leaves that hold a NaN or an infinity: params, objective_state, optimizer state and prepared
+  batch
 before the step, its metrics and gradients, and the state after it. Then the images whose loss is not finite
 when each fills a batch by itself; a loss that compares examples may be finite then, or not be defined. With
 train.accumulate_steps the gradients are those of the whole batch at once, whose draws in the loss differ.
@@ -110,7 +111,7 @@ def examine(loop: _Replay, before: TrainState, batch: Batch) -> tuple[Batch, Any
     phase = loop.phase
     rng_augment, rng_loss = jax.random.split(jax.random.fold_in(before.rng, before.step))
     prepared = jax.jit(phase.augment)(rng_augment, batch)
-    inputs = before.params, before.carry
+    inputs = before.params, before.objective_state
     grads = jax.jit(jax.grad(phase.objective.loss, has_aux=True))(*inputs, prepared, rng_loss, before.step)[0]
 
     def alone(example: Batch) -> jax.Array:
@@ -129,11 +130,19 @@ def report(setup: Setup, workdir: Path, step: int) -> tuple[list[str], bool]:
     """Returns what is to be said, and whether anything is not finite; arguments as of find."""
     loop, (before, batch, after, metrics), began = find(setup, workdir, step)
     prepared, grads, losses = examine(loop, before, batch)
-    state = {"params": before.params, "carry": before.carry, "opt_state": before.opt_state}
+    state = {
+        "params": before.params,
+        "objective_state": before.objective_state,
+        "opt_state": before.opt_state,
+    }
     going_in = [*not_finite(state), *not_finite({"batch": prepared})]
     metrics = {name: np.asarray(value) for name, value in metrics.items()}
     coming_out = [*not_finite({"metric": metrics, "gradient": grads})]
-    left = [*not_finite({"params": after.params, "carry": after.carry, "opt_state": after.opt_state})]
+    left = [
+        *not_finite(
+            {"params": after.params, "objective_state": after.objective_state, "opt_state": after.opt_state}
+        )
+    ]
     lines = [f"from {began} to step {loop.step}" + (f" of {step} wanted" if loop.step != step else "")]
     bad = bool(going_in or coming_out or left)
     lines.append(f"step {loop.step} is the first that is not finite" if bad else "all of the step is finite")

@@ -139,14 +139,16 @@ def predict(trained: Trained, split: str) -> Predictions:
     batches = trained.data.eval_batches(split, batch_size, trained.class_names)
 
     @jax.jit
-    def rows(params: Any, carry: Any, image: jax.Array) -> jax.Array:
-        return probabilities(trained.predict(params, carry, {"image": image}))
+    def rows(params: Any, objective_state: Any, image: jax.Array) -> jax.Array:
+        return probabilities(trained.predict(params, objective_state, {"image": image}))
 
     found, labels = [], []
     for number in range(len(batches)):
         batch = batches[number]
         mask = batch["mask"]
-        found.append(np.asarray(rows(trained.params, trained.carry, batch["image"]), np.float32)[mask])
+        found.append(
+            np.asarray(rows(trained.params, trained.objective_state, batch["image"]), np.float32)[mask]
+        )
         labels.append(batch["label"][mask])
     return Predictions(trained.data.source(split), np.concatenate(found), np.concatenate(labels))
 

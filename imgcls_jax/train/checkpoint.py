@@ -21,6 +21,7 @@ from imgcls_jax.train.state import TrainState, checksum
 logger = logging.getLogger(__name__)
 
 Tree = Any
+OBJECTIVE_STATE = "carry"  # the name of TrainState.objective_state in files
 
 
 class Checkpoints:
@@ -227,7 +228,7 @@ class Checkpoints:
           sharding: of every leaf.
 
         Returns:
-          (step, params, carry).
+          (step, params, objective_state).
 
         Raises:
           ValueError: there is no such checkpoint, or it cannot be read.
@@ -237,7 +238,7 @@ class Checkpoints:
             tree = self._manager.item_metadata(step)["state"].tree
             target = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                {"params": tree["params"], "carry": tree["carry"]},
+                {"params": tree["params"], OBJECTIVE_STATE: tree[OBJECTIVE_STATE]},
             )
             restored = self._manager.restore(
                 step,
@@ -254,7 +255,7 @@ class Checkpoints:
                 f"the checkpoint {self.directory / str(step)} cannot be read: "
                 f"{str(error).split(chr(10), 1)[0][:300]}; others: {self.steps()}"
             ) from error
-        return step, restored["params"], restored["carry"]
+        return step, restored["params"], restored[OBJECTIVE_STATE]
 
     def _find(self, which: str) -> int:
         steps = self.steps()
@@ -295,14 +296,16 @@ def _to_tree(state: TrainState, order: np.ndarray | None) -> Tree:
     else:
         rng = jax.random.key_data(rng)
     tree = state._asdict() | {"rng": rng}
+    tree[OBJECTIVE_STATE] = tree.pop("objective_state")
     return tree if order is None else tree | {"order": order}
 
 
 def _from_tree(tree: Tree) -> tuple[TrainState, np.ndarray | None]:
     order = tree.pop("order", None)
     rng = jax.random.wrap_key_data(tree.pop("rng"))
-    carry = tree["carry"] if tree["carry"] is not None else {}
-    return TrainState(rng=rng, **(tree | {"carry": carry})), None if order is None else np.asarray(order)
+    objective_state = tree.pop(OBJECTIVE_STATE) or {}  # Orbax restores an empty dict as None
+    state = TrainState(rng=rng, objective_state=objective_state, **tree)
+    return state, None if order is None else np.asarray(order)
 
 
 def differing_leaves(saved: Tree, wanted: Tree) -> list[str]:

@@ -294,14 +294,15 @@ def make_objective(config: Config, task: Task, backbone: Any) -> Objective:
 
 
 def make_evaluators(config: Config, predict: Any, open_split: Any, task: Task) -> dict[str, Any]:
-    """Returns {name: evaluate(params, carry) -> metrics} for the section `evals`.
+    """Returns {name: evaluate(params, objective_state) -> metrics} for the section `evals`.
 
     An evaluator's file exports make(predict, open_split, *, task, <options>). An option `views` of any of
     them, the arguments of train/views.py, averages the prediction over several views of an image.
 
     Args:
       config: of the run.
-      predict: (params, carry, batch) -> objective.predict's output, for a batch as open_split yields it.
+      predict: (params, objective_state, batch) -> objective.predict's output, for a batch as open_split
+        yields it.
       open_split: split -> its batches, every example once.
       task: of the run.
 

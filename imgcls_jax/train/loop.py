@@ -103,7 +103,7 @@ class Loop:
         predict = self.embedders[key]
         batches = setup.data.training_in_order(setup.eval_batch_size)
         rows = [
-            np.asarray(predict(state.params, state.carry, batch), np.float32)
+            np.asarray(predict(state.params, state.objective_state, batch), np.float32)
             for batch in self._read_through(batches, setup.data.training)
         ]
         return np.concatenate(rows)[: setup.task.num_examples]
@@ -112,15 +112,15 @@ class Loop:
         """Returns the features of all that is trained on, by the phase's frozen backbone and transforms."""
         setup, state, started = self.setup, self.state, time.monotonic()
 
-        def compute(params: Any, carry: Any, batch: Batch) -> Any:
+        def compute(params: Any, objective_state: Any, batch: Batch) -> Any:
             prepared = phase.data.augment(jax.random.key(0), batch)  # draws nothing
-            features = compute_features(setup.backbone, params, carry, prepared)
+            features = compute_features(setup.backbone, params, objective_state, prepared)
             return only(phase.features, features), batch["label"]
 
         computed = jax.jit(compute, out_shardings=setup.sharding)
         batches = phase.data.training_in_order(setup.eval_batch_size, train_line=True)
         rows = [
-            jax.device_get(computed(state.params, state.carry, batch))
+            jax.device_get(computed(state.params, state.objective_state, batch))
             for batch in self._read_through(batches, phase.data.training)
         ]
         whole = jax.tree.map(lambda *parts: np.concatenate(parts)[: setup.task.num_examples], *rows)
@@ -190,13 +190,15 @@ class Loop:
         setup, state = self.setup, self.state
         num_examples = setup.task.num_examples
         rng = jax.random.fold_in(jax.random.fold_in(state.rng, epoch), setup.settings.total_steps)
-        plan = setup.objective.plan_epoch(state.params, state.carry, epoch, self.embed, rng)
+        plan = setup.objective.plan_epoch(state.params, state.objective_state, epoch, self.embed, rng)
         order = setup.batches.order_of(epoch) if plan.order is None else np.asarray(plan.order, np.int64)
         if len(order) != num_examples or order.min() < 0 or order.max() >= num_examples:
             raise ValueError(f"plan_epoch's order is not {num_examples} indices in [0, {num_examples})")
         self.order = order
         opt_state = reset_optimizer(self.phase.tx, state.opt_state, plan.params, plan.reset)
-        renewed = state._replace(params=plan.params, carry=plan.carry, opt_state=opt_state)
+        renewed = state._replace(
+            params=plan.params, objective_state=plan.objective_state, opt_state=opt_state
+        )
         # The step donates its input, and the plan may have kept buffers of the old state.
         self.state = setup.copy(renewed)
         if plan.metrics:
@@ -321,7 +323,9 @@ class Loop:
     def _evaluate(self) -> dict[str, float]:
         """Runs every evaluation, prints and writes its scalars, and returns them."""
         state, best = self.state, self.setup.settings.best_metric
-        self.evaluation = {name: run(state.params, state.carry) for name, run in self.evaluators.items()}
+        self.evaluation = {
+            name: run(state.params, state.objective_state) for name, run in self.evaluators.items()
+        }
         scalars: dict[str, float] = {}
         for name, metrics in self.evaluation.items():
             scalars |= flatten(metrics, name)

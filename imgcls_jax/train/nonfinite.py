@@ -43,7 +43,7 @@ def watch(step: Callable[..., Any], policy: str) -> Callable[..., Any]:
 
     def watched(state: Any, batch: Any) -> Any:
         new, metrics = step(state, batch)
-        leaves = jax.tree.leaves((metrics["loss"], new.params, new.carry, new.opt_state))
+        leaves = jax.tree.leaves((metrics["loss"], new.params, new.objective_state, new.opt_state))
         inexact = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in inexact]))
         if policy == "skip":

@@ -178,7 +178,7 @@ def with_cached_features(
     precomputed = Precomputed(backbone)
     objective = experiment.make_objective(config, task, precomputed)
     compute = functools.partial(compute_features, backbone)
-    features = jax.eval_shape(compute, state.params, state.carry, prepared)
+    features = jax.eval_shape(compute, state.params, state.objective_state, prepared)
     batch = {key: prepared[key] for key in objective.batch_keys} | {"image": features}
     features = _read_leaves(objective, state, batch)
     rows = jax.tree.leaves(features)[0].shape[0]
@@ -193,15 +193,15 @@ def with_cached_features(
     return dataclasses.replace(phase, objective=objective, features=features)
 
 
-def compute_features(backbone: Any, params: Any, carry: Any, batch: Batch) -> Any:
+def compute_features(backbone: Any, params: Any, objective_state: Any, batch: Batch) -> Any:
     """Returns the backbone's Features of a batch's images, in evaluation mode."""
-    stats = carry.get("batch_stats", {})
+    stats = objective_state.get("batch_stats", {})
     return apply_backbone(backbone, params["backbone"], stats, batch["image"], train=False)[0]
 
 
 def _read_leaves(objective: Objective, state: Any, batch: Batch) -> Any:
     """Returns batch["image"], Features of shapes, with None for what the loss never reads."""
-    inputs = (state.params, state.carry, batch, state.rng, state.step)
+    inputs = (state.params, state.objective_state, batch, state.rng, state.step)
     jaxpr = jax.make_jaxpr(objective.loss)(*inputs).jaxpr
     read = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
     is_read = jax.tree.unflatten(jax.tree.structure(inputs), [id(v) in read for v in jaxpr.invars])

@@ -97,7 +97,7 @@ class Setup:
         prepared = {key: prepared[key] for key in self.objective.batch_keys}
         # A batch of two is enough to initialise from, and compiles faster.
         small = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), prepared)
-        params, carry = self._initial_shapes(small)
+        params, objective_state = self._initial_shapes(small)
         phases = make_phases(self.config, self.data, self.task, backbone, params, self.settings.batch_size)
         init = make_init(self.objective, phases[0].tx, small)
         self._state = jax.eval_shape(init, jax.random.key(0))
@@ -107,7 +107,7 @@ class Setup:
             with_cached_features(phase, self.config, self.task, backbone, self._state, small, limit)
             for phase in phases
         ]
-        self._check_prediction(params, carry)
+        self._check_prediction(params, objective_state)
         self.evaluated_sizes = self._check_evaluations()
 
     def _initial_shapes(self, batch: Any) -> tuple[Any, Any]:
@@ -146,13 +146,13 @@ class Setup:
             self.shardings(state),
         )
 
-    def _check_prediction(self, params: Any, carry: Any) -> None:
+    def _check_prediction(self, params: Any, objective_state: Any) -> None:
         """Traces the evaluation line and the prediction, so that images it cannot take are found now."""
         split, rows = self.data.settings.train_split, jax.process_count()
         batch = self.data.eval_batches(split, rows, self.class_names)[0]
         shapes = {key: _shapes(value) for key, value in batch.items() if key != "bad_examples"}
         try:
-            jax.eval_shape(self.predict, params, carry, shapes)
+            jax.eval_shape(self.predict, params, objective_state, shapes)
         except Exception as error:  # whatever the network raises
             shape = jax.eval_shape(self.data.prepare, shapes)["image"].shape[1:]
             raise ValueError(
@@ -189,7 +189,7 @@ class Setup:
         path = self.config["model"].get("pretrained")
         if not path:
             return state
-        target = {"params": state.params, "batch_stats": state.carry.get("batch_stats", {})}
+        target = {"params": state.params, "batch_stats": state.objective_state.get("batch_stats", {})}
         if Path(path).is_dir():
             params, batch_stats, report = _from_workdir(Path(path), target, self.sharding)
         else:
@@ -198,10 +198,12 @@ class Setup:
         if self.first_process:
             print(f"pretrained weights from {path}: {report}", flush=True)
         params = state.params | params
-        carry = {"batch_stats": batch_stats} if "batch_stats" in state.carry else {}
-        carry |= {"ema": params} if "ema" in state.carry else {}
+        objective_state = {"batch_stats": batch_stats} if "batch_stats" in state.objective_state else {}
+        objective_state |= {"ema": params} if "ema" in state.objective_state else {}
         loaded = state._replace(
-            params=params, carry=state.carry | carry, opt_state=self.phases[0].tx.init(params)
+            params=params,
+            objective_state=state.objective_state | objective_state,
+            opt_state=self.phases[0].tx.init(params),
         )
         return self.copy(loaded)
 
@@ -249,10 +251,10 @@ class Setup:
             print(_overview(state.params, compiled, time.monotonic() - start), flush=True)
         return compiled
 
-    def predict(self, params: Any, carry: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    def predict(self, params: Any, objective_state: Any, batch: dict[str, Any]) -> dict[str, Any]:
         """Predicts a batch as a split is read: the device side of the evaluation line, then the objective."""
-        params, carry = self._gathered((params, carry))
-        return self.objective.predict(params, carry, self.data.prepare(batch))
+        params, objective_state = self._gathered((params, objective_state))
+        return self.objective.predict(params, objective_state, self.data.prepare(batch))
 
 
 def _from_workdir(
@@ -260,17 +262,17 @@ def _from_workdir(
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Returns params {"backbone"}, batch_stats and a report of a trained workdir's latest checkpoint."""
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        step, params, carry = checkpoints.restore_for_prediction("latest", where)
-    backbone = carry.get("ema", params)["backbone"]
+        step, params, objective_state = checkpoints.restore_for_prediction("latest", where)
+    backbone = objective_state.get("ema", params)["backbone"]
     differing = differing_leaves(
-        {"backbone": backbone, "batch_stats": carry.get("batch_stats", {})},
+        {"backbone": backbone, "batch_stats": objective_state.get("batch_stats", {})},
         {"backbone": target["params"]["backbone"], "batch_stats": target["batch_stats"]},
     )
     if differing:
         raise ValueError(
             f"config.model.pretrained: {workdir} holds another backbone: {'; '.join(differing[:3])}"
         )
-    return {"backbone": backbone}, carry.get("batch_stats", {}), f"backbone of step {step}"
+    return {"backbone": backbone}, objective_state.get("batch_stats", {}), f"backbone of step {step}"
 
 
 def _shapes(tree: Any) -> Any:

@@ -51,7 +51,8 @@ def of_state(state: Any, mesh: Mesh, *, split: bool) -> Any:
     Args:
       state: of arrays or shapes.
       mesh: of data_mesh.
-      split: whether params, opt_state and the carry's `ema` go by split_leaf; all else is whole everywhere.
+      split: whether params, opt_state and the objective state's `ema` go by split_leaf; all else is whole
+        everywhere.
     """
 
     def pieces(tree: Any) -> Any:
@@ -60,9 +61,11 @@ def of_state(state: Any, mesh: Mesh, *, split: bool) -> Any:
     whole = jax.tree.map(lambda _: replicated(mesh), state)
     if not split:
         return whole
-    ema = {"ema": pieces(state.carry["ema"])} if "ema" in state.carry else {}
+    ema = {"ema": pieces(state.objective_state["ema"])} if "ema" in state.objective_state else {}
     return whole._replace(
-        params=pieces(state.params), opt_state=pieces(state.opt_state), carry=whole.carry | ema
+        params=pieces(state.params),
+        opt_state=pieces(state.opt_state),
+        objective_state=whole.objective_state | ema,
     )
 
 

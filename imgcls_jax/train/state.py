@@ -16,14 +16,14 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: int32 scalar, optimizer steps done.
-      params, carry: the objective's (contracts/objective.py).
+      params, objective_state: the objective's (contracts/objective.py).
       opt_state: the optimizer's.
       rng: typed key, never changed; each step folds its number into it.
     """
 
     step: jax.Array
     params: Any
-    carry: Any
+    objective_state: Any
     opt_state: Any
     rng: jax.Array
 
@@ -40,13 +40,14 @@ def _on_host(leaf: jax.Array) -> np.ndarray:
 
 
 def state_digest(state: TrainState) -> str:
-    """Returns the SHA-256, in hex, over params, carry, opt_state and rng: path, dtype, shape and bytes of
+    """Returns the SHA-256, in hex, over params, objective_state, opt_state and rng: path, dtype, shape and
+    bytes of
     every leaf.
 
     The order is that of the fields, and within each the tree's own (sorted keys).
     """
     digest = hashlib.sha256()
-    tree = [state.params, state.carry, state.opt_state, state.rng]
+    tree = [state.params, state.objective_state, state.opt_state, state.rng]
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = _on_host(_raw(leaf))
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
@@ -78,9 +79,10 @@ def checksum(state: Any) -> jax.Array:
 
 
 def first_nonfinite(state: TrainState) -> str | None:
-    """Returns the path of the first leaf of params or carry that holds a NaN or an infinity; None where none
+    """Returns the path of the first leaf of params or objective_state that holds a NaN or an infinity; None
+    where none
     does."""
-    for name, tree in (("params", state.params), ("carry", state.carry)):
+    for name, tree in (("params", state.params), ("objective_state", state.objective_state)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.all(jnp.isfinite(leaf))):
                 return f"{name}/{jax.tree_util.keystr(path, simple=True, separator='/')}"

@@ -32,12 +32,12 @@ def make_train_step(
       tx: the optimizer.
       augment: (rng, batch) -> batch, the device-side part of the input pipeline.
       accumulate_steps: a batch is worked through in so many equal parts and their gradients are averaged
-        before the one optimizer step; the carry (BatchNorm statistics, say) goes from part to part.
+        before the one optimizer step; the objective state (BatchNorm statistics, say) goes from part to part.
       frozen: bool for every leaf of params; those that are True cost no backward pass and stay to the bit.
         None freezes nothing.
       axis_name: of the mapped axis, where the step sees one replica's rows of the batch: each replica draws
-        numbers of its own, and gradients, metrics and carry are averaged before the one update. None where
-        the batch is whole.
+        numbers of its own, and gradients, metrics and objective_state are averaged before the one update.
+        None where the batch is whole.
     """
     grad = _grad_of_the_free(objective, frozen)
 
@@ -48,18 +48,20 @@ def make_train_step(
         rng_a, rng_l = jax.random.split(rng)
         batch = augment(rng_a, batch)
         if accumulate_steps == 1:
-            (_, (carry, metrics)), grads = grad(state.params, state.carry, batch, rng_l, state.step)
+            (_, (objective_state, metrics)), grads = grad(
+                state.params, state.objective_state, batch, rng_l, state.step
+            )
         else:
-            carry, metrics, grads = _accumulate(grad, accumulate_steps, state, batch, rng_l)
+            objective_state, metrics, grads = _accumulate(grad, accumulate_steps, state, batch, rng_l)
         if axis_name is not None:
-            carry = _shared_carry(axis_name, state.carry, carry)
+            objective_state = _shared_objective_state(axis_name, state.objective_state, objective_state)
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if frozen is not None:
             params = jax.tree.map(lambda old, new, held: old if held else new, state.params, params, frozen)
-        carry = objective.after_update(params, carry, state.step)
-        return TrainState(state.step + 1, params, carry, opt_state, state.rng), metrics
+        objective_state = objective.after_update(params, objective_state, state.step)
+        return TrainState(state.step + 1, params, objective_state, opt_state, state.rng), metrics
 
     return train_step
 
@@ -98,22 +100,27 @@ def _accumulate(
     def part_of(array: jax.Array) -> jax.Array:
         return jnp.moveaxis(array.reshape(array.shape[0] // parts, parts, *array.shape[1:]), 1, 0)
 
-    def add_part(carry: Any, scanned: tuple[Batch, jax.Array]) -> tuple[Any, tuple[Metrics, Any]]:
+    def add_part(carry: Any, scanned: tuple[Batch, jax.Array]) -> tuple[Any, Metrics]:
         part, rng_part = scanned
-        carry, total = carry
-        (_, (carry, metrics)), grads = grad(state.params, carry, part, rng_part, state.step)
-        return (carry, jax.tree.map(lambda t, g: t + g / parts, total, grads)), metrics
+        objective_state, total = carry
+        (_, (objective_state, metrics)), grads = grad(
+            state.params, objective_state, part, rng_part, state.step
+        )
+        return (objective_state, jax.tree.map(lambda t, g: t + g / parts, total, grads)), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     scanned = (jax.tree.map(part_of, batch), jax.random.split(rng, parts))
     # In a loop XLA convolves on a CPU without its libraries, up to hundreds of times as slowly.
     unrolled = jax.default_backend() == "cpu"
-    (carry, grads), metrics = jax.lax.scan(add_part, (state.carry, zeros), scanned, unroll=unrolled)
-    return carry, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics), grads
+    (objective_state, grads), metrics = jax.lax.scan(
+        add_part, (state.objective_state, zeros), scanned, unroll=unrolled
+    )
+    return objective_state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics), grads
 
 
-def _shared_carry(axis_name: str, old: Any, new: Any) -> Any:
-    """Makes one carry of the replicas': the mean of floats; of whole numbers the largest, so that what is -1
+def _shared_objective_state(axis_name: str, old: Any, new: Any) -> Any:
+    """Makes one objective state of the replicas': the mean of floats; of whole numbers the largest, so that
+    what is -1
     until a replica has seen it becomes known to all."""
 
     def shared(before: jax.Array, after: jax.Array) -> jax.Array:
@@ -140,7 +147,7 @@ def make_init(
     def init(rng: jax.Array) -> TrainState:
         rng_init, rng_train = jax.random.split(rng)
         sample = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch)
-        params, carry = objective.init(rng_init, sample)
-        return TrainState(jnp.int32(0), params, carry, tx.init(params), rng_train)
+        params, objective_state = objective.init(rng_init, sample)
+        return TrainState(jnp.int32(0), params, objective_state, tx.init(params), rng_train)
 
     return init

@@ -29,7 +29,7 @@ def average_views(
     """Returns a prediction that averages over views of the images.
 
     Args:
-      predict: (params, carry, batch) -> outputs, of batch["image"] uint8 [B, crop, crop, C].
+      predict: (params, objective_state, batch) -> outputs, of batch["image"] uint8 [B, crop, crop, C].
       crop: side of the views, in pixels.
       corners: whether each corner is a view, beside the centre.
       flip: whether each view is taken mirrored, too.
@@ -37,9 +37,9 @@ def average_views(
         after the other; () for as it comes.
 
     Returns:
-      (params, carry, batch) -> outputs, of batch["image"] uint8 [B, H, W, C], H and W at least crop (where no
-      sizes are given): "probabilities", the mean over the views; "logits", its logarithm; every other output
-      as the mean over the views.
+      (params, objective_state, batch) -> outputs, of batch["image"] uint8 [B, H, W, C], H and W at least crop
+      (where no sizes are given): "probabilities", the mean over the views; "logits", its logarithm; every
+      other output as the mean over the views.
 
     Raises:
       ValueError: crop or a size is no positive number, or smaller than the crop; when traced, images smaller
@@ -48,11 +48,11 @@ def average_views(
     if crop < 1 or any(size < crop for size in sizes):
         raise ValueError(f"views: crop is positive and at most each of sizes; got {crop} and {tuple(sizes)}")
 
-    def averaged(params: Any, carry: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def averaged(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         views = cut(batch["image"], crop=crop, corners=corners, flip=flip, sizes=sizes)
 
         def one(view: jax.Array) -> dict[str, jax.Array]:
-            outputs = predict(params, carry, batch | {"image": view})
+            outputs = predict(params, objective_state, batch | {"image": view})
             if "probabilities" not in outputs and "logits" in outputs:
                 outputs = outputs | {"probabilities": jax.nn.softmax(outputs["logits"])}
             return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), outputs)

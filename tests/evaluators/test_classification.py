@@ -25,7 +25,7 @@ def evaluate(logits, labels, batch_size, num_classes=CLASSES):
                 "mask": jnp.asarray(mask),
             }
 
-    def predict(params, carry, batch):
+    def predict(params, objective_state, batch):
         return {"logits": params * batch["image"]}
 
     task = SimpleNamespace(num_classes=num_classes)

@@ -133,7 +133,7 @@ def test_the_evaluator_over_batches():
 
     task = SimpleNamespace(num_classes=6, class_counts=(6, 6, 6, 6, 6, 0))
 
-    def predict(params, carry, batch):
+    def predict(params, objective_state, batch):
         return {"logits": batch["image"]}
 
     make = lambda **fields: classification_report.make(  # noqa: E731

@@ -27,7 +27,7 @@ def evaluate(splits, num_classes=3, batch_size=4, **options):
             columns = {key: jnp.asarray(value[rows], jnp.float32) for key, value in outputs.items()}
             yield columns | {"label": jnp.asarray(labels[rows]), "mask": jnp.asarray(mask)}
 
-    def predict(params, carry, batch):
+    def predict(params, objective_state, batch):
         return {key: value for key, value in batch.items() if key not in ("label", "mask")}
 
     options = {"split": "test", "task": SimpleNamespace(num_classes=num_classes)} | options

@@ -38,7 +38,7 @@ def evaluate(splits=SPLITS, batch_size=16, split="test", **options):
                 "mask": jnp.asarray(mask),
             }
 
-    def predict(params, carry, batch):
+    def predict(params, objective_state, batch):
         return {"embedding": params * batch["image"]}
 
     task = SimpleNamespace(num_classes=CLASSES)

@@ -42,7 +42,7 @@ def open_split(splits, batch_size=16):
 
 def evaluate(splits=SPLITS, **options):
     evaluator = linear_probe.make(
-        lambda params, carry, batch: {"embedding": batch["image"] + params},
+        lambda params, objective_state, batch: {"embedding": batch["image"] + params},
         open_split(splits),
         task=None,
         split="test",
@@ -93,9 +93,9 @@ def test_evaluating_leaves_the_network_as_it_is(evaluator):
         for name, rows in (("train", 30), ("test", 10))
     }
     images = splits["test"][0]
-    params, carry = jax.jit(objective.init)(jax.random.key(0), {"views": (images, images)})
-    state = TrainState(jnp.int32(0), params, carry, {}, jax.random.key(0))
+    params, objective_state = jax.jit(objective.init)(jax.random.key(0), {"views": (images, images)})
+    state = TrainState(jnp.int32(0), params, objective_state, {}, jax.random.key(0))
     before = state_digest(state)
     run = evaluator.make(objective.predict, open_split(splits), task=task, split="test")
-    assert run(params, carry) == run(params, carry)
+    assert run(params, objective_state) == run(params, objective_state)
     assert state_digest(state) == before

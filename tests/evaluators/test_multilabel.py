@@ -71,7 +71,7 @@ def test_labels_of_another_kind():
     with pytest.raises(ValueError, match="the data give one label an image: use 'classification'"):
         evaluator({"test": (probabilities, truth[:, 0])})
     batches = lambda split: [{"label": jnp.zeros((2, 5), jnp.int32), "mask": jnp.ones(2, bool)}]  # noqa: E731
-    predict = lambda params, carry, batch: {"logits": jnp.zeros((2, 5))}  # noqa: E731
+    predict = lambda params, objective_state, batch: {"logits": jnp.zeros((2, 5))}  # noqa: E731
     task = SimpleNamespace(num_classes=5, class_counts=())
     for module, fields in ((classification, {}), (classification_report, {"top_k": (1,)})):
         evaluate = module.make(predict, batches, task=task, split="test", **fields)
@@ -101,7 +101,7 @@ def evaluator(splits, outputs=lambda p: {"probabilities": p}, **fields):
                 "mask": jnp.asarray(mask),
             }
 
-    predict = lambda params, carry, batch: outputs(batch["image"])  # noqa: E731
+    predict = lambda params, objective_state, batch: outputs(batch["image"])  # noqa: E731
     return multilabel.make(predict, open_split, task=SimpleNamespace(num_classes=5), split="test", **fields)(
         {}, {}
     )

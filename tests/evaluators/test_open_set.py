@@ -35,7 +35,7 @@ def test_the_scores_of_a_network():
             image, label = jnp.asarray(logits[name][rows]), jnp.asarray(labels[name][rows])
             yield {"image": image, "label": label, "mask": jnp.ones(len(rows), bool)}
 
-    def predict(params, carry, batch):
+    def predict(params, objective_state, batch):
         return {"logits": batch["image"], "embedding": batch["image"]}
 
     options = dict(task=SimpleNamespace(), split="a", unknown_split="b")

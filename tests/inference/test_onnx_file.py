@@ -26,13 +26,15 @@ def untrained(backbone, side, **fields):
     objective = supervised.make(backbone, Task(10, 100, 10, 100, shape), **fields)
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     batch = {"image": jnp.zeros(images.shape), "label": jnp.zeros(2, int), "index": jnp.arange(2)}
-    params, carry = jax.jit(objective.init)(jax.random.key(0), batch)
+    params, objective_state = jax.jit(objective.init)(jax.random.key(0), batch)
 
-    def predict(params, carry, batch):
+    def predict(params, objective_state, batch):
         scaled = batch["image"].astype(jnp.float32) / 127.5 - 1
-        return objective.predict(params, carry, {"image": scaled})
+        return objective.predict(params, objective_state, {"image": scaled})
 
-    return SimpleNamespace(params=params, carry=carry, predict=predict, source_shape=shape)
+    return SimpleNamespace(
+        params=params, objective_state=objective_state, predict=predict, source_shape=shape
+    )
 
 
 @needs_packages
@@ -45,7 +47,7 @@ def test_a_batch_of_any_size(tmp_path):
     for rows in (1, 7):
         images = np.random.default_rng(rows).integers(0, 256, (rows, 48, 48, 3), np.uint8)
         (found,) = session.run(None, {"images": images})
-        logits = network.predict(network.params, network.carry, {"image": images})["logits"]
+        logits = network.predict(network.params, network.objective_state, {"image": images})["logits"]
         np.testing.assert_allclose(found, jax.nn.softmax(logits), atol=1e-6)
 
 
@@ -64,7 +66,7 @@ def test_a_network_that_cannot_be_written_leaves_no_file(tmp_path):
     of_eigenvalues = SimpleNamespace(
         **vars(network)
         | {
-            "predict": lambda params, carry, batch: {
+            "predict": lambda params, objective_state, batch: {
                 "logits": jnp.linalg.eigvals(batch["image"][..., 0]).real
             }
         }

@@ -22,9 +22,9 @@ def make(**fields):
     objective = cnn_rnn.make(
         simpleconv3.build(), TASK, **({"hidden": 12, "embedding_dim": 6, "dropout": 0.0} | fields)
     )
-    params, carry = objective.init(jax.random.key(0), BATCH)
+    params, objective_state = objective.init(jax.random.key(0), BATCH)
     params["decoder"] = jax.tree.map(lambda leaf: 3 * leaf, params["decoder"])  # some spread of the scores
-    return objective, params, carry
+    return objective, params, objective_state
 
 
 def test_labels_come_in_the_order_of_their_frequency():
@@ -55,8 +55,8 @@ def sequence_probabilities(params, embedding):
 
 
 def test_the_search_with_many_beams_is_exact():
-    objective, params, carry = make(beams=16)
-    outputs = objective.predict(params, carry, BATCH)
+    objective, params, objective_state = make(beams=16)
+    outputs = objective.predict(params, objective_state, BATCH)
     for row in range(len(IMAGES)):
         every = sequence_probabilities(params, outputs["embedding"][row : row + 1])
         total = np.exp(list(every.values()))
@@ -68,8 +68,8 @@ def test_the_search_with_many_beams_is_exact():
 
 
 def test_one_beam_is_greedy():
-    objective, params, carry = make(beams=1)
-    outputs = objective.predict(params, carry, BATCH)
+    objective, params, objective_state = make(beams=1)
+    outputs = objective.predict(params, objective_state, BATCH)
     decoder = cnn_rnn.Decoder(3, 6, 12, 0.0)
     for row in range(len(IMAGES)):
         embedding = outputs["embedding"][row : row + 1]
@@ -86,10 +86,10 @@ def test_one_beam_is_greedy():
 
 
 def test_the_loss_is_minus_the_log_probability_of_the_sequence():
-    objective, params, carry = make()
-    value, _ = objective.loss(params, carry, BATCH, jax.random.key(1), 0)
+    objective, params, objective_state = make()
+    value, _ = objective.loss(params, objective_state, BATCH, jax.random.key(1), 0)
     features, _ = simpleconv3.build().apply(
-        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]},
         IMAGES,
         train=True,
         mutable=["batch_stats"],
@@ -108,20 +108,22 @@ def test_it_learns_that_one_label_brings_another():
     labels = np.array([[1, 1, 0], [0, 0, 0]] * 8, np.int32)
     batch = {"image": np.zeros((16, 16, 16, 1), np.float32), "label": labels}
     objective = cnn_rnn.make(simpleconv3.build(), TASK, hidden=16, embedding_dim=16, dropout=0.0, beams=4)
-    params, carry = objective.init(jax.random.key(0), batch)
+    params, objective_state = objective.init(jax.random.key(0), batch)
     tx = optax.adam(0.01)
     memory = tx.init(params)
 
     @jax.jit
-    def step(params, carry, memory):
-        grads, (carry, _) = jax.grad(objective.loss, has_aux=True)(params, carry, batch, jax.random.key(0), 0)
+    def step(params, objective_state, memory):
+        grads, (objective_state, _) = jax.grad(objective.loss, has_aux=True)(
+            params, objective_state, batch, jax.random.key(0), 0
+        )
         updates, memory = tx.update(grads, memory, params)
-        return optax.apply_updates(params, updates), carry, memory
+        return optax.apply_updates(params, updates), objective_state, memory
 
     for _ in range(150):
-        params, carry, memory = step(params, carry, memory)
+        params, objective_state, memory = step(params, objective_state, memory)
     # Batch norm's running statistics of images without content are its own affair: the trained step is asked.
-    value, _ = objective.loss(params, carry, batch, jax.random.key(0), 0)
+    value, _ = objective.loss(params, objective_state, batch, jax.random.key(0), 0)
     np.testing.assert_allclose(value, np.log(2), atol=0.02)  # one bit: both labels, or none
 
 

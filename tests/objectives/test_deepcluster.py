@@ -50,46 +50,48 @@ def blobs():
     return (5 * centres + rng.normal(size=(60, 3)) / 10).astype(np.float32), groups
 
 
-def plan(objective, params, carry, seed=1, points=None):
+def plan(objective, params, objective_state, seed=1, points=None):
     points = blobs()[0] if points is None else points
     return objective.plan_epoch(
-        params, carry, 0, lambda key: {"embedding": points}[key], jax.random.key(seed)
+        params, objective_state, 0, lambda key: {"embedding": points}[key], jax.random.key(seed)
     )
 
 
 def test_a_plan_clusters_the_embedding_and_renews_the_head_alone():
     objective = make(kmeans_start="kmeans++")
-    params, carry = initial(objective, batch())
-    assert carry["assignments"].dtype == np.int32 and carry["assignments"].shape == (60,)
-    planned = plan(objective, params, carry)
+    params, objective_state = initial(objective, batch())
+    assert objective_state["assignments"].dtype == np.int32 and objective_state["assignments"].shape == (60,)
+    planned = plan(objective, params, objective_state)
     groups = blobs()[1]
-    assert normalized_mutual_info_score(planned.carry["assignments"], groups) == 1
+    assert normalized_mutual_info_score(planned.objective_state["assignments"], groups) == 1
     assert planned.reset == ("head",)
     assert not np.any(planned.params["head"]["kernel"] == params["head"]["kernel"])
     assert 0.005 < np.std(planned.params["head"]["kernel"]) < 0.02
     np.testing.assert_array_equal(planned.params["head"]["bias"], 0)
     for room in ("backbone", "projector"):
         jax.tree.map(np.testing.assert_array_equal, planned.params[room], params[room])
-    jax.tree.map(np.testing.assert_array_equal, planned.carry["batch_stats"], carry["batch_stats"])
+    jax.tree.map(
+        np.testing.assert_array_equal, planned.objective_state["batch_stats"], objective_state["batch_stats"]
+    )
     assert planned.metrics["nmi_with_previous"] == 0 and planned.metrics["clusters_with_members"] == 4
     assert 0 <= planned.metrics["kmeans_objective"] < 0.1
-    again = plan(objective, planned.params, planned.carry, seed=2)
+    again = plan(objective, planned.params, planned.objective_state, seed=2)
     np.testing.assert_allclose(again.metrics["nmi_with_previous"], 1)
 
 
 def test_each_epoch_starts_from_another_seed():
     objective = make(num_clusters=20)
-    params, carry = initial(objective, batch())
-    one, other = (plan(objective, params, carry, seed) for seed in (1, 2))
-    assert not np.array_equal(one.carry["assignments"], other.carry["assignments"])
+    params, objective_state = initial(objective, batch())
+    one, other = (plan(objective, params, objective_state, seed) for seed in (1, 2))
+    assert not np.array_equal(one.objective_state["assignments"], other.objective_state["assignments"])
     assert not np.array_equal(one.order, other.order)
     assert not np.array_equal(one.params["head"]["kernel"], other.params["head"]["kernel"])
 
 
 def test_an_embedding_narrower_than_pca_dim_keeps_all_its_components():
     objective = make(pca_dim=256)
-    params, carry = initial(objective, batch())
-    assert len(np.unique(plan(objective, params, carry).carry["assignments"])) <= 4
+    params, objective_state = initial(objective, batch())
+    assert len(np.unique(plan(objective, params, objective_state).objective_state["assignments"])) <= 4
 
 
 @pytest.mark.parametrize("sizes", [(30, 15, 10, 5), (57, 1, 1, 1), (7, 6, 5, 4, 3, 2, 1)])
@@ -108,11 +110,13 @@ def test_the_order_visits_every_cluster_equally_often(sizes):
 
 def test_the_loss_reads_the_clusters_of_its_examples():
     objective = make(dropout=0.0)
-    params, carry = initial(objective, batch())
-    carry["assignments"] = jnp.asarray(blobs()[1], jnp.int32)
-    value, (after, metrics) = jax.jit(objective.loss)(params, carry, batch(), jax.random.key(1), jnp.int32(0))
+    params, objective_state = initial(objective, batch())
+    objective_state["assignments"] = jnp.asarray(blobs()[1], jnp.int32)
+    value, (after, metrics) = jax.jit(objective.loss)(
+        params, objective_state, batch(), jax.random.key(1), jnp.int32(0)
+    )
     features, _ = Small().apply(
-        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]},
         batch()["image"],
         train=True,
         mutable=["batch_stats"],
@@ -124,22 +128,22 @@ def test_the_loss_reads_the_clusters_of_its_examples():
     expected = softmax_cross_entropy(logits, blobs()[1][batch()["index"]]).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert metrics["loss"] == value
-    np.testing.assert_array_equal(after["assignments"], carry["assignments"])
+    np.testing.assert_array_equal(after["assignments"], objective_state["assignments"])
 
 
 def test_the_embedding_stands_before_the_last_relu():
     objective = make()
-    params, carry = initial(objective, batch())
-    outputs = jax.jit(objective.predict)(params, carry, batch())
+    params, objective_state = initial(objective, batch())
+    outputs = jax.jit(objective.predict)(params, objective_state, batch())
     assert outputs["embedding"].shape == (10, 12) and np.any(outputs["embedding"] < 0)
     logits = jax.nn.relu(outputs["embedding"]) @ params["head"]["kernel"]
     np.testing.assert_allclose(outputs["logits"], logits, atol=1e-6)
     plain = make(hidden=())
-    params, carry = initial(plain, batch())
+    params, objective_state = initial(plain, batch())
     assert set(params) == {"backbone", "head"}
-    assert jax.eval_shape(plain.predict, params, carry, batch())["embedding"].shape == (10, 20)
+    assert jax.eval_shape(plain.predict, params, objective_state, batch())["embedding"].shape == (10, 20)
     flat = make(reads="map")
-    params, carry = initial(flat, batch())
+    params, objective_state = initial(flat, batch())
     assert params["projector"]["fc1"]["kernel"].shape == (2 * 2 * 5, 16)
 
 

@@ -43,9 +43,9 @@ def batch(weak=WEAK, strong=STRONG):
 
 def loss_of(values, objective=None, **options):
     objective = objective or fixmatch.make(Pixels(), TASK, **options)
-    params, carry = objective.init(jax.random.key(0), values)
+    params, objective_state = objective.init(jax.random.key(0), values)
     params["head"]["classifier"] = {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}
-    value, (_, metrics) = objective.loss(params, carry, values, jax.random.key(0), jnp.int32(0))
+    value, (_, metrics) = objective.loss(params, objective_state, values, jax.random.key(0), jnp.int32(0))
     return value, metrics
 
 
@@ -87,10 +87,10 @@ def test_one_pass_sees_all_rows_and_moves_the_statistics_once():
         "views": (draw(6), draw(6)),
     }
     objective = fixmatch.make(backbone, TASK)
-    params, carry = objective.init(jax.random.key(0), values)
-    _, (moved, _) = objective.loss(params, carry, values, jax.random.key(0), jnp.int32(0))
+    params, objective_state = objective.init(jax.random.key(0), values)
+    _, (moved, _) = objective.loss(params, objective_state, values, jax.random.key(0), jnp.int32(0))
     _, expected = backbone.apply(
-        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]},
         np.concatenate([values["labeled"]["image"], *values["views"]]),
         train=True,
         mutable=["batch_stats"],
@@ -115,14 +115,16 @@ def test_interleave_is_undone_and_every_stretch_has_its_share(sizes):
 
 def test_prediction_is_by_averaged_weights():
     objective = fixmatch.make(Pixels(), TASK, ema_decay=0.9)
-    params, carry = objective.init(jax.random.key(0), batch())
+    params, objective_state = objective.init(jax.random.key(0), batch())
     doubled = jax.tree.map(lambda leaf: 2 * leaf, params)
-    carry = objective.after_update(doubled, carry, jnp.int32(0))
-    np.testing.assert_allclose(carry["ema"]["backbone"]["gain"], 1.1, rtol=1e-6)
+    objective_state = objective.after_update(doubled, objective_state, jnp.int32(0))
+    np.testing.assert_allclose(objective_state["ema"]["backbone"]["gain"], 1.1, rtol=1e-6)
     seen = {"image": images_of(STRONG)}
-    by_average = fixmatch.make(Pixels(), TASK, ema_decay=None).predict(carry["ema"], {**carry}, seen)
+    by_average = fixmatch.make(Pixels(), TASK, ema_decay=None).predict(
+        objective_state["ema"], {**objective_state}, seen
+    )
     np.testing.assert_allclose(
-        objective.predict(doubled, carry, seen)["logits"], by_average["logits"], rtol=1e-6
+        objective.predict(doubled, objective_state, seen)["logits"], by_average["logits"], rtol=1e-6
     )
 
 

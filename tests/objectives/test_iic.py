@@ -40,18 +40,18 @@ def make(**options):
     return iic.make(Small(), TASK, **options)
 
 
-def loss_of(objective, params, carry, values, step=0):
-    return jax.jit(objective.loss)(params, carry, values, jax.random.key(0), jnp.int32(step))
+def loss_of(objective, params, objective_state, values, step=0):
+    return jax.jit(objective.loss)(params, objective_state, values, jax.random.key(0), jnp.int32(step))
 
 
 def test_the_loss_is_the_mean_over_sub_heads_of_all_pairs():
     objective, values = make(marginal_weight=1.3, num_subheads=2), batch(views=3)
-    params, carry = initial(objective, values)
+    params, objective_state = initial(objective, values)
     assert params["clusters"]["classifier"]["kernel"].shape == (2, 20, 3)
     assert params["overclusters"]["classifier"]["kernel"].shape == (2, 20, 15)
 
     def outputs(images, head, params):
-        variables = {"params": params["backbone"], "batch_stats": carry["batch_stats"]}
+        variables = {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]}
         features, _ = Small().apply(variables, images, train=True, mutable=["batch_stats"])
         layer = params["clusters"]["classifier"]
         return jax.nn.softmax(features.embedding @ layer["kernel"][head] + layer["bias"][head])
@@ -64,7 +64,7 @@ def test_the_loss_is_the_mean_over_sub_heads_of_all_pairs():
         return mutual_information_loss(one, other, marginal_weight=1.3)
 
     expected = [loss_of_head(head, params) for head in range(2)]
-    value, (after, metrics) = loss_of(objective, params, carry, values)
+    value, (after, metrics) = loss_of(objective, params, objective_state, values)
     np.testing.assert_allclose(value, np.mean(expected), rtol=1e-4)
     assert metrics["loss"] == value == metrics["clusters_loss"]
     np.testing.assert_allclose(after["subhead_loss"]["clusters"], np.array(expected) / 4, rtol=1e-4)
@@ -82,11 +82,11 @@ def test_the_loss_is_the_mean_over_sub_heads_of_all_pairs():
 )
 def test_whole_epochs_train_one_head(options, expected):
     objective, values = make(**options), batch()
-    params, carry = initial(objective, values)
+    params, objective_state = initial(objective, values)
     grad = jax.jit(jax.grad(objective.loss, has_aux=True))
     trained = ""
     for step in range(2 * TASK.steps_per_epoch * len(expected)):
-        grads, _ = grad(params, carry, values, jax.random.key(0), jnp.int32(step))
+        grads, _ = grad(params, objective_state, values, jax.random.key(0), jnp.int32(step))
         moved = [any(np.any(g != 0) for g in jax.tree.leaves(grads[h])) for h in ("clusters", "overclusters")]
         assert sum(moved) == 1
         trained += "CO"[moved.index(True)]
@@ -95,9 +95,9 @@ def test_whole_epochs_train_one_head(options, expected):
 
 def test_the_sub_head_of_lowest_loss_answers():
     objective, values = make(num_subheads=3), batch()
-    params, carry = initial(objective, values)
-    carry["subhead_loss"] = {"clusters": jnp.array([0.0, -1.0, -0.5]), "overclusters": jnp.zeros(3)}
-    outputs = jax.jit(objective.predict)(params, carry, {"image": values["views"][0]})
+    params, objective_state = initial(objective, values)
+    objective_state["subhead_loss"] = {"clusters": jnp.array([0.0, -1.0, -0.5]), "overclusters": jnp.zeros(3)}
+    outputs = jax.jit(objective.predict)(params, objective_state, {"image": values["views"][0]})
     assert outputs["subhead_logits"].shape == (8, 3, 3) and outputs["overcluster_logits"].shape == (8, 15)
     np.testing.assert_array_equal(outputs["logits"], outputs["subhead_logits"][:, 1])
     assert not np.allclose(outputs["subhead_logits"][:, 0], outputs["subhead_logits"][:, 1])
@@ -105,21 +105,23 @@ def test_the_sub_head_of_lowest_loss_answers():
 
 def test_running_losses_approach_the_loss_and_ignore_the_epoch():
     objective, values = make(num_subheads=2), batch()
-    params, carry = initial(objective, values)
-    _, (first, metrics) = loss_of(objective, params, carry, values, step=0)
+    params, objective_state = initial(objective, values)
+    _, (first, metrics) = loss_of(objective, params, objective_state, values, step=0)
     for step in range(40):
-        _, (carry, _) = loss_of(
-            objective, params, carry | {"batch_stats": first["batch_stats"]}, values, step
+        _, (objective_state, _) = loss_of(
+            objective, params, objective_state | {"batch_stats": first["batch_stats"]}, values, step
         )
     for name in ("clusters", "overclusters"):
-        np.testing.assert_allclose(carry["subhead_loss"][name].mean(), metrics[f"{name}_loss"], rtol=1e-3)
+        np.testing.assert_allclose(
+            objective_state["subhead_loss"][name].mean(), metrics[f"{name}_loss"], rtol=1e-3
+        )
 
 
 def test_what_cannot_be_trained_is_refused():
     objective = make()
-    params, carry = initial(objective, batch())
+    params, objective_state = initial(objective, batch())
     with pytest.raises(ValueError, match="data.view_transforms needs two lines or more"):
-        loss_of(objective, params, carry, batch(views=1))
+        loss_of(objective, params, objective_state, batch(views=1))
     for options in ({"num_clusters": 1}, {"num_overclusters": 1}, {"num_subheads": 0}):
         with pytest.raises(ValueError, match="at least 2 and num_subheads at least 1"):
             make(**options)

@@ -47,12 +47,12 @@ def test_masks():
 
 @pytest.mark.parametrize("norm_pix", [False, True])
 def test_the_loss_is_the_error_of_the_hidden_patches_as_decoded_from_the_visible(state, norm_pix):
-    params, carry = state
+    params, objective_state = state
     images = batch()["image"]
     rng_mask, _ = jax.random.split(RNG)
     keep, restore, mask = mae.random_masking(rng_mask, 4, LENGTH, 6)
     loss = jax.jit(make(norm_pix=norm_pix).loss)
-    value, (new_carry, metrics) = loss(params, carry, {"image": images}, RNG, jnp.int32(0))
+    value, (new_carry, metrics) = loss(params, objective_state, {"image": images}, RNG, jnp.int32(0))
     assert new_carry == {} and metrics["loss"] == value
 
     tokens = BACKBONE.apply({"params": params["backbone"]}, images, train=False, keep=keep, method="tokens")
@@ -92,10 +92,10 @@ def test_each_step_hides_other_patches(state):
 
 
 def test_prediction_is_the_backbones_embedding_of_the_whole_image(state):
-    params, carry = state
+    params, objective_state = state
     for pool in ("token", "mean"):
         backbone = BACKBONE.clone(pool=pool)
-        out = make(backbone).predict(params, carry, batch())
+        out = make(backbone).predict(params, objective_state, batch())
         features = backbone.apply({"params": params["backbone"]}, batch()["image"], train=False)
         assert set(out) == {"embedding"}
         np.testing.assert_array_equal(out["embedding"], features.embedding)

@@ -44,10 +44,10 @@ def drawn(objective, values, seed=0):
     return objective.init(jax.random.key(seed), values)
 
 
-def forward(params, carry, images):
+def forward(params, objective_state, images):
     """Logits by batch statistics, and the moved running ones, written out."""
     features, moved = Small().apply(
-        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]},
         images,
         train=True,
         mutable=["batch_stats"],
@@ -56,8 +56,8 @@ def forward(params, carry, images):
     return features.embedding @ layer["kernel"] + layer["bias"], moved["batch_stats"]
 
 
-def guesses_of(params, carry, views):
-    mean = sum(jax.nn.softmax(forward(params, carry, view)[0]) for view in views) / len(views)
+def guesses_of(params, objective_state, views):
+    mean = sum(jax.nn.softmax(forward(params, objective_state, view)[0]) for view in views) / len(views)
     return mean**2 / jnp.sum(mean**2, axis=1, keepdims=True)
 
 
@@ -68,9 +68,9 @@ def passes_of(values):
     return join([x[:2], u[2:4], v[4:]]), join([u[:2], x[2:4], u[4:]]), join([v[:4], x[4:]])
 
 
-def reference(params, carry, values, guesses):
+def reference(params, objective_state, values, guesses):
     """L_X and L_U with nothing mixed."""
-    one, two, three = (forward(params, carry, rows)[0] for rows in passes_of(values))
+    one, two, three = (forward(params, objective_state, rows)[0] for rows in passes_of(values))
     labeled = jnp.concatenate([one[:2], two[2:4], three[4:]])
     unlabeled = jnp.concatenate([two[:2], one[2:4], two[4:], three[:4], one[4:]])
     log_p = jax.nn.log_softmax(labeled)
@@ -81,9 +81,11 @@ def reference(params, carry, values, guesses):
 
 def test_the_loss_is_that_of_the_paper():
     values, objective = batch(), make(alpha=0.0)
-    params, carry = drawn(objective, values)
-    value, (_, metrics) = objective.loss(params, carry, values, jax.random.key(1), AFTER_RAMP)
-    loss_x, loss_u = reference(params, carry, values, guesses_of(params, carry, values["views"]))
+    params, objective_state = drawn(objective, values)
+    value, (_, metrics) = objective.loss(params, objective_state, values, jax.random.key(1), AFTER_RAMP)
+    loss_x, loss_u = reference(
+        params, objective_state, values, guesses_of(params, objective_state, values["views"])
+    )
     np.testing.assert_allclose(metrics["loss_labeled"], loss_x, rtol=1e-5)
     np.testing.assert_allclose(metrics["loss_unlabeled"], loss_u, rtol=1e-4)
     np.testing.assert_allclose(value, loss_x + 75 * loss_u, rtol=1e-5)
@@ -92,23 +94,25 @@ def test_the_loss_is_that_of_the_paper():
 
 def test_no_gradient_passes_through_the_guesses():
     values, objective = batch(), make(alpha=0.0)
-    params, carry = drawn(objective, values)
-    fixed = guesses_of(params, carry, values["views"])
+    params, objective_state = drawn(objective, values)
+    fixed = guesses_of(params, objective_state, values["views"])
 
     def with_fixed_guesses(params):
-        loss_x, loss_u = reference(params, carry, values, fixed)
+        loss_x, loss_u = reference(params, objective_state, values, fixed)
         return loss_x + 75 * loss_u
 
-    own, _ = jax.grad(objective.loss, has_aux=True)(params, carry, values, jax.random.key(1), AFTER_RAMP)
+    own, _ = jax.grad(objective.loss, has_aux=True)(
+        params, objective_state, values, jax.random.key(1), AFTER_RAMP
+    )
     expected = jax.grad(with_fixed_guesses)(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), own, expected)
 
 
 def test_the_running_statistics_follow_the_first_pass_alone():
     values, objective = batch(), make(alpha=0.0)
-    params, carry = drawn(objective, values)
-    _, (moved, _) = objective.loss(params, carry, values, jax.random.key(1), AFTER_RAMP)
-    expected = forward(params, carry, passes_of(values)[0])[1]
+    params, objective_state = drawn(objective, values)
+    _, (moved, _) = objective.loss(params, objective_state, values, jax.random.key(1), AFTER_RAMP)
+    expected = forward(params, objective_state, passes_of(values)[0])[1]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), moved["batch_stats"], expected
     )
@@ -118,8 +122,8 @@ def test_the_running_statistics_follow_the_first_pass_alone():
 def test_the_weight_rises_over_the_first_64th_of_the_run(step, share):
     task = dataclasses.replace(TASK, total_steps=2**20)
     values, objective = batch(), mixmatch.make(Small(), task, alpha=0.0, lambda_u=75.0)
-    params, carry = drawn(objective, values)
-    value, (_, metrics) = objective.loss(params, carry, values, jax.random.key(1), jnp.int32(step))
+    params, objective_state = drawn(objective, values)
+    value, (_, metrics) = objective.loss(params, objective_state, values, jax.random.key(1), jnp.int32(step))
     np.testing.assert_allclose(metrics["lambda_u"], 75 * share, rtol=1e-6)
     np.testing.assert_allclose(
         value, metrics["loss_labeled"] + 75 * share * metrics["loss_unlabeled"], rtol=1e-6
@@ -184,8 +188,8 @@ def test_interleave_of_unequal_batches(sizes):
 @pytest.mark.parametrize(("labeled", "unlabeled", "views"), [(6, 6, 1), (3, 7, 2), (8, 4, 3)])
 def test_any_number_of_views_and_rows(labeled, unlabeled, views):
     values, objective = batch(labeled, unlabeled, views), make()
-    params, carry = drawn(objective, values)
-    value, (_, metrics) = objective.loss(params, carry, values, jax.random.key(1), AFTER_RAMP)
+    params, objective_state = drawn(objective, values)
+    value, (_, metrics) = objective.loss(params, objective_state, values, jax.random.key(1), AFTER_RAMP)
     assert np.isfinite(value) and 0.25 < metrics["confidence"] <= 1
 
 
@@ -199,12 +203,14 @@ def test_prediction_is_by_averaged_weights_and_live_statistics():
     start = state.params
     state, _ = step(state, values)
     average = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, start, state.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.carry["ema"], average)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.objective_state["ema"], average
+    )
     plain = make(ema_decay=None)
     seen = {"image": values["views"][0]}
-    live = {"batch_stats": state.carry["batch_stats"], "head_state": {}}
+    live = {"batch_stats": state.objective_state["batch_stats"], "head_state": {}}
     np.testing.assert_allclose(
-        objective.predict(state.params, state.carry, seen)["logits"],
+        objective.predict(state.params, state.objective_state, seen)["logits"],
         plain.predict(average, live, seen)["logits"],
         atol=1e-5,
     )

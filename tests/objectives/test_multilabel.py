@@ -19,16 +19,22 @@ BATCH = {
 
 def loss_and_logits(**fields):
     objective = multilabel.make(simpleconv3.build(), TASK, **fields)
-    params, carry = objective.init(jax.random.key(0), BATCH)
-    value, _ = objective.loss(params, carry, BATCH, jax.random.key(1), 0)
+    params, objective_state = objective.init(jax.random.key(0), BATCH)
+    value, _ = objective.loss(params, objective_state, BATCH, jax.random.key(1), 0)
     features, _ = simpleconv3.build().apply(
-        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]},
         BATCH["image"],
         train=True,
         mutable=["batch_stats"],
     )
     layer = params["head"]["classifier"]
-    return float(value), features.embedding @ layer["kernel"] + layer["bias"], objective, params, carry
+    return (
+        float(value),
+        features.embedding @ layer["kernel"] + layer["bias"],
+        objective,
+        params,
+        objective_state,
+    )
 
 
 def test_the_losses():
@@ -44,8 +50,8 @@ def test_the_losses():
 
 
 def test_probabilities_are_sigmoids():
-    *_, objective, params, carry = loss_and_logits()
-    outputs = objective.predict(params, carry, BATCH)
+    *_, objective, params, objective_state = loss_and_logits()
+    outputs = objective.predict(params, objective_state, BATCH)
     np.testing.assert_allclose(outputs["probabilities"], jax.nn.sigmoid(outputs["logits"]))
 
 

@@ -36,15 +36,15 @@ def make(**options):
 
 @pytest.fixture(scope="module")
 def start():
-    """Params that are sure of some rows, and carry."""
-    params, carry = make().init(jax.random.key(0), batch())
+    """Params that are sure of some rows, and objective_state."""
+    params, objective_state = make().init(jax.random.key(0), batch())
     params["head"] = jax.tree.map(lambda leaf: 4 * leaf, params["head"])
-    return params, carry
+    return params, objective_state
 
 
-def forward(params, carry, images):
+def forward(params, objective_state, images):
     features, moved = Small().apply(
-        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]},
         images,
         train=True,
         mutable=["batch_stats"],
@@ -57,10 +57,12 @@ def loss_of(objective, start, step=AFTER_RAMP):
     return objective.loss(*start, batch(), jax.random.key(1), step)
 
 
-def supervised_part(params, carry):
+def supervised_part(params, objective_state):
     values = batch()["labeled"]
     return -jnp.mean(
-        jax.nn.log_softmax(forward(params, carry, values["image"])[0])[np.arange(6), values["label"]]
+        jax.nn.log_softmax(forward(params, objective_state, values["image"])[0])[
+            np.arange(6), values["label"]
+        ]
     )
 
 
@@ -110,17 +112,21 @@ def test_the_running_statistics_follow_the_labeled_pass(start):
 
 
 def test_prediction_is_by_averaged_weights(start):
-    params, carry = start
+    params, objective_state = start
     objective = make(ema_decay=0.9)
-    carry = objective.after_update(jax.tree.map(jnp.zeros_like, params), carry, jnp.int32(0))
+    objective_state = objective.after_update(
+        jax.tree.map(jnp.zeros_like, params), objective_state, jnp.int32(0)
+    )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, 0.9 * b, rtol=1e-5),
-        carry["ema"]["backbone"],
+        objective_state["ema"]["backbone"],
         params["backbone"],
     )
-    by_average = make(ema_decay=0.0).predict(carry["ema"], carry | {"ema": carry["ema"]}, batch())
+    by_average = make(ema_decay=0.0).predict(
+        objective_state["ema"], objective_state | {"ema": objective_state["ema"]}, batch()
+    )
     np.testing.assert_allclose(
-        objective.predict(params, carry, batch())["logits"], by_average["logits"], rtol=1e-5
+        objective.predict(params, objective_state, batch())["logits"], by_average["logits"], rtol=1e-5
     )
     assert "ema" not in make(ema_decay=0.0).init(jax.random.key(0), batch())[1]
 

@@ -26,8 +26,8 @@ def state():
 
 
 @jax.jit
-def loss_of(params, carry, values):
-    return OBJECTIVE.loss(params, carry, values, jax.random.key(1), jnp.int32(0))
+def loss_of(params, objective_state, values):
+    return OBJECTIVE.loss(params, objective_state, values, jax.random.key(1), jnp.int32(0))
 
 
 def projected_by_hand(params, embedding):
@@ -43,10 +43,10 @@ def projected_by_hand(params, embedding):
 
 
 def test_the_loss_is_nt_xent_of_the_projections_of_both_views(state):
-    params, carry = state
+    params, objective_state = state
     views = batch()["views"]
     features, moved = simpleconv3.build().apply(
-        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]},
         np.concatenate(views),  # BatchNorm sees both views together
         train=True,
         mutable=["batch_stats"],
@@ -57,7 +57,7 @@ def test_the_loss_is_nt_xent_of_the_projections_of_both_views(state):
     np.fill_diagonal(similar, 0)
     partner = (np.arange(16) + 8) % 16
     expected = -np.log(similar[np.arange(16), partner] / similar.sum(axis=1)).mean()
-    value, (new_carry, metrics) = loss_of(params, carry, batch())
+    value, (new_carry, metrics) = loss_of(params, objective_state, batch())
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     assert metrics["loss"] == value
     jax.tree.map(
@@ -65,7 +65,9 @@ def test_the_loss_is_nt_xent_of_the_projections_of_both_views(state):
         new_carry["batch_stats"],
         moved["batch_stats"],
     )
-    assert np.any(new_carry["projector_stats"]["bn3"]["mean"] != carry["projector_stats"]["bn3"]["mean"])
+    assert np.any(
+        new_carry["projector_stats"]["bn3"]["mean"] != objective_state["projector_stats"]["bn3"]["mean"]
+    )
 
 
 def test_the_projector_has_no_biases_but_those_of_hidden_norms(state):
@@ -81,13 +83,15 @@ def test_the_projector_has_no_biases_but_those_of_hidden_norms(state):
 
 
 def test_views_may_change_places_and_negatives_span_all_devices(state):
-    params, carry = state
-    value, (new_carry, _) = loss_of(params, carry, batch())
+    params, objective_state = state
+    value, (new_carry, _) = loss_of(params, objective_state, batch())
     first, second = batch()["views"]
-    np.testing.assert_allclose(loss_of(params, carry, {"views": (second, first)})[0], value, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss_of(params, objective_state, {"views": (second, first)})[0], value, rtol=1e-5
+    )
     placed = sharding.place(batch(), sharding.data_mesh())  # one example a device
     assert len(placed["views"][0].sharding.device_set) == 8
-    sharded, (sharded_carry, _) = loss_of(params, carry, placed)
+    sharded, (sharded_carry, _) = loss_of(params, objective_state, placed)
     np.testing.assert_allclose(sharded, value, rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), sharded_carry, new_carry
@@ -95,11 +99,11 @@ def test_views_may_change_places_and_negatives_span_all_devices(state):
 
 
 def test_prediction_is_the_backbones_embedding(state):
-    params, carry = state
+    params, objective_state = state
     images = batch()["views"][0]
-    out = OBJECTIVE.predict(params, carry, {"image": images})
+    out = OBJECTIVE.predict(params, objective_state, {"image": images})
     features = simpleconv3.build().apply(
-        {"params": params["backbone"], "batch_stats": carry["batch_stats"]}, images, train=False
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]}, images, train=False
     )
     assert set(out) == {"embedding"}
     np.testing.assert_array_equal(out["embedding"], features.embedding)

@@ -38,16 +38,16 @@ def make(**options):
     return supervised.make(simpleconv3.build(), TASK, **options)
 
 
-def loss_of(objective, params, carry, values=None, seed=0):
-    return objective.loss(params, carry, values or batch(), jax.random.key(seed), jnp.int32(0))
+def loss_of(objective, params, objective_state, values=None, seed=0):
+    return objective.loss(params, objective_state, values or batch(), jax.random.key(seed), jnp.int32(0))
 
 
 def test_the_loss_is_cross_entropy_of_its_own_training_logits():
     objective = make()
-    params, carry = objective.init(jax.random.key(0), batch())
-    value, (new_carry, metrics) = loss_of(objective, params, carry)
+    params, objective_state = objective.init(jax.random.key(0), batch())
+    value, (new_carry, metrics) = loss_of(objective, params, objective_state)
     features, moved = simpleconv3.build().apply(
-        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]},
         batch()["image"],
         train=True,
         mutable=["batch_stats"],
@@ -61,24 +61,29 @@ def test_the_loss_is_cross_entropy_of_its_own_training_logits():
 
 
 def test_class_weights_weigh_and_label_smoothing_changes_the_loss():
-    params, carry = make().init(jax.random.key(0), batch())
-    plain = loss_of(make(), params, carry)[0]
-    np.testing.assert_allclose(loss_of(make(class_weights=[2.0] * 4), params, carry)[0], plain, rtol=1e-6)
-    only_first = loss_of(make(class_weights=[1.0, 0, 0, 0]), params, carry)[0]
-    per_class = [loss_of(make(class_weights=np.eye(4)[k]), params, carry)[0] for k in range(4)]
+    params, objective_state = make().init(jax.random.key(0), batch())
+    plain = loss_of(make(), params, objective_state)[0]
+    np.testing.assert_allclose(
+        loss_of(make(class_weights=[2.0] * 4), params, objective_state)[0], plain, rtol=1e-6
+    )
+    only_first = loss_of(make(class_weights=[1.0, 0, 0, 0]), params, objective_state)[0]
+    per_class = [loss_of(make(class_weights=np.eye(4)[k]), params, objective_state)[0] for k in range(4)]
     np.testing.assert_allclose(np.mean(per_class), plain, rtol=1e-5)
     assert not np.isclose(only_first, plain, rtol=1e-3)
-    assert not np.isclose(loss_of(make(label_smoothing=0.2), params, carry)[0], plain, rtol=1e-4)
+    assert not np.isclose(loss_of(make(label_smoothing=0.2), params, objective_state)[0], plain, rtol=1e-4)
     with pytest.raises(ValueError, match="class_weights needs 4 numbers"):
         make(class_weights=[1.0, 2.0])
 
 
 def test_mixup_and_cutmix_are_drawn_from_the_key():
     objective = make(mixup_alpha=1.0, cutmix_alpha=1.0)
-    params, carry = objective.init(jax.random.key(0), batch())
-    values = {float(loss_of(objective, params, carry, seed=seed)[0]) for seed in range(4)}
+    params, objective_state = objective.init(jax.random.key(0), batch())
+    values = {float(loss_of(objective, params, objective_state, seed=seed)[0]) for seed in range(4)}
     assert len(values) == 4
-    assert loss_of(objective, params, carry, seed=1)[0] == loss_of(objective, params, carry, seed=1)[0]
+    assert (
+        loss_of(objective, params, objective_state, seed=1)[0]
+        == loss_of(objective, params, objective_state, seed=1)[0]
+    )
 
 
 def test_ema_follows_its_formula_and_serves_prediction():
@@ -87,10 +92,12 @@ def test_ema_follows_its_formula_and_serves_prediction():
     start = state.params
     state, _ = jax.jit(make_train_step(objective, tx, lambda rng, values: values))(state, batch())
     expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, start, state.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.carry["ema"], expected)
-    by_ema = objective.predict(state.params, state.carry, batch())["logits"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.objective_state["ema"], expected
+    )
+    by_ema = objective.predict(state.params, state.objective_state, batch())["logits"]
     as_params = make().predict(
-        expected, {key: state.carry[key] for key in ("batch_stats", "head_state")}, batch()
+        expected, {key: state.objective_state[key] for key in ("batch_stats", "head_state")}, batch()
     )["logits"]
     np.testing.assert_allclose(by_ema, as_params, atol=1e-5)
     with pytest.raises(ValueError, match="ema_decay"):
@@ -99,9 +106,9 @@ def test_ema_follows_its_formula_and_serves_prediction():
 
 def test_prediction_ignores_the_rest_of_the_batch():
     objective = make(dropout=0.5)
-    params, carry = objective.init(jax.random.key(0), batch())
-    whole = objective.predict(params, carry, batch())["logits"]
-    one = objective.predict(params, carry, {"image": batch()["image"][:1]})["logits"]
+    params, objective_state = objective.init(jax.random.key(0), batch())
+    whole = objective.predict(params, objective_state, batch())["logits"]
+    one = objective.predict(params, objective_state, {"image": batch()["image"][:1]})["logits"]
     np.testing.assert_allclose(whole[:1], one, atol=1e-5)
 
 
@@ -120,20 +127,20 @@ class TwoOutlets(nn.Module):
 
 def test_auxiliary_heads_add_their_weighted_losses_while_training():
     objective = supervised.make(TwoOutlets(), TASK)
-    params, carry = objective.init(jax.random.key(0), batch())
+    params, objective_state = objective.init(jax.random.key(0), batch())
     assert set(params) == {"backbone", "head", "aux_head_0", "aux_head_1"}
     params = jax.tree.map(jnp.zeros_like, params)  # every logit 0: every loss log 4
-    value, _ = loss_of(objective, params, carry)
+    value, _ = loss_of(objective, params, objective_state)
     np.testing.assert_allclose(value, 1.6 * np.log(4), rtol=1e-6)
-    assert objective.predict(params, carry, batch())["logits"].shape == (8, 4)
+    assert objective.predict(params, objective_state, batch())["logits"].shape == (8, 4)
 
 
 def test_the_head_is_the_backbones_own_or_the_one_asked_for():
     own = supervised.make(TwoOutlets(), TASK)
     asked = supervised.make(TwoOutlets(), TASK, head="linear")
-    params, carry = own.init(jax.random.key(0), batch())
-    assert np.all(own.predict(params, carry, batch())["logits"] >= 0)
-    assert np.any(asked.predict(params, carry, batch())["logits"] < 0)
+    params, objective_state = own.init(jax.random.key(0), batch())
+    assert np.all(own.predict(params, objective_state, batch())["logits"] >= 0)
+    assert np.any(asked.predict(params, objective_state, batch())["logits"] < 0)
     with pytest.raises(ValueError, match="has no head 'liner'; it has bilinear, conv_pool, linear"):
         supervised.make(TwoOutlets(), TASK, head="liner")
 
@@ -142,17 +149,17 @@ def test_projections_stay_where_they_were_drawn():
     fields = {"projection": "tensor_sketch", "dim": 16}
     objective, tx = make(head="bilinear", head_fields=fields), optax.sgd(0.1)
     state = make_init(objective, tx, batch())(jax.random.key(0))
-    before = state.carry["head_state"]
+    before = state.objective_state["head_state"]
     assert before["projections"]["first"]["hash"].shape == (48,)
     state, _ = jax.jit(make_train_step(objective, tx, lambda rng, values: values))(state, batch())
-    jax.tree.map(np.testing.assert_array_equal, state.carry["head_state"], before)
+    jax.tree.map(np.testing.assert_array_equal, state.objective_state["head_state"], before)
 
 
 def training_logits(objective):
-    params, carry = objective.init(jax.random.key(0), batch())
-    value, _ = loss_of(objective, params, carry)
+    params, objective_state = objective.init(jax.random.key(0), batch())
+    value, _ = loss_of(objective, params, objective_state)
     features, _ = simpleconv3.build().apply(
-        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]},
         batch()["image"],
         train=True,
         mutable=["batch_stats"],

@@ -53,17 +53,17 @@ def begin(objective, seed=0):
     return jax.jit(objective.init)(jax.random.key(seed), batch())
 
 
-def loss_of(objective, params, carry, seed=0):
-    return jax.jit(objective.loss)(params, carry, batch(), jax.random.key(seed), jnp.int32(0))
+def loss_of(objective, params, objective_state, seed=0):
+    return jax.jit(objective.loss)(params, objective_state, batch(), jax.random.key(seed), jnp.int32(0))
 
 
-def embed_of(objective, params, carry):
+def embed_of(objective, params, objective_state):
     predict = jax.jit(objective.predict)
-    return lambda key: np.asarray(predict(params, carry, {"image": IMAGES})[key], np.float32)
+    return lambda key: np.asarray(predict(params, objective_state, {"image": IMAGES})[key], np.float32)
 
 
-def in_a_round(carry, pseudo):
-    return carry | {"pseudo": jnp.asarray(pseudo, jnp.int32), "smearing": jnp.bool_(False)}
+def in_a_round(objective_state, pseudo):
+    return objective_state | {"pseudo": jnp.asarray(pseudo, jnp.int32), "smearing": jnp.bool_(False)}
 
 
 NO_PSEUDO = np.full((3, TASK.num_examples), -1)
@@ -211,12 +211,12 @@ def test_smearing_comes_back_once_the_pool_is_whole_and_the_threshold_falls():
 
 def test_without_targets_of_its_own_every_module_learns_the_labeled_rows_alone():
     objective = make(dropout=0.0)
-    params, carry = begin(objective)
-    carry = in_a_round(carry, NO_PSEUDO)
-    value, (moved, metrics) = loss_of(objective, params, carry)
+    params, objective_state = begin(objective)
+    objective_state = in_a_round(objective_state, NO_PSEUDO)
+    value, (moved, metrics) = loss_of(objective, params, objective_state)
     images = np.concatenate([IMAGES[:4], IMAGES[:8]])
     features, _ = Trunk().apply(
-        {"params": params["backbone"], "batch_stats": carry["batch_stats"]},
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]},
         images,
         train=True,
         mutable=["batch_stats"],
@@ -235,30 +235,30 @@ def test_without_targets_of_its_own_every_module_learns_the_labeled_rows_alone()
 
 def test_pseudo_labels_are_learnt_by_their_module_alone_and_true_ones_go_before():
     objective = make(dropout=0.0)
-    params, carry = begin(objective)
-    plain = loss_of(objective, params, in_a_round(carry, NO_PSEUDO))
+    params, objective_state = begin(objective)
+    plain = loss_of(objective, params, in_a_round(objective_state, NO_PSEUDO))
     grad = jax.jit(jax.grad(lambda p, c: loss_of(objective, p, c)[0]))
-    without = grad(params, in_a_round(carry, NO_PSEUDO))
+    without = grad(params, in_a_round(objective_state, NO_PSEUDO))
     pseudo = NO_PSEUDO.copy()
     pseudo[1, 6] = 2
-    with_one = grad(params, in_a_round(carry, pseudo))
+    with_one = grad(params, in_a_round(objective_state, pseudo))
     for name in ("backbone", "head_0", "head_2"):
         jax.tree.map(np.testing.assert_array_equal, with_one[name], without[name])
     assert not np.allclose(with_one["head_1"]["hidden"]["kernel"], without["head_1"]["hidden"]["kernel"])
     pseudo[:, :4] = (LABELS[:4] + 1) % 4  # wrong, of examples whose label is known
     pseudo[1, 6] = -1
-    assert loss_of(objective, params, in_a_round(carry, pseudo))[0] == plain[0]
+    assert loss_of(objective, params, in_a_round(objective_state, pseudo))[0] == plain[0]
 
 
 def test_in_a_round_the_trunk_follows_module_0_alone_but_all_while_smearing():
     objective = make(dropout=0.0)
-    params, carry = begin(objective)
+    params, objective_state = begin(objective)
 
     grad = jax.jit(jax.grad(lambda p, c: loss_of(objective, p, c)[0]))
 
     def trunk_gradient(smearing, silenced):
         muted = params | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in silenced}
-        return grad(muted, carry | {"smearing": jnp.bool_(smearing)})["backbone"]
+        return grad(muted, objective_state | {"smearing": jnp.bool_(smearing)})["backbone"]
 
     alone = trunk_gradient(False, ("head_1", "head_2"))
     jax.tree.map(np.testing.assert_array_equal, trunk_gradient(False, ()), alone)
@@ -269,14 +269,17 @@ def test_in_a_round_the_trunk_follows_module_0_alone_but_all_while_smearing():
 
 def test_smeared_targets_differ_by_module_and_stay_through_the_round():
     objective, other = make(dropout=0.0, smear_std=0.5), make(dropout=0.0, smear_std=0.0)
-    params, carry = begin(objective)
+    params, objective_state = begin(objective)
     params |= {name: params["head_0"] for name in trinet.HEADS}  # three alike
-    grads = jax.jit(jax.grad(lambda p: loss_of(objective, p, carry)[0]))(params)
+    grads = jax.jit(jax.grad(lambda p: loss_of(objective, p, objective_state)[0]))(params)
     assert not np.allclose(grads["head_0"]["hidden"]["kernel"], grads["head_1"]["hidden"]["kernel"])
-    assert loss_of(objective, params, carry)[0] == loss_of(objective, params, carry, seed=1)[0]
-    anew = carry | {"smear_seed": jnp.uint32(7)}
-    assert loss_of(objective, params, carry)[0] != loss_of(objective, params, anew)[0]
-    assert loss_of(other, params, carry)[0] == loss_of(other, params, anew)[0]
+    assert (
+        loss_of(objective, params, objective_state)[0]
+        == loss_of(objective, params, objective_state, seed=1)[0]
+    )
+    anew = objective_state | {"smear_seed": jnp.uint32(7)}
+    assert loss_of(objective, params, objective_state)[0] != loss_of(objective, params, anew)[0]
+    assert loss_of(other, params, objective_state)[0] == loss_of(other, params, anew)[0]
 
 
 # ---- prediction and plan
@@ -284,51 +287,57 @@ def test_smeared_targets_differ_by_module_and_stay_through_the_round():
 
 def test_prediction_is_the_mean_of_three_probabilities():
     objective = make()
-    params, carry = begin(objective)
-    predicted = objective.predict(params, carry, {"image": IMAGES})
+    params, objective_state = begin(objective)
+    predicted = objective.predict(params, objective_state, {"image": IMAGES})
     probabilities = np.asarray(predicted["votes"]).reshape(-1, 3, 5)[..., :4]
     np.testing.assert_allclose(np.exp(predicted["logits"]), probabilities.mean(axis=1), rtol=1e-5)
     assert predicted["embedding"].shape == (32, 12)
 
 
-def plan(objective, params, carry, epoch, seed=3):
+def plan(objective, params, objective_state, epoch, seed=3):
     return objective.plan_epoch(
-        params, carry, epoch, embed_of(objective, params, carry), jax.random.key(seed)
+        params, objective_state, epoch, embed_of(objective, params, objective_state), jax.random.key(seed)
     )
 
 
 def test_the_plan_of_a_round_labels_a_pool_and_visits_what_has_a_target():
     objective = make(init_epochs=2, round_epochs=2, pool_base=5, sigma=0.0, passes=0)
-    params, carry = begin(objective)
+    params, objective_state = begin(objective)
     params |= {"head_1": params["head_0"]}  # two that agree
-    first = plan(objective, params, carry, 0)
-    assert first.order is None and first.carry["smearing"]
-    carry = first.carry | {"label": carry["label"].at[:4].set(LABELS[:4])}
-    smearing = plan(objective, params, carry, 1)
+    first = plan(objective, params, objective_state, 0)
+    assert first.order is None and first.objective_state["smearing"]
+    objective_state = first.objective_state | {"label": objective_state["label"].at[:4].set(LABELS[:4])}
+    smearing = plan(objective, params, objective_state, 1)
     assert set(smearing.order) == {0, 1, 2, 3} and len(smearing.order) == 32
-    jax.tree.map(np.testing.assert_array_equal, smearing.carry, carry)
-    begun = plan(objective, params, carry, 2)
-    pseudo = np.asarray(begun.carry["pseudo"])
+    jax.tree.map(np.testing.assert_array_equal, smearing.objective_state, objective_state)
+    begun = plan(objective, params, objective_state, 2)
+    pseudo = np.asarray(begun.objective_state["pseudo"])
     labeled = np.flatnonzero((pseudo >= 0).any(axis=0))
-    assert not begun.carry["smearing"] and begun.metrics["round"] == 1 and begun.metrics["pool"] == 10
+    assert (
+        not begun.objective_state["smearing"] and begun.metrics["round"] == 1 and begun.metrics["pool"] == 10
+    )
     assert len(labeled) == (pseudo[2] >= 0).sum() == 10 and labeled.min() >= 4
     assert set(begun.order) == {0, 1, 2, 3, *labeled.tolist()} and len(begun.order) == 32
     np.testing.assert_allclose(begun.metrics["pseudo_labels"], (pseudo >= 0).sum() / 3)
-    going_on = plan(objective, params, begun.carry, 3, seed=4)
-    jax.tree.map(np.testing.assert_array_equal, going_on.carry, begun.carry)
+    going_on = plan(objective, params, begun.objective_state, 3, seed=4)
+    jax.tree.map(np.testing.assert_array_equal, going_on.objective_state, begun.objective_state)
     assert set(going_on.order) == set(begun.order) and not np.array_equal(going_on.order, begun.order)
-    jax.tree.map(np.testing.assert_array_equal, plan(objective, params, carry, 2).carry, begun.carry)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        plan(objective, params, objective_state, 2).objective_state,
+        begun.objective_state,
+    )
 
 
 def test_a_whole_pool_is_all_that_is_unlabeled_and_diversity_drops_the_labels_again():
     objective = make(init_epochs=1, pool_base=100, sigma=0.0, sigma_smearing=0.0, diversity_rounds=2)
-    params, carry = begin(objective)
-    carry |= {"label": carry["label"].at[:4].set(LABELS[:4])}
-    begun = plan(objective, params, carry, 1)
+    params, objective_state = begin(objective)
+    objective_state |= {"label": objective_state["label"].at[:4].set(LABELS[:4])}
+    begun = plan(objective, params, objective_state, 1)
     assert begun.metrics["pool"] == 28
-    smearing = plan(objective, params, begun.carry, 2, seed=9)
-    assert smearing.carry["smearing"] and (smearing.carry["pseudo"] == -1).all()
-    assert smearing.carry["smear_seed"] != begun.carry["smear_seed"]
+    smearing = plan(objective, params, begun.objective_state, 2, seed=9)
+    assert smearing.objective_state["smearing"] and (smearing.objective_state["pseudo"] == -1).all()
+    assert smearing.objective_state["smear_seed"] != begun.objective_state["smear_seed"]
     assert set(smearing.order) == {0, 1, 2, 3}
 
 
@@ -338,7 +347,7 @@ def test_all_labels_are_known_after_the_labeled_stream_went_by_once():
     step = jax.jit(make_train_step(objective, tx, lambda rng, values: values))
     for start in (0, 4, 8):
         state, metrics = step(state, batch(labeled=range(start, start + 4)))
-    np.testing.assert_array_equal(state.carry["label"], np.r_[LABELS[:12], np.full(20, -1)])
+    np.testing.assert_array_equal(state.objective_state["label"], np.r_[LABELS[:12], np.full(20, -1)])
     assert np.isfinite(metrics["loss"])
 
 

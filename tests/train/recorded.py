@@ -49,7 +49,7 @@ def record(folder):
 
     def recording_plan(self, epoch):
         plan(self, epoch)
-        clusters = self.state.carry["assignments"]
+        clusters = self.state.objective_state["assignments"]
         write(folder, assignments=digest(np.asarray(clusters)), order=digest(self.order))
 
     loop.iterate, loop.Loop._plan = recording, recording_plan
@@ -72,10 +72,10 @@ def poison(index):
     def poisoned(*arguments):
         objective = make(*arguments)
 
-        def loss(params, carry, batch, rng, step):
+        def loss(params, objective_state, batch, rng, step):
             bad = (batch["index"] == index)[:, None, None, None]
             image = jnp.where(bad, jnp.nan, batch["image"])
-            return objective.loss(params, carry, batch | {"image": image}, rng, step)
+            return objective.loss(params, objective_state, batch | {"image": image}, rng, step)
 
         return dataclasses.replace(objective, loss=loss, batch_keys=(*objective.batch_keys, "index"))
 

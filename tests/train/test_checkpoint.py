@@ -90,11 +90,11 @@ def test_the_newest_and_the_best_stay(tmp_path, mode, best):
         assert checkpoints.steps() == [best, 5, 6]
         assert checkpoints.restore_for_prediction("best", REPLICATED)[0] == best
         assert checkpoints.restore_for_prediction("latest", REPLICATED)[0] == 6
-        step, params, carry = checkpoints.restore_for_prediction("5", REPLICATED)
+        step, params, objective_state = checkpoints.restore_for_prediction("5", REPLICATED)
         np.testing.assert_array_equal(
             params["backbone"]["kernel"], state_at(5, seed=5).params["backbone"]["kernel"]
         )
-        np.testing.assert_array_equal(carry["seen"], np.arange(4))
+        np.testing.assert_array_equal(objective_state["seen"], np.arange(4))
         with pytest.raises(ValueError, match="'7' is not in"):
             checkpoints.restore_for_prediction("7", REPLICATED)
 
@@ -183,7 +183,9 @@ def test_digest_covers_every_field_but_not_the_step():
     base = state_digest(state)
     assert base == state_digest(state._replace(step=jnp.int32(9)))
     assert base != state_digest(state._replace(rng=jax.random.key(1)))
-    assert base != state_digest(state._replace(carry=state.carry | {"seen": jnp.arange(4) + 1}))
+    assert base != state_digest(
+        state._replace(objective_state=state.objective_state | {"seen": jnp.arange(4) + 1})
+    )
     assert base != state_digest(state._replace(opt_state=TX.init({"other": jnp.ones(2)})))
 
 
@@ -191,7 +193,8 @@ def test_first_nonfinite_names_params_first():
     state = state_at(0)
     assert first_nonfinite(state) is None
     bad = state._replace(
-        params=state.params | {"head": {"bias": jnp.array([1.0, jnp.inf])}}, carry={"m": jnp.array(jnp.nan)}
+        params=state.params | {"head": {"bias": jnp.array([1.0, jnp.inf])}},
+        objective_state={"m": jnp.array(jnp.nan)},
     )
     assert first_nonfinite(bad) == "params/head/bias"
-    assert first_nonfinite(state._replace(carry={"m": jnp.array(jnp.nan)})) == "carry/m"
+    assert first_nonfinite(state._replace(objective_state={"m": jnp.array(jnp.nan)})) == "objective_state/m"

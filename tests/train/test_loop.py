@@ -73,13 +73,15 @@ def planning(make):
     def wrapped(config, task, backbone):
         objective = make(config, task, backbone)
 
-        def plan_epoch(params, carry, epoch, embed, rng):
+        def plan_epoch(params, objective_state, epoch, embed, rng):
             embedding = embed("embedding")
             assert embedding.shape == (task.num_examples, 128) and embedding.dtype == np.float32
             order = np.argsort(embedding[:, 0], kind="stable")
             order[: task.num_examples // 2] = order[task.num_examples // 2 : task.num_examples // 2 * 2]
             head = jax.tree.map(lambda leaf: 0.1 * jax.random.normal(rng, leaf.shape), params["head"])
-            return EpochPlan(params | {"head": head}, carry, order.astype(np.int64), reset=("head",))
+            return EpochPlan(
+                params | {"head": head}, objective_state, order.astype(np.int64), reset=("head",)
+            )
 
         return dataclasses.replace(objective, plan_epoch=plan_epoch)
 
@@ -180,9 +182,9 @@ def test_accumulation_equals_one_batch_where_nothing_couples_the_examples():
 
     from imgcls_jax.train.step import make_init, make_train_step
 
-    def loss(params, carry, batch, rng, step):
+    def loss(params, objective_state, batch, rng, step):
         value = jnp.mean((batch["image"] @ params["w"] - batch["label"]) ** 2)
-        return value, (carry, {"loss": value})
+        return value, (objective_state, {"loss": value})
 
     from imgcls_jax.contracts.objective import Objective
 
@@ -245,8 +247,12 @@ def test_pretrained_takes_the_backbone_of_a_workdir(tmp_path):
     state = Setup(config).initial_state()
     same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), state.params, source.params)
     assert all(jax.tree.leaves(same["backbone"])) and not all(jax.tree.leaves(same["head"]))
-    jax.tree.map(np.testing.assert_array_equal, state.carry["batch_stats"], source.carry["batch_stats"])
-    jax.tree.map(np.testing.assert_array_equal, state.carry["ema"], state.params)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        state.objective_state["batch_stats"],
+        source.objective_state["batch_stats"],
+    )
+    jax.tree.map(np.testing.assert_array_equal, state.objective_state["ema"], state.params)
     config["model"]["hidden"] = [256, 128]
     with pytest.raises(
         ValueError, match=r"holds another backbone: .*fc1/bias: saved \(512,\), wanted \(256,\)"

@@ -42,8 +42,8 @@ def poison(monkeypatch):
         def poisoned(*arguments):
             objective = make(*arguments)
 
-            def loss(params, carry, batch, rng, step):
-                value, (carry, metrics) = objective.loss(params, carry, batch, rng, step)
+            def loss(params, objective_state, batch, rng, step):
+                value, (objective_state, metrics) = objective.loss(params, objective_state, batch, rng, step)
                 bad = jnp.isin(step + 1, jnp.array(list(steps), int))
                 if gradients_only:
                     bias = params["head"]["classifier"]["bias"]
@@ -51,7 +51,7 @@ def poison(monkeypatch):
                     value += jnp.sum(jnp.sqrt(zeros + jnp.where(bad, 0.0, 1.0)))  # at 0 its slope is infinite
                 else:
                     value *= jnp.where(bad, jnp.nan, 1.0)
-                return value, (carry, metrics | {"loss": value})
+                return value, (objective_state, metrics | {"loss": value})
 
             return dataclasses.replace(objective, loss=loss)
 

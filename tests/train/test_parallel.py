@@ -71,10 +71,10 @@ def test_a_leaf_is_split_along_its_longest_axis_that_divides():
 def test_params_optimizer_and_average_are_in_pieces_and_all_else_is_whole(small_pieces):
     setup = Setup(config_of("sharded"))
     state = setup.initial_state()
-    for tree in (state.params, state.carry["ema"], state.opt_state):
+    for tree in (state.params, state.objective_state["ema"], state.opt_state):
         large = [leaf for leaf in jax.tree.leaves(tree) if leaf.size >= 1024]
         assert large and all(8 * leaf.addressable_shards[0].data.size == leaf.size for leaf in large)
-    whole = (state.step, state.rng, state.carry["batch_stats"])
+    whole = (state.step, state.rng, state.objective_state["batch_stats"])
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(whole))
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == setup.shardings(state)
 
@@ -151,7 +151,7 @@ def test_without_batchnorm_replicas_compute_what_one_device_does(algorithm, part
     (all_of_them, theirs), _, _ = step_of(algorithm.make(backbone, TASK), "data", accumulate_steps=parts)
     tree_allclose(metrics, theirs)
     tree_allclose(one.params, all_of_them.params)
-    tree_allclose(one.carry, all_of_them.carry)
+    tree_allclose(one.objective_state, all_of_them.objective_state)
     assert any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(one.opt_state[0].trace["backbone"]))
 
 
@@ -161,13 +161,17 @@ def test_each_replica_normalises_by_its_own_rows():
     (new, metrics), state, batch = step_of(objective, "data")
     grad = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
     slices = [jax.tree.map(lambda leaf, i=i: leaf[4 * i : 4 * i + 4], batch) for i in range(8)]
-    outputs = [grad(state.params, state.carry, part, jax.random.key(0), state.step) for part in slices]
+    outputs = [
+        grad(state.params, state.objective_state, part, jax.random.key(0), state.step) for part in slices
+    ]
     mean = lambda *leaves: np.mean(leaves, axis=0)  # noqa: E731
     grads = jax.tree.map(mean, *[grads for _, grads in outputs])
     tree_allclose(new.opt_state[0].trace, grads)
-    tree_allclose(new.carry["batch_stats"], jax.tree.map(mean, *[o[0][1][0]["batch_stats"] for o in outputs]))
+    tree_allclose(
+        new.objective_state["batch_stats"], jax.tree.map(mean, *[o[0][1][0]["batch_stats"] for o in outputs])
+    )
     tree_allclose(metrics, jax.tree.map(mean, *[o[0][1][1] for o in outputs]))
-    whole = grad(state.params, state.carry, batch, jax.random.key(0), state.step)[1]
+    whole = grad(state.params, state.objective_state, batch, jax.random.key(0), state.step)[1]
     difference = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), whole["backbone"], grads["backbone"])
     assert max(jax.tree.leaves(difference)) > 1e-3  # the global batch's statistics are others
 
@@ -176,23 +180,25 @@ def test_each_replica_draws_its_own_numbers_and_all_keep_one_carry():
     def augment(rng, values):
         return values | {"drawn": jax.random.uniform(rng, (1,))}
 
-    def loss(params, carry, batch, rng, step):
-        seen = carry["seen"].at[batch["index"]].set(batch["index"])
+    def loss(params, objective_state, batch, rng, step):
+        seen = objective_state["seen"].at[batch["index"]].set(batch["index"])
         value = params["w"] * jnp.sum(batch["drawn"])
-        moved = {"seen": seen, "mean": batch["drawn"][0], "flag": carry["flag"]}
+        moved = {"seen": seen, "mean": batch["drawn"][0], "flag": objective_state["flag"]}
         return value, (moved, {"loss": value})
 
     objective = supervised.Objective(("index",), init=None, loss=loss, predict=None)
-    carry = {"seen": jnp.full(8, -1), "mean": jnp.float32(0), "flag": jnp.bool_(True)}
+    objective_state = {"seen": jnp.full(8, -1), "mean": jnp.float32(0), "flag": jnp.bool_(True)}
     tx = optax.sgd(1.0)
-    state = TrainState(jnp.int32(0), {"w": jnp.float32(0)}, carry, tx.init({"w": 0.0}), jax.random.key(0))
+    state = TrainState(
+        jnp.int32(0), {"w": jnp.float32(0)}, objective_state, tx.init({"w": 0.0}), jax.random.key(0)
+    )
     step = make_train_step(objective, tx, augment, axis_name="data")
     new, _ = jax.jit(sharding.per_replica(step, sharding.data_mesh()))(state, {"index": jnp.arange(8)})
     key = jax.random.fold_in(state.rng, 0)
     keys = [jax.random.split(jax.random.fold_in(key, replica))[0] for replica in range(8)]
     drawn = np.mean([jax.random.uniform(key, (1,)) for key in keys])
-    assert new.params["w"] == pytest.approx(-drawn) and new.carry["mean"] == pytest.approx(drawn)
-    assert new.carry["seen"].tolist() == list(range(8)) and bool(new.carry["flag"])
+    assert new.params["w"] == pytest.approx(-drawn) and new.objective_state["mean"] == pytest.approx(drawn)
+    assert new.objective_state["seen"].tolist() == list(range(8)) and bool(new.objective_state["flag"])
 
 
 # ---- runs

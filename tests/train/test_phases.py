@@ -42,13 +42,13 @@ def test_the_trunk_stays_in_the_first_phase_and_moves_in_the_second(tmp_path, ca
     setup = Setup(config)
     before = setup.initial_state()
     loop.train(setup, tmp_path)
-    params, carry = state_of(tmp_path, setup, 6)
+    params, objective_state = state_of(tmp_path, setup, 6)
     assert equal(params["backbone"], before.params["backbone"])
-    assert equal(carry["batch_stats"], before.carry["batch_stats"])
+    assert equal(objective_state["batch_stats"], before.objective_state["batch_stats"])
     assert not equal(params["head"], before.params["head"])
-    last, carry = state_of(tmp_path, setup, 11)
+    last, objective_state = state_of(tmp_path, setup, 11)
     assert not equal(last["backbone"], before.params["backbone"])
-    assert not equal(carry["batch_stats"], before.carry["batch_stats"])
+    assert not equal(objective_state["batch_stats"], before.objective_state["batch_stats"])
     shown = capsys.readouterr().out
     assert "phase 1_head: steps 0 to 6" in shown and "phase 2_all: steps 6 to 11" in shown
     assert "features of the frozen backbone computed once: [1438, 128]" in shown

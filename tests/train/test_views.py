@@ -10,7 +10,7 @@ from imgcls_jax.train.views import average_views, cut
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 10, 14, 3), np.uint8)
 
 
-def predict(params, carry, batch):
+def predict(params, objective_state, batch):
     pixels = batch["image"].astype(jnp.float32).mean((1, 2)) / 64
     return {"logits": pixels * params, "embedding": pixels}
 
