@@ -4,102 +4,36 @@ each."""
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
-import inspect
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from imgcls_jax.config.field_types import did_you_mean, require_at_least
+from imgcls_jax.config.modules import find_module
+from imgcls_jax.config.settings import DataSettings
 from imgcls_jax.data import augment, sources, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
-from imgcls_jax.train.experiment import call
 
 UNKNOWN = "unknown:"  # a split's examples of classes that are not trained on
 FIRST_VIEW = 2**16  # sets the randomness of views apart from that of an image's operations, numbered from 0
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """The section `data`; its other fields are arguments of the source.
-
-    Attributes:
-      source: class of data/sources.py in snake case: "image_folder", "list_file", "cifar10", ...
-      train_split, train_transforms: the split to train on and its line of transforms.
-      view_transforms: lines, each of which makes one more image of every training example, for objectives
-        that compare several. A line without host operations starts from what those of train_transforms left.
-      labels_per_class, label_seed: how many labels of each class are known, and the seed that chooses them;
-        0 for all. The training split is then the labeled examples alone, unless
-      labeled_batch_size: is positive: then it is the whole split with the other labels hidden, and so many
-        labeled examples come as a second stream beside each batch.
-      imbalance_factor: above 1 the training split keeps ever fewer examples from class to class, the first so
-        many times as many as the last; label_seed chooses them.
-      oversample: whether the examples of smaller classes are repeated until all classes are equally large.
-      known_classes: the network learns the first so many classes, and every split holds those alone; its
-        other examples are the split "unknown:SPLIT", for evaluations. 0 for all.
-      eval_transforms: line of every evaluation and of prediction; nothing random.
-      on_bad_example: "raise" or "skip".
-      num_threads, num_workers, prefetch_batches: of data/pipeline.py.
-      cache_gib: memory of each process for images as the operations leave them that a line begins with and
-        that draw nothing, in GiB, so that later epochs do not decode them again. The batches are the same.
-    """
-
-    source: str
-    train_transforms: str
-    eval_transforms: str
-    train_split: str = "train"
-    view_transforms: Sequence[str] = ()
-    labels_per_class: int = 0
-    label_seed: int = 0
-    labeled_batch_size: int = 0
-    imbalance_factor: float = 1.0
-    oversample: bool = False
-    known_classes: int = 0
-    on_bad_example: str = "raise"
-    num_threads: int = 2
-    num_workers: int = 0
-    prefetch_batches: int = 4
-    cache_gib: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_at_least("data", self, labels_per_class=0, label_seed=0, labeled_batch_size=0)
-        require_at_least("data", self, num_threads=1, num_workers=0, prefetch_batches=1)
-        if not (math.isfinite(self.cache_gib) and self.cache_gib >= 0):
-            raise ValueError(f"config.data.cache_gib is a number of GiB, at least 0; got {self.cache_gib!r}")
-        if self.cache_gib and self.num_workers:
-            raise ValueError(
-                "config.data.cache_gib is memory that threads share and worker processes would not: leave it "
-                f"at 0, or set config.data.num_workers=0; got {self.num_workers} workers"
-            )
 
 
 class DataSide:
     """The section `data` made concrete: splits, and the batches of each.
 
     Args:
-      section: the configuration's.
+      settings: of the section.
       shard: (process index, number of processes).
 
     Raises:
-      ValueError: an unknown field or source, or a line that does not parse.
+      ValueError: a line that does not parse, or one of evaluation that is random.
     """
 
-    def __init__(self, section: Mapping[str, Any], shard: tuple[int, int] = (0, 1)):
-        names = [field.name for field in dataclasses.fields(DataSettings)]
-        self.settings: DataSettings = call(
-            DataSettings, "data", {k: v for k, v in section.items() if k in names}
-        )
-        self._source_fields = {k: v for k, v in section.items() if k not in names}
-        known = [*inspect.signature(_source_class(self.settings.source)).parameters, *names]
-        for field in self._source_fields.keys() - known:
-            hint = did_you_mean(field, known) or f"there are {', '.join(known)}"
-            raise ValueError(f"config.data.{field}: no such field; {hint}")
+    def __init__(self, settings: DataSettings, shard: tuple[int, int] = (0, 1)):
+        self.settings = settings
         self.shard = shard
         self._open: dict[str, Any] = {}
         self._cache = ExampleCache(int(self.settings.cache_gib * 2**30))
@@ -116,14 +50,6 @@ class DataSide:
         self._views = tuple((bool(host), augment.compose(device)) for host, device in views)
         self._train = augment.compose(self._train_device)
         self._evaluate = augment.compose(self._eval_device)
-        if self.settings.labeled_batch_size and not self.settings.labels_per_class:
-            raise ValueError("config.data.labeled_batch_size needs data.labels_per_class")
-        unbalanced = self.settings.imbalance_factor != 1 or self.settings.oversample
-        if self.settings.labels_per_class and unbalanced:
-            raise ValueError(
-                "config.data.labels_per_class makes classes of one size: leave out data.imbalance_factor and "
-                "data.oversample"
-            )
 
     def augment(self, rng: jax.Array, batch: dict[str, Any]) -> dict[str, Any]:
         """The device side of training: image, views and labeled as an objective sees them, jax-traceable."""
@@ -191,7 +117,7 @@ class DataSide:
 
     def _opened(self, split: str) -> Any:
         name = split.removeprefix(UNKNOWN)
-        whole = call(_source_class(self.settings.source), "data", self._source_fields, name)
+        whole = find_module("data.sources", self.settings.source).make(name, **self.settings.fields)
         known, total = self.settings.known_classes, len(whole.class_names)
         if not known and name == split:
             return whole
@@ -306,22 +232,6 @@ class DataSide:
 
 def _shortened(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-
-
-def _source_class(name: str) -> Any:
-    """Returns the class of data/sources.py that a configuration names in snake case."""
-    found = getattr(sources, "".join(word.capitalize() for word in name.split("_")), None)
-    if inspect.isclass(found) and "split" in inspect.signature(found).parameters:
-        return found
-    classes = [
-        name
-        for name, value in vars(sources).items()
-        if inspect.isclass(value) and "split" in inspect.signature(value).parameters
-    ]
-    names = [re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in classes]
-    raise ValueError(
-        f"config.data.source: data/sources.py has no {name!r}; it has {', '.join(sorted(names))}"
-    )
 
 
 def _parse(field: str, line: str) -> tuple[Any, Any]:

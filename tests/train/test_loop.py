@@ -196,7 +196,7 @@ def test_accumulation_equals_one_batch_where_nothing_couples_the_examples():
     tx = optax.adam(0.1)
     state = make_init(objective, tx, batch)(jax.random.key(0))
     outcomes = [
-        jax.jit(make_train_step(objective, tx, lambda rng, b: b, accumulate_steps=parts))(state, batch)
+        jax.jit(make_train_step(objective, tx, lambda rng, b: b, num_microbatches=parts))(state, batch)
         for parts in (1, 4)
     ]
     np.testing.assert_allclose(outcomes[0][0].params["w"], outcomes[1][0].params["w"], rtol=1e-6)

@@ -147,8 +147,8 @@ def test_without_batchnorm_replicas_compute_what_one_device_does(algorithm, part
     if algorithm is iic and parts == 2:
         pytest.skip("which examples a part holds depends on the number of replicas, and IIC compares them")
     whole_task = Task(**{**vars(TASK), "axis_name": None})
-    (one, metrics), _, _ = step_of(algorithm.make(backbone, whole_task), None, accumulate_steps=parts)
-    (all_of_them, theirs), _, _ = step_of(algorithm.make(backbone, TASK), "data", accumulate_steps=parts)
+    (one, metrics), _, _ = step_of(algorithm.make(backbone, whole_task), None, num_microbatches=parts)
+    (all_of_them, theirs), _, _ = step_of(algorithm.make(backbone, TASK), "data", num_microbatches=parts)
     tree_allclose(metrics, theirs)
     tree_allclose(one.params, all_of_them.params)
     tree_allclose(one.objective_state, all_of_them.objective_state)
