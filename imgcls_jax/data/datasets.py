@@ -8,17 +8,18 @@ import dataclasses
 import functools
 import inspect
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from imgcls_jax.config.field_types import did_you_mean, require_at_least
-from imgcls_jax.data import augment, sources, transforms
+from imgcls_jax.config.modules import find_module
+from imgcls_jax.data import augment, subsets, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
+from imgcls_jax.data.source import Source, class_counts, require_source
 from imgcls_jax.train.experiment import call
 
 UNKNOWN = "unknown:"  # a split's examples of classes that are not trained on
@@ -30,7 +31,7 @@ class DataSettings:
     """The section `data`; its other fields are arguments of the source.
 
     Attributes:
-      source: class of data/sources.py in snake case: "image_folder", "list_file", "cifar10", ...
+      source: a file of data/sources/, without ".py": "image_folder", "list_file", "cifar10", ...
       train_split, train_transforms: the split to train on and its line of transforms.
       view_transforms: lines, each of which makes one more image of every training example, for objectives
         that compare several. A line without host operations starts from what those of train_transforms left.
@@ -96,7 +97,7 @@ class DataSide:
             DataSettings, "data", {k: v for k, v in section.items() if k in names}
         )
         self._source_fields = {k: v for k, v in section.items() if k not in names}
-        known = [*inspect.signature(_source_class(self.settings.source)).parameters, *names]
+        known = [*inspect.signature(_make_of(self.settings.source)).parameters, *names]
         for field in self._source_fields.keys() - known:
             hint = did_you_mean(field, known) or f"there are {', '.join(known)}"
             raise ValueError(f"config.data.{field}: no such field; {hint}")
@@ -191,7 +192,8 @@ class DataSide:
 
     def _opened(self, split: str) -> Any:
         name = split.removeprefix(UNKNOWN)
-        whole = call(_source_class(self.settings.source), "data", self._source_fields, name)
+        whole = call(_make_of(self.settings.source), "data", self._source_fields, name)
+        require_source(whole, _file_of(self.settings.source))
         known, total = self.settings.known_classes, len(whole.class_names)
         if not known and name == split:
             return whole
@@ -201,7 +203,7 @@ class DataSide:
                 f"lies between 1 and {total - 1}; got {known}"
             )
         labels = self._labels_of(whole, "known_classes")
-        chosen = sources.subset(whole, np.flatnonzero((labels < known) == (name == split)))
+        chosen = subsets.subset(whole, np.flatnonzero((labels < known) == (name == split)))
         chosen.class_names = whole.class_names[:known] if name == split else whole.class_names
         return chosen
 
@@ -211,12 +213,12 @@ class DataSide:
         if not self.settings.oversample:
             return self._distinct
         labels = self._labels_of(self._distinct, "oversample")
-        return sources.subset(self._distinct, sources.oversampled(labels))
+        return subsets.subset(self._distinct, subsets.oversampled(labels))
 
     @functools.cached_property
     def class_counts(self) -> tuple[int, ...]:
         """How many examples of each class are trained on, repeats not counted; () where that is not known."""
-        return sources.class_counts(self._distinct)
+        return class_counts(self._distinct)
 
     @functools.cached_property
     def _distinct(self) -> Any:
@@ -224,19 +226,19 @@ class DataSide:
         if settings.imbalance_factor != 1:
             labels = self._labels_of(whole, "imbalance_factor")
             try:
-                kept = sources.long_tailed_subset(labels, settings.imbalance_factor, settings.label_seed)
+                kept = subsets.long_tailed_subset(labels, settings.imbalance_factor, settings.label_seed)
             except ValueError as error:
                 raise ValueError(f"config.data.imbalance_factor: {error}") from error
-            return sources.subset(whole, kept)
+            return subsets.subset(whole, kept)
         if settings.labels_per_class and not settings.labeled_batch_size:
-            return sources.subset(whole, self._known(whole))
+            return subsets.subset(whole, self._known(whole))
         return whole
 
     def _known(self, source: Any) -> Any:
         """Returns the indices of the examples whose labels are known."""
         labels = self._labels_of(source, "labels_per_class")
         try:
-            return sources.balanced_subset(labels, self.settings.labels_per_class, self.settings.label_seed)
+            return subsets.balanced_subset(labels, self.settings.labels_per_class, self.settings.label_seed)
         except ValueError as error:
             raise ValueError(f"config.data.labels_per_class: {error}") from error
 
@@ -288,7 +290,7 @@ class DataSide:
 
     def _cached(self, source: Any, *lines: Any) -> tuple[Any, Sequence[Any]]:
         """Returns a source that keeps what the lines' common start makes of its images, and their rest."""
-        start = transforms.fixed_start(lines)
+        start = transforms.deterministic_prefix(lines)
         if not start or not self._cache.limit:
             return source, lines
         return Cached(source, start, self._cache), [line[len(start) :] for line in lines]
@@ -308,20 +310,23 @@ def _shortened(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
 
 
-def _source_class(name: str) -> Any:
-    """Returns the class of data/sources.py that a configuration names in snake case."""
-    found = getattr(sources, "".join(word.capitalize() for word in name.split("_")), None)
-    if inspect.isclass(found) and "split" in inspect.signature(found).parameters:
-        return found
-    classes = [
-        name
-        for name, value in vars(sources).items()
-        if inspect.isclass(value) and "split" in inspect.signature(value).parameters
-    ]
-    names = [re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in classes]
-    raise ValueError(
-        f"config.data.source: data/sources.py has no {name!r}; it has {', '.join(sorted(names))}"
-    )
+def _file_of(name: str) -> str:
+    return f"imgcls_jax/data/sources/{name}.py"
+
+
+def _make_of(name: str) -> Callable[..., Source]:
+    """Returns `make` of the file in data/sources/ that a configuration names."""
+    try:
+        module = find_module("data.sources", name)
+    except ValueError as error:
+        raise ValueError(f"config.data.source: {error}") from error
+    make = getattr(module, "make", None)
+    if not callable(make) or "split" not in inspect.signature(make).parameters:
+        got = "no make" if make is None else f"make = {make!r}"
+        raise ValueError(
+            f"{_file_of(name)} must export make(split, *, ...), which opens a split; it has {got}"
+        )
+    return make
 
 
 def _parse(field: str, line: str) -> tuple[Any, Any]:
