@@ -16,7 +16,7 @@ from typing import Any
 
 from imgcls_jax.config import settings
 from imgcls_jax.config.field_types import did_you_mean, fits, require_types, type_hints
-from imgcls_jax.config.modules import find_module
+from imgcls_jax.config.modules import find_function
 from imgcls_jax.config.settings import MAIN, Settings
 from imgcls_jax.config.written import Config, plain
 
@@ -141,43 +141,48 @@ def resolve(config: Any) -> Configuration:
 def _data(fields: Config) -> Config:
     own = _parameters(settings.DataSettings)
     source = _required("data", fields, "source")
-    of_source = _parameters(find_module("data.sources", source).make)
+    of_source = _parameters(_found("data.source", "data.sources", source))
+    if "split" not in of_source:
+        raise ValueError(
+            f"imgcls_jax/data/sources/{source}.py: make must take the split as its first argument"
+        )
     del of_source["split"]
     return _filled("data", own | of_source, fields)
 
 
 def _model(fields: Config) -> Config:
-    family = find_module("models", _required("model", fields, "name"))
+    name = _required("model", fields, "name")
+    build = _found("model.name", "models", name, "build")
     others = {key: value for key, value in fields.items() if key not in ("name", "pretrained")}
-    variant = others.pop("variant", inspect.signature(family.build).parameters["variant"].default)
+    variant = others.pop("variant", inspect.signature(build).parameters["variant"].default)
     if variant is REQUIRED:
-        raise ValueError(f"config.model.variant is missing: {fields['name']} has no variant of its own")
+        raise ValueError(f"config.model.variant is missing: {name} has no default")
     pretrained = fields.get("pretrained") or ""
     if not isinstance(pretrained, str):
         raise ValueError(f"config.model.pretrained is a path or ''; got {pretrained!r}")
-    backbone = build_backbone(family, variant, others)
+    backbone = build_backbone(build, variant, others)
     attributes = {
         field.name: getattr(backbone, field.name)
         for field in dataclasses.fields(backbone)
         if field.name not in ("parent", "name") and _is_json(getattr(backbone, field.name))
     }
     try:
-        complete = family.build(variant, **attributes) == backbone
+        complete = build(variant, **attributes) == backbone
     except (TypeError, ValueError):  # a backbone whose fields are not arguments of its family
         complete = False
     return {
-        "name": fields["name"],
+        "name": name,
         "variant": variant,
         "pretrained": pretrained,
         **(attributes if complete else others),
     }
 
 
-def build_backbone(family: Any, variant: str, fields: Mapping[str, Any]) -> Any:
+def build_backbone(build: Callable[..., Any], variant: str, fields: Mapping[str, Any]) -> Any:
     """Builds the backbone of a family.
 
     Args:
-      family: module of models/.
+      build: of a file of models/.
       variant: of the family.
       fields: JSON values, arguments of its `build`.
 
@@ -188,9 +193,9 @@ def build_backbone(family: Any, variant: str, fields: Mapping[str, Any]) -> Any:
     dtype = fields.get("dtype")
     if dtype is not None and dtype not in settings.DTYPES:
         raise ValueError(f"config.model.dtype is one of {', '.join(settings.DTYPES)} or None; got {dtype!r}")
-    require_types(family.build, "model", {"variant": variant})
+    require_types(build, "model", {"variant": variant})
     try:
-        backbone = family.build(variant, **fields)
+        backbone = build(variant, **fields)
     except TypeError as error:
         raise ValueError(f"config.model: {error}") from error
     require_types(type(backbone), "model", fields)
@@ -203,7 +208,7 @@ def build_backbone(family: Any, variant: str, fields: Mapping[str, Any]) -> Any:
 def _objective(fields: Config) -> Config:
     name = _required("objective", fields, "name")
     return {"name": name} | _filled(
-        "objective", _options(find_module("objectives", name).make), fields, "name"
+        "objective", _options(_found("objective.name", "objectives", name)), fields, "name"
     )
 
 
@@ -264,7 +269,7 @@ def _train(fields: Config, phases: Config) -> Config:
 
 
 def _evals(section: str, fields: Config) -> Config:
-    make = find_module("evaluators", _required(section, fields, "evaluator")).make
+    make = _found(f"{section}.evaluator", "evaluators", _required(section, fields, "evaluator"))
     own = {key: value for key, value in fields.items() if key not in ("evaluator", "views")}
     options = _options(make)
     options.pop("task", None)
@@ -326,6 +331,13 @@ def _options(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
         for name, parameter in _parameters(make).items()
         if signature[name].kind is inspect.Parameter.KEYWORD_ONLY
     }
+
+
+def _found(field: str, room: str, name: Any, function: str = "make") -> Callable[..., Any]:
+    try:
+        return find_function(room, name, function)
+    except ValueError as error:
+        raise ValueError(f"config.{field}: {error}") from error
 
 
 def _required(section: str, fields: Config, field: str) -> Any:

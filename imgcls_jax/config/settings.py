@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from imgcls_jax.config.field_types import require_at_least
@@ -18,7 +17,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 ON_NONFINITE = ("stop", "skip", "rollback")
 PARALLEL = ("replicated", "sharded", "per_replica")
 MAIN = "main"  # the one phase of a run without the section `phases`
-NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +61,7 @@ class DataSettings:
     num_workers: int = 0
     prefetch_batches: int = 4
     cache_gib: float = 0.0
-    fields: Mapping[str, Any] = NO_FIELDS
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_at_least("data", self, labels_per_class=0, label_seed=0, labeled_batch_size=0)
@@ -98,7 +96,7 @@ class ModelSettings:
     name: str
     variant: str
     pretrained: str = ""
-    fields: Mapping[str, Any] = NO_FIELDS
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +109,7 @@ class ObjectiveSettings:
     """
 
     name: str
-    fields: Mapping[str, Any] = NO_FIELDS
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +148,7 @@ class OptimizerSettings:
     decay_params: str = r".*/kernel"
     clip_norm: float = 0.0
     groups: Sequence[tuple[str, float | None]] = ()
-    fields: Mapping[str, Any] = NO_FIELDS
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.learning_rate < 0 or self.warmup_steps < 0:
@@ -264,7 +262,7 @@ class EvalSettings:
     name: str
     evaluator: str
     views: ViewSettings | None = None
-    fields: Mapping[str, Any] = NO_FIELDS
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from imgcls_jax.config.modules import find_module
+from imgcls_jax.config.modules import find_function
 from imgcls_jax.config.settings import DataSettings
-from imgcls_jax.data import augment, sources, transforms
+from imgcls_jax.data import augment, subsets, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
+from imgcls_jax.data.source import class_counts, require_source
 
 UNKNOWN = "unknown:"  # a split's examples of classes that are not trained on
 FIRST_VIEW = 2**16  # sets the randomness of views apart from that of an image's operations, numbered from 0
@@ -117,7 +118,9 @@ class DataSide:
 
     def _opened(self, split: str) -> Any:
         name = split.removeprefix(UNKNOWN)
-        whole = find_module("data.sources", self.settings.source).make(name, **self.settings.fields)
+        source = self.settings.source
+        whole = find_function("data.sources", source, "make")(name, **self.settings.fields)
+        require_source(whole, f"imgcls_jax/data/sources/{source}.py")
         known, total = self.settings.known_classes, len(whole.class_names)
         if not known and name == split:
             return whole
@@ -127,7 +130,7 @@ class DataSide:
                 f"lies between 1 and {total - 1}; got {known}"
             )
         labels = self._labels_of(whole, "known_classes")
-        chosen = sources.subset(whole, np.flatnonzero((labels < known) == (name == split)))
+        chosen = subsets.subset(whole, np.flatnonzero((labels < known) == (name == split)))
         chosen.class_names = whole.class_names[:known] if name == split else whole.class_names
         return chosen
 
@@ -137,12 +140,12 @@ class DataSide:
         if not self.settings.oversample:
             return self._distinct
         labels = self._labels_of(self._distinct, "oversample")
-        return sources.subset(self._distinct, sources.oversampled(labels))
+        return subsets.subset(self._distinct, subsets.oversampled(labels))
 
     @functools.cached_property
     def class_counts(self) -> tuple[int, ...]:
         """How many examples of each class are trained on, repeats not counted; () where that is not known."""
-        return sources.class_counts(self._distinct)
+        return class_counts(self._distinct)
 
     @functools.cached_property
     def _distinct(self) -> Any:
@@ -150,19 +153,19 @@ class DataSide:
         if settings.imbalance_factor != 1:
             labels = self._labels_of(whole, "imbalance_factor")
             try:
-                kept = sources.long_tailed_subset(labels, settings.imbalance_factor, settings.label_seed)
+                kept = subsets.long_tailed_subset(labels, settings.imbalance_factor, settings.label_seed)
             except ValueError as error:
                 raise ValueError(f"config.data.imbalance_factor: {error}") from error
-            return sources.subset(whole, kept)
+            return subsets.subset(whole, kept)
         if settings.labels_per_class and not settings.labeled_batch_size:
-            return sources.subset(whole, self._known(whole))
+            return subsets.subset(whole, self._known(whole))
         return whole
 
     def _known(self, source: Any) -> Any:
         """Returns the indices of the examples whose labels are known."""
         labels = self._labels_of(source, "labels_per_class")
         try:
-            return sources.balanced_subset(labels, self.settings.labels_per_class, self.settings.label_seed)
+            return subsets.balanced_subset(labels, self.settings.labels_per_class, self.settings.label_seed)
         except ValueError as error:
             raise ValueError(f"config.data.labels_per_class: {error}") from error
 
@@ -214,7 +217,7 @@ class DataSide:
 
     def _cached(self, source: Any, *lines: Any) -> tuple[Any, Sequence[Any]]:
         """Returns a source that keeps what the lines' common start makes of its images, and their rest."""
-        start = transforms.fixed_start(lines)
+        start = transforms.deterministic_prefix(lines)
         if not start or not self._cache.limit:
             return source, lines
         return Cached(source, start, self._cache), [line[len(start) :] for line in lines]

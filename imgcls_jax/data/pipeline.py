@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgcls_jax.data import transforms
-from imgcls_jax.data.sources import Source
+from imgcls_jax.data.source import Source
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from imgcls_jax.config.resolve import Configuration
-from imgcls_jax.data import transforms
+from imgcls_jax.data import decoding
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.figures import drawing
 from imgcls_jax.figures.drawing import Cell
@@ -31,7 +31,7 @@ def thumbnail(path: str | Path) -> Image.Image:
     """Returns an image file on a square; a grey one where it cannot be read."""
     square = THUMBNAIL, THUMBNAIL
     try:
-        image = transforms.decode(Path(path).read_bytes())
+        image = decoding.decode(Path(path).read_bytes())
     except (OSError, ValueError):
         return Image.new("RGB", square, drawing.GREY)
     if max(image.size) * 2 <= THUMBNAIL:

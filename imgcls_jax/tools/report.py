@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from imgcls_jax.config.written import flat_fields, plain
-from imgcls_jax.data import transforms
+from imgcls_jax.data import decoding
 from imgcls_jax.evaluators.classification_report import report as classification_report
 from imgcls_jax.figures import page
 from imgcls_jax.inference.trained import Trained, load, probabilities
@@ -76,7 +76,7 @@ class Predictions:
         if isinstance(example, np.ndarray):
             image = Image.fromarray(example[:, :, 0] if example.shape[2] == 1 else example)
         else:
-            image = transforms.decode(example)
+            image = decoding.decode(example)
         return page.picture(image, *captions, side=side)
 
 

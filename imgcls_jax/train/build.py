@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from imgcls_jax.config.modules import find_module
+from imgcls_jax.config.modules import find_function
 from imgcls_jax.config.resolve import build_backbone
 from imgcls_jax.config.settings import EvalSettings, ModelSettings, ObjectiveSettings
 from imgcls_jax.contracts.objective import Objective, Task
@@ -19,7 +19,7 @@ def make_backbone(settings: ModelSettings) -> Any:
     Raises:
       ValueError: an unknown name or field, or a probability outside [0, 1].
     """
-    return build_backbone(find_module("models", settings.name), settings.variant, settings.fields)
+    return build_backbone(find_function("models", settings.name, "build"), settings.variant, settings.fields)
 
 
 def make_objective(settings: ObjectiveSettings, task: Task, backbone: Any) -> Objective:
@@ -28,7 +28,7 @@ def make_objective(settings: ObjectiveSettings, task: Task, backbone: Any) -> Ob
     Raises:
       ValueError: an unknown name, or a field out of range.
     """
-    return find_module("objectives", settings.name).make(backbone, task, **settings.fields)
+    return find_function("objectives", settings.name, "make")(backbone, task, **settings.fields)
 
 
 def make_evaluators(
@@ -49,7 +49,7 @@ def make_evaluators(
       ValueError: an unknown evaluator, or an option out of range.
     """
     return {
-        settings.name: find_module("evaluators", settings.evaluator).make(
+        settings.name: find_function("evaluators", settings.evaluator, "make")(
             predict if settings.views is None else average_views(predict, settings.views),
             open_split,
             task=task,
@@ -63,7 +63,7 @@ def evaluated_splits(evals: Sequence[EvalSettings]) -> Iterator[tuple[str, str]]
     """Yields (field, split) for each split that the evaluations read: the evaluators' keywords whose names
     end in "split". "" as a default is none."""
     for settings in evals:
-        parameters = inspect.signature(find_module("evaluators", settings.evaluator).make).parameters
+        parameters = inspect.signature(find_function("evaluators", settings.evaluator, "make")).parameters
         for field, split in settings.fields.items():
             if field.endswith("split") and (split or parameters[field].default != ""):
                 split = split.replace("{split}", settings.fields["split"])

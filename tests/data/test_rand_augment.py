@@ -170,5 +170,5 @@ def test_bad_arguments(arguments, message):
 
 
 def test_other_channels_are_refused():
-    with pytest.raises(ValueError, match=r"needs grey or RGB images .* got \(2, 4, 4, 2\)"):
+    with pytest.raises(ValueError, match=r"needs gray or RGB images .* got \(2, 4, 4, 2\)"):
         jax.eval_shape(rand_augment().function, jax.random.key(0), jnp.zeros((2, 4, 4, 2)))

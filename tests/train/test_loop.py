@@ -217,7 +217,12 @@ def test_accumulation_equals_one_batch_where_nothing_couples_the_examples():
         ("optimizer", "momentun", 0.9, "optimizer.momentun: neither"),
         ("optimizer", "name", "sdg", "optimizer.name is the name"),
         ("optimizer", "schedule", "cosin", "optimizer.schedule is one of"),
-        ("data", "source", "digit", "config.data.source: data/sources.py has no 'digit'"),
+        (
+            "data",
+            "source",
+            "digit",
+            "config.data.source: imgcls_jax/data/sources/ has no file digit.py; it has",
+        ),
         ("data", "on_bad_example", "drop", "data.on_bad_example is one of"),
         ("data", "eval_transforms", "flip | normalize(0.5, 0.5)", "random operations"),
         ("data", "train_split", "tran", "tran"),

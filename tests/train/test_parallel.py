@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from imgcls_jax.train.experiment import PARALLEL
 
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.inference import trained
@@ -25,7 +26,6 @@ from imgcls_jax.models import lenet, simpleconv3
 from imgcls_jax.objectives import iic, supervised
 from imgcls_jax.train import experiment, loop, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
-from imgcls_jax.train.experiment import PARALLEL
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState, state_digest
 from imgcls_jax.train.step import make_init, make_train_step
