@@ -1,5 +1,4 @@
-"""The section `data` made concrete: splits, their transforms, views and labeled stream, and the batches of
-each."""
+"""The section `data` of a configuration, built: its splits, transforms, views, labeled stream and batches."""
 
 from __future__ import annotations
 
@@ -33,22 +32,23 @@ class DataSettings:
     Attributes:
       source: a file of data/sources/, without ".py": "image_folder", "list_file", "cifar10", ...
       train_split, train_transforms: the split to train on and its line of transforms.
-      view_transforms: lines, each of which makes one more image of every training example, for objectives
-        that compare several. A line without host operations starts from what those of train_transforms left.
+      view_transforms: lines of transforms. Each makes one more image of every training example, for
+        objectives that compare views. A line without host operations starts from the output of those of
+        train_transforms.
       labels_per_class, label_seed: how many labels of each class are known, and the seed that chooses them;
         0 for all. The training split is then the labeled examples alone, unless
       labeled_batch_size: is positive: then it is the whole split with the other labels hidden, and so many
         labeled examples come as a second stream beside each batch.
-      imbalance_factor: above 1 the training split keeps ever fewer examples from class to class, the first so
-        many times as many as the last; label_seed chooses them.
-      oversample: whether the examples of smaller classes are repeated until all classes are equally large.
+      imbalance_factor: above 1 the training split becomes long-tailed: class sizes fall exponentially, and
+        the first class has so many times as many examples as the last; label_seed chooses them.
+      oversample: whether to repeat the examples of smaller classes until all classes are equally large.
       known_classes: the network learns the first so many classes, and every split holds those alone; its
         other examples are the split "unknown:SPLIT", for evaluations. 0 for all.
       eval_transforms: line of every evaluation and of prediction; nothing random.
       on_bad_example: "raise" or "skip".
       num_threads, num_workers, prefetch_batches: of data/pipeline.py.
-      cache_gib: memory of each process for images as the operations leave them that a line begins with and
-        that draw nothing, in GiB, so that later epochs do not decode them again. The batches are the same.
+      cache_gib: memory of each process, in GiB, that caches each image after the leading deterministic
+        transforms, so that later epochs do not decode it again. The batches are the same.
     """
 
     source: str
@@ -81,7 +81,7 @@ class DataSettings:
 
 
 class DataSide:
-    """The section `data` made concrete: splits, and the batches of each.
+    """The section `data` of a configuration, built: opens its splits and makes their batches.
 
     Args:
       section: the configuration's.
@@ -127,7 +127,7 @@ class DataSide:
             )
 
     def augment(self, rng: jax.Array, batch: dict[str, Any]) -> dict[str, Any]:
-        """The device side of training: image, views and labeled as an objective sees them, jax-traceable."""
+        """Runs the device transforms of training; returns the objective's batch. jax-traceable."""
         augmented = self._train(rng, batch)
         own_images = iter(augmented.pop("view_images", ()))
         augmented["views"] = tuple(
@@ -142,10 +142,10 @@ class DataSide:
         return augmented
 
     def placed(self, batch_keys: Sequence[str]) -> tuple[str, ...]:
-        """Returns what of a batch of the pipeline must reach the device for an objective's batch_keys.
+        """Returns the batch keys to put on the device for an objective's batch_keys.
 
         Raises:
-          ValueError: the objective reads what the section does not make.
+          ValueError: the objective reads a key that this section does not make.
         """
         settings = self.settings
         if "views" in batch_keys and not self._views:
@@ -160,7 +160,7 @@ class DataSide:
 
     @property
     def reading(self) -> dict[str, int]:
-        """How far and by what the batches are read ahead: arguments of pipeline.iterate."""
+        """The read-ahead arguments of pipeline.iterate."""
         settings = self.settings
         return {
             "num_threads": settings.num_threads,
@@ -169,7 +169,7 @@ class DataSide:
         }
 
     def with_train_transforms(self, section: str, line: str) -> DataSide:
-        """Returns the same data side with another line for the training images."""
+        """Returns a copy with another line of training transforms."""
         other = copy.copy(self)
         other.train_host, other._train_device = _parse(f"{section}.train_transforms", line)
         other._train = augment.compose(other._train_device)
@@ -177,11 +177,11 @@ class DataSide:
 
     @property
     def random_train_operations(self) -> list[str]:
-        """The names of the operations of train_transforms that draw anew each time."""
+        """The names of the random operations of train_transforms."""
         return transforms.random_operations(self.train_host, self._train_device)
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The device side of the evaluation line, jax-traceable; float images pass through as they are."""
+        """Runs the device transforms of evaluation. jax-traceable."""
         return self._evaluate(jax.random.key(0), batch)
 
     def source(self, split: str) -> Any:
@@ -209,7 +209,7 @@ class DataSide:
 
     @functools.cached_property
     def training(self) -> Any:
-        """The source trained on: the training split or a part of it, perhaps with repeats."""
+        """The training examples: the training split or a subset of it, with repeats if oversampled."""
         if not self.settings.oversample:
             return self._distinct
         labels = self._labels_of(self._distinct, "oversample")
@@ -217,7 +217,7 @@ class DataSide:
 
     @functools.cached_property
     def class_counts(self) -> tuple[int, ...]:
-        """How many examples of each class are trained on, repeats not counted; () where that is not known."""
+        """The number of training examples of each class, without repeats; () where that is not known."""
         return class_counts(self._distinct)
 
     @functools.cached_property
@@ -243,11 +243,11 @@ class DataSide:
             raise ValueError(f"config.data.labels_per_class: {error}") from error
 
     def _labels_of(self, source: Any, field: str) -> Any:
-        """Returns the labels, one an example, that a field needs to know at once."""
+        """Returns the labels [N] of a source, which a field of the configuration needs."""
         if source.labels is None or source.labels.ndim != 1:
             raise ValueError(
-                f"config.data.{field}: {self.settings.source} gives an image any number of labels, or does "
-                "not tell them without reading every example; use another source"
+                f"config.data.{field} needs one label an image, known without reading the images; the source "
+                f"{self.settings.source} does not give that; use another source"
             )
         return source.labels
 
@@ -270,15 +270,19 @@ class DataSide:
         )
 
     def training_in_order(self, batch_size: int, *, train_line: bool = False) -> EvalBatches:
-        """Returns the batches of what is trained on in index order, by the evaluation line or the training
-        line, which must draw nothing then."""
+        """Returns the batches of the training examples in index order.
+
+        Args:
+          batch_size: of all processes together.
+          train_line: use the training transforms, which must be deterministic then; else the evaluation ones.
+        """
         return self._in_order(self.training, self.train_host if train_line else self.eval_host, batch_size)
 
     def eval_batches(self, split: str, batch_size: int, class_names: tuple[str, ...]) -> EvalBatches:
-        """Returns the batches of any split, every example once.
+        """Returns the batches of a split, every example once.
 
         Raises:
-          ValueError: its classes are not those of the training split: its labels would mean something else.
+          ValueError: its classes differ from those of the training split, so its labels mean something else.
         """
         source = self.source(split)
         if not split.startswith(UNKNOWN) and tuple(source.class_names) != tuple(class_names):
@@ -289,7 +293,7 @@ class DataSide:
         return self._in_order(source, self.eval_host, batch_size)
 
     def _cached(self, source: Any, *lines: Any) -> tuple[Any, Sequence[Any]]:
-        """Returns a source that keeps what the lines' common start makes of its images, and their rest."""
+        """Returns a source that caches the lines' shared deterministic prefix, and the rest of each line."""
         start = transforms.deterministic_prefix(lines)
         if not start or not self._cache.limit:
             return source, lines

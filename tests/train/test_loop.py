@@ -221,7 +221,7 @@ def test_accumulation_equals_one_batch_where_nothing_couples_the_examples():
             "data",
             "source",
             "digit",
-            "config.data.source: imgcls_jax/data/sources/ has no file digit.py; it has",
+            "config.data.source: imgcls_jax/data/sources/ has no file digit.py",
         ),
         ("data", "on_bad_example", "drop", "data.on_bad_example is one of"),
         ("data", "eval_transforms", "flip | normalize(0.5, 0.5)", "random operations"),
