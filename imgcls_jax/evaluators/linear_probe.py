@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
@@ -66,19 +66,26 @@ def make(
         if labels_per_class:
             chosen = balanced_subset(train["label"], labels_per_class, label_seed)
             train = {name: column[chosen] for name, column in train.items()}
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iterations))
-        # The products are small: threads that wait for each other at every one take minutes where others
-        # use the processor too, and gain little where none do.
-        with threadpool_limits(1):
-            probe.fit(train["embedding"].astype(np.float64), train["label"])
-
-        def accuracy(examples: Examples) -> float:
-            return float(probe.score(examples["embedding"].astype(np.float64), examples["label"]))
-
+        probe = fit(train, C=C, max_iterations=max_iterations)
         return {
             "num_examples": len(test["label"]),
-            "accuracy": accuracy(test),
-            "train_accuracy": accuracy(train),
+            "accuracy": accuracy(probe, test),
+            "train_accuracy": accuracy(probe, train),
         }
 
     return evaluate
+
+
+def fit(examples: Examples, *, C: float, max_iterations: int) -> Pipeline:
+    """Returns the probe that fits "embedding" float [N, D] to "label" int [N]."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iterations))
+    # The products are small. Threads that wait for each other at every one take minutes where other programs
+    # use the processor too, and gain little where none do.
+    with threadpool_limits(1):
+        probe.fit(examples["embedding"].astype(np.float64), examples["label"])
+    return probe
+
+
+def accuracy(probe: Pipeline, examples: Examples) -> float:
+    """Returns the share of examples that a probe classifies right."""
+    return float(probe.score(examples["embedding"].astype(np.float64), examples["label"]))

@@ -102,3 +102,4 @@ def _gains_by_winograd(
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=convolution)
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

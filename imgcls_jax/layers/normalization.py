@@ -67,3 +67,4 @@ def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 # Flax's momentum is one minus that of PyTorch: 0.9 here is the usual 0.1 there. The running variance is the
 # biased one.
 batch_norm = functools.partial(BatchNorm, momentum=0.9, epsilon=1e-5)
+inception_norm = functools.partial(batch_norm, epsilon=1e-3)  # TensorFlow's, of the Inception networks

@@ -51,6 +51,20 @@ def max_pool(
     return jax.lax.platform_dependent(x, cpu=gathering, default=native)
 
 
+def ceil_max_pool(x: jax.Array, window: int = 3) -> jax.Array:
+    """Max-pools square windows with stride 2 and rounds the size up: the last window may be partial.
+
+    Args:
+      x: float [B, H, W, C].
+      window: side of the window, at least 2.
+
+    Returns:
+      float [B, ceil((H - window) / 2) + 1, ceil((W - window) / 2) + 1, C].
+    """
+    spare = [(0, (side - window) % 2) for side in x.shape[1:3]]
+    return max_pool(x, window_shape=(window, window), strides=(2, 2), padding=spare)
+
+
 def adaptive_average_pool(x: jax.Array, size: Pair) -> jax.Array:
     """Averages a map into a fixed number of bins; bin i of n spans floor(i H / n) to ceil((i + 1) H / n).
 

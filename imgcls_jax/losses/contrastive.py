@@ -26,7 +26,9 @@ LOG_SCALE_RANGE = (0.0, math.log(100.0))
 
 
 def l2_normalize(embedding: jax.Array) -> jax.Array:
-    """Divides each vector by its Euclidean norm, at any magnitude; a vector of zeros stays, with gradient 0.
+    """Divides each vector by its Euclidean norm, at any magnitude; a vector of zeros stays zeros.
+
+    Gradients are finite, at zeros too.
 
     Args:
       embedding: float [..., D].

@@ -33,6 +33,7 @@ from imgcls_jax.layers.dense import Dense, Initializer, fan_in_uniform, fan_in_u
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
 from imgcls_jax.layers.pooling import adaptive_average_pool, max_pool
+from imgcls_jax.layers.variants import choose_variant
 
 FC6_WINDOW = (6, 6)
 KERNELS = (11, 5, 3, 3, 3)
@@ -160,11 +161,6 @@ VARIANTS: dict[str, Callable[..., AlexNet]] = {
 }
 
 
-def _check(variant: str) -> None:
-    if variant not in VARIANTS:
-        raise ValueError(f"models/alexnet.py has the variants {', '.join(VARIANTS)}; got {variant!r}")
-
-
 def build(variant: str = "alexnet", **fields: Any) -> AlexNet:
     """Returns the backbone.
 
@@ -175,17 +171,16 @@ def build(variant: str = "alexnet", **fields: Any) -> AlexNet:
     Raises:
       ValueError: an unknown variant.
     """
-    _check(variant)
-    return VARIANTS[variant](**fields)
+    return choose_variant(__name__, VARIANTS, variant)(**fields)
 
 
 def torch_head(variant: str) -> str:
     """Returns torchvision's name of the final linear layer."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return "classifier.6"
 
 
 def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the rows and columns of the map that each linear layer after a flatten reads."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return {"classifier.1": FC6_WINDOW}

@@ -29,6 +29,7 @@ from imgcls_jax.layers.convolution import Conv, convolution
 from imgcls_jax.layers.dense import Initializer, fan_in_uniform, fan_in_uniform_bias
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.pooling import max_pool
+from imgcls_jax.layers.variants import choose_variant
 
 SQUASH_AMPLITUDE = 1.7159  # with the slope 2/3, squash(1) is 1 (the paper's appendix A)
 # Which maps of S2 each map of C3 reads (the paper's table I): six times three neighbours, six times four,
@@ -244,11 +245,6 @@ HEADS = {"lenet5": "fc3", "lenet5_cifar": "fc3", "lenet_caffe": "fc2", "lenet5_o
 FLATTENED = {"lenet5": {"fc1": (5, 5)}, "lenet5_cifar": {"fc1": (5, 5)}, "lenet_caffe": {"fc1": (4, 4)}}
 
 
-def _check(variant: str) -> None:
-    if variant not in VARIANTS:
-        raise ValueError(f"models/lenet.py has the variants {', '.join(VARIANTS)}; got {variant!r}")
-
-
 def build(variant: str = "lenet5", **fields: Any) -> nn.Module:
     """Returns the backbone.
 
@@ -259,17 +255,16 @@ def build(variant: str = "lenet5", **fields: Any) -> nn.Module:
     Raises:
       ValueError: an unknown variant.
     """
-    _check(variant)
-    return VARIANTS[variant](**fields)
+    return choose_variant(__name__, VARIANTS, variant)(**fields)
 
 
 def torch_head(variant: str) -> str:
     """Returns the final linear layer's name in a PyTorch model with this file's names."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return HEADS[variant]
 
 
 def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the rows and columns of the map that fc1 reads, at the standard size; C5 is a convolution."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return FLATTENED.get(variant, {})

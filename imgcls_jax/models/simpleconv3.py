@@ -17,6 +17,7 @@ from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.dense import Dense, fan_in_uniform, fan_in_uniform_bias
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.variants import choose_variant
 
 
 class Simpleconv3(nn.Module):
@@ -65,6 +66,9 @@ class Simpleconv3(nn.Module):
         return Features(feature_map, x)
 
 
+VARIANTS: dict[str, dict[str, Any]] = {"simpleconv3": {}}
+
+
 def build(variant: str = "simpleconv3", **fields: Any) -> Simpleconv3:
     """Returns the backbone.
 
@@ -75,9 +79,7 @@ def build(variant: str = "simpleconv3", **fields: Any) -> Simpleconv3:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant != "simpleconv3":
-        raise ValueError(f"models/simpleconv3.py has the one variant 'simpleconv3'; got {variant!r}")
-    return Simpleconv3(**fields)
+    return Simpleconv3(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str = "simpleconv3") -> str:
