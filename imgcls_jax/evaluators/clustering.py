@@ -4,7 +4,7 @@ Accuracy is that of the best one-to-one assignment of clusters to classes (the H
 the labels of the split it is measured on, as the unsupervised protocol has it; clusters beyond the number of
 classes count as errors. With `fit_split` there is also the accuracy of a many-to-one map, each cluster to the
 class that most of its examples have in that split, which should be the training one: the usual figure where
-there are more clusters than classes. Mutual information is normalised by the arithmetic mean of the
+there are more clusters than classes. Mutual information is normalized by the arithmetic mean of the
 entropies.
 """
 

@@ -1,9 +1,9 @@
 """A linear classifier on frozen embeddings: how much of the classes lies in them linearly.
 
-Multinomial logistic regression by L-BFGS on the standardised embeddings of the training split, as CLIP
+Multinomial logistic regression by L-BFGS on the standardized embeddings of the training split, as CLIP
 evaluates (Radford et al. 2021, arXiv:2103.00020, appendix A.3). Differences from the usual probe by SGD with
 augmentation: each image is embedded once, by the evaluation line; the optimum is exact and has no learning
-rate. It runs on the host and is meant for up to some 100,000 examples. Standardising stands for the BatchNorm
+rate. It runs on the host and is meant for up to some 100,000 examples. Standardizing stands for the BatchNorm
 without parameters that MAE puts before its probe.
 """
 

@@ -17,7 +17,7 @@ class Frozen:
     """A backbone with frozen params.
 
     Held whole, it always runs as in evaluation. Held in part, a batch norm whose params are all frozen
-    normalises by its running statistics, which stay; dropout and the rest run as usual.
+    normalizes by its running statistics, which stay; dropout and the rest run as usual.
 
     Args:
       backbone: module with the contract of models/.

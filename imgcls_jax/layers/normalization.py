@@ -1,4 +1,4 @@
-"""Batch normalisation whose gradient reads little.
+"""Batch normalization whose gradient reads little.
 
 Ioffe and Szegedy, "Batch Normalization", arXiv 1502.03167 (2015). It differs from flax.linen.BatchNorm in the
 order of the operations: there x minus its mean is kept, or computed again, for the gradient of the scale.

@@ -39,7 +39,7 @@ def sharpen(probabilities: jax.Array, *, temperature: float) -> jax.Array:
 def softmax_squared_error(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Squared distance between softmax(logits) and targets, divided by the number of classes.
 
-    MixMatch's unlabelled loss and that of the Pi-model and Mean Teacher. Bounded, so that a wrong target
+    MixMatch's unlabeled loss and that of the Pi-model and Mean Teacher. Bounded, so that a wrong target
     weighs less than with cross-entropy.
 
     Eq.: l = (1 / K) sum_c (p_c - q_c)^2.
@@ -60,7 +60,7 @@ def softmax_squared_error(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-    """Entropy of softmax(logits) (Grandvalet and Bengio 2004); minimised alone it collapses to one class.
+    """Entropy of softmax(logits) (Grandvalet and Bengio 2004); minimized alone it collapses to one class.
 
     Eq.: H = -sum_c p_c log p_c.
 

@@ -69,7 +69,7 @@ def masked_reconstruction(
       predicted: float [B, L, P].
       patches: float [B, L, P], the true pixels, as `patchify` lists them.
       mask: bool or 0/1 [B, L], true for the patches that were hidden and count.
-      norm_pix: the target is each patch normalised, which rewards texture more than brightness.
+      norm_pix: the target is each patch normalized, which rewards texture more than brightness.
 
     Returns:
       float32 [B], squared units of the target; 0 where an image has no masked patch.

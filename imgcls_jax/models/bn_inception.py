@@ -13,7 +13,7 @@ passes all channels through. No convolution has a bias. The names follow those o
     each module (Hu et al. 2018, "Squeeze-and-Excitation Networks", arXiv 1709.01507). 11,931,622 parameters.
 
 Differences: the first convolution is a plain 7x7 in every variant (TensorFlow-Slim's is separable), and
-average pools count the zero padding in every variant, as Caffe's do. The initialiser is He's normal of the
+average pools count the zero padding in every variant, as Caffe's do. The initializer is He's normal of the
 fan-in. The "Inception-v2" in arXiv 1512.00567 is another network.
 """
 
@@ -131,7 +131,7 @@ def _halve(x: jax.Array) -> jax.Array:
     """Max pool 3x3 of stride 2: float [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), C].
 
     On even sides it is Caffe's pool without padding that rounds up. On odd sides that pool would give one row
-    less than the padded convolutions beside it, so there the windows are centred as theirs are.
+    less than the padded convolutions beside it, so there the windows are centered as theirs are.
     """
     padding = [(side % 2, 1) for side in x.shape[1:3]]
     return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
@@ -159,7 +159,7 @@ class BNInception(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, 3], normalised; 224x224 or any other size.
+          images: float [B, H, W, 3], normalized; 224x224 or any other size.
           train: BatchNorm uses the batch's statistics and moves its running ones.
 
         Returns:

@@ -136,7 +136,7 @@ class EfficientNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised.
+          images: float [B, H, W, C], normalized.
           train: BatchNorm uses the batch's statistics and moves its running ones; stochastic depth is on.
 
         Returns:

@@ -5,15 +5,15 @@ a 3x3, a 5x5 and a pooled branch; every convolution is followed by a ReLU; pools
 112 -> 56 -> 28 -> 14 -> 7).
 
   googlenet_original: the paper's network as Caffe's reference model has it: biases, local response
-    normalisation (size 5, alpha 1e-4, k 1) in the stem. 6,998,552 parameters with a head of 1000 classes,
+    normalization (size 5, alpha 1e-4, k 1) in the stem. 6,998,552 parameters with a head of 1000 classes,
     13,378,280 with both auxiliary classifiers and their heads.
   googlenet: PyTorch's: BatchNorm (epsilon 1e-3) after every convolution instead of biases and response
-    normalisation, 3x3 kernels in the "5x5" branch, a last pool of 2x2, auxiliary classifiers that pool
+    normalization, 3x3 kernels in the "5x5" branch, a last pool of 2x2, auxiliary classifiers that pool
     adaptively to 4x4. 6,624,904 and 13,004,888 parameters.
 
 Both use the same names. The dropout before the final classifier (0.4 in the original, 0.2 in PyTorch) belongs
 to the head; that of the auxiliary classifiers is here. PyTorch's released weights expect inputs in [-1, 1],
-that is (pixel / 255 - 0.5) / 0.5; its option transform_input, which maps ImageNet-normalised inputs to that
+that is (pixel / 255 - 0.5) / 0.5; its option transform_input, which maps ImageNet-normalized inputs to that
 range, is preprocessing and not in the network.
 """
 
@@ -57,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def _init(norm: Any) -> dict[str, Any]:
-    """Returns PyTorch's initialiser with a norm layer, Caffe's ("xavier", bias 0.2) without."""
+    """Returns PyTorch's initializer with a norm layer, Caffe's ("xavier", bias 0.2) without."""
     if norm is not None:
         return {"kernel_init": nn.initializers.normal(0.01)}
     return {"kernel_init": nn.initializers.lecun_uniform(), "bias_init": nn.initializers.constant(0.2)}
@@ -165,7 +165,7 @@ class GoogLeNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, 3], normalised; 224x224, at least 15x15 (the original's auxiliary
+          images: float [B, H, W, 3], normalized; 224x224, at least 15x15 (the original's auxiliary
             classifiers: 79x79).
           train: BatchNorm uses the batch's statistics and moves its running ones; the auxiliary trunks run,
             with dropout (rng "dropout").

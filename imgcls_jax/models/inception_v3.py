@@ -1,4 +1,4 @@
-"""Inception v3: GoogLeNet's modules with large kernels factorised into small and one-sided ones.
+"""Inception v3: GoogLeNet's modules with large kernels factorized into small and one-sided ones.
 
 Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", arXiv 1512.00567 (2015).
 Made for 299x299 images; any size from 75x75 up is taken. BatchNorm (epsilon 1e-3) after every convolution, in
@@ -8,7 +8,7 @@ classifier and its head.
 Difference from TensorFlow's network, from which the weights in circulation come: the average pools inside
 the modules count the zero padding, as PyTorch's do. The dropout of 0.5 before the final classifier belongs to
 the head. The released weights expect inputs in [-1, 1], that is (pixel / 255 - 0.5) / 0.5; PyTorch's option
-transform_input, which maps ImageNet-normalised inputs to that range, is preprocessing and not in the network.
+transform_input, which maps ImageNet-normalized inputs to that range, is preprocessing and not in the network.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class InceptionV3(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, 3], normalised; 299x299, with aux=True no smaller.
+          images: float [B, H, W, 3], normalized; 299x299, with aux=True no smaller.
           train: BatchNorm uses the batch's statistics and moves its running ones; the auxiliary trunk runs.
 
         Returns:

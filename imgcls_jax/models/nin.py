@@ -69,7 +69,7 @@ class NiN(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; any size from 39x39 for ImageNet, 4x4 for CIFAR.
+          images: float [B, H, W, C], normalized; any size from 39x39 for ImageNet, 4x4 for CIFAR.
           train: dropout is on.
 
         Returns:

@@ -156,7 +156,7 @@ class ResNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised.
+          images: float [B, H, W, C], normalized.
           train: the norm uses the batch's statistics and moves its running ones.
 
         Returns:

@@ -90,7 +90,7 @@ class SqueezeNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; H and W from 21 up.
+          images: float [B, H, W, C], normalized; H and W from 21 up.
           train: without effect, for the backbone has neither norm nor dropout.
 
         Returns:

@@ -48,7 +48,7 @@ class VGG(nn.Module):
       blocks: kernel sizes of the convolutions of each block; a max-pooling ends a block.
       channels: of each block.
       norm: constructor of a norm layer that takes use_running_average, dtype and name; None for none.
-      response_norm: local response normalisation after the first convolution (A-LRN). It takes no number
+      response_norm: local response normalization after the first convolution (A-LRN). It takes no number
         among the layers' names, so that the weights of A fit.
       hidden: widths of fc6 and fc7.
       dropout: probability after fc6.
@@ -77,7 +77,7 @@ class VGG(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; H and W at least 32.
+          images: float [B, H, W, C], normalized; H and W at least 32.
           train: switches dropout (rng "dropout") and BatchNorm's use of the batch's statistics.
 
         Returns:

@@ -71,7 +71,7 @@ class VisionTransformer(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; H and W multiples of `patch`.
+          images: float [B, H, W, C], normalized; H and W multiples of `patch`.
           train: dropout and stochastic depth are on.
 
         Returns:
@@ -94,7 +94,7 @@ class VisionTransformer(nn.Module):
         """Computes the tokens, of all patches or of some of them.
 
         Args:
-          images: float [B, H, W, C], normalised; H and W multiples of `patch`.
+          images: float [B, H, W, C], normalized; H and W multiples of `patch`.
           train: dropout and stochastic depth are on.
           keep: int [B, n] in [0, L), the patches that the encoder sees, counted row by row; None for all.
 

@@ -7,7 +7,7 @@ input and all others from the raw one, BatchNorm of epsilon 0.001 and momentum 0
 momentum the running statistics still hold 37 % of their initial values after 1000 steps: evaluate them late.
 
 Born in TensorFlow: SAME padding, images in [-1, 1]. There the classifier starts Glorot normal; here it is a
-head with its own initialiser.
+head with its own initializer.
 """
 
 from __future__ import annotations

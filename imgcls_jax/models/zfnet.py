@@ -52,7 +52,7 @@ class ZFNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; H and W at least 63. fc6 grows with the size.
+          images: float [B, H, W, C], normalized; H and W at least 63. fc6 grows with the size.
           train: switches dropout (rng "dropout").
 
         Returns:

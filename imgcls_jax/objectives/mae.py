@@ -48,7 +48,7 @@ def make(
         models/vit.py.
       task: image_shape is read.
       mask_ratio: part of the patches to hide; floor((1 - mask_ratio) L) stay, at least one and not all.
-      norm_pix: the target is each patch normalised by its own mean and variance.
+      norm_pix: the target is each patch normalized by its own mean and variance.
       decoder_width: of a token, a multiple of 4 and of decoder_heads.
       decoder_depth, decoder_heads: layers, and heads of each attention.
 

@@ -5,7 +5,7 @@ Chen, Wang, Gao and Zhou, "Tri-net for Semi-Supervised Deep Learning", IJCAI 201
 fine-tuning on labeled data, and the editing of pseudo-labels; how they go on in detail, and every default of
 `make`, is from memory and from a re-implementation by others (ModSSC), not checked against the paper:
 
-- Initialisation: the modules learn the labeled examples alone, each with outputs smeared by noise of its own.
+- Initialization: the modules learn the labeled examples alone, each with outputs smeared by noise of its own.
 - Rounds t = 1, 2, ...: of a random pool of min(pool_base 2^t, |U|) unlabeled examples, those become module
   v's whose class the two others agree on, with a mean confidence of at least sigma_t, and whose label is
   stable when the two are asked again with dropout. Module v learns them and the labeled examples; the trunk
@@ -15,7 +15,7 @@ fine-tuning on labeled data, and the editing of pseudo-labels; how they go on in
 
 What is our reading, or differs:
 - All three modules learn in the same step, from the same batch, not one after the other.
-- A round lasts round_epochs epochs and the initialisation init_epochs, in both of which an epoch visits the
+- A round lasts round_epochs epochs and the initialization init_epochs, in both of which an epoch visits the
   examples that have a target, over and over: the union of L and the three modules' own, not each one's.
 - An example asked again has changed if the mean of the two modules' probabilities has another largest class.
   Only the modules' dropout is on, not the trunk's, and one draw thins the modules alike for all examples, so
@@ -112,7 +112,7 @@ def make(
       sigma_decay: how much it falls with each further smearing, in [0, 1].
       pool_base: half of the first round's number of unlabeled examples; it doubles from round to round.
       passes: with dropout, to find labels that are not stable; 0 keeps all.
-      init_epochs, round_epochs: how long the initialisation and each round last.
+      init_epochs, round_epochs: how long the initialization and each round last.
       diversity_rounds: each so many rounds the labels are smeared anew; 0 for never.
 
     Raises:
@@ -360,7 +360,7 @@ def agreed_labels(
 
 @dataclasses.dataclass(frozen=True)
 class Rounds:
-    """When what happens; the attributes are arguments of `make`. Round 0 is the initialisation."""
+    """When what happens; the attributes are arguments of `make`. Round 0 is the initialization."""
 
     init_epochs: int
     round_epochs: int

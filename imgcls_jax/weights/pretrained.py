@@ -63,7 +63,7 @@ class Report:
     Attributes:
       loaded: how many were used.
       notes: a sentence on each thing that is not as it was in the file: a classifier that starts afresh, an
-        input layer summed to grey, positions interpolated.
+        input layer summed to gray, positions interpolated.
     """
 
     loaded: int
@@ -93,7 +93,7 @@ def load_torch(
     Every array is used once and every leaf is filled, or it is an error, but for this. A classifier of
     another number of classes, or of another kind, is left out, and its room is not in the params returned; so
     are auxiliary classifiers and other parts that the target is built without. A convolution of 3 input
-    channels is summed over them where the target has 1: a grey image then counts as one with R = G = B.
+    channels is summed over them where the target has 1: a gray image then counts as one with R = G = B.
     Position embeddings of another square grid are interpolated, bicubically.
 
     Args:
@@ -299,10 +299,10 @@ def _drop_optional(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames
 
 
 def _adapt(array: np.ndarray, shape: tuple[int, ...], path: KeyPath) -> tuple[np.ndarray, str]:
-    """Returns the array, fitted to a grey input or another grid of positions, and a note where it was."""
+    """Returns the array, fitted to a gray input or another grid of positions, and a note where it was."""
     if path[-1] == "kernel" and array.ndim == 4 and array.shape[2] == 3:
         if shape == (*array.shape[:2], 1, array.shape[3]):
-            return array.sum(axis=2, keepdims=True), "summed over R, G and B for grey images"
+            return array.sum(axis=2, keepdims=True), "summed over R, G and B for gray images"
     if path[-1].endswith(POSITIONS) and array.ndim == 3 and array.shape != shape:
         grids = [_grid(length) for length in (array.shape[1], shape[1])]
         if array.shape[::2] == shape[::2] and all(grids) and grids[0][0] == grids[1][0]:
