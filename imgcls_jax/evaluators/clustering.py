@@ -1,11 +1,11 @@
 """How well clusters found without labels agree with the classes.
 
-Accuracy is that of the best one-to-one assignment of clusters to classes (the Hungarian method), found with
-the labels of the split it is measured on, as the unsupervised protocol has it; clusters beyond the number of
-classes count as errors. With `fit_split` there is also the accuracy of a many-to-one map, each cluster to the
-class that most of its examples have in that split, which should be the training one: the usual figure where
-there are more clusters than classes. Mutual information is normalized by the arithmetic mean of the
-entropies.
+Accuracy is that of the best one-to-one assignment of clusters to classes (the Hungarian method). As in the
+unsupervised protocol, the assignment uses the labels of the split that is measured; clusters beyond the
+number of classes count as errors. With `fit_split` there is also the accuracy of a many-to-one map: each
+cluster gets the class that most of its examples have in that split, which should be the training one. That is
+the usual figure where there are more clusters than classes. Mutual information is normalized by the
+arithmetic mean of the entropies.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _columns(
     """Returns the columns of a collector; `embed` keeps the embedding where there is one."""
     outputs = predict(params, objective_state, batch)
     if key not in outputs:
-        raise ValueError(f"evals: key {key!r} is none of the prediction's outputs: {', '.join(outputs)}")
+        raise ValueError(f"evals: the prediction has no output {key!r}; it has {', '.join(outputs)}")
     kept = {}
     if key != "embedding":
         kept["clusters"] = jnp.argmax(outputs[key], axis=-1)

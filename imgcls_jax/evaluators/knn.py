@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbor classification of embeddings: what a representation is worth as it stands.
+"""Weighted k-nearest-neighbor classification: how good embeddings are without any further training.
 
 Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", arXiv:1805.01978
 (2018), section 3.4, with k = 200; Caron et al. (DINO), arXiv:2104.14294 (2021), with k = 20; temperature 0.07

@@ -2,9 +2,9 @@
 
 Multinomial logistic regression by L-BFGS on the standardized embeddings of the training split, as CLIP
 evaluates (Radford et al. 2021, arXiv:2103.00020, appendix A.3). Differences from the usual probe by SGD with
-augmentation: each image is embedded once, by the evaluation line; the optimum is exact and has no learning
-rate. It runs on the host and is meant for up to some 100,000 examples. Standardizing stands for the BatchNorm
-without parameters that MAE puts before its probe.
+augmentation: each image is embedded once, after data.eval_transforms; the optimum is exact, and there is no
+learning rate. It runs on the host and suits up to some 100,000 examples. Standardizing takes the place of the
+BatchNorm without parameters that MAE puts before its probe.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def make(
       labels_per_class, label_seed: how many examples of each class to fit on, and the seed that chooses them,
         as config.data has them; 0 for all.
       C: scikit-learn's inverse of the L2 penalty, positive; the larger, the less.
-      max_iterations: of L-BFGS; scikit-learn warns where they did not do.
+      max_iterations: of L-BFGS; scikit-learn warns where they were too few.
 
     Returns:
       A function that returns num_examples, accuracy, and train_accuracy of the fit, both in [0, 1].

@@ -1,4 +1,4 @@
-"""Pooling that flax.linen lacks, or that is slow there on a CPU."""
+"""Pooling that flax.linen does not have, or has in a form that is slow on a CPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from imgcls_jax.layers.windows import Pair, gathered, windows
 def max_pool(
     x: jax.Array, window_shape: Pair, strides: Pair, padding: Sequence[Pair] = ((0, 0), (0, 0))
 ) -> jax.Array:
-    """Returns the largest value of each window, as flax.linen.max_pool does, with a gradient fast on a CPU.
+    """Returns the largest value of each window, as flax.linen.max_pool does; its gradient is fast on a CPU.
 
     The gradient of a window goes to its largest value, of equal ones to the first by rows. On a CPU each
-    value gathers it from the windows that it is in; XLA's own form, which any other platform gets, scatters
-    it.
+    value gathers its gradient from the windows that hold it. XLA's own form scatters it; every other platform
+    uses that form.
 
     Args:
       x: float [B, H, W, C].

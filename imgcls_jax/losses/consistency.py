@@ -1,8 +1,8 @@
 """Learning without labels, from a network's own predictions: sharpening, distances, pseudo-labels.
 
 Functions of logits take float [..., K] of any range and compute in float32; each returns one value per
-example. None of them averages over examples, and only `pseudo_labels` stops a gradient: a target that shall
-not learn is the caller's to stop.
+example. None of them averages over examples. Only `pseudo_labels` stops a gradient; for other targets the
+caller must call `jax.lax.stop_gradient`.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ Row i of one argument belongs with row i of the other; all other rows of the bat
 has a row for each direction, [2, B]. Its mean is the loss of both papers; SimCLR's released code minimizes
 the sum of the two rows' means, twice that.
 
-Where the whole batch is in sight (one device, or jit over a sharded batch) nothing else is needed. Inside
-shard_map, pmap or vmap each replica sees its own rows alone: with `axis_name` the other replicas' rows are
-gathered as negatives, gradients flow through the gathering, and the mean over replicas of value and gradient
-is that of the whole batch.
+On one device, or under jit over a sharded batch, the functions see the whole batch. Inside shard_map, pmap or
+vmap each replica sees its own rows alone: with `axis_name` the other replicas' rows are gathered as negatives.
+Gradients flow through the gathering, and the mean over replicas of value and gradient is that of the whole
+batch.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ Lloyd's iterations (Lloyd 1982, "Least squares quantization in PCM") from a rand
 affordable. An empty cluster takes half of another, as in faiss; which one, and how far the halves are moved
 apart, differ (see `lloyd`).
 
-Points and centroids are float32, everything is deterministic given the key, and no array has as many entries
-as points times clusters: distances are computed for some points at a time. Points may be split over a mesh by
-rows: which points go together is chosen such that each such part is spread over all devices.
+Points and centroids are float32. Everything is deterministic given the key. Distances are computed for some
+points at a time: no array has as many entries as points times clusters. Points may be split over a mesh by
+rows: each part of points that is worked on together is spread over all devices.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Masked reconstruction of pixels, the loss of MAE (He et al. 2021, arXiv:2111.06377), and images as patches.
 
-A patch's pixels are listed row by row, the channels of a pixel side by side; the patches of an image too are
-counted row by row.
+The pixels of a patch come row by row, the channels of a pixel side by side. The patches of an image come row
+by row too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Simpleconv3, the small CNN for 48x48 mouth crops of the book's first project.
 
 Three 3x3 convolutions of stride 2 (12, 24, 48 channels, each with BatchNorm and ReLU), then fully connected
-layers of
-512 and 128. 964,706 parameters with a head of two classes. Any input size from 8x8 up is taken: the first
-fully connected layer grows with it.
+layers of 512 and 128. 964,706 parameters with a head of two classes. Input sizes from 8x8 up work: the first
+fully connected layer grows with the size.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ the GELU is the exact one; LayerNorm has epsilon 1e-6. For pretraining by maskin
 2111.06377, 2021) `VisionTransformer.tokens` encodes some of the patches, and `PatchDecoder` predicts the
 pixels of all. The variants "..._clip" are the image towers of CLIP (Radford et al., arXiv 2103.00020, 2021).
 
-Files of weights may have torchvision's names, timm's, which DeiT's and MAE's releases have too, or CLIP's.
+Files of weights may have the names of torchvision, of timm (also DeiT's and MAE's releases) or of CLIP.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ZFNet: AlexNet with a finer first layer, found by looking at what its features respond to.
+"""ZFNet: AlexNet with a finer first layer, designed after pictures of what its features respond to.
 
 Zeiler, Fergus 2013, "Visualizing and Understanding Convolutional Networks", arXiv:1311.2901. Against AlexNet:
 conv1 is 7x7 with stride 2, conv2 has stride 2, no convolution has groups, and the response norm follows the

@@ -1,6 +1,6 @@
-"""How a file of weights names and lays out what stands at a path of params or batch_stats.
+"""The name and the layout, in a file of weights, of each leaf of params and batch_stats.
 
-A path is the names of a leaf from the outside in: room, modules, leaf, as in ("backbone", "conv1", "kernel").
+A leaf has a path: its room, its modules and its own name, as in ("backbone", "conv1", "kernel").
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONV_HEAD = "conv_pool"  # a backbone whose attribute `head` says so has a 1x1 c
 
 
 class TorchNames:
-    """How PyTorch's network of a family names and lays out what a leaf's path stands for."""
+    """Names and layouts of PyTorch's network of a family."""
 
     def __init__(self, family: ModuleType, variant: str) -> None:
         aux = family.torch_aux_heads(variant) if hasattr(family, "torch_aux_heads") else ()
@@ -38,9 +38,11 @@ class TorchNames:
         return self.title
 
     def module(self, path: KeyPath) -> str:
+        """Returns the name of a leaf's module."""
         return self.heads.get(path[0]) or ".".join(path[1:-1])
 
     def key(self, path: KeyPath) -> str:
+        """Returns the name of a leaf's array in the file."""
         module, leaf = self.module(path), TORCH_LEAVES.get(path[-1], path[-1])
         return f"{module}.{leaf}" if module else leaf
 
@@ -74,7 +76,7 @@ class TorchNames:
 
 
 class OwnNames(TorchNames):
-    """The same for this package's own files: paths, and nothing to lay out."""
+    """The same for this package's own files: names are paths, and layouts stay."""
 
     def key(self, path: KeyPath) -> str:
         return "/".join(path)

@@ -5,7 +5,7 @@ is its name in the state dict; kernel and scale are its weight, mean and var its
 convolution goes from [O, I, h, w] to [h, w, I, O], grouped and depthwise ones alike, a linear layer from
 [O, I] to [I, O], and where it reads a flattened map its inputs go from the order C, h, w to h, w, C.
 
-What a family says for this:
+A family's functions for this:
   torch_head(variant): name of the final linear layer, which becomes params["head"]["classifier"].
   torch_flatten(variant): {module: (h, w)} of the linear layers that read a flattened map; optional.
   torch_aux_heads(variant): names of the auxiliary classifiers' last layers, which become
@@ -58,7 +58,7 @@ SHOWN = 5  # names of each kind in an error
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of a file's arrays.
+    """How a file's arrays were used.
 
     Attributes:
       loaded: how many were used.
@@ -90,8 +90,8 @@ def load_torch(
 ) -> Loaded:
     """Turns a PyTorch state dict into params and batch_stats.
 
-    Every array is used once and every leaf is filled, or it is an error, but for this. A classifier of
-    another number of classes, or of another kind, is left out, and its room is not in the params returned; so
+    Every array must be used once, and every leaf must be filled. There are three exceptions. A classifier of
+    another number of classes or of another kind is left out, and its room is not in the params returned; so
     are auxiliary classifiers and other parts that the target is built without. A convolution of 3 input
     channels is summed over them where the target has 1: a gray image then counts as one with R = G = B.
     Position embeddings of another square grid are interpolated, bicubically.
@@ -117,7 +117,7 @@ def load_torch(
 
 
 def load_own(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str, target: Tree) -> Loaded:
-    """`load_torch` for arrays of this package's names; rooms without a counterpart (a projector) are left."""
+    """`load_torch` for arrays of this package's names; rooms without a counterpart (a projector) are left out."""
     names = OwnNames(family, variant)
     known = {name: a for name, a in arrays.items() if name.split("/")[0] in names.rooms}
     params, batch_stats, report = _fill(known, names, target)
