@@ -37,11 +37,11 @@ class Task:
       steps_per_epoch: floor(N / batch size).
       total_steps: of the whole run.
       image_shape: (H, W, C) as the backbone sees it, after every transform.
-      class_counts: K numbers, training examples of each class or label; () where only reading every example
-        would tell.
-      axis_name: of the mapped axis, where `loss` sees one device's rows of the batch: a loss that compares
-        examples gathers the others over it, and the trainer averages the floats of objective_state and takes
-        the largest of its whole numbers. None where the batch is whole.
+      class_counts: K numbers, training examples of each class or label; () where the source cannot count
+        them without reading every example.
+      axis_name: None where `loss` sees the whole batch. Else the name of the mapped axis, and `loss` sees one
+        device's rows: a loss that compares examples gathers the other rows over that axis. The trainer
+        averages the floats of objective_state over it, and takes the largest of its integers.
     """
 
     num_classes: int

@@ -31,9 +31,7 @@ class BatchNorm(nn.BatchNorm):
         """
         changed = [name for name in FIXED if getattr(self, name) != getattr(nn.BatchNorm, name)]
         if changed:
-            raise ValueError(
-                f"{', '.join(changed)}: this BatchNorm has no such option; use flax.linen.BatchNorm"
-            )
+            raise ValueError(f"this BatchNorm has no {', '.join(changed)}; use flax.linen.BatchNorm")
         use_running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
         channels = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)

@@ -6,9 +6,9 @@ has a row for each direction, [2, B]. Its mean is the loss of both papers; SimCL
 the sum of the two rows' means, twice that.
 
 On one device, or under jit over a sharded batch, the functions see the whole batch. Inside shard_map, pmap or
-vmap each replica sees its own rows alone: with `axis_name` the other replicas' rows are gathered as negatives.
-Gradients flow through the gathering, and the mean over replicas of value and gradient is that of the whole
-batch.
+vmap each replica sees its own rows alone: with `axis_name` the other replicas' rows are gathered as
+negatives. Gradients flow through the gathering, and the mean over replicas of value and gradient is that of
+the whole batch.
 """
 
 from __future__ import annotations

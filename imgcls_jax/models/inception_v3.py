@@ -56,7 +56,7 @@ def _halve(x: jax.Array) -> jax.Array:
 
 
 class _Block(nn.Module):
-    """What the modules share.
+    """The common part of the modules.
 
     Attributes:
       width: of the one branch that differs between modules of a kind; the kinds say which.

@@ -277,7 +277,9 @@ def uniform_order(assignments: np.ndarray, rng: np.random.Generator) -> np.ndarr
 
 
 def normalized_mutual_information(first: np.ndarray, second: np.ndarray) -> float:
-    """How much of one partition the other tells: 2 I / (H + H'), the mean of the entropies being arithmetic.
+    """Returns the mutual information of two partitions over the arithmetic mean of their entropies.
+
+    Eq.: 2 I / (H + H').
 
     Args:
       first, second: integer [N], the cluster of each example.

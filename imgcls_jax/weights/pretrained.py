@@ -117,7 +117,7 @@ def load_torch(
 
 
 def load_own(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str, target: Tree) -> Loaded:
-    """`load_torch` for arrays of this package's names; rooms without a counterpart (a projector) are left out."""
+    """`load_torch` for arrays of this package's names; other rooms (a projector) are left out."""
     names = OwnNames(family, variant)
     known = {name: a for name, a in arrays.items() if name.split("/")[0] in names.rooms}
     params, batch_stats, report = _fill(known, names, target)
