@@ -17,11 +17,12 @@ MAY_IMPORT = {
     "runtime": ({"runtime"}, {"jax", "numpy"}),
     "losses": ({"losses"}, {"jax"}),
     "metrics": ({"metrics"}, {"numpy", "sklearn"}),
-    "layers": ({"layers"}, {"jax", "flax"}),
+    "layers": ({"layers", "losses"}, {"jax", "flax"}),
     "models": ({"models", "layers"}, {"jax", "flax"}),
     "weights": ({"weights"}, {"jax", "numpy"}),
     "weights/files.py": (set(), {"jax", "numpy", "safetensors"}),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
+    "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "data": (
         {"data", "config"},
         {"numpy", "grain", "PIL", "cykooz_resizer", "absl"},

@@ -7,6 +7,7 @@ None and left out of the mean.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -55,11 +56,7 @@ def make(
             f"than split; got {threshold}, {top_k} and {fit_split!r}"
         )
 
-    def columns(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = predict(params, objective_state, batch)
-        kept = {"probabilities": outputs["probabilities"].astype(jnp.float32)}
-        return kept | ({"chosen": outputs["chosen"]} if "chosen" in outputs else {})
-
+    columns = functools.partial(_columns, predict)
     collect = make_collector(columns, open_split, multi_label=True)
 
     def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
@@ -81,6 +78,14 @@ def make(
         return report(probabilities, chosen, labels) | fitted
 
     return evaluate
+
+
+def _columns(
+    predict: Predict, params: Any, objective_state: Any, batch: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    outputs = predict(params, objective_state, batch)
+    kept = {"probabilities": outputs["probabilities"].astype(jnp.float32)}
+    return kept | ({"chosen": outputs["chosen"]} if "chosen" in outputs else {})
 
 
 def report(probabilities: np.ndarray, chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import numpy as np
 import optax
 
 from imgcls_jax.config.settings import Settings
-from imgcls_jax.contracts.objective import Batch, Objective, Task, apply_backbone
+from imgcls_jax.contracts.backbone import apply_backbone
+from imgcls_jax.contracts.objective import Batch, Objective, Task
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.layers.frozen import Frozen, Precomputed
 from imgcls_jax.train import build

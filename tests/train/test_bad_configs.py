@@ -2,9 +2,13 @@
 
 import copy
 import importlib.util
+import inspect
 import math
+import pkgutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,6 +180,12 @@ def test_a_split_that_is_not_there_is_refused_before_the_first_step(field, field
     assert outcome_of(digits() | {"evals": {"late": fields}}, f"config.evals.late.{field} = ") == "refused"
 
 
+def names_in(room: str) -> list[str]:
+    return [module.name for module in pkgutil.iter_modules([str(ROOT / "imgcls_jax" / room)])]
+
+
+# Values that one objective or evaluator refuses for a reason of its own: file -> (the fields that it needs,
+# field -> values). A file without such values needs no row: the tests of types find its fields.
 OBJECTIVES = {
     "cnn_rnn": ({}, dict(embedding_dim=[0], hidden=[0], dropout=[-0.1, 1.0], beams=[0], max_labels=[-1, 11])),
     "deepcluster": (
@@ -230,17 +240,37 @@ EVALUATORS = {
     "open_set": dict(accept=[0.0, 1.0]),
 }
 TASK = Task(10, 100, 5, 50, (8, 8, 1), (10,) * 10)
+# An example of each annotation that a field without a default may have.
+EXAMPLES = {int: 3, float: 0.5, bool: True, str: "test", Sequence[int]: [3], Sequence[float]: [0.5]}
 
 
-def files_that_make_something(room: str) -> set[str]:
-    return {
-        path.stem for path in (ROOT / "imgcls_jax" / room).glob("*.py") if "\ndef make(" in path.read_text()
-    }
+def fields_of(function) -> dict[str, inspect.Parameter]:
+    """Returns the fields that a configuration gives to a `make`."""
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "task"}
 
 
-def test_every_objective_and_evaluator_is_tried():
-    assert OBJECTIVES.keys() == files_that_make_something("objectives")
-    assert EVALUATORS.keys() == files_that_make_something("evaluators")
+def needed_by(function) -> dict[str, Any]:
+    return {name: EXAMPLES[p.annotation] for name, p in fields_of(function).items() if p.default is p.empty}
+
+
+@pytest.mark.parametrize("name", names_in("objectives"))
+def test_fields_of_objectives_of_another_type(name):
+    make = experiment.find_module("objectives", name).make
+    assert fields_of(make)
+    for field in fields_of(make):
+        section = {"name": name} | needed_by(make) | {field: [[None]]}
+        with pytest.raises(ValueError, match=f"config.objective.{field} "):
+            experiment.make_objective({"objective": section}, TASK, None)
+
+
+@pytest.mark.parametrize("name", names_in("evaluators"))
+def test_fields_of_evaluators_of_another_type(name):
+    make = experiment.find_module("evaluators", name).make
+    for field in fields_of(make):
+        section = {"evaluator": name} | needed_by(make) | {field: [[None]]}
+        with pytest.raises(ValueError, match=f"config.evals.one.{field} "):
+            experiment.make_evaluators({"evals": {"one": section}}, None, None, TASK)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
