@@ -390,7 +390,9 @@ def _filled(section: str, parameters: Mapping[str, tuple[Any, Any]], fields: Con
             continue
         (spelling,) = given
         value = fields[spelling]
-        _require_type(section, spelling, value, hint if spelling == name else float | Sequence[float])
+        if spelling != name:  # epochs and examples need not be whole
+            hint = Sequence[float] if fits([1], hint) else float
+        _require_type(section, spelling, value, hint)
         if spelling != name and not value:  # 0 epochs are 0 steps, whatever an epoch is
             spelling, value = name, [] if isinstance(value, list) else 0
         filled[spelling] = value
