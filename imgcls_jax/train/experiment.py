@@ -22,6 +22,7 @@ from typing import Any
 from imgcls_jax.config.field_types import did_you_mean, fits, require_at_least, require_types
 from imgcls_jax.contracts.objective import Objective, Task
 from imgcls_jax.runtime.files import read_json, write_json
+from imgcls_jax.train import contract
 from imgcls_jax.train.views import average_views
 
 Config = dict[str, Any]
@@ -39,6 +40,9 @@ FREE_ON_RESUME = (
     "data.cache_gib",
     "train.log_every_steps",
     "train.keep_checkpoints",
+    "train.checkpoint_every_minutes",
+    "train.best_metric",
+    "train.best_mode",
     "train.parallel",
 )
 
@@ -55,6 +59,8 @@ class TrainSettings:
       eval_batch_size: 0 for batch_size.
       log_every_steps, eval_every_steps, checkpoint_every_steps: 0 switches the periodic ones off; the end of
         a run always evaluates and saves, and every evaluation saves too.
+      checkpoint_every_minutes: the longest that a run goes on without a checkpoint; longer where saving takes
+        more than a few hundredths of that time. 0 switches it off.
       keep_checkpoints: the newest ones that stay.
       best_metric, best_mode: e.g. "test/accuracy" and "max": the checkpoint that stays besides.
       feature_cache_gib: the most memory of the host, in GiB, for the features of a frozen backbone, which are
@@ -79,6 +85,7 @@ class TrainSettings:
     log_every_steps: int = 50
     eval_every_steps: int = 0
     checkpoint_every_steps: int = 0
+    checkpoint_every_minutes: float = 10.0
     keep_checkpoints: int = 2
     best_metric: str = ""
     best_mode: str = "max"
@@ -90,6 +97,7 @@ class TrainSettings:
         require_at_least("train", self, batch_size=1, total_steps=0, seed=0, accumulate_steps=1)
         require_at_least("train", self, eval_batch_size=0, log_every_steps=0, eval_every_steps=0)
         require_at_least("train", self, checkpoint_every_steps=0, keep_checkpoints=1, feature_cache_gib=0)
+        require_at_least("train", self, checkpoint_every_minutes=0)
         if self.on_nonfinite not in ON_NONFINITE:
             raise ValueError(
                 f"config.train.on_nonfinite is one of {', '.join(ON_NONFINITE)}; got {self.on_nonfinite!r}"
@@ -290,7 +298,11 @@ def make_objective(config: Config, task: Task, backbone: Any) -> Objective:
         raise ValueError(
             f"config.objective.name: objectives/{config['objective']['name']}.py holds no algorithm"
         )
-    return call(algorithm.make, "objective", fields, backbone, task)
+    contract.check_make(algorithm.make, "backbone", "task")
+    with contract.naming(algorithm.make):
+        objective = call(algorithm.make, "objective", fields, backbone, task)
+    contract.check_objective(objective, algorithm.make)
+    return objective
 
 
 def make_evaluators(config: Config, predict: Any, open_split: Any, task: Task) -> dict[str, Any]:
@@ -317,10 +329,12 @@ def make_evaluators(config: Config, predict: Any, open_split: Any, task: Task) -
             raise ValueError(
                 f"config.evals.{name}.evaluator: evaluators/{fields['evaluator']}.py measures nothing"
             )
+        contract.check_make(module.make, "predict", "open_split", "task")
         own = predict
         if "views" in options:
             own = call(average_views, f"evals.{name}.views", dict(options.pop("views")), predict)
-        evaluators[name] = call(module.make, f"evals.{name}", options, own, open_split, task=task)
+        with contract.naming(module.make):
+            evaluators[name] = call(module.make, f"evals.{name}", options, own, open_split, task=task)
     return evaluators
 
 
