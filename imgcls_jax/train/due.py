@@ -9,14 +9,15 @@ from imgcls_jax.runtime.agreement import of_first
 from imgcls_jax.train.experiment import TrainSettings
 
 MAX_SHARE = 0.03  # of a run's time that checkpoints by the clock may take
+LOOK_SECONDS = 5.0  # between two looks at the clock, about
 
 
 class Due:
     """Answers what is due after a step, alike in every process.
 
     A checkpoint is due every `checkpoint_every_steps`, with every evaluation, and when none was saved for
-    `checkpoint_every_minutes`. The clock of process 0 decides on the last. The processes ask it together, and
-    seldom: after 1, 2, 4, ... steps, and at most halfway to the expected time.
+    `checkpoint_every_minutes`. On the last the clock of process 0 decides: the processes ask it together,
+    about every LOOK_SECONDS.
 
     Args:
       settings: of the run.
@@ -26,7 +27,7 @@ class Due:
 
     def __init__(self, settings: TrainSettings, step: int, now: Callable[[], float] = time.monotonic):
         self._settings, self._now = settings, now
-        self._interval = 60 * settings.checkpoint_every_minutes
+        self._wanted = self._interval = 60 * settings.checkpoint_every_minutes
         self._step, self._since, self._next_look = step, now(), step + 1
         self.looks = 0
 
@@ -45,16 +46,14 @@ class Due:
 
     def saved(self, step: int, seconds: float) -> None:
         """Notes that a checkpoint was saved, and for how long that held up the run."""
-        self._interval = max(60 * self._settings.checkpoint_every_minutes, seconds / MAX_SHARE)
-        if not self._settings.checkpoint_every_minutes:
-            self._interval = 0
+        self._interval = self._wanted and max(self._wanted, seconds / MAX_SHARE)
         self._step, self._since, self._next_look = step, self._now(), step + 1
 
     def _by_the_clock(self, step: int) -> bool:
-        elapsed, steps = self._now() - self._since, step - self._step
-        left = self._interval - elapsed
-        ahead = 1 if left <= 0 else max(1, min(steps, int(left / max(elapsed, 1e-9) * steps / 2)))
-        due, ahead = of_first([left <= 0, ahead])
+        elapsed = self._now() - self._since
+        left, per_step = self._interval - elapsed, elapsed / (step - self._step)
+        ahead = int(min(LOOK_SECONDS, left / 2) / max(per_step, 1e-9))
+        due, ahead = of_first([left <= 0, max(1, min(ahead, step - self._step))])
         self.looks += 1
         self._next_look = step + ahead
         return due

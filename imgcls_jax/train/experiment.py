@@ -308,7 +308,8 @@ def make_objective(config: Config, task: Task, backbone: Any) -> Objective:
 def make_evaluators(config: Config, predict: Any, open_split: Any, task: Task) -> dict[str, Any]:
     """Returns {name: evaluate(params, objective_state) -> metrics} for the section `evals`.
 
-    An evaluator's file exports make(predict, open_split, *, task, <options>). An option `views` of any of
+    An evaluator's file exports make(predict, open_split, *, task, <options>), and READS, which names what it
+    reads of what the objective predicts (train/evaluation.py:check_evaluators). An option `views` of any of
     them, the arguments of train/views.py, averages the prediction over several views of an image.
 
     Args:
