@@ -102,7 +102,7 @@ class Objective:
         "label", "index"} of examples with known labels.
       init: (rng, batch) -> (params, objective_state); the two share no buffer.
       loss: (params, objective_state, batch, rng, step) -> (scalar, (objective_state, metrics)), metrics being
-        scalars averaged over the batch.
+        scalars averaged over the batch; the step adds the scalar to them as "loss".
       predict: (params, objective_state, batch) -> {"logits": float [B, K] and/or "embedding": float [B, D]};
         with "probabilities" [B, K] where those are not the softmax of the logits.
       after_update: (params, objective_state, step) -> objective_state, after the optimizer's step, inside the

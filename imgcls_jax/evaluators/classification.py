@@ -16,6 +16,8 @@ import numpy as np
 from imgcls_jax.contracts.evaluator import OpenSplit, Predict, check_labels
 from imgcls_jax.losses import label_rank, softmax_cross_entropy
 
+READS = ("logits",)  # of what the objective predicts
+
 
 def make(
     predict: Predict, open_split: OpenSplit, *, task: Any, split: str

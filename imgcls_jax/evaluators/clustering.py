@@ -11,7 +11,7 @@ arithmetic mean of the entropies.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +25,11 @@ from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, make_co
 from imgcls_jax.losses import kmeans, nearest_centroid
 
 KMEANS_STARTS = 5  # of which the one with the lowest objective is kept
+
+
+def reads(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what is read of what the objective predicts."""
+    return (options.get("key", "logits"),)
 
 
 def make(

@@ -19,6 +19,8 @@ from imgcls_jax.losses import l2_normalize
 
 QUERIES, EXAMPLES = 1024, 2048  # compared at a time; larger blocks outgrow a cache
 
+READS = ("embedding",)  # of what the objective predicts
+
 
 def make(
     predict: Predict,

@@ -21,6 +21,8 @@ from threadpoolctl import threadpool_limits
 from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, embedding, make_collector
 from imgcls_jax.data.subsets import balanced_subset
 
+READS = ("embedding",)  # of what the objective predicts
+
 
 def make(
     predict: Predict,

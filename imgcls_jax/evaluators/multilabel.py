@@ -19,6 +19,8 @@ from sklearn import metrics as sklearn_metrics
 from imgcls_jax.contracts.evaluator import OpenSplit, Predict, make_collector
 from imgcls_jax.metrics.ranking import mean_of_known, ranking
 
+READS = ("probabilities",)  # of what the objective predicts
+
 
 def make(
     predict: Predict,

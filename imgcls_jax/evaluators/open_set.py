@@ -11,7 +11,7 @@ al., "Out-of-Distribution Detection with Deep Nearest Neighbors", arXiv:2204.065
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,11 @@ from sklearn.metrics import roc_auc_score
 
 from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, make_collector
 from imgcls_jax.evaluators.knn import nearest
+
+
+def reads(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what is read of what the objective predicts."""
+    return ("logits", "embedding") if options.get("train_split") else ("logits",)
 
 
 def make(
