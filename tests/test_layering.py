@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "config": ({"config"}, set()),
     "config/files.py": ({"config", "train.experiment"}, {"absl", "ml_collections"}),
     "runtime": ({"runtime"}, {"jax", "numpy"}),
+    "runtime/progress.py": ({"runtime.names"}, {"jax", "rich"}),
     "losses": ({"losses"}, {"jax"}),
     "metrics": ({"metrics"}, {"numpy", "sklearn"}),
     "layers": ({"layers"}, {"jax", "flax"}),
@@ -48,7 +49,7 @@ MAY_IMPORT = {
     ),
     "planning": ({"planning", "data"}, {"jax", "numpy"}),
     "figures": (
-        {"figures", "inference", "train", "data", "config", "layers.features"},
+        {"figures", "inference", "train", "data", "config", "layers.features", "runtime.names"},
         {"jax", "flax", "numpy", "PIL", "sklearn", "threadpoolctl"},
     ),
 }
