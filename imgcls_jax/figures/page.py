@@ -17,7 +17,7 @@ from PIL import Image
 
 # Told apart by readers of all kinds of color vision (Okabe and Ito 2008).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
-WIDTH, HEIGHT, LEFT, BOTTOM = 560, 260, 58, 30  # of a chart, in its own units
+WIDTH, HEIGHT, LEFT, BOTTOM = 400, 230, 52, 30  # of a chart, in its own units
 LARGEST_TABLE = 20  # classes of a confusion matrix that is written out in numbers
 HERE = Path(__file__).parent
 
@@ -120,7 +120,9 @@ def chart(
         if len(points) < 2 or dashed:
             fill = COLORS[color % len(COLORS)]
             parts += [
-                f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3" fill="{fill}"/>' for x, y in points
+                f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3" fill="{fill}">'
+                f"<title>{x:.4g}: {y:.4g}</title></circle>"
+                for x, y in points
             ]
     parts.append(f'<text x="{WIDTH - 12}" y="{HEIGHT}" text-anchor="end">{text(unit)}</text>')
     box = f'viewBox="0 0 {WIDTH} {HEIGHT + 4}" role="img" aria-label="{html.escape(title)}"'

@@ -13,6 +13,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imgcls_jax.runtime import progress
 
@@ -257,3 +258,13 @@ def test_logging_writes_where_it_did_afterwards():
     with progress.bar("a", 1):
         pass
     assert handlers == [h.stream for h in logging.getLogger().handlers if hasattr(h, "stream")]
+
+
+def test_a_tool_shows_it_beside_its_results(tmp_path):
+    for number in range(3):
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / "cat" / f"{number}.png")
+    body = f"from imgcls_jax.tools import dataset\nsys.exit(dataset.main(['check', {str(tmp_path)!r}]))"
+    status, seen, _ = on_terminal(body)
+    assert status == 0 and re.search(r"reading [━╸╺]+ 2/3 images", plain(seen))
+    assert screen(seen)[:2] == ["all: 3 images in 1 classes of 3 to 3", "        3  cat"]
