@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,21 +10,21 @@ import jax
 import numpy as np
 from PIL import Image
 
+from imgcls_jax.config.resolve import Configuration
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.figures import drawing
 from imgcls_jax.figures.drawing import THUMBNAIL, Cell
 from imgcls_jax.figures.network_input import unnormalized
-from imgcls_jax.train.experiment import Config
 
 
-def draw(config: Config, *, split: str, phase: str, examples: int, draws: int) -> Image.Image:
+def draw(configuration: Configuration, *, split: str, phase: str, examples: int, draws: int) -> Image.Image:
     """Draws what training feeds the network: the same examples as several epochs draw them.
 
     Batches and randomness are the pipeline's own: the examples keep their places in the order, and each draw
     is the first batch of another epoch. A row of views stands below for each line of data.view_transforms.
 
     Args:
-      config: of a run.
+      configuration: of a run.
       split: to draw from; "" for the configuration's training split.
       phase: of the section phases, whose train_transforms are drawn; "" for those of `data`.
       examples, draws: how many.
@@ -31,16 +32,17 @@ def draw(config: Config, *, split: str, phase: str, examples: int, draws: int) -
     Raises:
       ValueError: a mistake in the configuration, no such phase, or too few examples.
     """
-    data = DataSide(config["data"] | ({"train_split": split} if split else {}))
-    settings = data.settings
-    phases = config.get("phases") or {}
+    settings, phases = configuration.data, configuration.resolved["phases"]
     if phase and phase not in phases:
         raise ValueError(f"the configuration has no phase {phase!r}; it has {', '.join(phases) or 'none'}")
-    train_line = phases.get(phase, {}).get("train_transforms", settings.train_transforms)
-    data = data.with_train_transforms(f"phases.{phase}", train_line) if phase else data
+    data = DataSide(dataclasses.replace(settings, train_split=split) if split else settings)
+    settings, train_line = data.settings, settings.train_transforms
+    if phase:
+        train_line = phases[phase]["train_transforms"]
+        data = data.with_train_transforms(f"phases.{phase}", train_line)
     if len(data.training) < examples:
         raise ValueError(f"the split {settings.train_split!r} has {len(data.training)} examples; draw fewer")
-    drawn = draw_batches(data, config["train"].get("seed", 0), examples, draws)
+    drawn = draw_batches(data, configuration.seed, examples, draws)
     in_order, prepare = data.training_in_order(1), jax.jit(data.prepare)
     rows = []
     for row, index in enumerate(drawn[0]["index"].tolist()):

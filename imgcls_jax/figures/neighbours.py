@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from imgcls_jax.data import transforms
+from imgcls_jax.data.decoding import decode
 from imgcls_jax.figures import drawing
 from imgcls_jax.figures.drawing import THUMBNAIL, Cell
 from imgcls_jax.figures.network_input import check_count, network_of
@@ -21,7 +21,7 @@ def thumbnail(path: str | Path) -> Image.Image:
     """Returns an image file on a square; a gray one where it cannot be read."""
     square = THUMBNAIL, THUMBNAIL
     try:
-        image = transforms.decode(Path(path).read_bytes())
+        image = decode(Path(path).read_bytes())
     except (OSError, ValueError):
         return Image.new("RGB", square, drawing.GRAY)
     if max(image.size) * 2 <= THUMBNAIL:

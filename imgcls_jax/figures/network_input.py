@@ -100,5 +100,4 @@ def gray(line: str, level: float, channels: int) -> np.ndarray:
 
 def network_of(trained: Trained) -> str:
     """Returns a few words on what is looked at."""
-    model = trained.config["model"]
-    return f"{model.get('variant') or model['name']}, step {trained.step:,}"
+    return f"{trained.settings.model.variant}, step {trained.step:,}"

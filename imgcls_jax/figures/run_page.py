@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imgcls_jax.data import transforms
+from imgcls_jax.config.written import flat_fields
+from imgcls_jax.data.decoding import decode
 from imgcls_jax.figures import page
-from imgcls_jax.train import experiment
 
 PAIRS, WRONG, CLUSTERS, MEMBERS = 20, 24, 40, 12  # shown at most
 CLASS_COLUMNS = ("support", "precision", "recall", "specificity", "f1", "average_precision", "roc_auc")
@@ -60,7 +60,7 @@ class Predictions:
         if isinstance(example, np.ndarray):
             image = Image.fromarray(example[:, :, 0] if example.shape[2] == 1 else example)
         else:
-            image = transforms.decode(example)
+            image = decode(example)
         return page.picture(image, *captions, side=side)
 
 
@@ -235,7 +235,7 @@ def labels_section(run: Run) -> Iterator[str]:
 
 def configurations(runs: Sequence[Run]) -> str:
     """Returns the configurations as a table, the fields that differ first and marked."""
-    flat = [experiment.flat_fields(run.result["config"]) for run in runs]
+    flat = [flat_fields(run.result["config"]) for run in runs]
     names = sorted({name for fields in flat for name in fields})
     differing = [name for name in names if len({repr(fields.get(name)) for fields in flat}) > 1]
     rows = [

@@ -23,8 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from imgcls_jax.data import sources, transforms
+from imgcls_jax.data.decoding import decode
+from imgcls_jax.data.folders import IMAGE_SUFFIXES, SPLIT_FOLDERS
 from imgcls_jax.data.image_files import find_images
+from imgcls_jax.data.source import read_regular
+from imgcls_jax.data.sources.image_folder import ImageFolder
+from imgcls_jax.data.subsets import stratified_split
 from imgcls_jax.runtime.command import command, exit_with, parser_of, reason, user_mistake, user_path
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.names import printable
@@ -76,8 +80,8 @@ def look(root: Path) -> tuple[list[Found], dict[str, str]]:
         raise ValueError(f"{root} is not a folder")
     paths = find_images([str(root)])
     if not paths:
-        raise ValueError(f"{root} holds no image ({' '.join(sources.IMAGE_SUFFIXES)})")
-    has_splits = any((root / name).is_dir() for name in sources.SPLIT_FOLDERS)
+        raise ValueError(f"{root} holds no image ({' '.join(IMAGE_SUFFIXES)})")
+    has_splits = any((root / name).is_dir() for name in SPLIT_FOLDERS)
     found, broken = [], {}
     for file in tracked(paths, "reading"):
         parts = file.relative_to(root).parts
@@ -87,7 +91,7 @@ def look(root: Path) -> tuple[list[Found], dict[str, str]]:
         split, label = (parts[0], parts[1]) if has_splits else ("", parts[0])
         name = file.relative_to(root).as_posix()
         try:
-            image = transforms.decode(sources.read_regular(file))
+            image = decode(read_regular(file))
         except (OSError, ValueError) as error:
             broken[name] = user_mistake(error) or reason(error)
             continue
@@ -173,12 +177,12 @@ def split(root: Path, *, fraction: float, seed: int) -> dict[str, int]:
     Raises:
       ValueError: root has split folders already, holds no class, or a fraction leaves nothing.
     """
-    if any((root / name).is_dir() for name in sources.SPLIT_FOLDERS):
+    if any((root / name).is_dir() for name in SPLIT_FOLDERS):
         raise ValueError(f"{root} is split into folders already; data.source = 'image_folder' reads it")
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction lies between 0 and 1; got {fraction}")
-    everything = sources.ImageFolder("train", root=root, test_fraction=1e-9)
-    parts = sources.stratified_split(everything.labels, fraction, seed)
+    everything = ImageFolder("train", root=root, test_fraction=1e-9)
+    parts = stratified_split(everything.labels, fraction, seed)
     if not all(map(len, parts)):
         raise ValueError(f"{root}: a fraction of {fraction} leaves a part of the split without images")
     names = [Path(file).as_posix() for file in everything.paths]

@@ -17,7 +17,7 @@ not measured: leave a margin. A loss that compares all examples of a batch (SimC
 share.
 
 FLOPs are those of convolutions and matrix products. The devices sum their gradients once a step (once each
-part with train.accumulate_steps); the sums of BatchNorm are not counted. A checkpoint is the state as it lies
+part with train.num_microbatches); the sums of BatchNorm are not counted. A checkpoint is the state as it lies
 in memory; Orbax's files of a Simpleconv3 after two epochs were 5 % smaller. JSON gives bytes.
 Exit status: 0, or 2 for a mistake.
 """
@@ -33,22 +33,22 @@ from typing import Any
 import jax
 
 from imgcls_jax.config.files import read_config
+from imgcls_jax.config.resolve import Configuration, resolve
 from imgcls_jax.planning import step_cost
 from imgcls_jax.planning.stand_in import PlannedData
 from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of, user_mistake
 from imgcls_jax.runtime.names import printable
-from imgcls_jax.train import experiment
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.setup import Setup
 
 MAX_DEVICES = 4096  # what one process plays in half a minute
 
 
-def plan(config: experiment.Config, stand_in: tuple[int, int] | None, xla: bool) -> dict[str, Any]:
+def plan(configuration: Configuration, stand_in: tuple[int, int] | None, xla: bool) -> dict[str, Any]:
     """Plans a run on the devices at hand.
 
     Args:
-      config: of experiment.plain.
+      configuration: of the run.
       stand_in: (N, K) in the place of the data; None to open the data.
       xla: whether to compile, too.
 
@@ -58,8 +58,8 @@ def plan(config: experiment.Config, stand_in: tuple[int, int] | None, xla: bool)
     Raises:
       ValueError, OSError: a mistake in the configuration or the data.
     """
-    setup = Setup(config, PlannedData(config["data"], stand_in))
-    settings, task, params = setup.settings, setup.task, setup.target(0).params
+    setup = Setup(configuration, PlannedData(configuration.data, stand_in))
+    settings, task, params = setup.settings.train, setup.task, setup.target(0).params
     phases = [plan_phase(setup, phase, xla) for phase in setup.phases]
     kept = settings.keep_checkpoints + bool(settings.best_metric)
     checkpoint = max(phase["state_bytes"] for phase in phases)
@@ -105,7 +105,7 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
     }
     frozen = phase.frozen or jax.tree.map(lambda _: False, state.params)
     free = jax.tree.map(lambda leaf, held: None if held else leaf, state.params, frozen)
-    gradients = tree_bytes(free) * setup.settings.accumulate_steps
+    gradients = tree_bytes(free) * setup.settings.train.num_microbatches
     planned = {
         "name": phase.name,
         "memory_on": platform,
@@ -244,10 +244,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     arguments, of_config = parse_arguments(argv)
     stand_in = (arguments.num_examples, arguments.num_classes) if arguments.num_examples else None
-    config = read_config(of_config)
+    configuration = resolve(read_config(of_config))
     _use_devices(arguments.devices)
     try:
-        planned = plan(config, stand_in, arguments.compile)
+        planned = plan(configuration, stand_in, arguments.compile)
     except (OSError, ImportError) as error:
         line = user_mistake(error)
         if stand_in or line is None:

@@ -10,7 +10,7 @@ and so may the step.
 It prints the leaves that hold a NaN or an infinity: the params, the objective's state, the optimizer's
 state and the prepared batch before the step, the step's metrics and gradients, and the state after it. Then
 it prints the images whose loss is not finite when each fills a batch by itself; a loss that compares examples
-may be finite then, or not be defined. With train.accumulate_steps the gradients are those of the whole batch
+may be finite then, or not be defined. With train.num_microbatches the gradients are those of the whole batch
 at once, whose draws in the loss differ.
 Exit status: 0 where something is not finite, 1 where all is, 2 for a mistake.
 """
@@ -30,12 +30,13 @@ from imgcls_jax.runtime.command import command, exit_with, parser_of, user_path
 from imgcls_jax.runtime.files import read_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import StopRequest
-from imgcls_jax.train import experiment, nonfinite
+from imgcls_jax.train import nonfinite
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.loop import Loop, restore
 from imgcls_jax.train.nonfinite import Incidents
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
+from imgcls_jax.train.workdir import load_configuration
 from imgcls_jax.train.writer import MetricWriter
 
 
@@ -89,7 +90,7 @@ def find(setup: Setup, workdir: Path, step: int) -> tuple[_Replay, tuple[Any, ..
     Returns:
       (loop, (state before, batch, state after, metrics), where it began).
     """
-    incidents = Incidents(workdir, setup.settings.on_nonfinite, write=False)
+    incidents = Incidents(workdir, setup.settings.train.on_nonfinite, write=False)
     incidents.left_out -= {step}
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints, StopRequest() as stop:
         restored = restore(setup, checkpoints, before=step)
@@ -97,7 +98,7 @@ def find(setup: Setup, workdir: Path, step: int) -> tuple[_Replay, tuple[Any, ..
         began = f"the checkpoint of step {int(state.step)}" if restored else "the beginning"
         writer = MetricWriter(workdir, active=False)
         loop = _Replay(setup, state, order, checkpoints, writer, stop, incidents)
-        loop.wanted, loop.skips = step, setup.settings.on_nonfinite == "skip"
+        loop.wanted, loop.skips = step, setup.settings.train.on_nonfinite == "skip"
         try:
             loop.advance()
         except _Found as found:
@@ -187,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("record", type=user_path, help="nonfinite_STEP.json, in the workdir or a path")
     arguments = parser.parse_args(argv)
     step = recorded_step(arguments.workdir, arguments.record)
-    lines, bad = report(Setup(experiment.load_config(arguments.workdir)), arguments.workdir, step)
+    lines, bad = report(Setup(load_configuration(arguments.workdir)), arguments.workdir, step)
     print("\n".join(map(printable, lines)))
     return 0 if bad else 1
 

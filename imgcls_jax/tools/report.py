@@ -16,13 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imgcls_jax.config.written import plain
 from imgcls_jax.evaluators.classification_report import report as classification_report
 from imgcls_jax.figures.run_page import Predictions, Run, build
 from imgcls_jax.inference.trained import Trained, load, probabilities
 from imgcls_jax.runtime.command import command, exit_with, parser_of, reason, tell, user_mistake, user_path
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.names import printable
-from imgcls_jax.train import experiment, finished
+from imgcls_jax.train import finished
+from imgcls_jax.train.workdir import load_task
 
 
 def read_run(workdir: Path, *, split: str, data: bool) -> Run:
@@ -37,7 +39,7 @@ def read_run(workdir: Path, *, split: str, data: bool) -> Run:
       ValueError: it is not the workdir of a finished run.
     """
     result = finished.read_result(workdir)
-    class_names = experiment.load_task(workdir)[1]
+    class_names = load_task(workdir)[1]
     _check_shown(workdir / "result.json", result, len(class_names))
     records = finished.read_records(workdir / "metrics.jsonl")
     predictions, why_not = None, "left out on request"
@@ -58,7 +60,7 @@ def read_run(workdir: Path, *, split: str, data: bool) -> Run:
 def _check_shown(path: Path, result: dict[str, Any], num_classes: int) -> None:
     """Raises ValueError where a page would not know how to show a field of a result."""
     try:
-        config = experiment.plain(result["config"])
+        config = plain(result["config"])
     except ValueError as error:
         raise ValueError(f"{path}: config: {error}") from error
     for section, field in (("model", "name"), ("objective", "name"), ("data", "source")):
@@ -86,7 +88,7 @@ def predict(trained: Trained, split: str) -> Predictions:
     Raises:
       ValueError, OSError: the data are not there, or the objective predicts no classes.
     """
-    batch_size = experiment.eval_batch_size(trained.config)
+    batch_size = trained.settings.train.evaluated_at_once
     found, labels = trained.outputs_of_split(split, probabilities, batch_size=batch_size)
     return Predictions(trained.data.source(split), found, labels)
 

@@ -25,6 +25,7 @@ from typing import Any
 from PIL import Image
 
 from imgcls_jax.config.files import read_config
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.figures import augmentation, embedding_map, neighbours, network_input, network_pictures
 from imgcls_jax.inference import index
@@ -41,7 +42,7 @@ from imgcls_jax.runtime.command import (
 )
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.names import printable
-from imgcls_jax.train import experiment
+from imgcls_jax.train.workdir import load_configuration
 
 Drawn = tuple[Image.Image, dict[Path, str]]
 
@@ -102,11 +103,11 @@ def draw_embedding(arguments: argparse.Namespace) -> Drawn:
 
 def draw_augmentation(arguments: argparse.Namespace) -> Drawn:
     if arguments.workdir is not None:
-        config = experiment.load_config(Path(arguments.workdir))
+        configuration = load_configuration(arguments.workdir)
     else:
-        config = read_config([f"--config={arguments.config}", *arguments.overrides])
+        configuration = resolve(read_config([f"--config={arguments.config}", *arguments.overrides]))
     options = {name: getattr(arguments, name) for name in ("split", "phase", "examples", "draws")}
-    return augmentation.draw(config, **options), {}
+    return augmentation.draw(configuration, **options), {}
 
 
 def parser() -> argparse.ArgumentParser:
