@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from imgcls_jax.runtime.command import reason
 from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.mistakes import reason
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MODEL, WEIGHTS, DESCRIPTION, ONNX = "model.stablehlo", "weights.safetensors", "export.json", "model.onnx"

@@ -15,8 +15,8 @@ import numpy as np
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.evaluators.knn import nearest, vote
 from imgcls_jax.inference.trained import Trained, embedding
-from imgcls_jax.runtime.command import reason
 from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.mistakes import reason
 from imgcls_jax.runtime.progress import tracked
 
 FILE = "index.npz"

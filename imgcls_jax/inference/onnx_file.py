@@ -18,7 +18,7 @@ import numpy as np
 from flax.linen import pooling
 
 from imgcls_jax.inference.trained import probabilities
-from imgcls_jax.runtime.command import reason
+from imgcls_jax.runtime.mistakes import reason
 
 TOLERANCE = 1e-4  # of a probability
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from imgcls_jax.runtime.command import user_mistake
+from imgcls_jax.runtime.mistakes import user_mistake
 
 SHOWN = 3  # differences that an error names
 
@@ -67,6 +67,11 @@ def require_agreement(facts: Mapping[str, Any]) -> None:
 def union(own: set[str]) -> set[str]:
     """Returns what the processes know together; each of them calls this."""
     return set().union(*_gather(sorted(own)))
+
+
+def of_first(own: Any) -> Any:
+    """Returns the JSON value that process 0 gives; each process calls this."""
+    return _gather(own)[0]
 
 
 def _gather(content: Any) -> list[Any]:

@@ -21,16 +21,8 @@ import numpy as np
 from imgcls_jax.data.decoding import decode
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.data.source import read_regular
-from imgcls_jax.runtime.command import (
-    at_least_one,
-    command,
-    exit_with,
-    parser_of,
-    reason,
-    tell,
-    user_mistake,
-    user_path,
-)
+from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of, tell, user_path
+from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.progress import tracked
 

@@ -29,8 +29,9 @@ from imgcls_jax.data.image_files import find_images
 from imgcls_jax.data.source import read_regular
 from imgcls_jax.data.sources.image_folder import ImageFolder
 from imgcls_jax.data.subsets import stratified_split
-from imgcls_jax.runtime.command import command, exit_with, parser_of, reason, user_mistake, user_path
+from imgcls_jax.runtime.command import command, exit_with, parser_of, user_path
 from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.progress import tracked
 

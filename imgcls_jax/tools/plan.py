@@ -36,7 +36,8 @@ from imgcls_jax.config.files import read_config
 from imgcls_jax.config.resolve import Configuration, resolve
 from imgcls_jax.planning import step_cost
 from imgcls_jax.planning.stand_in import PlannedData
-from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of, user_mistake
+from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of
+from imgcls_jax.runtime.mistakes import user_mistake
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.setup import Setup
@@ -114,7 +115,7 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
         "total_bytes": sum(memory.values()),
         "state_bytes": tree_bytes(state),
         "flops_per_step": flops,
-        "flops_per_image": flops / setup.settings.batch_size,
+        "flops_per_image": flops / setup.settings.train.batch_size,
         "input_bytes_per_step": tree_bytes(batch),
         "all_reduce_bytes": gradients if devices > 1 else 0,
     }

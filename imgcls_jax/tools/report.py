@@ -20,8 +20,9 @@ from imgcls_jax.config.written import plain
 from imgcls_jax.evaluators.classification_report import report as classification_report
 from imgcls_jax.figures.run_page import Predictions, Run, build
 from imgcls_jax.inference.trained import Trained, load, probabilities
-from imgcls_jax.runtime.command import command, exit_with, parser_of, reason, tell, user_mistake, user_path
+from imgcls_jax.runtime.command import command, exit_with, parser_of, tell, user_path
 from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.train import finished
 from imgcls_jax.train.workdir import load_task

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 from imgcls_jax.config import field_types
-from imgcls_jax.runtime import command
+from imgcls_jax.runtime import command, mistakes
 from imgcls_jax.runtime.files import naming, read_json, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -42,34 +42,34 @@ def test_mistakes_are_told(tmp_path):
         "not enough memory: MemoryError": lambda: (_ for _ in ()).throw(MemoryError()),
     }
     for line, act in cases.items():
-        assert command.user_mistake(raised(act)) == line
+        assert mistakes.user_mistake(raised(act)) == line
 
 
 def test_faults_of_the_program_are_not():
     ours = Path(command.__file__)
     jaxs = raised(lambda: jnp.zeros(3).reshape(2))
-    assert isinstance(jaxs, (ValueError, TypeError)) and command.user_mistake(jaxs) is None
-    assert command.user_mistake(raised(lambda: {}["a"])) is None
-    assert command.user_mistake(raised(lambda: int("x"))) is None  # raised by this test, not by the package
-    assert command.user_mistake(raised(lambda: naming(ours).__enter__().a)) is None
-    assert command.user_mistake(BrokenPipeError()) is None
-    assert command.user_mistake(KeyboardInterrupt()) is None
+    assert isinstance(jaxs, (ValueError, TypeError)) and mistakes.user_mistake(jaxs) is None
+    assert mistakes.user_mistake(raised(lambda: {}["a"])) is None
+    assert mistakes.user_mistake(raised(lambda: int("x"))) is None  # raised by this test, not by the package
+    assert mistakes.user_mistake(raised(lambda: naming(ours).__enter__().a)) is None
+    assert mistakes.user_mistake(BrokenPipeError()) is None
+    assert mistakes.user_mistake(KeyboardInterrupt()) is None
 
 
 def test_what_the_standard_library_raises_for_the_package_counts_as_the_packages(tmp_path, monkeypatch):
     code = "import json\ndef act(): json.loads('{')\n"
     space = {}
-    exec(compile(code, str(command.PACKAGE / "anything.py"), "exec"), space)
+    exec(compile(code, str(mistakes.PACKAGE / "anything.py"), "exec"), space)
     error = raised(space["act"])
-    assert isinstance(error, json.JSONDecodeError) and command.user_mistake(error).startswith("Expecting")
+    assert isinstance(error, json.JSONDecodeError) and mistakes.user_mistake(error).startswith("Expecting")
     exec(compile(code, str(Path(jax.__file__).parent / "anything.py"), "exec"), space)
-    assert command.user_mistake(raised(space["act"])) is None
+    assert mistakes.user_mistake(raised(space["act"])) is None
 
 
 def test_a_message_is_never_empty():
-    assert command.reason(ValueError()) == "ValueError"
-    assert command.user_mistake(OSError()) == "OSError"
-    assert command.user_mistake(OSError(errno.ENOSPC, "No space left on device")).startswith("No space left")
+    assert mistakes.reason(ValueError()) == "ValueError"
+    assert mistakes.user_mistake(OSError()) == "OSError"
+    assert mistakes.user_mistake(OSError(errno.ENOSPC, "No space left on device")).startswith("No space left")
 
 
 def test_a_mistake_is_one_line_and_status_2(capsys):
