@@ -104,7 +104,8 @@ class Setup:
         )
         phases = make_phases(self.config, self.data, self.task, backbone, params, self.settings.batch_size)
         init = make_init(self.objective, phases[0].tx, small)
-        self._state = jax.eval_shape(init, jax.random.key(0))
+        opt_state, rng = jax.eval_shape(phases[0].tx.init, params), jax.eval_shape(lambda: jax.random.key(0))
+        self._state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, objective_state, opt_state, rng)
         self.init = jax.jit(init, out_shardings=self.shardings(self._state))
         limit = self.settings.feature_cache_gib * 2**30
         self.phases = [
