@@ -1,4 +1,4 @@
-"""What the documentation names exists: files, commands, flags, fields, operations, links; its examples run."""
+"""What the documentation names exists: files, commands, fields, operations, links; and its examples run."""
 
 import ast
 import importlib
