@@ -30,10 +30,11 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from imgcls_jax.data import augment, transforms
+from imgcls_jax.data import augment, host_operations, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.pipeline import TrainBatches, iterate
-from imgcls_jax.data.sources import Arrays, ImageFolder
+from imgcls_jax.data.source import Arrays
+from imgcls_jax.data.sources.image_folder import ImageFolder
 
 try:
     import torch
@@ -180,7 +181,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {"jax": jax.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
     versions |= {"torch": torch.__version__} if torch else {}
-    versions |= {"cykooz-resizer": metadata.version("cykooz-resizer")} if transforms.resizer else {}
+    versions |= {"cykooz-resizer": metadata.version("cykooz-resizer")} if host_operations.resizer else {}
     print(f"{cores} cores, JPEG of {arguments.size}, {kilobytes:.0f} kB, {versions}")
     print(f"{'':32}{'best':>10}{'median':>10}  images/s{'CPU ms':>9}")
     rows = []

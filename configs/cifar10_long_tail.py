@@ -62,7 +62,7 @@ def get_config(arg: str = "plain") -> ConfigDict:
     )
     config.train = ConfigDict(
         dict(
-            accumulate_steps=1,
+            num_microbatches=1,
             batch_size=128,
             total_epochs=200.0,
             seed=0,

@@ -63,7 +63,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.train = ConfigDict(
         dict(
-            accumulate_steps=1,
+            num_microbatches=1,
             batch_size=16,
             eval_batch_size=400,
             total_epochs=150.0,  # 30 rounds

@@ -82,7 +82,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.train = ConfigDict(
         dict(
-            accumulate_steps=1,
+            num_microbatches=1,
             batch_size=64,
             seed=0,
             log_every_steps=50,

@@ -80,7 +80,7 @@ def get_config(arg: str = "linear") -> ConfigDict:
         )
     config.train = ConfigDict(
         dict(
-            accumulate_steps=1,
+            num_microbatches=1,
             batch_size=32,
             seed=0,
             log_every_steps=100,

@@ -62,7 +62,7 @@ def get_config(arg: str = "simclr") -> ConfigDict:
     )
     config.train = ConfigDict(
         dict(
-            accumulate_steps=1,
+            num_microbatches=1,
             batch_size=50,
             total_epochs=100.0,
             seed=0,

@@ -71,7 +71,7 @@ def get_config(arg: str = "plain") -> ConfigDict:
     )
     config.train = ConfigDict(
         dict(
-            accumulate_steps=1,
+            num_microbatches=1,
             batch_size=64,
             total_steps=1500,
             seed=0,

@@ -61,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.train = ConfigDict(
         dict(
-            accumulate_steps=1,
+            num_microbatches=1,
             batch_size=64,
             total_epochs=58.0,  # 23 rounds: the next would smear again
             seed=0,

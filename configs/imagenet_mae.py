@@ -66,7 +66,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.train = ConfigDict(
         dict(
-            accumulate_steps=1,
+            num_microbatches=1,
             batch_size=batch_size,
             total_epochs=1600.0,
             seed=0,

@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.train = ConfigDict(
         dict(
-            accumulate_steps=1,
+            num_microbatches=1,
             batch_size=64,
             total_epochs=6.0,
             seed=0,

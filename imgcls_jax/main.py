@@ -1,68 +1,109 @@
-"""The command: flags -> configuration -> train/loop.py.
+"""The command: a configuration -> train/loop.py.
 
-python -m imgcls_jax.main --config configs/digits_simpleconv3.py --workdir runs/digits
-python -m imgcls_jax.main --mode eval --workdir runs/digits --split test
+python -m imgcls_jax.main --config configs/digits_simpleconv3.py
+python -m imgcls_jax.main --mode eval --workdir runs/digits_simpleconv3 --split test
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags
-
-from imgcls_jax.config.files import define_config, parse_flags
+from imgcls_jax.config import files
 from imgcls_jax.runtime.command import exit_with
 
-_CONFIG = define_config(flags.FLAGS)
-flags.declare_key_flag("config")  # listed by --help among those of this file
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run: checkpoints, metrics, result; resumed where it has some."
-)
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate what a workdir holds.")
-_SPLIT = flags.DEFINE_string(
-    "split", "", "With --mode eval: the split, instead of those of the configuration."
-)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "With --mode eval: 'latest', 'best' or a step.")
-_EVAL_TRANSFORMS = flags.DEFINE_string(
-    "eval_transforms", "", "With --mode eval: a line instead of data.eval_transforms."
-)
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed",
-    False,
-    "One process of several: TPU pods, Slurm and Kubernetes are recognised, elsewhere give --coordinator.",
-)
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed: HOST:PORT of process 0.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
-_START_SECONDS = flags.DEFINE_integer(
-    "start_seconds",
-    300,
-    "With --distributed: how long the start waits for the other processes.",
-    lower_bound=1,
-)
-_HEARTBEAT_SECONDS = flags.DEFINE_integer(
-    "heartbeat_seconds",
-    100,
-    "With --distributed: a process that gives no sign of life for so long ends the run.",
-    lower_bound=1,
-)
-flags.mark_flag_as_required("workdir")
+# A flag of one mode, or of several processes, is refused elsewhere: it would do nothing.
+OF_EVAL = ("split", "checkpoint", "eval_transforms")
+OF_PROCESSES = ("coordinator", "num_processes", "process_id", "start_seconds", "heartbeat_seconds")
 
 
-def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
-    """Parses the flags and loads the configuration; a mistake in either becomes one line."""
-    try:
-        return [*argv[:1], *parse_flags(flags.FLAGS, argv, _CONFIG)]
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m imgcls_jax.main",
+        description="Trains a configuration, or evaluates what a workdir holds.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE.py[:OPTIONS]",
+        help="the configuration, or the name of one of the project's; --config.SECTION.FIELD=VALUE overrides "
+        "a field",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=lambda text: Path(text).expanduser(),
+        help="folder of the run: checkpoints, metrics, result; a run that it holds is resumed (default: "
+        "runs/NAME[_OPTIONS] of the configuration)",
+    )
+    parser.add_argument("--mode", choices=("train", "eval"), default="train", help="default: train")
+    evaluation = parser.add_argument_group("with --mode eval")
+    evaluation.add_argument("--split", help="the split, instead of those of the configuration")
+    evaluation.add_argument("--checkpoint", help="'latest' (default), 'best' or a step")
+    evaluation.add_argument("--eval_transforms", metavar="LINE", help="instead of data.eval_transforms")
+    several = parser.add_argument_group("several processes")
+    several.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one process of several: TPU pods, Slurm and Kubernetes are recognised, elsewhere give "
+        "--coordinator",
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    several.add_argument("--num_processes", type=int, help="how many processes there are")
+    several.add_argument("--process_id", type=int, help="which of them this is, from 0")
+    several.add_argument(
+        "--start_seconds", type=int, help="how long the start waits for the other processes (default: 300)"
+    )
+    several.add_argument(
+        "--heartbeat_seconds",
+        type=int,
+        help="a process that gives no sign of life for so long ends the run (default: 100)",
+    )
+    return parser
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, files.Named | None]:
+    """Returns the flags, and the configuration that they name.
+
+    Raises:
+      ValueError: an override without a value, no such file, or a flag that would do nothing.
+    """
+    parser = _parser()
+    others, overrides = files.split_overrides(argv)
+    flags, rest = parser.parse_known_args(others)
+    if rest:
+        what = "no such flag" if rest[0].startswith("-") else "flags begin with --"
+        hint = files.did_you_mean(rest[0].partition("=")[0], parser._option_string_actions)
+        raise ValueError(f"what is {rest[0]!r}? {hint or what[0].upper() + what[1:]}")
+    _refuse_idle(flags, overrides)
+    named = None if flags.config is None else files.find(flags.config, overrides)
+    if flags.mode == "train" and named is None:
+        raise ValueError("--config is missing; for example --config configs/digits_simpleconv3.py")
+    if flags.mode == "eval" and flags.workdir is None:
+        raise ValueError("--mode eval evaluates a run: --workdir is missing")
+    return flags, named
+
+
+def _refuse_idle(flags: argparse.Namespace, overrides: object) -> None:
+    """Raises ValueError for the first flag that would do nothing."""
+    for name in OF_EVAL:
+        if flags.mode != "eval" and getattr(flags, name) is not None:
+            raise ValueError(f"--{name} is of --mode eval, and this run trains")
+    if flags.mode == "eval" and (flags.config is not None or overrides):
+        raise ValueError("--mode eval takes the configuration of the workdir: leave out --config")
+    for name in OF_PROCESSES:
+        value = getattr(flags, name)
+        if value is not None and not flags.distributed:
+            raise ValueError(f"--{name} is of several processes: give --distributed too")
+        if name.endswith("seconds") and value is not None and value < 1:
+            raise ValueError(f"--{name} is at least 1; got {value}")
 
 
 def _leave(message: str) -> NoReturn:
@@ -72,29 +113,29 @@ def _leave(message: str) -> NoReturn:
     os._exit(1)
 
 
-def _start_processes() -> None:
+def _start_processes(flags: argparse.Namespace) -> None:
     """Joins the processes of one run; must come before any other use of jax."""
     import jax
 
-    seconds = _START_SECONDS.value
+    seconds = flags.start_seconds or 300
     # jax itself aborts with a stack of C++ when it has waited for long enough.
     timer = threading.Timer(
         seconds,
         _leave,
         [
             f"error: not all processes of the run came together within --start_seconds={seconds}. Does each "
-            f"run, and can this host reach process 0 ({_COORDINATOR.value or 'found by itself'})?"
+            f"run, and can this host reach process 0 ({flags.coordinator or 'found by itself'})?"
         ],
     )
     timer.daemon = True
     timer.start()
     try:
         jax.distributed.initialize(
-            _COORDINATOR.value,
-            _NUM_PROCESSES.value,
-            _PROCESS_ID.value,
+            flags.coordinator,
+            flags.num_processes,
+            flags.process_id,
             initialization_timeout=seconds + 60,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS.value,
+            heartbeat_timeout_seconds=flags.heartbeat_seconds or 100,
         )
     except (ValueError, TypeError, RuntimeError) as error:
         text = str(error).split("\n", 1)[0]
@@ -115,28 +156,42 @@ def _is_ours(error: BaseException) -> bool:
     return package in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents
 
 
-def _run() -> None:
-    """Runs the mode that the flags name."""
+def _train(named: files.Named, workdir: Path | None) -> None:
+    import jax
+
+    from imgcls_jax.train import loop
+
+    config, notes = files.load(named)
+    if workdir is None:
+        workdir = named.default_workdir
+        notes = [*notes, f"workdir: {workdir} (--workdir chooses another)"]
+    if jax.process_index() == 0:
+        print("\n".join(notes), end="\n" if notes else "", flush=True)
+    loop.run(config, workdir)
+
+
+def _evaluate(flags: argparse.Namespace) -> None:
     import jax
 
     from imgcls_jax.inference import trained
-    from imgcls_jax.train import loop
+
+    result = trained.evaluate(
+        flags.workdir,
+        split=flags.split or "",
+        checkpoint=flags.checkpoint or "latest",
+        transforms=flags.eval_transforms or "",
+    )
+    if jax.process_index() == 0:
+        print(json.dumps(result, indent=2))
+
+
+def _run(job: Callable[[], None]) -> None:
+    """Runs what was asked for; a user's mistake becomes one line."""
+    from imgcls_jax.train.loop import Interrupted
 
     try:
-        if _MODE.value == "eval":
-            result = trained.evaluate(
-                _WORKDIR.value,
-                split=_SPLIT.value,
-                checkpoint=_CHECKPOINT.value,
-                transforms=_EVAL_TRANSFORMS.value,
-            )
-            if jax.process_index() == 0:
-                print(json.dumps(result, indent=2))
-        elif _CONFIG.value is None:
-            raise SystemExit("error: --config is missing; for example --config configs/digits_simpleconv3.py")
-        else:
-            loop.run(_CONFIG.value, _WORKDIR.value)
-    except loop.Interrupted as stop:
+        job()
+    except Interrupted as stop:
         print(f"{stop}; the same command goes on from there")
     except BrokenPipeError:
         raise
@@ -148,15 +203,15 @@ def _run() -> None:
         raise SystemExit(f"error: {error}") from error
 
 
-def _run_as_one_of_several() -> None:
+def _run_as_one_of_several(flags: argparse.Namespace, job: Callable[[], None]) -> None:
     """Runs; what ends this process badly ends it at once, with a line where another one caused it."""
     import jax
 
     from imgcls_jax.runtime.agreement import Disagreement
 
-    _start_processes()
+    _start_processes(flags)
     try:
-        _run()
+        _run(job)
     except SystemExit as error:
         told = isinstance(error.__cause__, Disagreement)  # which names processes itself
         _leave(str(error) if told else str(error).replace(":", f": process {jax.process_index()}:", 1))
@@ -174,17 +229,31 @@ def _run_as_one_of_several() -> None:
         _leave(traceback.format_exc())
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs what the flags ask for."""
-    if argv[1:]:
-        raise SystemExit(f"error: what is {argv[1]!r}? Flags begin with --")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs what the command line asks for."""
+    try:
+        flags, named = _parse(sys.argv[1:] if argv is None else argv)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+
+    def job() -> None:
+        if named is None:
+            _evaluate(flags)
+        else:
+            _train(named, flags.workdir)
+
     # jax is imported only now, so that --help and a typo do not wait for it.
-    if _DISTRIBUTED.value:
-        _run_as_one_of_several()
+    if flags.distributed:
+        _run_as_one_of_several(flags, job)
     else:
-        _run()
+        _run(job)
+
+
+def command() -> NoReturn:
+    """The console script `imgcls`."""
+    exit_with(main)
 
 
 if __name__ == "__main__":
-    exit_with(lambda: app.run(main, flags_parser=_parse_flags))
+    command()

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from imgcls_jax.data.sources import Digits
+from imgcls_jax.data.sources.digits import Digits
 from imgcls_jax.inference.trained import evaluate
 from imgcls_jax.tools import export, index, predict, report, retrieve
 

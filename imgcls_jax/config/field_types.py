@@ -16,6 +16,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
+def type_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Returns the annotations of a function's parameters; a class stands for its constructor."""
+    return typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+
+
 def require_types(function: Callable[..., Any], section: str, fields: Mapping[str, Any]) -> None:
     """Raises ValueError for the first field whose value its annotation does not allow.
 
@@ -24,7 +29,7 @@ def require_types(function: Callable[..., Any], section: str, fields: Mapping[st
       section: of the configuration, for the message.
       fields: JSON values.
     """
-    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    hints = type_hints(function)
     for name, value in fields.items():
         if name in hints and not fits(value, hints[name]):
             hint = hints[name]

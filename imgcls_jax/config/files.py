@@ -1,67 +1,213 @@
-"""Configurations as a command line names them: FILE.py[:argument], and overrides of its fields."""
+"""Configurations as a command line names them: FILE.py[:options], and overrides of their fields."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import ast
+import contextlib
+import inspect
+import runpy
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from absl import flags
-from ml_collections import config_flags
+from imgcls_jax.config.field_types import did_you_mean
+from imgcls_jax.config.resolve import optax_function
+from imgcls_jax.config.written import OPTIONAL_SECTIONS, SECTIONS, Config, plain
+
+PREFIX = "--config."
+# In a checkout the configurations stand beside the package, in an installation inside it.
+PACKAGED = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
+WORDS = {"true": True, "false": False, "none": None}
 
 
-def define_config(values: flags.FlagValues, argv: Sequence[str] | None = None) -> flags.FlagHolder:
-    """Defines the flag --config among `values`; overrides are looked for in argv, None for the program's own.
+class Named(NamedTuple):
+    """What a command line says of a configuration.
 
-    A field that the file leaves at its default is overridden too: the run's setup knows them all.
+    Attributes:
+      path: of its file.
+      options: what follows the colon, "" for nothing.
+      overrides: {"optimizer.learning_rate": "0.1", ...}.
     """
-    return config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "Configuration: FILE.py or FILE.py:test; fields are overridden by --config.section.field=value.",
-        flag_values=values,
-        lock_config=False,
-        accept_new_attributes=True,
-        sys_argv=argv,
-    )
+
+    path: Path
+    options: str
+    overrides: Mapping[str, str]
+
+    @property
+    def default_workdir(self) -> Path:
+        """Where a run goes that is given no workdir: runs/FILE[_OPTIONS]."""
+        return Path("runs", "_".join([self.path.stem, *filter(None, self.options.split(","))]))
 
 
-def parse_flags(values: flags.FlagValues, argv: Sequence[str], config: flags.FlagHolder) -> list[str]:
-    """Parses a command line, loads its configuration, and returns the arguments that are no flags.
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Splits a command line into its other arguments and the overrides of the configuration's fields.
 
     Args:
-      values: the flags, the configuration's among them.
-      argv: the command line, the program's name first.
-      config: of define_config.
+      arguments: such as ["--mode", "train", "--config.train.seed=1", "--config.model.variant", "vgg11"].
 
     Raises:
-      ValueError: in one line, a wrong flag or override, or a configuration that cannot be loaded.
+      ValueError: an override without a value.
     """
-    try:
-        rest = values(argv)[1:]
-        if config.value is not None:
-            config.value.to_dict()  # a file that could not be loaded says so here
-        return rest
-    except flags.Error as error:
-        # What a configuration's own code raises arrives as the text of a traceback.
-        text = str(error).strip()
-        raise ValueError(text.splitlines()[-1] if "Traceback" in text else text) from error
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"in the overrides of --config: {' '.join(str(error).split())}") from error
-    except (OSError, ImportError, SyntaxError) as error:
-        raise ValueError(f"--config cannot be loaded: {' '.join(str(error).split())}") from error
+    others, overrides, words = [], {}, iter(arguments)
+    for word in words:
+        if not word.startswith(PREFIX):
+            others.append(word)
+            continue
+        field, equals, text = word.removeprefix(PREFIX).partition("=")
+        if not equals:
+            following = next(words, None)
+            if following is None or following.startswith("--"):
+                raise ValueError(f"{word} has no value; write {word}=VALUE")
+            text = following
+        overrides[field] = text
+    return others, overrides
 
 
-def read_config(arguments: Sequence[str]) -> dict[str, Any]:
-    """Returns the configuration that `--config=FILE.py[:argument]` and `--config.section.field=value` make.
+def find(config: str, overrides: Mapping[str, str]) -> Named:
+    """Finds the file that `--config` names.
+
+    Args:
+      config: FILE.py or FILE.py:options; or NAME[:options] of a configuration of this project.
+      overrides: of split_overrides.
 
     Raises:
-      ValueError: it cannot be loaded, or an override or another flag is wrong.
+      ValueError: there is no such file.
     """
-    from imgcls_jax.train import experiment  # here, so that main's --help does not wait for jax
+    name, _, options = config.partition(":")
+    path = Path(name).expanduser()
+    if path.suffix == ".py" and path.is_file():
+        return Named(path, options, overrides)
+    # A name, or the path that it has in a checkout, is found from any folder.
+    is_name = len(path.parts) == 1 or path.parts[:-1] == ("configs",)
+    folders = [folder for folder in PACKAGED if folder.is_dir()] if is_name else []
+    for folder in folders:
+        packaged = folder / f"{path.stem}.py"
+        if packaged.is_file():
+            return Named(packaged, options, overrides)
+    known = [file.stem for folder in folders for file in folder.glob("*.py")]
+    hint = did_you_mean(path.stem, known)
+    raise ValueError(f"--config {name}: there is no such file{f'; {hint}' if hint else ''}")
 
-    values, argv = flags.FlagValues(), ["", *arguments]
-    config = define_config(values, argv)
-    rest = parse_flags(values, argv, config)
-    if rest or config.value is None:
+
+def load(named: Named) -> tuple[Config, list[str]]:
+    """Loads a configuration and overrides its fields.
+
+    Returns:
+      (written configuration, what there is to say: fields that were dropped).
+
+    Raises:
+      ValueError: the file cannot be run, has no `get_config`, or does not know the options; or an override
+        of no section.
+    """
+    config = _run(named)
+    notes = [note for field, text in named.overrides.items() for note in _override(config, field, text)]
+    return plain(config), notes
+
+
+def read_config(arguments: Sequence[str]) -> Config:
+    """Returns the configuration that `--config=FILE.py[:options]` and `--config.section.field=value` make.
+
+    Raises:
+      ValueError: it cannot be loaded, or another argument is among them.
+    """
+    others, overrides = split_overrides(arguments)
+    files = [word.partition("=")[2] for word in others if word.startswith("--config=")]
+    rest = [word for word in others if not word.startswith("--config=")]
+    if len(others) == 2 and others[0] == "--config":
+        files, rest = [others[1]], []
+    if rest or len(files) != 1:
         raise ValueError(f"what is {rest[0]!r}?" if rest else "--config FILE.py is missing")
-    return experiment.plain(config.value)
+    return load(find(files[0], overrides))[0]
+
+
+def _run(named: Named) -> Any:
+    """Returns what the file's get_config returns."""
+    try:
+        get_config = runpy.run_path(str(named.path))["get_config"]
+    except KeyError as error:
+        raise ValueError(f"{named.path} has no function get_config(arg)") from error
+    except Exception as error:  # whatever a user's file raises
+        raise ValueError(_located(named.path, error)) from error
+    takes_options = bool(inspect.signature(get_config).parameters)
+    if named.options and not takes_options:
+        raise ValueError(f"{named.path} takes no options; got {named.options!r}")
+    try:
+        return get_config(named.options) if takes_options else get_config()
+    except ValueError as error:
+        raise ValueError(f"{named.path}: {error}") from error
+    except Exception as error:  # whatever a user's file raises
+        raise ValueError(_located(named.path, error)) from error
+
+
+def _located(path: Path, error: Exception) -> str:
+    """Returns one line on an error in a configuration's own code, with the line of the file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    number = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    where = f"{path}, line {number}" if number else str(path)
+    return f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _override(config: Any, field: str, text: str) -> list[str]:
+    """Sets one field of a configuration; returns what there is to say about it."""
+    *outer, name = field.split(".")
+    known = (*SECTIONS, *OPTIONAL_SECTIONS)
+    if not outer or outer[0] not in known:
+        hint = did_you_mean(field.split(".")[0], known) or f"sections are {', '.join(known)}"
+        raise ValueError(f"{PREFIX}{field}: no such section; {hint}")
+    with _without_types(config):
+        section = config
+        for key in outer:
+            if key not in section or not hasattr(section[key], "keys"):
+                section[key] = {}
+            section = section[key]
+        value = _value(text, section.get(name))
+        notes = _drop_hyperparameters(section, value) if field == "optimizer.name" else []
+        _drop_other_units(section, name)
+        section[name] = value
+    return notes
+
+
+def _value(text: str, present: Any) -> Any:
+    """Returns the value that a word of the command line stands for: as it is where the field holds a string,
+    else a Python literal, or a string where it is none."""
+    if text.lower() in WORDS and not (isinstance(present, str) and text.lower() != "none"):
+        return WORDS[text.lower()]
+    if isinstance(present, str):
+        return text.strip("'\"") if text[:1] == text[-1:] and text[:1] in ("'", '"') else text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _drop_other_units(section: Any, name: str) -> None:
+    """Removes a duration in another unit, whose place the overridden one takes."""
+    stem, _, unit = name.rpartition("_")
+    units = ("steps", "epochs", "examples")
+    if unit in units:
+        for other in units:
+            if other != unit and f"{stem}_{other}" in section:
+                del section[f"{stem}_{other}"]
+
+
+def _drop_hyperparameters(section: Any, name: Any) -> list[str]:
+    """Removes the hyper-parameters that a newly named optimizer does not take; says which."""
+    old, new = optax_function(section["name"]), optax_function(name)
+    taken = [set(inspect.signature(function).parameters) for function in (old, new)]
+    lost = sorted(field for field in section if field in taken[0] - taken[1] and field != "weight_decay")
+    for field in lost:
+        del section[field]
+    names = ", ".join(f"optimizer.{field}" for field in lost)
+    return [f"optimizer.name = {name!r} takes no {names}: left out"] if lost else []
+
+
+@contextlib.contextmanager
+def _without_types(config: Any) -> Iterator[None]:
+    """Lets any field of a ConfigDict take any value."""
+    if not hasattr(config, "ignore_type"):
+        yield
+        return
+    with config.ignore_type(), config.unlocked():
+        yield

@@ -1,4 +1,4 @@
-"""Examples kept in memory once they are made, so that later epochs neither read nor decode them again."""
+"""The example cache: later epochs neither read nor decode an image again."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 
 from imgcls_jax.data import transforms
-from imgcls_jax.data.sources import Source, Subset
+from imgcls_jax.data.host_operations import HostOp
+from imgcls_jax.data.source import Source
+from imgcls_jax.data.subsets import Subset
 
 ENTRY_BYTES = 1024  # counted for an example beside its arrays: what Python needs to hold it
 
 
 class ExampleCache:
-    """Examples of any number of sources, up to a number of bytes, for one process and all its threads.
+    """Holds examples of any number of sources, up to a number of bytes, for all threads of a process.
 
-    What has come in stays: each epoch visits every example once, so one put out for another would be missed
-    as often as it.
+    Nothing is evicted. Each epoch visits every example once, so evicting one example for another would not
+    raise the hit rate.
 
     Args:
-        limit: bytes, never exceeded by `used`.
+        limit: bytes; `used` never exceeds it.
     """
 
     def __init__(self, limit: int) -> None:
@@ -46,15 +48,15 @@ class ExampleCache:
 
 
 class Cached:
-    """A source with operations done on its images that draw nothing: decoded, or resized too.
+    """A source that caches each image after the leading deterministic transforms.
 
     Args:
         source: of the examples.
-        ops: host operations, the first of a line.
-        cache: where they are kept. An example that a subset repeats, or that two of them share, is kept once.
+        ops: the first host operations of a line; none of them is random.
+        cache: the memory. An example that a subset repeats, or that two subsets share, is kept once.
     """
 
-    def __init__(self, source: Source, ops: Sequence[transforms.HostOp], cache: ExampleCache) -> None:
+    def __init__(self, source: Source, ops: Sequence[HostOp], cache: ExampleCache) -> None:
         self.source, self.ops, self.cache = source, tuple(ops), cache
         self.class_names, self.labels = source.class_names, source.labels
 

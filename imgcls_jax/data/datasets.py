@@ -1,105 +1,39 @@
-"""The section `data` made concrete: splits, their transforms, views and labeled stream, and the batches of
-each."""
+"""The section `data` of a configuration, built: its splits, transforms, views, labeled stream and batches."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
-import inspect
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from imgcls_jax.config.field_types import did_you_mean, require_at_least
-from imgcls_jax.data import augment, sources, transforms
+from imgcls_jax.config.modules import find_function
+from imgcls_jax.config.settings import DataSettings
+from imgcls_jax.data import augment, subsets, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
-from imgcls_jax.train.experiment import call
+from imgcls_jax.data.source import class_counts, require_source
 
 UNKNOWN = "unknown:"  # a split's examples of classes that are not trained on
 FIRST_VIEW = 2**16  # sets the randomness of views apart from that of an image's operations, numbered from 0
 
 
-@dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """The section `data`; its other fields are arguments of the source.
-
-    Attributes:
-      source: class of data/sources.py in snake case: "image_folder", "list_file", "cifar10", ...
-      train_split, train_transforms: the split to train on and its line of transforms.
-      view_transforms: lines, each of which makes one more image of every training example, for objectives
-        that compare several. A line without host operations starts from what those of train_transforms left.
-      labels_per_class, label_seed: how many labels of each class are known, and the seed that chooses them;
-        0 for all. The training split is then the labeled examples alone, unless
-      labeled_batch_size: is positive: then it is the whole split with the other labels hidden, and so many
-        labeled examples come as a second stream beside each batch.
-      imbalance_factor: above 1 the training split keeps ever fewer examples from class to class, the first so
-        many times as many as the last; label_seed chooses them.
-      oversample: whether the examples of smaller classes are repeated until all classes are equally large.
-      known_classes: the network learns the first so many classes, and every split holds those alone; its
-        other examples are the split "unknown:SPLIT", for evaluations. 0 for all.
-      eval_transforms: line of every evaluation and of prediction; nothing random.
-      on_bad_example: "raise" or "skip".
-      num_threads, num_workers, prefetch_batches: of data/pipeline.py.
-      cache_gib: memory of each process for images as the operations leave them that a line begins with and
-        that draw nothing, in GiB, so that later epochs do not decode them again. The batches are the same.
-    """
-
-    source: str
-    train_transforms: str
-    eval_transforms: str
-    train_split: str = "train"
-    view_transforms: Sequence[str] = ()
-    labels_per_class: int = 0
-    label_seed: int = 0
-    labeled_batch_size: int = 0
-    imbalance_factor: float = 1.0
-    oversample: bool = False
-    known_classes: int = 0
-    on_bad_example: str = "raise"
-    num_threads: int = 2
-    num_workers: int = 0
-    prefetch_batches: int = 4
-    cache_gib: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_at_least("data", self, labels_per_class=0, label_seed=0, labeled_batch_size=0)
-        require_at_least("data", self, num_threads=1, num_workers=0, prefetch_batches=1)
-        if not (math.isfinite(self.cache_gib) and self.cache_gib >= 0):
-            raise ValueError(f"config.data.cache_gib is a number of GiB, at least 0; got {self.cache_gib!r}")
-        if self.cache_gib and self.num_workers:
-            raise ValueError(
-                "config.data.cache_gib is memory that threads share and worker processes would not: leave it "
-                f"at 0, or set config.data.num_workers=0; got {self.num_workers} workers"
-            )
-
-
 class DataSide:
-    """The section `data` made concrete: splits, and the batches of each.
+    """The section `data` of a configuration, built: opens its splits and makes their batches.
 
     Args:
-      section: the configuration's.
+      settings: of the section.
       shard: (process index, number of processes).
 
     Raises:
-      ValueError: an unknown field or source, or a line that does not parse.
+      ValueError: a line that does not parse, or one of evaluation that is random.
     """
 
-    def __init__(self, section: Mapping[str, Any], shard: tuple[int, int] = (0, 1)):
-        names = [field.name for field in dataclasses.fields(DataSettings)]
-        self.settings: DataSettings = call(
-            DataSettings, "data", {k: v for k, v in section.items() if k in names}
-        )
-        self._source_fields = {k: v for k, v in section.items() if k not in names}
-        known = [*inspect.signature(_source_class(self.settings.source)).parameters, *names]
-        for field in self._source_fields.keys() - known:
-            hint = did_you_mean(field, known) or f"there are {', '.join(known)}"
-            raise ValueError(f"config.data.{field}: no such field; {hint}")
+    def __init__(self, settings: DataSettings, shard: tuple[int, int] = (0, 1)):
+        self.settings = settings
         self.shard = shard
         self._open: dict[str, Any] = {}
         self._cache = ExampleCache(int(self.settings.cache_gib * 2**30))
@@ -116,17 +50,9 @@ class DataSide:
         self._views = tuple((bool(host), augment.compose(device)) for host, device in views)
         self._train = augment.compose(self._train_device)
         self._evaluate = augment.compose(self._eval_device)
-        if self.settings.labeled_batch_size and not self.settings.labels_per_class:
-            raise ValueError("config.data.labeled_batch_size needs data.labels_per_class")
-        unbalanced = self.settings.imbalance_factor != 1 or self.settings.oversample
-        if self.settings.labels_per_class and unbalanced:
-            raise ValueError(
-                "config.data.labels_per_class makes classes of one size: leave out data.imbalance_factor and "
-                "data.oversample"
-            )
 
     def augment(self, rng: jax.Array, batch: dict[str, Any]) -> dict[str, Any]:
-        """The device side of training: image, views and labeled as an objective sees them, jax-traceable."""
+        """Runs the device transforms of training; returns the objective's batch. jax-traceable."""
         augmented = self._train(rng, batch)
         own_images = iter(augmented.pop("view_images", ()))
         augmented["views"] = tuple(
@@ -141,10 +67,10 @@ class DataSide:
         return augmented
 
     def placed(self, batch_keys: Sequence[str]) -> tuple[str, ...]:
-        """Returns what of a batch of the pipeline must reach the device for an objective's batch_keys.
+        """Returns the batch keys to put on the device for an objective's batch_keys.
 
         Raises:
-          ValueError: the objective reads what the section does not make.
+          ValueError: the objective reads a key that this section does not make.
         """
         settings = self.settings
         if "views" in batch_keys and not self._views:
@@ -159,7 +85,7 @@ class DataSide:
 
     @property
     def reading(self) -> dict[str, int]:
-        """How far and by what the batches are read ahead: arguments of pipeline.iterate."""
+        """The read-ahead arguments of pipeline.iterate."""
         settings = self.settings
         return {
             "num_threads": settings.num_threads,
@@ -168,7 +94,7 @@ class DataSide:
         }
 
     def with_train_transforms(self, section: str, line: str) -> DataSide:
-        """Returns the same data side with another line for the training images."""
+        """Returns a copy with another line of training transforms."""
         other = copy.copy(self)
         other.train_host, other._train_device = _parse(f"{section}.train_transforms", line)
         other._train = augment.compose(other._train_device)
@@ -176,11 +102,11 @@ class DataSide:
 
     @property
     def random_train_operations(self) -> list[str]:
-        """The names of the operations of train_transforms that draw anew each time."""
+        """The names of the random operations of train_transforms."""
         return transforms.random_operations(self.train_host, self._train_device)
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The device side of the evaluation line, jax-traceable; float images pass through as they are."""
+        """Runs the device transforms of evaluation. jax-traceable."""
         return self._evaluate(jax.random.key(0), batch)
 
     def source(self, split: str) -> Any:
@@ -191,7 +117,9 @@ class DataSide:
 
     def _opened(self, split: str) -> Any:
         name = split.removeprefix(UNKNOWN)
-        whole = call(_source_class(self.settings.source), "data", self._source_fields, name)
+        source = self.settings.source
+        whole = find_function("data.sources", source, "make")(name, **self.settings.fields)
+        require_source(whole, f"imgcls_jax/data/sources/{source}.py")
         known, total = self.settings.known_classes, len(whole.class_names)
         if not known and name == split:
             return whole
@@ -201,22 +129,22 @@ class DataSide:
                 f"lies between 1 and {total - 1}; got {known}"
             )
         labels = self._labels_of(whole, "known_classes")
-        chosen = sources.subset(whole, np.flatnonzero((labels < known) == (name == split)))
+        chosen = subsets.subset(whole, np.flatnonzero((labels < known) == (name == split)))
         chosen.class_names = whole.class_names[:known] if name == split else whole.class_names
         return chosen
 
     @functools.cached_property
     def training(self) -> Any:
-        """The source trained on: the training split or a part of it, perhaps with repeats."""
+        """The training examples: the training split or a subset of it, with repeats if oversampled."""
         if not self.settings.oversample:
             return self._distinct
         labels = self._labels_of(self._distinct, "oversample")
-        return sources.subset(self._distinct, sources.oversampled(labels))
+        return subsets.subset(self._distinct, subsets.oversampled(labels))
 
     @functools.cached_property
     def class_counts(self) -> tuple[int, ...]:
-        """How many examples of each class are trained on, repeats not counted; () where that is not known."""
-        return sources.class_counts(self._distinct)
+        """The number of training examples of each class, without repeats; () where that is not known."""
+        return class_counts(self._distinct)
 
     @functools.cached_property
     def _distinct(self) -> Any:
@@ -224,28 +152,28 @@ class DataSide:
         if settings.imbalance_factor != 1:
             labels = self._labels_of(whole, "imbalance_factor")
             try:
-                kept = sources.long_tailed_subset(labels, settings.imbalance_factor, settings.label_seed)
+                kept = subsets.long_tailed_subset(labels, settings.imbalance_factor, settings.label_seed)
             except ValueError as error:
                 raise ValueError(f"config.data.imbalance_factor: {error}") from error
-            return sources.subset(whole, kept)
+            return subsets.subset(whole, kept)
         if settings.labels_per_class and not settings.labeled_batch_size:
-            return sources.subset(whole, self._known(whole))
+            return subsets.subset(whole, self._known(whole))
         return whole
 
     def _known(self, source: Any) -> Any:
         """Returns the indices of the examples whose labels are known."""
         labels = self._labels_of(source, "labels_per_class")
         try:
-            return sources.balanced_subset(labels, self.settings.labels_per_class, self.settings.label_seed)
+            return subsets.balanced_subset(labels, self.settings.labels_per_class, self.settings.label_seed)
         except ValueError as error:
             raise ValueError(f"config.data.labels_per_class: {error}") from error
 
     def _labels_of(self, source: Any, field: str) -> Any:
-        """Returns the labels, one an example, that a field needs to know at once."""
+        """Returns the labels [N] of a source, which a field of the configuration needs."""
         if source.labels is None or source.labels.ndim != 1:
             raise ValueError(
-                f"config.data.{field}: {self.settings.source} gives an image any number of labels, or does "
-                "not tell them without reading every example; use another source"
+                f"config.data.{field} needs one label an image, known without reading the images; the source "
+                f"{self.settings.source} does not give that; use another source"
             )
         return source.labels
 
@@ -268,15 +196,19 @@ class DataSide:
         )
 
     def training_in_order(self, batch_size: int, *, train_line: bool = False) -> EvalBatches:
-        """Returns the batches of what is trained on in index order, by the evaluation line or the training
-        line, which must draw nothing then."""
+        """Returns the batches of the training examples in index order.
+
+        Args:
+          batch_size: of all processes together.
+          train_line: use the training transforms, which must be deterministic then; else the evaluation ones.
+        """
         return self._in_order(self.training, self.train_host if train_line else self.eval_host, batch_size)
 
     def eval_batches(self, split: str, batch_size: int, class_names: tuple[str, ...]) -> EvalBatches:
-        """Returns the batches of any split, every example once.
+        """Returns the batches of a split, every example once.
 
         Raises:
-          ValueError: its classes are not those of the training split: its labels would mean something else.
+          ValueError: its classes differ from those of the training split, so its labels mean something else.
         """
         source = self.source(split)
         if not split.startswith(UNKNOWN) and tuple(source.class_names) != tuple(class_names):
@@ -287,8 +219,8 @@ class DataSide:
         return self._in_order(source, self.eval_host, batch_size)
 
     def _cached(self, source: Any, *lines: Any) -> tuple[Any, Sequence[Any]]:
-        """Returns a source that keeps what the lines' common start makes of its images, and their rest."""
-        start = transforms.fixed_start(lines)
+        """Returns a source that caches the lines' shared deterministic prefix, and the rest of each line."""
+        start = transforms.deterministic_prefix(lines)
         if not start or not self._cache.limit:
             return source, lines
         return Cached(source, start, self._cache), [line[len(start) :] for line in lines]
@@ -306,22 +238,6 @@ class DataSide:
 
 def _shortened(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-
-
-def _source_class(name: str) -> Any:
-    """Returns the class of data/sources.py that a configuration names in snake case."""
-    found = getattr(sources, "".join(word.capitalize() for word in name.split("_")), None)
-    if inspect.isclass(found) and "split" in inspect.signature(found).parameters:
-        return found
-    classes = [
-        name
-        for name, value in vars(sources).items()
-        if inspect.isclass(value) and "split" in inspect.signature(value).parameters
-    ]
-    names = [re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in classes]
-    raise ValueError(
-        f"config.data.source: data/sources.py has no {name!r}; it has {', '.join(sorted(names))}"
-    )
 
 
 def _parse(field: str, line: str) -> tuple[Any, Any]:

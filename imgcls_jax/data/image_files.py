@@ -1,4 +1,4 @@
-"""Image files through a network, by the evaluation line of its transforms: for the tools that take files."""
+"""Runs a network on image files, through its evaluation transforms: for the tools that take files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgcls_jax.data import sources, transforms
+from imgcls_jax.data import transforms
+from imgcls_jax.data.folders import IMAGE_SUFFIXES
+from imgcls_jax.data.source import read_regular
 
 
 class FileOutput(NamedTuple):
-    """What became of a file.
+    """The result for one file.
 
     Attributes:
       path: of the file.
@@ -34,7 +36,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
             paths += sorted(
                 path
                 for path in argument.rglob("*")
-                if path.suffix.lower() in sources.IMAGE_SUFFIXES and path.is_file()
+                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
             )
         else:
             paths.append(argument)
@@ -42,10 +44,10 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 
 
 def operations_for_files(line: str, shape: Sequence[int]) -> tuple[Any, ...]:
-    """Returns the host side of an evaluation line, made fit for files where the run read arrays.
+    """Returns the host side of an evaluation line, adapted to files where the run read arrays.
 
-    Such a run (digits, MNIST, CIFAR) has no host operations: its images are brought to the arrays' size and
-    colours.
+    Such a run (digits, MNIST, CIFAR) has no host operations. Files are then decoded, converted to the arrays'
+    number of channels and resized to their size.
 
     Args:
       line: of transforms.
@@ -55,8 +57,8 @@ def operations_for_files(line: str, shape: Sequence[int]) -> tuple[Any, ...]:
     if ops:
         return ops
     height, width, channels = shape
-    colours = "grey()" if channels == 1 else "rgb()"
-    return transforms.parse(f"decode | {colours} | resize({height}, {width})")[0]
+    color = "gray()" if channels == 1 else "rgb()"
+    return transforms.parse(f"decode | {color} | resize({height}, {width})")[0]
 
 
 def outputs_of_files(
@@ -67,7 +69,7 @@ def outputs_of_files(
     *,
     batch_size: int,
 ) -> Iterator[FileOutput]:
-    """Yields what a network says of each file, in order.
+    """Yields the network's output for each file, in order.
 
     Args:
       paths: of image files.
@@ -93,9 +95,9 @@ def _read(
     images, errors = [], {}
     for path in paths:
         try:
-            image = transforms.apply(ops, sources.read_regular(path), np.random.default_rng(0))
+            image = transforms.apply(ops, read_regular(path), np.random.default_rng(0))
             if image.shape != shape:
-                raise ValueError(f"became {image.shape} by data.eval_transforms, the network expects {shape}")
+                raise ValueError(f"data.eval_transforms made {image.shape}, the network expects {shape}")
             images.append(image)
         except (OSError, ValueError) as error:
             errors[path] = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -3,16 +3,20 @@
 Each layer draws one of 14 changes for each image. As they are computed for whole batches, the five geometric
 ones are one resampling by a matrix, the four blends one blend, each image with its own numbers; those that
 were not drawn are given the numbers that change nothing. Magnitudes are torchvision's, 0 to 30, and so is the
-nearest-neighbour resampling with zeros from outside; values stay float, where torchvision rounds to 8 bits
-after each change. The file keeps the conventions of `imgcls_jax.data.augment`.
+nearest-neighbor resampling with zeros from outside; values stay float, where torchvision rounds to 8 bits
+after each change.
 """
+
+from __future__ import annotations
 
 import enum
 
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.data.augment import DeviceOp, luminance, read
+from imgcls_jax.data.device_operation import DeviceOp, check_probability, per_image
+from imgcls_jax.data.geometric import read
+from imgcls_jax.data.photometric import luminance
 
 MAX_MAGNITUDE = 30.0
 SHEAR = 0.3  # pixels a pixel
@@ -53,13 +57,12 @@ def rand_augment(num_ops: int = 2, magnitude: float | None = 9.0, p: float = 1.0
         raise ValueError(f"rand_augment: num_ops must be a whole number, at least 1, got {num_ops!r}")
     if magnitude is not None and not 0 <= magnitude <= MAX_MAGNITUDE:
         raise ValueError(f"rand_augment: magnitude must lie in [0, 30], or be None, got {magnitude!r}")
-    if not 0 <= p <= 1:
-        raise ValueError(f"rand_augment: p is a probability, in [0, 1], got {p!r}")
+    check_probability("rand_augment", p)
     low, high = (0.0, MAX_MAGNITUDE) if magnitude is None else (magnitude, magnitude)
 
     def change(rng: jax.Array, images: jax.Array) -> jax.Array:
         if images.shape[-1] not in (1, 3):
-            raise ValueError(f"rand_augment needs grey or RGB images [B, H, W, 1 or 3], got {images.shape}")
+            raise ValueError(f"rand_augment needs gray or RGB images [B, H, W, 1 or 3], got {images.shape}")
         count = (len(images),)
         for layer in range(num_ops):
             keys = jax.random.split(jax.random.fold_in(rng, layer), 4)
@@ -87,8 +90,8 @@ def apply_changes(images: jax.Array, kinds: jax.Array, strengths: jax.Array, sig
     """
     images = _resample(images, kinds, strengths * signs)
     images = _blend(images, kinds, 1 + ENHANCE * strengths * signs)
-    whole = _per_image(kinds)
-    strengths = _per_image(strengths)
+    whole = per_image(kinds)
+    strengths = per_image(strengths)
     images = jnp.where(whole == Change.POSTERIZE, _posterize(images, strengths), images)
     inverted = (whole == Change.SOLARIZE) & (images >= 1 - strengths)
     images = jnp.where(inverted, 1 - images, images)
@@ -97,7 +100,7 @@ def apply_changes(images: jax.Array, kinds: jax.Array, strengths: jax.Array, sig
 
 
 def _resample(images: jax.Array, kinds: jax.Array, amounts: jax.Array) -> jax.Array:
-    """Shear from the top left corner, shift or rotation about the centre; amounts in [-1, 1]."""
+    """Shear from the top left corner, shift or rotation about the center; amounts in [-1, 1]."""
     _, height, width, _ = images.shape
 
     def amount_of(kind: Change, largest: float) -> jax.Array:
@@ -121,18 +124,18 @@ def _resample(images: jax.Array, kinds: jax.Array, amounts: jax.Array) -> jax.Ar
 
 def _blend(images: jax.Array, kinds: jax.Array, factors: jax.Array) -> jax.Array:
     """clip(f x + (1 - f) base): with black, the mean luminance, the pixel's own, or a smoothed image."""
-    kinds, grey = _per_image(kinds), luminance(images) if images.shape[-1] == 3 else images
-    base = jnp.where(kinds == Change.CONTRAST, grey.mean(axis=(1, 2, 3), keepdims=True), 0.0)
-    base = jnp.where(kinds == Change.SATURATION, grey, base)
+    kinds, gray = per_image(kinds), luminance(images) if images.shape[-1] == 3 else images
+    base = jnp.where(kinds == Change.CONTRAST, gray.mean(axis=(1, 2, 3), keepdims=True), 0.0)
+    base = jnp.where(kinds == Change.SATURATION, gray, base)
     base = jnp.where(kinds == Change.SHARPNESS, _smooth(images), base)
-    blended = jnp.clip(_per_image(factors) * images + (1 - _per_image(factors)) * base, 0, 1)
+    blended = jnp.clip(per_image(factors) * images + (1 - per_image(factors)) * base, 0, 1)
     return jnp.where((kinds >= Change.BRIGHTNESS) & (kinds <= Change.SHARPNESS), blended, images)
 
 
 def _smooth(images: jax.Array) -> jax.Array:
     """Mean over 3x3 pixels, the middle one five times; the border stays.
 
-    Matrix products, as in `augment.blur`: shifted sums would repeat the operations before.
+    Matrix products, as in `photometric.blur`: shifted sums would repeat the operations before.
     """
     height, width = images.shape[1:3]
 
@@ -172,7 +175,3 @@ def _equalize(images: jax.Array) -> jax.Array:
 
     levels = jnp.clip(jnp.round(images * 255), 0, 255).astype(jnp.int32)
     return jax.vmap(jax.vmap(flatten, in_axes=-1, out_axes=-1))(levels)
-
-
-def _per_image(values: jax.Array) -> jax.Array:
-    return values[:, None, None, None]

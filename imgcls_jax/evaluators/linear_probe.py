@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, embedding, make_collector
-from imgcls_jax.data.sources import balanced_subset
+from imgcls_jax.data.subsets import balanced_subset
 
 
 def make(

@@ -16,7 +16,7 @@ from imgcls_jax.figures import named_layers as layers
 from imgcls_jax.figures.drawing import Cell
 from imgcls_jax.figures.network_input import Images, grey
 from imgcls_jax.inference.trained import Trained, probabilities
-from imgcls_jax.train import experiment
+from imgcls_jax.train.build import make_backbone, make_objective
 
 SIDE, PART, TILE = 240, 160, 84  # pixels of an image, of a part of one, and of a filter or channel
 FILTERS, LAYERS, CHANNELS, CHANNELS_OF_ONE = 128, 6, 10, 40  # shown at most
@@ -24,8 +24,8 @@ FILTERS, LAYERS, CHANNELS, CHANNELS_OF_ONE = 128, 6, 10, 40  # shown at most
 
 def tagged(trained: Trained, wanted: Callable[[dict[str, jax.Array]], jax.Array]) -> Any:
     """Returns the function prepared images -> `wanted` of the prediction, its layers named."""
-    backbone = layers.Tagged(experiment.make_backbone(trained.config))
-    objective = experiment.make_objective(trained.config, trained.task, backbone)
+    backbone = layers.Tagged(make_backbone(trained.settings.model))
+    objective = make_objective(trained.settings.objective, trained.task, backbone)
     return lambda images: wanted(
         objective.predict(trained.params, trained.objective_state, {"image": images})
     )
@@ -87,8 +87,7 @@ def in_columns(groups: Sequence[list[Cell]], titles: tuple[str, ...]) -> dict[st
 
 def network_of(trained: Trained) -> str:
     """Returns a few words on what is looked at."""
-    model = trained.config["model"]
-    return f"{model.get('variant') or model['name']}, step {trained.step:,}"
+    return f"{trained.settings.model.variant}, step {trained.step:,}"
 
 
 # ---- filters and features

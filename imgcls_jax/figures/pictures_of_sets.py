@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
-from imgcls_jax.data import transforms
+from imgcls_jax.config.resolve import Configuration
+from imgcls_jax.data import decoding
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.figures import drawing
 from imgcls_jax.figures.drawing import Cell
@@ -18,7 +20,6 @@ from imgcls_jax.figures.network_input import check_count, unnormalized
 from imgcls_jax.figures.pictures import network_of
 from imgcls_jax.inference.index import Index, build, retrieve
 from imgcls_jax.inference.trained import Trained, embedding
-from imgcls_jax.train.experiment import Config
 
 THUMBNAIL = 144  # pixels of one of many images
 TEMPERATURE = 0.07  # of the neighbours' vote: retrieve's own
@@ -30,7 +31,7 @@ def thumbnail(path: str | Path) -> Image.Image:
     """Returns an image file on a square; a grey one where it cannot be read."""
     square = THUMBNAIL, THUMBNAIL
     try:
-        image = transforms.decode(Path(path).read_bytes())
+        image = decoding.decode(Path(path).read_bytes())
     except (OSError, ValueError):
         return Image.new("RGB", square, drawing.GREY)
     if max(image.size) * 2 <= THUMBNAIL:
@@ -70,14 +71,16 @@ def neighbours(
     return drawing.sheet("Nearest neighbours", rows, notes=notes, columns=("query", "nearest")), errors
 
 
-def augmentation(config: Config, *, split: str, phase: str, examples: int, draws: int) -> Image.Image:
+def augmentation(
+    configuration: Configuration, *, split: str, phase: str, examples: int, draws: int
+) -> Image.Image:
     """Draws what training feeds the network: the same examples as several epochs draw them.
 
     Batches and randomness are the pipeline's own: the examples keep their places in the order, and each draw
     is the first batch of another epoch. A row of views stands below for each line of data.view_transforms.
 
     Args:
-      config: of a run.
+      configuration: of a run.
       split: to draw from; "" for the configuration's training split.
       phase: of the section phases, whose train_transforms are drawn; "" for those of `data`.
       examples, draws: how many.
@@ -85,16 +88,17 @@ def augmentation(config: Config, *, split: str, phase: str, examples: int, draws
     Raises:
       ValueError: a mistake in the configuration, no such phase, or too few examples.
     """
-    data = DataSide(config["data"] | ({"train_split": split} if split else {}))
-    settings = data.settings
-    phases = config.get("phases") or {}
+    settings, phases = configuration.data, configuration.resolved["phases"]
     if phase and phase not in phases:
         raise ValueError(f"the configuration has no phase {phase!r}; it has {', '.join(phases) or 'none'}")
-    train_line = phases.get(phase, {}).get("train_transforms", settings.train_transforms)
-    data = data.with_train_transforms(f"phases.{phase}", train_line) if phase else data
+    data = DataSide(dataclasses.replace(settings, train_split=split) if split else settings)
+    settings, train_line = data.settings, settings.train_transforms
+    if phase:
+        train_line = phases[phase]["train_transforms"]
+        data = data.with_train_transforms(f"phases.{phase}", train_line)
     if len(data.training) < examples:
         raise ValueError(f"the split {settings.train_split!r} has {len(data.training)} examples; draw fewer")
-    drawn = draw_batches(data, config["train"].get("seed", 0), examples, draws)
+    drawn = draw_batches(data, configuration.seed, examples, draws)
     in_order, prepare = data.training_in_order(1), jax.jit(data.prepare)
     rows = []
     for row, index in enumerate(drawn[0]["index"].tolist()):

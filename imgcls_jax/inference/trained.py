@@ -11,15 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.config.settings import Settings
 from imgcls_jax.contracts.objective import Batch, Objective, Task
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.image_files import FileOutput, outputs_of_files
 from imgcls_jax.data.pipeline import iterate, note_bad_examples
 from imgcls_jax.runtime.agreement import all_or_none, require_agreement, union
 from imgcls_jax.runtime.files import write_json
-from imgcls_jax.train import experiment, sharding
+from imgcls_jax.train import sharding
+from imgcls_jax.train.build import make_backbone, make_evaluators, make_objective
 from imgcls_jax.train.checkpoint import Checkpoints
-from imgcls_jax.train.experiment import Config
+from imgcls_jax.train.workdir import load_configuration, load_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +29,13 @@ class Trained:
     """A trained network, as a workdir keeps it.
 
     Attributes:
-      config, task, class_names, source_shape: as they were in training; source_shape is that of images before
-        the device side.
+      settings, task, class_names, source_shape: as they were in training; source_shape is that of images
+        before the device side.
       data: the section `data`, with its transforms.
       objective, params, objective_state, step: what predicts.
     """
 
-    config: Config
+    settings: Settings
     task: Task
     class_names: tuple[str, ...]
     source_shape: tuple[int, ...]
@@ -106,25 +108,25 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
       ValueError: no such workdir or checkpoint.
     """
     workdir = Path(workdir)
-    config = experiment.load_config(workdir)
-    task, class_names, source_shape = experiment.load_task(workdir)
-    train = config["train"]
+    configuration = load_configuration(workdir)
+    task, class_names, source_shape = load_task(workdir)
+    settings = configuration.settings(task.steps_per_epoch)
     with Checkpoints(
         workdir / "checkpoints",
-        best_metric=train.get("best_metric", ""),
-        best_mode=train.get("best_mode", "max"),
+        best_metric=settings.train.best_metric,
+        best_mode=settings.train.best_mode,
         read_only=True,
     ) as checkpoints:
         step, params, objective_state = checkpoints.restore_for_prediction(
             checkpoint, sharding.replicated(sharding.data_mesh())
         )
     return Trained(
-        config,
+        settings,
         task,
         class_names,
         source_shape,
-        DataSide(config["data"], (jax.process_index(), jax.process_count())),
-        experiment.make_objective(config, task, experiment.make_backbone(config)),
+        DataSide(settings.data, (jax.process_index(), jax.process_count())),
+        make_objective(settings.objective, task, make_backbone(settings.model)),
         params,
         objective_state,
         step,
@@ -151,10 +153,11 @@ def evaluate(
     """
     trained = load(workdir, checkpoint)
     if transforms:
-        data = DataSide(trained.config["data"] | {"eval_transforms": transforms}, trained.data.shard)
+        changed = dataclasses.replace(trained.settings.data, eval_transforms=transforms)
+        data = DataSide(changed, trained.data.shard)
         trained = dataclasses.replace(trained, data=data)
     mesh = sharding.data_mesh()
-    batch_size = experiment.eval_batch_size(trained.config)
+    batch_size = trained.settings.train.evaluated_at_once
     sharding.check_batch_size(batch_size, mesh)
 
     bad_examples: set[str] = set()
@@ -168,7 +171,7 @@ def evaluate(
                 note_bad_examples(batches.source, batch.pop("bad_examples"), bad_examples)
                 yield sharding.place(batch, mesh)
 
-    evaluators = experiment.make_evaluators(trained.config, trained.predict, open_split, trained.task)
+    evaluators = make_evaluators(trained.settings.evals, trained.predict, open_split, trained.task)
     metrics = {
         name: evaluator(trained.params, trained.objective_state) for name, evaluator in evaluators.items()
     }

@@ -5,7 +5,7 @@ the projector of three layers is that of version 2, arXiv:2006.10029. Views are 
 data.view_transforms; BatchNorm sees both views of the whole batch together, over all devices, and so does the
 loss. Differences: the loss is the paper's mean over the 2B views, half of the sum that the released code
 minimises; there is no classifier trained beside (evaluators/linear_probe.py measures the same afterwards).
-With train.accumulate_steps above 1 negatives come from each part alone.
+With train.num_microbatches above 1 negatives come from each part alone.
 
 objective_state:
   batch_stats: the backbone's running statistics, float32, {} where it has none.

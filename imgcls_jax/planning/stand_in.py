@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from imgcls_jax.config.settings import DataSettings
 from imgcls_jax.data import transforms
 from imgcls_jax.data.datasets import DataSide
 
@@ -56,15 +57,15 @@ class PlannedData(DataSide):
     """The data side of a run that is only planned: a batch repeats one example.
 
     Args:
-      section: the configuration's.
+      settings: of the section.
       stand_in: (N, K) of data that are not here; None to open the data.
 
     Raises:
       ValueError: as for DataSide; or the images' size is that of the data.
     """
 
-    def __init__(self, section: dict[str, Any], stand_in: tuple[int, int] | None):
-        super().__init__(section)
+    def __init__(self, settings: DataSettings, stand_in: tuple[int, int] | None):
+        super().__init__(settings)
         self._stand_in = None
         if stand_in is not None:
             multi_label = self.settings.source == "label_table"

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from imgcls_jax.data.decoding import decode
 from imgcls_jax.data.image_files import find_images
-from imgcls_jax.data.sources import read_regular
-from imgcls_jax.data.transforms import decode
+from imgcls_jax.data.source import read_regular
 from imgcls_jax.runtime.command import exit_with
 
 CASCADE = "haarcascade_frontalface_default.xml"

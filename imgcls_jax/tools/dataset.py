@@ -24,8 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from imgcls_jax.data import sources, transforms
+from imgcls_jax.data.decoding import decode
+from imgcls_jax.data.folders import IMAGE_SUFFIXES, SPLIT_FOLDERS
 from imgcls_jax.data.image_files import find_images
+from imgcls_jax.data.source import read_regular
+from imgcls_jax.data.sources.image_folder import ImageFolder
+from imgcls_jax.data.subsets import stratified_split
 from imgcls_jax.runtime.command import exit_with
 
 HASH_SIDE = 8
@@ -74,8 +78,8 @@ def look(root: Path) -> tuple[list[Found], dict[str, str]]:
         raise ValueError(f"{root} is not a folder")
     paths = find_images([str(root)])
     if not paths:
-        raise ValueError(f"{root} holds no image ({' '.join(sources.IMAGE_SUFFIXES)})")
-    has_splits = any((root / name).is_dir() for name in sources.SPLIT_FOLDERS)
+        raise ValueError(f"{root} holds no image ({' '.join(IMAGE_SUFFIXES)})")
+    has_splits = any((root / name).is_dir() for name in SPLIT_FOLDERS)
     found, broken = [], {}
     for path in paths:
         parts = path.relative_to(root).parts
@@ -85,7 +89,7 @@ def look(root: Path) -> tuple[list[Found], dict[str, str]]:
         split, label = (parts[0], parts[1]) if has_splits else ("", parts[0])
         name = path.relative_to(root).as_posix()
         try:
-            image = transforms.decode(sources.read_regular(path))
+            image = decode(read_regular(path))
         except (OSError, ValueError) as error:
             broken[name] = str(error)
             continue
@@ -171,12 +175,12 @@ def split(root: Path, *, fraction: float, seed: int) -> dict[str, int]:
     Raises:
       ValueError: root has split folders already, holds no class, or a fraction leaves nothing.
     """
-    if any((root / name).is_dir() for name in sources.SPLIT_FOLDERS):
+    if any((root / name).is_dir() for name in SPLIT_FOLDERS):
         raise ValueError(f"{root} is split into folders already; data.source = 'image_folder' reads it")
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction lies between 0 and 1; got {fraction}")
-    everything = sources.ImageFolder("train", root=root, test_fraction=1e-9)
-    parts = sources.stratified_split(everything.labels, fraction, seed)
+    everything = ImageFolder("train", root=root, test_fraction=1e-9)
+    parts = stratified_split(everything.labels, fraction, seed)
     if not all(map(len, parts)):
         raise ValueError(f"{root}: a fraction of {fraction} leaves a part of the split without images")
     for name, indices in zip(("train", "val"), parts, strict=True):

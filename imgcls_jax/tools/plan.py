@@ -17,7 +17,7 @@ not measured: leave a margin. A loss that compares all examples of a batch (SimC
 share.
 
 FLOPs are those of convolutions and matrix products. The devices sum their gradients once a step (once each
-part with train.accumulate_steps); the sums of BatchNorm are not counted. A checkpoint is the state as it lies
+part with train.num_microbatches); the sums of BatchNorm are not counted. A checkpoint is the state as it lies
 in memory; Orbax's files of a Simpleconv3 after two epochs were 5 % smaller. JSON gives bytes.
 Exit status: 0, or 2 for a mistake.
 """
@@ -34,21 +34,21 @@ from typing import Any
 import jax
 
 from imgcls_jax.config.files import read_config
+from imgcls_jax.config.resolve import Configuration, resolve
 from imgcls_jax.planning import step_cost
 from imgcls_jax.planning.stand_in import PlannedData
 from imgcls_jax.runtime.command import exit_with
-from imgcls_jax.train import experiment
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.setup import Setup
 
 MAX_DEVICES = 4096  # what one process plays in half a minute
 
 
-def plan(config: experiment.Config, stand_in: tuple[int, int] | None, xla: bool) -> dict[str, Any]:
+def plan(configuration: Configuration, stand_in: tuple[int, int] | None, xla: bool) -> dict[str, Any]:
     """Plans a run on the devices at hand.
 
     Args:
-      config: of experiment.plain.
+      configuration: of the run.
       stand_in: (N, K) in the place of the data; None to open the data.
       xla: whether to compile, too.
 
@@ -58,8 +58,8 @@ def plan(config: experiment.Config, stand_in: tuple[int, int] | None, xla: bool)
     Raises:
       ValueError, OSError: a mistake in the configuration or the data.
     """
-    setup = Setup(config, PlannedData(config["data"], stand_in))
-    settings, task, params = setup.settings, setup.task, setup.target(0).params
+    setup = Setup(configuration, PlannedData(configuration.data, stand_in))
+    settings, task, params = setup.settings.train, setup.task, setup.target(0).params
     phases = [plan_phase(setup, phase, xla) for phase in setup.phases]
     kept = settings.keep_checkpoints + bool(settings.best_metric)
     checkpoint = max(phase["state_bytes"] for phase in phases)
@@ -97,7 +97,7 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
     memory = {
         "params_bytes": device_bytes(state.params),
         "opt_state_bytes": device_bytes(state.opt_state),
-        "carry_bytes": device_bytes(state.objective_state),
+        "objective_state_bytes": device_bytes(state.objective_state),
         "batch_bytes": tree_bytes(share),
         "temporary_bytes": step_cost.temporary_bytes(
             jaxpr, platform=platform, wider=wider, donated=len(jax.tree.leaves(state))
@@ -105,7 +105,7 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
     }
     frozen = phase.frozen or jax.tree.map(lambda _: False, state.params)
     free = jax.tree.map(lambda leaf, held: None if held else leaf, state.params, frozen)
-    gradients = tree_bytes(free) * setup.settings.accumulate_steps
+    gradients = tree_bytes(free) * setup.settings.train.num_microbatches
     planned = {
         "name": phase.name,
         "memory_on": platform,
@@ -237,9 +237,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.devices > MAX_DEVICES:
         parser.error(f"--devices goes up to {MAX_DEVICES:,}, got {arguments.devices}")
     try:
-        config = read_config(of_config)
+        configuration = resolve(read_config(of_config))
         _use_devices(arguments.devices)
-        planned = plan(config, None if stand_in[0] is None else stand_in, arguments.compile)
+        planned = plan(configuration, None if stand_in[0] is None else stand_in, arguments.compile)
     except (OSError, ImportError) as error:
         way_out = "" if stand_in[0] else "; to plan without the data, give --num_examples and --num_classes"
         print(f"error: {error}{way_out}", file=sys.stderr)

@@ -11,7 +11,7 @@ Printed are the leaves that hold a NaN or an infinity: params, objective_state, 
   batch
 before the step, its metrics and gradients, and the state after it. Then the images whose loss is not finite
 when each fills a batch by itself; a loss that compares examples may be finite then, or not be defined. With
-train.accumulate_steps the gradients are those of the whole batch at once, whose draws in the loss differ.
+train.num_microbatches the gradients are those of the whole batch at once, whose draws in the loss differ.
 Exit status: 0 where something is not finite, 1 where all is, 2 for a mistake.
 """
 
@@ -31,12 +31,13 @@ from imgcls_jax.contracts.objective import Batch
 from imgcls_jax.runtime.command import exit_with
 from imgcls_jax.runtime.files import read_json
 from imgcls_jax.runtime.stop import StopRequest
-from imgcls_jax.train import experiment, nonfinite
+from imgcls_jax.train import nonfinite
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.loop import Loop, restore
 from imgcls_jax.train.nonfinite import Incidents
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
+from imgcls_jax.train.workdir import load_configuration
 from imgcls_jax.train.writer import MetricWriter
 
 
@@ -90,7 +91,7 @@ def find(setup: Setup, workdir: Path, step: int) -> tuple[_Replay, tuple[Any, ..
     Returns:
       (loop, (state before, batch, state after, metrics), where it began).
     """
-    incidents = Incidents(workdir, setup.settings.on_nonfinite, write=False)
+    incidents = Incidents(workdir, setup.settings.train.on_nonfinite, write=False)
     incidents.left_out -= {step}
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints, StopRequest() as stop:
         restored = restore(setup, checkpoints, before=step)
@@ -98,7 +99,7 @@ def find(setup: Setup, workdir: Path, step: int) -> tuple[_Replay, tuple[Any, ..
         began = f"the checkpoint of step {int(state.step)}" if restored else "the beginning"
         writer = MetricWriter(workdir, active=False)
         loop = _Replay(setup, state, order, checkpoints, writer, stop, incidents)
-        loop.wanted, loop.skips = step, setup.settings.on_nonfinite == "skip"
+        loop.wanted, loop.skips = step, setup.settings.train.on_nonfinite == "skip"
         try:
             loop.advance()
         except _Found as found:
@@ -179,8 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         step = record.get("step")
         if not isinstance(step, int) or step < 1:
             raise ValueError(f"{args.record} names no step")
-        config = experiment.load_config(args.workdir)
-        lines, bad = report(Setup(config), args.workdir, step)
+        configuration = load_configuration(args.workdir)
+        lines, bad = report(Setup(configuration), args.workdir, step)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -22,12 +22,14 @@ import jax
 import numpy as np
 from PIL import Image
 
-from imgcls_jax.data import transforms
+from imgcls_jax.config.written import flat_fields, plain
+from imgcls_jax.data import decoding
 from imgcls_jax.evaluators.classification_report import report as classification_report
 from imgcls_jax.figures import page
 from imgcls_jax.inference.trained import Trained, load, probabilities
 from imgcls_jax.runtime.command import exit_with
-from imgcls_jax.train import experiment, finished
+from imgcls_jax.train import finished
+from imgcls_jax.train.workdir import load_task
 
 PAIRS, WRONG, CLUSTERS, MEMBERS = 20, 24, 40, 12  # shown at most
 CLASS_COLUMNS = ("support", "precision", "recall", "specificity", "f1", "average_precision", "roc_auc")
@@ -74,7 +76,7 @@ class Predictions:
         if isinstance(example, np.ndarray):
             image = Image.fromarray(example[:, :, 0] if example.shape[2] == 1 else example)
         else:
-            image = transforms.decode(example)
+            image = decoding.decode(example)
         return page.picture(image, *captions, side=side)
 
 
@@ -90,7 +92,7 @@ def read_run(workdir: Path, *, split: str, data: bool) -> Run:
       ValueError: it is not the workdir of a finished run.
     """
     result = finished.read_result(workdir)
-    class_names = experiment.load_task(workdir)[1]
+    class_names = load_task(workdir)[1]
     _check_shown(workdir / "result.json", result, len(class_names))
     records = finished.read_records(workdir / "metrics.jsonl")
     predictions, why_not = None, "left out on request"
@@ -107,7 +109,7 @@ def read_run(workdir: Path, *, split: str, data: bool) -> Run:
 def _check_shown(path: Path, result: dict[str, Any], num_classes: int) -> None:
     """Raises ValueError where a page would not know how to show a field of a result."""
     try:
-        config = experiment.plain(result["config"])
+        config = plain(result["config"])
     except ValueError as error:
         raise ValueError(f"{path}: config: {error}") from error
     for section, field in (("model", "name"), ("objective", "name"), ("data", "source")):
@@ -135,7 +137,7 @@ def predict(trained: Trained, split: str) -> Predictions:
     Raises:
       ValueError, OSError: the data are not there, or the objective predicts no classes.
     """
-    batch_size = experiment.eval_batch_size(trained.config)
+    batch_size = trained.settings.train.evaluated_at_once
     batches = trained.data.eval_batches(split, batch_size, trained.class_names)
 
     @jax.jit
@@ -327,7 +329,7 @@ def labels_section(run: Run) -> Iterator[str]:
 
 def configurations(runs: Sequence[Run]) -> str:
     """Returns the configurations as a table, the fields that differ first and marked."""
-    flat = [experiment.flat_fields(run.result["config"]) for run in runs]
+    flat = [flat_fields(run.result["config"]) for run in runs]
     names = sorted({name for fields in flat for name in fields})
     differing = [name for name in names if len({repr(fields.get(name)) for fields in flat}) > 1]
     rows = [

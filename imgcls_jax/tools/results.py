@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imgcls_jax.config import compare
+from imgcls_jax.config.written import flat_fields
 from imgcls_jax.runtime.command import exit_with
 from imgcls_jax.runtime.files import read_json, write_json
-from imgcls_jax.train import experiment, finished
+from imgcls_jax.train import finished
 
 SEEDS = ("train.seed", "data.label_seed")  # what runs of one file may differ in
 FILE = {"method": str, "protocol": str, "published": str, "device": dict, "runs": list}
@@ -50,11 +52,7 @@ def gather(
         finished.require_fields(
             f"{workdir / 'result.json'}: metrics.{evaluation}", result["metrics"][evaluation], {name: float}
         )
-        others = [
-            line
-            for line in experiment.differing_fields(first, result["config"])
-            if not line.startswith(tuple(f"{seed}:" for seed in SEEDS))
-        ]
+        others = [line for line in compare.differing_fields(first, result["config"]) if line not in SEEDS]
         if others:
             raise ValueError(f"{workdir} is of another configuration than {workdirs[0]}: {others[0]}")
     versions, device = results[0]["versions"], results[0]["device"]
@@ -68,7 +66,7 @@ def gather(
         "device": device,
         "runs": [
             {
-                "seeds": {seed: experiment.flat_fields(result["config"]).get(seed, 0) for seed in SEEDS},
+                "seeds": {seed: flat_fields(result["config"]).get(seed, 0) for seed in SEEDS},
                 "value": result["metrics"][evaluation][name],
                 "metrics": result["metrics"],
                 "steps": result["steps"],

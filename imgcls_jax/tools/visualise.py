@@ -26,12 +26,13 @@ from typing import Any
 from PIL import Image
 
 from imgcls_jax.config.files import read_config
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.figures import network_input, pictures, pictures_of_sets
 from imgcls_jax.inference import index
 from imgcls_jax.inference.trained import load
 from imgcls_jax.runtime.command import exit_with
-from imgcls_jax.train import experiment
+from imgcls_jax.train.workdir import load_configuration
 
 Drawn = tuple[Image.Image, dict[Path, str]]
 AT_LEAST_ONE = ("patch", "stride", "k", "examples", "draws", "batch_size")
@@ -92,11 +93,11 @@ def draw_embedding(arguments: argparse.Namespace) -> Drawn:
 
 def draw_augmentation(arguments: argparse.Namespace) -> Drawn:
     if arguments.workdir is not None:
-        config = experiment.load_config(Path(arguments.workdir))
+        configuration = load_configuration(Path(arguments.workdir))
     else:
-        config = read_config([f"--config={arguments.config}", *arguments.overrides])
+        configuration = resolve(read_config([f"--config={arguments.config}", *arguments.overrides]))
     options = {name: getattr(arguments, name) for name in ("split", "phase", "examples", "draws")}
-    return pictures_of_sets.augmentation(config, **options), {}
+    return pictures_of_sets.augmentation(configuration, **options), {}
 
 
 def parser() -> argparse.ArgumentParser:

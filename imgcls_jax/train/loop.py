@@ -13,16 +13,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from imgcls_jax.config import compare
+from imgcls_jax.config.resolve import Configuration, resolve
 from imgcls_jax.contracts.objective import Batch
 from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate, note_bad_examples
 from imgcls_jax.runtime import compilations
 from imgcls_jax.runtime.agreement import all_or_none, require_agreement, union
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.stop import StopRequest
-from imgcls_jax.train import experiment, finished, nonfinite, sharding
+from imgcls_jax.train import finished, nonfinite, sharding
 from imgcls_jax.train import workdir as workdirs
+from imgcls_jax.train.build import make_evaluators
 from imgcls_jax.train.checkpoint import Checkpoints
-from imgcls_jax.train.experiment import Config
 from imgcls_jax.train.nonfinite import Incidents, RollBack
 from imgcls_jax.train.optimizer import reset_optimizer
 from imgcls_jax.train.phase import CachedFeatures, Phase, compute_features, only
@@ -64,7 +66,7 @@ class Loop:
         self.phase, self.cached = setup.phase_of(int(state.step)), None
         self.checkpoints, self.writer, self.stop = checkpoints, writer, stop
         self.incidents = incidents
-        self.evaluators = experiment.make_evaluators(setup.config, setup.predict, self.open_split, setup.task)
+        self.evaluators = make_evaluators(setup.settings.evals, setup.predict, self.open_split, setup.task)
         self.embedders: dict[str, Any] = {}
         self.step = self.checked = int(state.step)
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
@@ -82,7 +84,7 @@ class Loop:
           Interrupted: the run was asked to stop.
         """
         setup = self.setup
-        batches = setup.data.eval_batches(split, setup.eval_batch_size, setup.class_names)
+        batches = setup.data.eval_batches(split, setup.settings.train.evaluated_at_once, setup.class_names)
         return self._read_through(batches, setup.data.source(split))
 
     def _read_through(self, batches: EvalBatches, source: Any) -> Iterator[Batch]:
@@ -101,7 +103,7 @@ class Loop:
                 lambda *inputs: setup.predict(*inputs)[key], out_shardings=setup.sharding
             )
         predict = self.embedders[key]
-        batches = setup.data.training_in_order(setup.eval_batch_size)
+        batches = setup.data.training_in_order(setup.settings.train.evaluated_at_once)
         rows = [
             np.asarray(predict(state.params, state.objective_state, batch), np.float32)
             for batch in self._read_through(batches, setup.data.training)
@@ -118,7 +120,7 @@ class Loop:
             return only(phase.features, features), batch["label"]
 
         computed = jax.jit(compute, out_shardings=setup.sharding)
-        batches = phase.data.training_in_order(setup.eval_batch_size, train_line=True)
+        batches = phase.data.training_in_order(setup.settings.train.evaluated_at_once, train_line=True)
         rows = [
             jax.device_get(computed(state.params, state.objective_state, batch))
             for batch in self._read_through(batches, phase.data.training)
@@ -172,7 +174,7 @@ class Loop:
             self._span(compiled, self._batches(), stop)
 
     def _batches(self) -> TrainBatches:
-        settings = self.setup.settings
+        settings = self.setup.settings.train
         if self.cached is None:
             return self.phase.data.train_batches(settings.batch_size, settings.seed, self.order)
         return TrainBatches(
@@ -189,7 +191,7 @@ class Loop:
         self._check_finite()
         setup, state = self.setup, self.state
         num_examples = setup.task.num_examples
-        rng = jax.random.fold_in(jax.random.fold_in(state.rng, epoch), setup.settings.total_steps)
+        rng = jax.random.fold_in(jax.random.fold_in(state.rng, epoch), setup.settings.train.total_steps)
         plan = setup.objective.plan_epoch(state.params, state.objective_state, epoch, self.embed, rng)
         order = setup.batches.order_of(epoch) if plan.order is None else np.asarray(plan.order, np.int64)
         if len(order) != num_examples or order.min() < 0 or order.max() >= num_examples:
@@ -235,7 +237,7 @@ class Loop:
 
     def _after_step(self) -> None:
         """What is due at this step: a line, an evaluation, a checkpoint, the end."""
-        settings, step = self.setup.settings, self.step
+        settings, step = self.setup.settings.train, self.step
 
         def due(every: int) -> bool:
             return bool(every) and step % every == 0
@@ -304,13 +306,13 @@ class Loop:
         now = (self.counted_steps, self.clock.seconds(), self.waited)
         steps, seconds, waited = (new - old for new, old in zip(now, self._mark, strict=True))
         self._mark = now
-        speed = steps * setup.settings.batch_size / max(seconds, 1e-9)
+        speed = steps * setup.settings.train.batch_size / max(seconds, 1e-9)
         epoch = self.step / setup.task.steps_per_epoch
-        left = (setup.settings.total_steps - self.step) * seconds / max(steps, 1)
+        left = (setup.settings.train.total_steps - self.step) * seconds / max(steps, 1)
         if setup.first_process:
             line = progress_line(
                 self.step,
-                setup.settings.total_steps,
+                setup.settings.train.total_steps,
                 epoch,
                 means,
                 examples_per_second=speed,
@@ -322,7 +324,7 @@ class Loop:
 
     def _evaluate(self) -> dict[str, float]:
         """Runs every evaluation, prints and writes its scalars, and returns them."""
-        state, best = self.state, self.setup.settings.best_metric
+        state, best = self.state, self.setup.settings.train.best_metric
         self.evaluation = {
             name: run(state.params, state.objective_state) for name, run in self.evaluators.items()
         }
@@ -353,13 +355,13 @@ class Loop:
         return {
             "metrics": self.evaluation,
             "steps": self.step,
-            "examples_per_second": self.counted_steps * self.setup.settings.batch_size / seconds
+            "examples_per_second": self.counted_steps * self.setup.settings.train.batch_size / seconds
             if seconds
             else None,
             "input_wait": self.waited / seconds if seconds else None,
             "bad_examples": len(union(self.bad_examples)),
-            "config": self.setup.config,
-            "config_digest": experiment.config_digest(self.setup.config),
+            "config": self.setup.resolved,
+            "config_digest": compare.digest(self.setup.resolved),
             "state_digest": state_digest(self.state),
             **environment(),
         }
@@ -379,7 +381,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
       Interrupted: SIGTERM or Ctrl-C came; the state was saved.
       FloatingPointError: the loss is not finite; names step and leaf.
     """
-    started, settings = time.monotonic(), setup.settings
+    started, settings = time.monotonic(), setup.settings.train
     incidents = Incidents(workdir, settings.on_nonfinite, write=setup.first_process)
     with (
         StopRequest() as stop,
@@ -418,7 +420,7 @@ def _go_on(
     """Trains from the newest checkpoint to the end and returns the result, all but wall_seconds."""
     restored = restore(setup, checkpoints)
     state, order = restored or (setup.initial_state(), None)
-    first_step, total = int(state.step), setup.settings.total_steps
+    first_step, total = int(state.step), setup.settings.train.total_steps
     if restored and setup.first_process:
         print(f"resumed from the checkpoint of step {first_step}", flush=True)
     writer = MetricWriter(workdir, resume_step=first_step, active=setup.first_process)
@@ -440,7 +442,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     """Trains a configuration in a workdir; prints as it goes on, and a summary.
 
     Args:
-      config: ConfigDict or dict with the sections of train/experiment.py.
+      config: ConfigDict or dict with the sections of config/written.py.
       workdir: a folder, made where absent.
 
     Returns:
@@ -454,40 +456,43 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     workdir = Path(workdir)
     with contextlib.ExitStack() as held:
         with all_or_none():
-            config = experiment.plain(config)
-            workdirs.check(config, workdir)
-            result = finished.read_result(workdir) if (workdir / "result.json").exists() else None
-            setup = None if result else _enter(config, workdir, held)
+            configuration = resolve(config)
+            grown = workdirs.check(configuration, workdir)
+            finished_before = (workdir / "result.json").exists() and not grown
+            result = finished.read_result(workdir) if finished_before else None
+            setup = None if result else _enter(configuration, workdir, held)
         require_agreement({"whether its workdir holds a finished run": setup is None})
         if setup is None:
             print(f"{workdir} holds a finished run of this configuration; nothing to do", flush=True)
         else:
             require_agreement(_facts(setup))
             if setup.first_process:
-                write_json(workdir / "config.json", config)
-                experiment.save_task(workdir, setup.task, setup.class_names, setup.source_shape)
+                workdirs.claim(
+                    workdir, setup.configuration, setup.task, setup.class_names, setup.source_shape
+                )
             result = train(setup, workdir)
     if jax.process_index() == 0:
         print(finished.summary(result, workdir), flush=True)
     return result
 
 
-def _enter(config: Config, workdir: Path, held: contextlib.ExitStack) -> Setup:
+def _enter(configuration: Configuration, workdir: Path, held: contextlib.ExitStack) -> Setup:
     """Returns the setup; the first process holds the workdir's lock from here on."""
-    setup = Setup(config)
+    setup = Setup(configuration)
     workdir.mkdir(parents=True, exist_ok=True)
     if setup.first_process:
         held.enter_context(workdirs.lock(workdir))
-        workdirs.check(config, workdir)  # another run may have begun since
+        # Another run may have begun since.
+        if workdirs.check(configuration, workdir, setup.task.steps_per_epoch):
+            setup.require_growth(workdirs.saved_length(workdir))
     return setup
 
 
 def _facts(setup: Setup) -> dict[str, Any]:
     """Returns what every process must see alike."""
     found = environment()["versions"]
-    fields = experiment.flat_fields(setup.config).items()
     return {
-        **{f"config.{name}": value for name, value in fields if name not in experiment.FREE_ON_RESUME},
+        **{f"config.{name}": value for name, value in compare.binding_fields(setup.resolved).items()},
         "examples to train on": setup.task.num_examples,
         **{f"examples of the split {name!r}": size for name, size in setup.evaluated_sizes.items()},
         "class names": setup.class_names,

@@ -64,7 +64,7 @@ class Incidents:
 
     Args:
       workdir: of the run.
-      policy: of experiment.ON_NONFINITE.
+      policy: of config.settings.ON_NONFINITE.
       write: False in processes other than the first.
     """
 

@@ -8,88 +8,64 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from imgcls_jax.config.field_types import did_you_mean, fits
+from imgcls_jax.config.resolve import optax_function
+from imgcls_jax.config.settings import OptimizerSettings
 
 Schedule = Callable[[int | jax.Array], Any]
 
 
-def make_schedule(
-    learning_rate: float,
-    *,
-    total_steps: int,
-    schedule: str = "constant",
-    warmup_steps: int = 0,
-    decay_factor: float = 0.1,
-    decay_every_steps: int = 0,
-    decay_at_steps: Sequence[int] = (),
-    final_learning_rate: float = 0.0,
-) -> Schedule:
+def make_schedule(settings: OptimizerSettings, total_steps: int) -> Schedule:
     """Returns the learning rate as a function of the optimizer step.
 
     Args:
-      learning_rate: the peak.
-      total_steps: of the run, warm-up included.
-      schedule: "constant"; "step": times decay_factor at every multiple of decay_every_steps, or at
-        decay_at_steps; "cosine": from the end of the warm-up down to final_learning_rate at total_steps;
-        "cosine_7_16": times cos(7 pi t / 16) as t goes from 0, at the end of the warm-up, to 1.
-      warmup_steps: linear rise from 0 at step 0 to the peak; steps of a decay are counted from step 0 all the
-        same.
-      decay_factor, decay_every_steps, decay_at_steps: of "step".
-      final_learning_rate: of "cosine".
+      settings: its fields from learning_rate to final_learning_rate are read.
+      total_steps: of the run or phase, warm-up included.
 
     Raises:
       ValueError: an unknown schedule, or "step" without exactly one of its two forms.
     """
-    if learning_rate < 0 or warmup_steps < 0:
-        raise ValueError(
-            "optimizer.learning_rate and optimizer.warmup_epochs (or _steps) are not negative; got "
-            f"{learning_rate} and {warmup_steps} steps"
-        )
-    if schedule == "constant":
-        main = optax.constant_schedule(learning_rate)
-    elif schedule == "step":
-        main = _step_decay(
-            learning_rate, decay_factor, decay_every_steps, decay_at_steps, total_steps, warmup_steps
-        )
-    elif schedule == "cosine":
-        steps = max(total_steps - warmup_steps, 1)
-        alpha = final_learning_rate / learning_rate if learning_rate else 0.0
-        main = optax.cosine_decay_schedule(learning_rate, steps, alpha=alpha)
-    elif schedule == "cosine_7_16":
-        steps = max(total_steps - warmup_steps, 1)
+    rate, warmup_steps = settings.learning_rate, settings.warmup_steps
+    steps = max(total_steps - warmup_steps, 1)
+    if settings.schedule == "constant":
+        main = optax.constant_schedule(rate)
+    elif settings.schedule == "step":
+        main = _step_decay(settings, total_steps)
+    elif settings.schedule == "cosine":
+        alpha = settings.final_learning_rate / rate if rate else 0.0
+        main = optax.cosine_decay_schedule(rate, steps, alpha=alpha)
+    elif settings.schedule == "cosine_7_16":
 
         def main(step: int | jax.Array) -> jax.Array:
-            return learning_rate * jnp.cos(7 / 16 * jnp.pi * step / steps)
+            return rate * jnp.cos(7 / 16 * jnp.pi * step / steps)
 
     else:
         raise ValueError(
-            f"optimizer.schedule is one of 'constant', 'step', 'cosine', 'cosine_7_16'; got {schedule!r}"
+            "optimizer.schedule is one of 'constant', 'step', 'cosine', 'cosine_7_16'; got "
+            f"{settings.schedule!r}"
         )
     if not warmup_steps:
         return main
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, learning_rate, warmup_steps), main], [warmup_steps]
-    )
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup_steps), main], [warmup_steps])
 
 
-def _step_decay(
-    learning_rate: float, factor: float, every: int, at: Sequence[int], total: int, warmup: int
-) -> Schedule:
+def _step_decay(settings: OptimizerSettings, total_steps: int) -> Schedule:
+    every, at = settings.decay_every_steps, settings.decay_at_steps
     if bool(every) == bool(len(at)):
         raise ValueError(
             "optimizer.schedule = 'step' needs one of optimizer.decay_every_epochs (or _steps) and "
             f"optimizer.decay_at_epochs (or _steps); got {every} and {tuple(at)} steps"
         )
-    boundaries = range(every, total, every) if every else at
+    boundaries = range(every, total_steps, every) if every else at
     return optax.piecewise_constant_schedule(
-        learning_rate, {max(int(b) - warmup, 0): factor for b in boundaries}
+        settings.learning_rate,
+        {max(int(b) - settings.warmup_steps, 0): settings.decay_factor for b in boundaries},
     )
 
 
@@ -101,43 +77,22 @@ def param_paths(params: Any) -> Any:
 
 
 def make_optimizer(
-    name: str,
-    schedule: Schedule,
-    params: Any,
-    *,
-    weight_decay: float = 0.0,
-    decay_params: str = r".*/kernel",
-    clip_norm: float = 0.0,
-    groups: Sequence[tuple[str, float | None]] = (),
-    **hyperparameters: Any,
+    settings: OptimizerSettings, schedule: Schedule, params: Any
 ) -> optax.GradientTransformation:
     """Returns the optimizer.
 
     Args:
-      name: of a function of optax or optax.contrib: "sgd", "adamw", "lars", "lamb", "lion", "rmsprop",
-        "muon", ...
+      settings: all but the fields of the schedule are read.
       schedule: the learning rate.
       params: tree with the shapes of what will be optimised (read for its paths only).
-      weight_decay: >= 0. Optimizers with a decay of their own (adamw, lamb, lars, lion, ...) receive it; for
-        the others it is added to the gradient, as PyTorch's SGD does.
-      decay_params: pattern of the params that decay; the default leaves out biases and norm layers.
-      clip_norm: largest global norm of the gradients of all params that are not frozen; 0 for no clipping.
-      groups: (pattern, factor) pairs; the first pattern that matches a path sets the factor on the learning
-        rate; None freezes: no update and no optimizer memory. What no pattern matches has factor 1.
-      **hyperparameters: of the optax function (momentum=0.9, nesterov=True, b1=..., ...).
 
     Raises:
-      ValueError: an unknown optimizer or hyper-parameter, a pattern that matches nothing or does not compile,
-        or every parameter frozen.
+      ValueError: an unknown optimizer, a pattern that matches nothing or does not compile, or every parameter
+        frozen.
     """
-    function = _optax_function(name, hyperparameters)
-    if weight_decay < 0 or clip_norm < 0:
-        raise ValueError(
-            "optimizer.weight_decay and optimizer.clip_norm are not negative; got "
-            f"{weight_decay} and {clip_norm}"
-        )
+    function, groups, weight_decay = optax_function(settings.name), settings.groups, settings.weight_decay
     paths = param_paths(params)
-    decay_mask = _decay_mask(paths, decay_params) if weight_decay else None
+    decay_mask = _decay_mask(paths, settings.decay_params) if weight_decay else None
     labels = _group_labels(paths, groups)
     factors = dict(enumerate(factor for _, factor in groups)) | {len(groups): 1.0}
     used = set(jax.tree.leaves(labels))
@@ -150,12 +105,12 @@ def make_optimizer(
             continue
         chosen = _masked_to(decay_mask, labels, label)
         transforms[label] = _one_group(
-            function, _scaled(schedule, factors[label]), weight_decay, chosen, hyperparameters
+            function, _scaled(schedule, factors[label]), weight_decay, chosen, settings.fields
         )
     tx = optax.partition(transforms, labels)
-    if clip_norm:
+    if settings.clip_norm:
         trainable = jax.tree.map(lambda label: factors[label] is not None, labels)
-        tx = optax.chain(optax.masked(optax.clip_by_global_norm(clip_norm), trainable), tx)
+        tx = optax.chain(optax.masked(optax.clip_by_global_norm(settings.clip_norm), trainable), tx)
     return tx
 
 
@@ -165,36 +120,12 @@ def frozen_params(params: Any, groups: Sequence[tuple[str, float | None]]) -> An
     return jax.tree.map(lambda label: label < len(groups) and groups[label][1] is None, labels)
 
 
-def _optax_function(
-    name: str, hyperparameters: dict[str, Any]
-) -> Callable[..., optax.GradientTransformation]:
-    function = getattr(optax, name, None) or getattr(optax.contrib, name, None)
-    signature = inspect.signature(function) if inspect.isfunction(function) else None
-    if signature is None or "learning_rate" not in signature.parameters:
-        raise ValueError(
-            f"optimizer.name is the name of an optimizer in optax, such as 'sgd' or 'adamw'; got {name!r}"
-        )
-    unknown = set(hyperparameters) - set(signature.parameters)
-    if unknown:
-        field = sorted(unknown)[0]
-        own = [*inspect.signature(make_schedule).parameters, *inspect.signature(make_optimizer).parameters]
-        hint = did_you_mean(field, [*own, *signature.parameters])
-        raise ValueError(
-            f"optimizer.{field}: neither a field of the section nor an argument of optax's {name}, which "
-            f"takes {', '.join(signature.parameters)}{hint and '; '}{hint}"
-        )
-    for field, value in hyperparameters.items():
-        if not field.endswith("dtype") and not fits(value, float | bool | None):
-            raise ValueError(f"optimizer.{field} is a number, or True or False; got {value!r}")
-    return function
-
-
 def _one_group(
     function: Callable[..., Any],
     schedule: Schedule,
     weight_decay: float,
     decay_mask: Any,
-    hyperparameters: dict[str, Any],
+    hyperparameters: Mapping[str, Any],
 ) -> optax.GradientTransformation:
     arguments = inspect.signature(function).parameters
     if "weight_decay" in arguments:

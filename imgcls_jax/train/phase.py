@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,14 +17,12 @@ import jax
 import numpy as np
 import optax
 
+from imgcls_jax.config.settings import Settings
 from imgcls_jax.contracts.objective import Batch, Objective, Task, apply_backbone
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.layers.frozen import Frozen, Precomputed
-from imgcls_jax.train import experiment
-from imgcls_jax.train.experiment import Config
+from imgcls_jax.train import build
 from imgcls_jax.train.optimizer import Schedule, frozen_params, make_optimizer, make_schedule
-
-MAIN = "main"  # the one phase of a run without the section
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,98 +58,45 @@ class Phase:
         return batch if self.features is not None else self.data.augment(rng, batch)
 
 
-def read_spans(
-    config: Config, steps_per_epoch: int, batch_size: int
-) -> list[tuple[str, int, dict[str, Any]]]:
-    """Returns (name, steps, other fields with durations in steps) of each section of `phases`.
-
-    Raises:
-      ValueError: a phase without its length, or the length of the run given besides.
-    """
-    sections = config.get("phases") or {}
-    spans = []
-    for name in sorted(sections):
-        fields = experiment.in_steps(sections[name], f"phases.{name}", steps_per_epoch, batch_size)
-        steps = fields.pop("total_steps", 0)
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(
-                f"config.phases.{name} needs its length, at least one step: total_epochs, total_steps or "
-                "total_examples"
-            )
-        spans.append((name, steps, fields))
-    given = [field for field in config["train"] if field.startswith("total_") and config["train"][field]]
-    if spans and given:
-        raise ValueError(
-            f"config.train.{given[0]}: with config.phases a run is as long as its phases; set it to 0"
-        )
-    return spans
-
-
-def make_phases(
-    config: Config,
-    data: DataSide,
-    task: Task,
-    backbone: Any,
-    params: Any,
-    batch_size: int,
-) -> list[Phase]:
+def make_phases(settings: Settings, data: DataSide, task: Task, backbone: Any, params: Any) -> list[Phase]:
     """Builds the phases of a run, one that lasts for all of it where the configuration has none.
 
     Args:
-      config: of the run.
-      data, task, backbone: of the run.
+      settings, data, task, backbone: of the run.
       params: shapes.
-      batch_size: of a step.
 
     Raises:
       ValueError: a mistake in the sections phases or optimizer.
     """
-    spans = read_spans(config, task.steps_per_epoch, batch_size)
-    phases, start = [], 0
-    for name, steps, fields in spans or [(MAIN, task.total_steps, {})]:
-        section = f"phases.{name}" if spans else "optimizer"
-        line = fields.pop("train_transforms", None)
-        settings = (
-            experiment.in_steps(config["optimizer"], "optimizer", task.steps_per_epoch, batch_size) | fields
+    phases: list[Phase] = []
+    for own in settings.phases:
+        start = phases[-1].stop if phases else 0
+        schedule = make_schedule(own.optimizer, own.total_steps)
+        frozen = frozen_params(params, own.optimizer.groups)
+        held = (
+            backbone if not any(jax.tree.leaves(frozen["backbone"])) else Frozen(backbone, frozen["backbone"])
         )
-        schedule, tx = _optimizer(section, settings, steps, params)
-        frozen = frozen_params(params, settings.get("groups", ()))
-        held = backbone if not any(jax.tree.leaves(frozen["backbone"])) else _frozen(backbone, frozen)
+        same = own.train_transforms == settings.data.train_transforms
         phases.append(
             Phase(
-                name=name,
+                name=own.name,
                 start=start,
-                stop=start + steps,
-                data=data if line is None else data.with_train_transforms(section, line),
-                objective=experiment.make_objective(config, task, held),
+                stop=start + own.total_steps,
+                data=data if same else data.with_train_transforms(own.section, own.train_transforms),
+                objective=build.make_objective(settings.objective, task, held),
                 schedule=schedule,
-                tx=tx,
+                tx=make_optimizer(own.optimizer, schedule, params),
                 frozen=frozen if any(jax.tree.leaves(frozen)) else None,
             )
         )
-        start += steps
     return phases
-
-
-def _frozen(backbone: Any, frozen: Any) -> Any:
-    return Frozen(backbone, frozen["backbone"])
-
-
-def _optimizer(
-    section: str, settings: dict[str, Any], steps: int, params: Any
-) -> tuple[Schedule, optax.GradientTransformation]:
-    names = inspect.signature(make_schedule).parameters
-    of_schedule = {key: value for key, value in settings.items() if key in names}
-    others = {key: value for key, value in settings.items() if key not in names}
-    schedule = experiment.call(make_schedule, section, of_schedule, total_steps=steps)
-    return schedule, experiment.call(make_optimizer, section, others, schedule=schedule, params=params)
 
 
 # ---- features computed once
 
 
 def with_cached_features(
-    phase: Phase, config: Config, task: Task, backbone: Any, state: Any, prepared: Batch, limit_bytes: float
+    phase: Phase, settings: Settings, task: Task, backbone: Any, state: Any, prepared: Batch
 ) -> Phase:
     """Returns the phase with `features` and the objective that reads them, where that changes no result.
 
@@ -161,10 +105,9 @@ def with_cached_features(
 
     Args:
       phase: as made.
-      config, task, backbone: of the run.
+      settings, task, backbone: of the run.
       state: TrainState of shapes.
       prepared: shapes of a batch as the objective sees it.
-      limit_bytes: the most that all features may take in the host's memory.
     """
     if phase.frozen is None or not all(jax.tree.leaves(phase.frozen["backbone"])):
         return phase
@@ -176,7 +119,7 @@ def with_cached_features(
     if phase.data.settings.on_bad_example != "raise":
         return dataclasses.replace(phase, why_not_cached="data.on_bad_example is not 'raise'")
     precomputed = Precomputed(backbone)
-    objective = experiment.make_objective(config, task, precomputed)
+    objective = build.make_objective(settings.objective, task, precomputed)
     compute = functools.partial(compute_features, backbone)
     features = jax.eval_shape(compute, state.params, state.objective_state, prepared)
     batch = {key: prepared[key] for key in objective.batch_keys} | {"image": features}
@@ -185,7 +128,7 @@ def with_cached_features(
     size = (
         sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(features)) / rows * task.num_examples
     )
-    if size > limit_bytes:
+    if size > settings.train.feature_cache_gib * 2**30:
         return dataclasses.replace(
             phase,
             why_not_cached=f"they would take {size / 2**30:.1f} GiB, more than train.feature_cache_gib",

@@ -13,16 +13,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.config.field_types import require_at_least
+from imgcls_jax.config.modules import find_module
+from imgcls_jax.config.resolve import Configuration
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.datasets import DataSide
-from imgcls_jax.train import experiment, nonfinite, sharding
+from imgcls_jax.data.pipeline import TrainBatches
+from imgcls_jax.train import build, nonfinite, sharding
 from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
-from imgcls_jax.train.experiment import Config, TrainSettings
-from imgcls_jax.train.phase import Phase, make_phases, read_spans, with_cached_features
+from imgcls_jax.train.phase import Phase, make_phases, with_cached_features
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.step import make_init, make_train_step
 from imgcls_jax.weights import pretrained
 
+# Schedules whose first steps are the same in a longer run.
+FREE_OF_LENGTH = ("constant", "step")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 
@@ -30,42 +35,41 @@ class Setup:
     """A configuration made concrete on the devices at hand.
 
     Args:
-      config: of experiment.plain.
+      configuration: of the run.
       data: instead of the configuration's own data side; tools/plan.py needs no data.
 
     Raises:
       ValueError: a mistake in the configuration or the data.
     """
 
-    def __init__(self, config: Config, data: DataSide | None = None):
-        self.config = config
+    def __init__(self, configuration: Configuration, data: DataSide | None = None):
+        self.configuration = configuration
         self.mesh = sharding.data_mesh()
         self.sharding = sharding.replicated(self.mesh)
         self.first_process = jax.process_index() == 0
-        self.data = data or DataSide(config["data"], (jax.process_index(), jax.process_count()))
-        self._read_train_section()
+        self.data = data or DataSide(configuration.data, (jax.process_index(), jax.process_count()))
+        self.batches = self._read_batches()
+        self.resolved = configuration.in_steps(self.batches.steps_per_epoch)
+        self.settings = configuration.settings(self.batches.steps_per_epoch)
+        self._check_sizes()
         self._build()
 
-    def _read_train_section(self) -> None:
-        section = self.config["train"]
-        batch_size = section.get("batch_size")
-        if not isinstance(batch_size, int):
-            raise ValueError(f"config.train.batch_size is a whole number of examples; got {batch_size!r}")
+    def _read_batches(self) -> TrainBatches:
+        batch_size = self.configuration.batch_size
+        require_at_least("train", self.configuration, batch_size=1, seed=0)
         sharding.check_batch_size(batch_size, self.mesh)
-        self.batches = self.data.train_batches(batch_size, section.get("seed", 0))
-        train = experiment.in_steps(section, "train", self.batches.steps_per_epoch, batch_size)
-        spans = read_spans(self.config, self.batches.steps_per_epoch, batch_size)
-        train |= {"total_steps": sum(steps for _, steps, _ in spans)} if spans else {}
-        self.settings: TrainSettings = experiment.call(TrainSettings, "train", train)
-        self.eval_batch_size = self.settings.eval_batch_size or batch_size
-        sharding.check_batch_size(self.eval_batch_size, self.mesh, "train.eval_batch_size")
-        parts = self.settings.accumulate_steps * self.mesh.size
+        return self.data.train_batches(batch_size, self.configuration.seed)
+
+    def _check_sizes(self) -> None:
+        """Raises ValueError where a batch does not divide among devices and microbatches."""
+        train, devices = self.settings.train, self.mesh.size
+        sharding.check_batch_size(train.evaluated_at_once, self.mesh, "train.eval_batch_size")
         labeled = self.data.settings.labeled_batch_size
-        for field, size in (("train.batch_size", batch_size), ("data.labeled_batch_size", labeled)):
-            if size % parts:
+        for field, size in (("train.batch_size", train.batch_size), ("data.labeled_batch_size", labeled)):
+            if size % (train.num_microbatches * devices):
                 raise ValueError(
-                    f"{field} = {size} does not divide into train.accumulate_steps = "
-                    f"{self.settings.accumulate_steps} parts on {self.mesh.size} devices"
+                    f"{field} = {size} does not divide into train.num_microbatches = "
+                    f"{train.num_microbatches} parts on {devices} devices"
                 )
 
     def _build(self) -> None:
@@ -79,18 +83,18 @@ class Setup:
             num_classes=len(source.class_names),
             num_examples=len(source),
             steps_per_epoch=self.batches.steps_per_epoch,
-            total_steps=self.settings.total_steps,
+            total_steps=sum(phase.total_steps for phase in self.settings.phases),
             image_shape=tuple(prepared["image"].shape[1:]),
             class_counts=self.data.class_counts,
-            axis_name=sharding.AXIS if self.settings.parallel == "per_replica" else None,
+            axis_name=sharding.AXIS if self.settings.train.parallel == "per_replica" else None,
         )
-        backbone = self.backbone = experiment.make_backbone(self.config)
-        self.objective = experiment.make_objective(self.config, self.task, backbone)
+        backbone = self.backbone = build.make_backbone(self.settings.model)
+        self.objective = build.make_objective(self.settings.objective, self.task, backbone)
         if "label" in self.objective.batch_keys and self.objective.multi_label != (sample["label"].ndim == 2):
             raise ValueError(
                 f"config.data.source = {self.data.settings.source!r} gives an image "
                 f"{'any number of labels' if sample['label'].ndim == 2 else 'one label'}, and "
-                f"config.objective.name = {self.config['objective']['name']!r} learns "
+                f"config.objective.name = {self.settings.objective.name!r} learns "
                 f"{'any number of them' if self.objective.multi_label else 'one'}: change either"
             )
         self.spec = {key: spec[key] for key in self.data.placed(self.objective.batch_keys)}
@@ -98,13 +102,12 @@ class Setup:
         # A batch of two is enough to initialise from, and compiles faster.
         small = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), prepared)
         params, objective_state = self._initial_shapes(small)
-        phases = make_phases(self.config, self.data, self.task, backbone, params, self.settings.batch_size)
+        phases = make_phases(self.settings, self.data, self.task, backbone, params)
         init = make_init(self.objective, phases[0].tx, small)
         self._state = jax.eval_shape(init, jax.random.key(0))
         self.init = jax.jit(init, out_shardings=self.shardings(self._state))
-        limit = self.settings.feature_cache_gib * 2**30
         self.phases = [
-            with_cached_features(phase, self.config, self.task, backbone, self._state, small, limit)
+            with_cached_features(phase, self.settings, self.task, backbone, self._state, small)
             for phase in phases
         ]
         self._check_prediction(params, objective_state)
@@ -125,7 +128,7 @@ class Setup:
 
     def shardings(self, state: TrainState) -> TrainState:
         """Returns the sharding of each leaf of a state, by train.parallel."""
-        return sharding.of_state(state, self.mesh, split=self.settings.parallel == "sharded")
+        return sharding.of_state(state, self.mesh, split=self.settings.train.parallel == "sharded")
 
     def copy(self, state: TrainState) -> TrainState:
         """Returns a state of buffers of its own, placed by train.parallel."""
@@ -166,15 +169,40 @@ class Setup:
         Returns:
           The number of examples of each split.
         """
-        experiment.make_evaluators(self.config, self.predict, None, self.task)
+        build.make_evaluators(self.settings.evals, self.predict, None, self.task)
         sizes = {}
-        for field, split in experiment.evaluated_splits(self.config):
+        for field, split in build.evaluated_splits(self.settings.evals):
             try:
-                batches = self.data.eval_batches(split, self.eval_batch_size, self.class_names)
+                batches = self.data.eval_batches(
+                    split, self.settings.train.evaluated_at_once, self.class_names
+                )
             except (OSError, ValueError) as error:
                 raise ValueError(f"config.{field} = {split!r}: {error}") from error
             sizes[split] = len(batches.source)
         return sizes
+
+    def require_growth(self, steps: int) -> None:
+        """Raises ValueError where the run is not the longer form of one that was to take `steps` steps."""
+        schedule, objective = self.settings.phases[-1].optimizer.schedule, self.settings.objective.name
+        reason = ""
+        if schedule not in FREE_OF_LENGTH:
+            reason = f"optimizer.schedule = {schedule!r} spreads over all of the run"
+        elif self.objective.plan_epoch is not None or self._objective_reads_length():
+            reason = f"the objective {objective!r} reads the length of the run"
+        if reason:
+            raise ValueError(
+                f"the workdir's run has {steps} steps and cannot become one of {self.task.total_steps}: "
+                f"{reason}, so what was trained is not its beginning. Choose another --workdir"
+            )
+
+    def _objective_reads_length(self) -> bool:
+        """Whether the objective cannot be made without knowing the length of the run."""
+        task = dataclasses.replace(self.task, total_steps=None)
+        try:
+            build.make_objective(self.settings.objective, task, self.backbone)
+        except TypeError:
+            return True
+        return False
 
     def initial_state(self) -> TrainState:
         """Returns the state of step 0, with the weights that config.model.pretrained names.
@@ -185,16 +213,16 @@ class Setup:
         Raises:
           ValueError: the weights do not fit.
         """
-        state = self.init(jax.random.key(self.settings.seed))
-        path = self.config["model"].get("pretrained")
+        model = self.settings.model
+        state, path = self.init(jax.random.key(self.settings.train.seed)), model.pretrained
         if not path:
             return state
         target = {"params": state.params, "batch_stats": state.objective_state.get("batch_stats", {})}
         if Path(path).is_dir():
             params, batch_stats, report = _from_workdir(Path(path), target, self.sharding)
         else:
-            family, variant = experiment.find_family(self.config)
-            params, batch_stats, report = pretrained.load(path, family, variant, target)
+            family = find_module("models", model.name)
+            params, batch_stats, report = pretrained.load(path, family, model.variant, target)
         if self.first_process:
             print(f"pretrained weights from {path}: {report}", flush=True)
         params = state.params | params
@@ -219,10 +247,10 @@ class Setup:
         sample = jax.tree.map(lambda leaf: of_all_processes(leaf, leaf.shape[0] * processes), self.spec)
         if phase.features is not None:
             sample["image"] = jax.tree.map(
-                lambda leaf: of_all_processes(leaf, self.settings.batch_size), phase.features
+                lambda leaf: of_all_processes(leaf, self.settings.train.batch_size), phase.features
             )
         objective = phase.objective
-        if self.settings.parallel == "sharded":
+        if self.settings.train.parallel == "sharded":
             loss = objective.loss
             objective = dataclasses.replace(
                 objective, loss=lambda params, *inputs: loss(self._gathered(params), *inputs)
@@ -231,13 +259,13 @@ class Setup:
             objective,
             phase.tx,
             phase.augment,
-            accumulate_steps=self.settings.accumulate_steps,
+            num_microbatches=self.settings.train.num_microbatches,
             frozen=phase.frozen,
             axis_name=self.task.axis_name,
         )
         if self.task.axis_name is not None:
             step = sharding.per_replica(step, self.mesh)
-        step = nonfinite.watch(step, self.settings.on_nonfinite)
+        step = nonfinite.watch(step, self.settings.train.on_nonfinite)
         state = self.target(phase.stop)
         shardings = (self.shardings(state), self.sharding)
         return jax.jit(step, donate_argnums=0, out_shardings=shardings), state, sample

@@ -21,7 +21,7 @@ def make_train_step(
     tx: optax.GradientTransformation,
     augment: Augment,
     *,
-    accumulate_steps: int = 1,
+    num_microbatches: int = 1,
     frozen: Any = None,
     axis_name: str | None = None,
 ) -> Step:
@@ -31,7 +31,7 @@ def make_train_step(
       objective: the algorithm.
       tx: the optimizer.
       augment: (rng, batch) -> batch, the device-side part of the input pipeline.
-      accumulate_steps: a batch is worked through in so many equal parts and their gradients are averaged
+      num_microbatches: a batch is worked through in so many equal parts and their gradients are averaged
         before the one optimizer step; the objective state (BatchNorm statistics, say) goes from part to part.
       frozen: bool for every leaf of params; those that are True cost no backward pass and stay to the bit.
         None freezes nothing.
@@ -47,12 +47,12 @@ def make_train_step(
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
         rng_a, rng_l = jax.random.split(rng)
         batch = augment(rng_a, batch)
-        if accumulate_steps == 1:
+        if num_microbatches == 1:
             (_, (objective_state, metrics)), grads = grad(
                 state.params, state.objective_state, batch, rng_l, state.step
             )
         else:
-            objective_state, metrics, grads = _accumulate(grad, accumulate_steps, state, batch, rng_l)
+            objective_state, metrics, grads = _accumulate(grad, num_microbatches, state, batch, rng_l)
         if axis_name is not None:
             objective_state = _shared_objective_state(axis_name, state.objective_state, objective_state)
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)

@@ -9,32 +9,21 @@ run, and the tools, see the larger images whole, so the network must take both s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.config.settings import ViewSettings
 from imgcls_jax.contracts.evaluator import Predict
 
 
-def average_views(
-    predict: Predict,
-    *,
-    crop: int,
-    corners: bool = True,
-    flip: bool = True,
-    sizes: Sequence[int] = (),
-) -> Predict:
+def average_views(predict: Predict, settings: ViewSettings) -> Predict:
     """Returns a prediction that averages over views of the images.
 
     Args:
       predict: (params, objective_state, batch) -> outputs, of batch["image"] uint8 [B, crop, crop, C].
-      crop: side of the views, in pixels.
-      corners: whether each corner is a view, beside the centre.
-      flip: whether each view is taken mirrored, too.
-      sizes: heights and widths, in pixels, to which the whole image is brought before the crops are cut, one
-        after the other; () for as it comes.
+      settings: which views.
 
     Returns:
       (params, objective_state, batch) -> outputs, of batch["image"] uint8 [B, H, W, C], H and W at least crop
@@ -42,14 +31,11 @@ def average_views(
       other output as the mean over the views.
 
     Raises:
-      ValueError: crop or a size is no positive number, or smaller than the crop; when traced, images smaller
-        than the crop.
+      ValueError: when traced, images smaller than the crop.
     """
-    if crop < 1 or any(size < crop for size in sizes):
-        raise ValueError(f"views: crop is positive and at most each of sizes; got {crop} and {tuple(sizes)}")
 
     def averaged(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        views = cut(batch["image"], crop=crop, corners=corners, flip=flip, sizes=sizes)
+        views = cut(batch["image"], settings)
 
         def one(view: jax.Array) -> dict[str, jax.Array]:
             outputs = predict(params, objective_state, batch | {"image": view})
@@ -66,12 +52,12 @@ def average_views(
     return averaged
 
 
-def cut(images: jax.Array, *, crop: int, corners: bool, flip: bool, sizes: Sequence[int]) -> jax.Array:
+def cut(images: jax.Array, settings: ViewSettings) -> jax.Array:
     """Cuts views.
 
     Args:
       images: uint8 [B, H, W, C].
-      crop, corners, flip, sizes: as in `average_views`.
+      settings: which views.
 
     Returns:
       uint8 [V, B, crop, crop, C]: size by size top left, top right, bottom left, bottom right and centre,
@@ -80,8 +66,8 @@ def cut(images: jax.Array, *, crop: int, corners: bool, flip: bool, sizes: Seque
     Raises:
       ValueError: images smaller than the crop.
     """
-    views = []
-    for size in sizes or (None,):
+    views, crop = [], settings.crop
+    for size in settings.sizes or (None,):
         scaled = images if size is None else _resized(images, size)
         height, width = scaled.shape[1:3]
         down, right = height - crop, width - crop
@@ -91,10 +77,10 @@ def cut(images: jax.Array, *, crop: int, corners: bool, flip: bool, sizes: Seque
                 f"{crop}: resize to more there, or give sizes"
             )
         places = [(round(down / 2), round(right / 2))]
-        if corners:
+        if settings.corners:
             places = [(0, 0), (0, right), (down, 0), (down, right), *places]
         crops = [scaled[:, y : y + crop, x : x + crop] for y, x in places]
-        views += crops + ([view[:, :, ::-1] for view in crops] if flip else [])
+        views += crops + ([view[:, :, ::-1] for view in crops] if settings.flip else [])
     return jnp.stack(views)
 
 

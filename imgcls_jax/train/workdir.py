@@ -1,33 +1,165 @@
-"""Whose a workdir is: of one configuration, and of one run at a time."""
+"""The files of a workdir that say whose it is: its configuration, its task, and its lock."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import logging
 import os
 import platform
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from imgcls_jax.runtime.files import read_json
-from imgcls_jax.train import experiment
-from imgcls_jax.train.experiment import Config
+from imgcls_jax.config import compare
+from imgcls_jax.config.field_types import fits
+from imgcls_jax.config.resolve import Configuration, resolve
+from imgcls_jax.config.written import Config, with_present_names
+from imgcls_jax.contracts.objective import Task
+from imgcls_jax.runtime.files import naming, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 
-def check(config: Config, workdir: Path) -> None:
-    """Raises ValueError where another configuration trained in the workdir."""
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """The configuration that a workdir keeps.
+
+    Attributes:
+      written: what its file and command line said.
+      resolved: every field, durations in steps.
+      steps_per_epoch: of the run.
+    """
+
+    written: Config
+    resolved: Config
+    steps_per_epoch: int
+
+
+def save_configuration(workdir: Path, configuration: Configuration, steps_per_epoch: int) -> None:
+    """Writes <workdir>/config.json."""
+    resolved = configuration.in_steps(steps_per_epoch)
+    content = {
+        "written": configuration.written,
+        "resolved": resolved,
+        "steps_per_epoch": steps_per_epoch,
+        "digest": compare.digest(resolved),
+    }
+    write_json(workdir / "config.json", content)
+
+
+def _read_configuration(workdir: Path) -> Saved:
+    """Returns the configuration of a workdir; one without resolved fields is resolved by today's defaults.
+
+    Raises:
+      ValueError: it is absent or damaged.
+    """
     path = workdir / "config.json"
+    content = read_json(path)
+    if "resolved" not in content:
+        logger.warning("%s is of a version that kept no defaults: today's are taken for them", path)
+        steps_per_epoch = load_task(workdir)[0].steps_per_epoch
+        configuration = _resolved(path, with_present_names(content))
+        return Saved(configuration.written, configuration.in_steps(steps_per_epoch), steps_per_epoch)
+    types = {"written": dict, "resolved": dict, "steps_per_epoch": int}
+    for name, wanted in types.items():
+        if not fits(content.get(name), wanted):
+            raise ValueError(
+                f"{path} is damaged: {name} is of type {wanted.__name__}; got {content.get(name)!r}"
+            )
+    return Saved(*(content[name] for name in types))
+
+
+def _resolved(path: Path, config: Any) -> Configuration:
+    try:
+        return resolve(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load_configuration(workdir: Path) -> Configuration:
+    """Returns the configuration of a workdir, with the values that the run used.
+
+    Raises:
+      ValueError: it is absent or damaged.
+    """
+    saved = _read_configuration(workdir)
+    used = _resolved(workdir / "config.json", with_used_values(saved.resolved))
+    return dataclasses.replace(used, written=saved.written)
+
+
+def with_used_values(resolved: Config) -> Config:
+    """Returns a resolved configuration as one that could be written: phases have its length, or `train`."""
+    train = dict(resolved["train"])
+    if resolved["phases"]:
+        train["total_steps"] = 0
+    return resolved | {"train": train}
+
+
+def check(configuration: Configuration, workdir: Path, steps_per_epoch: int = 0) -> bool:
+    """Checks that a workdir is new or of this configuration.
+
+    Args:
+      configuration: of the run that is to start or go on.
+      workdir: perhaps absent.
+      steps_per_epoch: of the data at hand; 0 where they are not open yet.
+
+    Returns:
+      Whether the workdir's run is a shorter one: `Setup.require_growth` then asks whether it may grow.
+
+    Raises:
+      ValueError: it is of another configuration, or its training split had another number of steps an epoch.
+    """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir {workdir} is a file")
-    differing = experiment.differing_fields(read_json(path), config) if path.exists() else []
+    if not (workdir / "config.json").exists():
+        return False
+    saved = _read_configuration(workdir)
+    old, new = saved.resolved, configuration.in_steps(saved.steps_per_epoch)
+    differing = compare.differing_fields(old, new)
+    lengths = differing.get(compare.LENGTH, (0, 0))
+    grows = lengths[0] < lengths[1]
+    if grows:
+        del differing[compare.LENGTH]
     if differing:
+        lines = compare.describe(differing, saved.written, configuration.written)
         raise ValueError(
             f"{workdir} belongs to a run of another configuration; choose another --workdir, or "
-            + "\n  ".join(["give back:", *differing])
+            + "\n  ".join(["give back:", *lines])
         )
+    if steps_per_epoch not in (0, saved.steps_per_epoch):
+        raise ValueError(
+            f"{workdir} belongs to a run of {saved.steps_per_epoch} steps an epoch, and the training split "
+            f"has {steps_per_epoch} now: the data have changed. Choose another --workdir, or bring the data "
+            "back"
+        )
+    return grows
+
+
+def saved_length(workdir: Path) -> int:
+    """Returns the number of steps that the workdir's run was to take."""
+    return _read_configuration(workdir).resolved["train"]["total_steps"]
+
+
+def claim(
+    workdir: Path,
+    configuration: Configuration,
+    task: Task,
+    class_names: tuple[str, ...],
+    source_shape: tuple[int, ...],
+) -> None:
+    """Makes a workdir that of a run: writes config.json and task.json.
+
+    The result of a shorter run is kept under the number of its steps.
+    """
+    result = workdir / "result.json"
+    if result.exists():
+        with naming(result):
+            result.replace(workdir / f"result_{saved_length(workdir)}.json")
+    save_configuration(workdir, configuration, task.steps_per_epoch)
+    save_task(workdir, task, class_names, source_shape)
 
 
 @contextlib.contextmanager
@@ -57,3 +189,32 @@ def lock(workdir: Path) -> Iterator[None]:
         except OSError as error:
             logger.warning("%s cannot be locked (%s): see to it that no other run uses it", workdir, error)
         yield
+
+
+def save_task(workdir: Path, task: Task, class_names: tuple[str, ...], source_shape: tuple[int, ...]) -> None:
+    """Keeps in the workdir what prediction needs to know of the data: it must not need the data
+    themselves."""
+    fields = dataclasses.asdict(task)
+    del fields["axis_name"]  # who loads it maps nothing
+    write_json(workdir / "task.json", fields | {"class_names": class_names, "source_shape": source_shape})
+
+
+def load_task(workdir: Path) -> tuple[Task, tuple[str, ...], tuple[int, ...]]:
+    """Returns (task, class_names, shape of the images between the host and the device side) of a workdir.
+
+    Raises:
+      ValueError: task.json is absent or damaged.
+    """
+    path = workdir / "task.json"
+    fields = read_json(path)
+    try:
+        class_names, source_shape = tuple(fields.pop("class_names")), tuple(fields.pop("source_shape"))
+        fields |= {name: tuple(fields.get(name, ())) for name in ("image_shape", "class_counts")}
+        task = Task(**fields)
+        sound = fits(source_shape, tuple[int, int, int]) and fits(class_names, Sequence[str])
+        sound &= all(fits(value, typing.get_type_hints(Task)[name]) for name, value in fields.items())
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    if not sound or len(class_names) != task.num_classes:
+        raise ValueError(f"{path} is damaged: a value of another type, or not num_classes class_names")
+    return task, class_names, source_shape

@@ -12,28 +12,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.data import augment
-from imgcls_jax.data.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from imgcls_jax.data import augment, erasing, geometric, photometric
+from imgcls_jax.data.device_operation import DeviceOp
+from imgcls_jax.data.photometric import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 QUICK = {"xla_backend_optimization_level": 0}  # the compiler's time is nearly all that these tests need
 PIXELS = np.array([[[1, 0.5, 0], [0, 0, 1]]], np.float32)  # [H=1, W=2, C]
 OPS = (
-    augment.flip(),
-    augment.vertical_flip(),
-    augment.pad_and_crop(2),
-    augment.pad_and_crop(2, "reflect"),
-    augment.rotate(20),
-    augment.rotate(20, "bilinear"),
-    augment.affine(10, translate=0.2, scale=(0.8, 1.2)),
-    augment.color_jitter(0.4, 0.4, 0.4, 0.1, p=0.8),
-    augment.greyscale(0.5),
-    augment.solarize(0.5, p=0.5),
-    augment.gaussian_blur(),
-    augment.cutout(3),
-    augment.random_erasing(),
-    augment.resized_crop(),
-    augment.upsample(12),
-    augment.normalize((0.5, 0.4, 0.3), 0.25),
+    geometric.flip(),
+    geometric.vertical_flip(),
+    geometric.pad_and_crop(2),
+    geometric.pad_and_crop(2, "reflect"),
+    geometric.rotate(20),
+    geometric.rotate(20, "bilinear"),
+    geometric.affine(10, translate=0.2, scale=(0.8, 1.2)),
+    photometric.color_jitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+    photometric.grayscale(0.5),
+    photometric.solarize(0.5, p=0.5),
+    photometric.gaussian_blur(),
+    erasing.cutout(3),
+    erasing.random_erasing(),
+    geometric.resized_crop(),
+    geometric.upsample(12),
+    photometric.normalize((0.5, 0.4, 0.3), 0.25),
 )
 RANDOM = tuple(op for op in OPS if op.random)
 
@@ -53,12 +54,12 @@ def run_random(images: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(result) for op, result in zip(OPS, results, strict=True) if op.random]
 
 
-def one(op: augment.DeviceOp, images: np.ndarray) -> np.ndarray:
+def one(op: DeviceOp, images: np.ndarray) -> np.ndarray:
     return np.asarray(jax.jit(op, compiler_options=QUICK)(jax.random.key(0, impl="unsafe_rbg"), images))
 
 
-quick_warp = jax.jit(augment.warp, static_argnames="order", compiler_options=QUICK)
-quick_jitter = jax.jit(augment.jitter, compiler_options=QUICK)
+quick_warp = jax.jit(geometric.warp, static_argnames="order", compiler_options=QUICK)
+quick_jitter = jax.jit(photometric.jitter, compiler_options=QUICK)
 
 
 # ---- laws
@@ -86,7 +87,7 @@ def test_values_stay_in_the_unit_range(images):
 def test_every_image_has_its_own_draw(images):
     for op, result in zip(RANDOM, run_random(np.repeat(images[:1], 16, axis=0)), strict=True):
         different = {image.tobytes() for image in result}
-        switches = ("flip", "vertical_flip", "greyscale", "solarize")
+        switches = ("flip", "vertical_flip", "grayscale", "solarize")
         assert len(different) == 2 if op.name in switches else len(different) > 5, op.name
 
 
@@ -120,7 +121,7 @@ def test_one_trace_for_all_keys_and_batches():
         traces.append(images.shape)
         return images
 
-    ops = (augment.flip(), augment.DeviceOp("count", count, random=False), augment.normalize(0.5, 0.5))
+    ops = (geometric.flip(), DeviceOp("count", count, random=False), photometric.normalize(0.5, 0.5))
     step = jax.jit(augment.compose(ops))
     for seed in range(3):
         step(jax.random.key(seed), {"image": np.full((2, 4, 4, 3), seed, np.uint8)})
@@ -132,7 +133,9 @@ def test_the_result_is_the_same_on_four_devices():
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from imgcls_jax.data import augment as a
-ops = [a.rotate(20), a.pad_and_crop(2), a.color_jitter(.4, .4, .4)]
+from imgcls_jax.data.geometric import pad_and_crop, rotate
+from imgcls_jax.data.photometric import color_jitter
+ops = [rotate(20), pad_and_crop(2), color_jitter(.4, .4, .4)]
 step = jax.jit(a.compose(ops), compiler_options={"xla_backend_optimization_level": 0})
 images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
 sharding = NamedSharding(jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
@@ -165,7 +168,7 @@ def test_compose_scales_once_and_leaves_the_rest():
 def test_compose_gives_each_operation_its_own_key():
     image = np.arange(2, dtype=np.uint8).reshape(1, 1, 2, 1) * 255
     batch = {"image": np.repeat(image, 256, axis=0)}
-    result = augment.compose((augment.flip(), augment.flip()))(jax.random.key(0), batch)["image"]
+    result = augment.compose((geometric.flip(), geometric.flip()))(jax.random.key(0), batch)["image"]
     flipped = np.asarray(result)[:, 0, 0, 0].mean()
     assert 0.35 < flipped < 0.65  # with one key for both it would be 0
 
@@ -180,7 +183,7 @@ def test_compose_refuses_other_images(image):
 
 
 @pytest.mark.parametrize(
-    ("factory", "mirrored"), [(augment.flip, np.s_[:, :, ::-1]), (augment.vertical_flip, np.s_[:, ::-1])]
+    ("factory", "mirrored"), [(geometric.flip, np.s_[:, :, ::-1]), (geometric.vertical_flip, np.s_[:, ::-1])]
 )
 def test_flips(factory, mirrored):
     images = np.random.default_rng(0).random((400, 2, 3, 1), dtype=np.float32)
@@ -197,13 +200,13 @@ def test_pad_and_crop_uses_every_offset(mode):
     image = np.random.default_rng(0).random((4, 3, 2), dtype=np.float32)
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode=mode)
     windows = {padded[y : y + 4, x : x + 3].tobytes() for y in range(3) for x in range(3)}
-    result = one(augment.pad_and_crop(1, mode), np.repeat(image[None], 200, axis=0))
+    result = one(geometric.pad_and_crop(1, mode), np.repeat(image[None], 200, axis=0))
     assert {window.tobytes() for window in result} == windows and len(windows) == 9
 
 
 def test_reflection_does_not_repeat_the_edge():
     row = np.tile(np.array([1, 2, 3], np.float32)[None, None, :, None], (200, 3, 1, 1))
-    result = one(augment.pad_and_crop(2, "reflect"), row)[:, 0, :, 0]
+    result = one(geometric.pad_and_crop(2, "reflect"), row)[:, 0, :, 0]
     golden = [3, 2, 1, 2, 3, 2, 1]
     assert {tuple(window) for window in result} == {tuple(golden[i : i + 3]) for i in range(5)}
 
@@ -253,9 +256,9 @@ def test_affine_draws_within_its_bounds(monkeypatch):
         )
         return images
 
-    monkeypatch.setattr(augment, "warp", record)
+    monkeypatch.setattr(geometric, "warp", record)
     images = np.zeros((2000, 10, 20, 1), np.float32)
-    augment.affine(30, 0.1, (0.5, 2.0))(jax.random.key(0), images)
+    geometric.affine(30, 0.1, (0.5, 2.0))(jax.random.key(0), images)
     expected = (("angles", -30, 30), ("scales", 0.5, 2))
     for name, low, high in expected:
         span = high - low
@@ -263,7 +266,7 @@ def test_affine_draws_within_its_bounds(monkeypatch):
         assert abs(drawn[name].mean() - (low + high) / 2) < 0.03 * span
     assert drawn["order"] == "bilinear"
     np.testing.assert_allclose(abs(drawn["shifts"]).max(axis=0), [1, 2], rtol=0.01)
-    augment.rotate(20)(jax.random.key(0), images)
+    geometric.rotate(20)(jax.random.key(0), images)
     assert drawn["order"] == "nearest" and 19.5 < abs(drawn["angles"]).max() <= 20.0001
     assert (drawn["shifts"] == 0).all() and (drawn["scales"] == 1).all()
 
@@ -271,7 +274,7 @@ def test_affine_draws_within_its_bounds(monkeypatch):
 def test_enlarged_is_bilinear_and_the_whole_stays():
     image = np.random.default_rng(0).random((8, 12, 2), dtype=np.float32)
     corners, sizes = jnp.array([[0.0, 0], [2, 3], [4, 0]]), jnp.array([[8.0, 12], [4, 6], [4, 6]])
-    enlarged = jax.jit(augment.enlarged, compiler_options=QUICK)
+    enlarged = jax.jit(geometric.enlarged, compiler_options=QUICK)
     whole, part, corner = enlarged(np.stack([image] * 3), corners, sizes)
     np.testing.assert_allclose(whole, image, atol=1e-6)
     expected = jax.image.resize(image[2:6, 3:9], (8, 12, 2), "bilinear")
@@ -289,8 +292,8 @@ def boxes_of(monkeypatch, count: int, height: int, width: int, **arguments) -> t
         drawn.update(corners=np.asarray(corners), sizes=np.asarray(sizes))
         return images
 
-    monkeypatch.setattr(augment, "enlarged", record)
-    augment.resized_crop(**arguments)(jax.random.key(0), np.zeros((count, height, width, 1), np.float32))
+    monkeypatch.setattr(geometric, "enlarged", record)
+    geometric.resized_crop(**arguments)(jax.random.key(0), np.zeros((count, height, width, 1), np.float32))
     return drawn["corners"], drawn["sizes"]
 
 
@@ -308,7 +311,7 @@ def test_resized_crop_draws_within_its_bounds(monkeypatch):
     np.testing.assert_allclose(share.mean(axis=0), 0.5, atol=0.02)
 
 
-def test_resized_crop_takes_the_largest_centred_part_where_no_draw_fits(monkeypatch):
+def test_resized_crop_takes_the_largest_centered_part_where_no_draw_fits(monkeypatch):
     corners, sizes = boxes_of(monkeypatch, 3, 8, 30, scale=(1.0, 1.0))
     np.testing.assert_array_equal(sizes, [[8, 11]] * 3)
     np.testing.assert_array_equal(corners, [[0, 9]] * 3)
@@ -317,12 +320,12 @@ def test_resized_crop_takes_the_largest_centred_part_where_no_draw_fits(monkeypa
 def test_upsample_golden():
     images = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
     golden = [[3.5714, 5.1429], [9.8571, 11.4286]]
-    np.testing.assert_allclose(one(augment.upsample(2), images)[0, :, :, 0], golden, atol=1e-4)
-    row = one(augment.upsample(4), np.array([[[[0.0], [1.0]], [[0.0], [1.0]]]], np.float32))[0, 1, :, 0]
+    np.testing.assert_allclose(one(geometric.upsample(2), images)[0, :, :, 0], golden, atol=1e-4)
+    row = one(geometric.upsample(4), np.array([[[[0.0], [1.0]], [[0.0], [1.0]]]], np.float32))[0, 1, :, 0]
     np.testing.assert_allclose(row, [0, 0.25, 0.75, 1], atol=1e-6)
 
 
-# ---- colour
+# ---- color
 
 
 def jitter_one(image: np.ndarray, factors: tuple, shift: float, order: tuple = (0, 1, 2, 3)) -> np.ndarray:
@@ -340,7 +343,7 @@ def jitter_one(image: np.ndarray, factors: tuple, shift: float, order: tuple = (
         ((1, 1, 1), 0, PIXELS[0]),
     ],
 )
-def test_colour_golden(factors, shift, golden):
+def test_color_golden(factors, shift, golden):
     np.testing.assert_allclose(jitter_one(PIXELS, factors, shift)[0], golden, atol=1e-4)
 
 
@@ -357,8 +360,8 @@ def reference_change(image: np.ndarray, which: int, amount: float) -> np.ndarray
         hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3)]
         rgb = [colorsys.hsv_to_rgb((h + amount) % 1, s, v) for h, s, v in hsv]
         return np.array(rgb).reshape(image.shape)
-    grey = image @ np.array([0.2989, 0.587, 0.114])
-    base = {BRIGHTNESS: 0.0, CONTRAST: grey.mean(), SATURATION: grey[..., None]}[which]
+    gray = image @ np.array([0.2989, 0.587, 0.114])
+    base = {BRIGHTNESS: 0.0, CONTRAST: gray.mean(), SATURATION: gray[..., None]}[which]
     return np.clip(amount * image + (1 - amount) * base, 0, 1)
 
 
@@ -383,9 +386,9 @@ def test_color_jitter_draws_within_its_bounds(monkeypatch):
         drawn.update(factors=np.asarray(factors), shifts=np.asarray(shifts), order=np.asarray(order))
         return images + 1
 
-    monkeypatch.setattr(augment, "jitter", record)
+    monkeypatch.setattr(photometric, "jitter", record)
     images = np.zeros((4800, 1, 1, 3), np.float32)
-    result = augment.color_jitter(0.4, 1.5, 0.2, 0.1, p=0.8)(jax.random.key(0), images)
+    result = photometric.color_jitter(0.4, 1.5, 0.2, 0.1, p=0.8)(jax.random.key(0), images)
     np.testing.assert_allclose(drawn["factors"].min(axis=0), [0.6, 0, 0.8], atol=0.01)
     np.testing.assert_allclose(drawn["factors"].max(axis=0), [1.4, 2.5, 1.2], atol=0.01)
     np.testing.assert_allclose([drawn["shifts"].min(), drawn["shifts"].max()], [-0.1, 0.1], atol=0.001)
@@ -394,21 +397,21 @@ def test_color_jitter_draws_within_its_bounds(monkeypatch):
     assert 0.77 < result.mean() < 0.83
 
 
-def test_greyscale_golden():
-    grey = one(augment.greyscale(1.0), PIXELS[None])[0, 0]
-    np.testing.assert_allclose(grey, [[0.5924] * 3, [0.1140] * 3], atol=1e-6)
+def test_grayscale_golden():
+    gray = one(photometric.grayscale(1.0), PIXELS[None])[0, 0]
+    np.testing.assert_allclose(gray, [[0.5924] * 3, [0.1140] * 3], atol=1e-6)
 
 
 def test_solarize_golden():
     images = np.array([0, 0.49, 0.5, 1], np.float32).reshape(1, 1, 4, 1)
     np.testing.assert_allclose(
-        one(augment.solarize(0.5, p=1), images)[0, 0, :, 0], [0, 0.49, 0.5, 0], atol=1e-7
+        one(photometric.solarize(0.5, p=1), images)[0, 0, :, 0], [0, 0.49, 0.5, 0], atol=1e-7
     )
 
 
 def test_blur_against_numpy(images):
     sigmas = np.linspace(0.3, 2, 16)
-    result = jax.jit(partial(augment.blur, kernel_size=5), compiler_options=QUICK)(images, sigmas)
+    result = jax.jit(partial(photometric.blur, kernel_size=5), compiler_options=QUICK)(images, sigmas)
     for image, sigma, blurred in zip(images, sigmas, result, strict=True):
         weights = np.exp(-((np.arange(5) - 2) ** 2) / (2 * sigma**2))
         kernel = np.outer(weights, weights) / weights.sum() ** 2
@@ -421,20 +424,22 @@ def test_blur_against_numpy(images):
 def test_the_kernel_is_a_tenth_of_the_side(side, width):
     images = np.zeros((1, side, side, 1), np.float32)
     images[0, side // 2, side // 2] = 1
-    blurred = one(augment.gaussian_blur((2.0, 2.0), p=1), images)[0, :, :, 0]
+    blurred = one(photometric.gaussian_blur((2.0, 2.0), p=1), images)[0, :, :, 0]
     assert (blurred > 0).sum() == width**2 and blurred.sum() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("op", [augment.color_jitter(0.4), augment.greyscale()], ids=lambda op: op.name)
-def test_colour_needs_three_channels(op):
+@pytest.mark.parametrize(
+    "op", [photometric.color_jitter(0.4), photometric.grayscale()], ids=lambda op: op.name
+)
+def test_color_needs_three_channels(op):
     with pytest.raises(ValueError, match=rf"{op.name} needs RGB images .* got \(2, 4, 4, 1\)"):
         jax.eval_shape(op.function, jax.random.key(0), jnp.zeros((2, 4, 4, 1)))
 
 
-# ---- erasing and normalisation
+# ---- erasing and normalization
 
 
-def holes(op: augment.DeviceOp, count: int, height: int, width: int) -> np.ndarray:
+def holes(op: DeviceOp, count: int, height: int, width: int) -> np.ndarray:
     """bool [count, height, width], where the operation filled images of ones with zeros."""
     result = one(op, np.ones((count, height, width, 2), np.float32))
     assert set(np.unique(result)) <= {0, 1} and (result[..., 0] == result[..., 1]).all()
@@ -448,17 +453,17 @@ def check_rectangles(hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_cutout_is_a_square_clipped_at_the_border():
-    hole = holes(augment.cutout(4), 2000, 10, 12)
+    hole = holes(erasing.cutout(4), 2000, 10, 12)
     heights, widths = check_rectangles(hole)
     assert set(heights) == set(widths) == {2, 3, 4}
     whole = (heights == 4) & (widths == 4)
     assert hole.mean(axis=0).min() > 0 and whole.mean() == pytest.approx(7 / 10 * 9 / 12, abs=0.05)
-    some = holes(augment.cutout(4, p=0.3), 2000, 10, 12).any(axis=(1, 2))
+    some = holes(erasing.cutout(4, p=0.3), 2000, 10, 12).any(axis=(1, 2))
     assert some.mean() == pytest.approx(0.3, abs=0.05)
 
 
 def test_random_erasing_keeps_area_and_ratio():
-    hole = holes(augment.random_erasing(p=0.5), 2000, 40, 50)
+    hole = holes(erasing.random_erasing(p=0.5), 2000, 40, 50)
     erased = hole.any(axis=(1, 2))
     heights, widths = check_rectangles(hole[erased])
     area, ratio = heights * widths / 2000, heights / widths
@@ -469,9 +474,9 @@ def test_random_erasing_keeps_area_and_ratio():
 
 
 def test_random_erasing_skips_what_does_not_fit():
-    assert not holes(augment.random_erasing(p=1, area=(1, 1), ratio=(1, 1)), 5, 8, 8).any()
+    assert not holes(erasing.random_erasing(p=1, scale=(1, 1), ratio=(1, 1)), 5, 8, 8).any()
     assert (
-        holes(augment.random_erasing(p=1, area=(0.25, 0.25), ratio=(1, 1)), 5, 8, 8).sum(axis=(1, 2)) == 16
+        holes(erasing.random_erasing(p=1, scale=(0.25, 0.25), ratio=(1, 1)), 5, 8, 8).sum(axis=(1, 2)) == 16
     ).all()
 
 
@@ -479,7 +484,7 @@ def test_sobel_golden():
     y, x = np.mgrid[:6, :7]
     ramps = np.stack([np.full((6, 7), 3.0), 0.5 * x, 0.25 * y]).astype(np.float32)
     images = np.repeat(ramps[..., None], 3, axis=-1) * np.float32([0.5, 1, 1.5])  # their mean is the ramp
-    inner = one(augment.sobel(), images)[:, 1:-1, 1:-1]
+    inner = one(photometric.sobel(), images)[:, 1:-1, 1:-1]
     assert inner.shape == (3, 4, 5, 2)
     np.testing.assert_allclose(inner[0], 0, atol=1e-5)
     np.testing.assert_allclose(inner[1], np.broadcast_to([-4, 0], (4, 5, 2)), atol=1e-5)  # 8 a, and a = 1/2
@@ -492,13 +497,13 @@ def test_sobel_is_the_two_filters_over_zeros():
     across = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]])
     down = np.array([[1, 2, 1], [0, 0, 0], [-1, -2, -1]])
     expected = np.stack([(windows * kernel).sum(axis=(-1, -2)) for kernel in (across, down)], axis=-1)
-    np.testing.assert_allclose(one(augment.sobel(), image[None])[0], expected, atol=1e-5)
+    np.testing.assert_allclose(one(photometric.sobel(), image[None])[0], expected, atol=1e-5)
 
 
 def test_normalize():
     images = np.array([0, 0.5, 1], np.float32).reshape(1, 1, 1, 3)
-    np.testing.assert_allclose(one(augment.normalize(0.5, 0.5), images)[0, 0, 0], [-1, 0, 1])
-    channels = augment.normalize((0.5, 0.25, 0), (1, 0.5, 4))
+    np.testing.assert_allclose(one(photometric.normalize(0.5, 0.5), images)[0, 0, 0], [-1, 0, 1])
+    channels = photometric.normalize((0.5, 0.25, 0), (1, 0.5, 4))
     np.testing.assert_allclose(one(channels, images)[0, 0, 0], [-0.5, 0.5, 0.25])
     with pytest.raises(ValueError, match=r"have 1 channel\(s\).* must have 1 or 1 values"):
         one(channels, images[..., :1])
@@ -507,25 +512,25 @@ def test_normalize():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: augment.normalize(0.5, 0.0), "std above 0"),
-        (lambda: augment.normalize(float("nan"), 1.0), "mean must be finite"),
-        (lambda: augment.flip(1.5), r"flip: p is a probability, in \[0, 1\], got 1.5"),
-        (lambda: augment.pad_and_crop(-1), "at least 0, got -1"),
-        (lambda: augment.pad_and_crop(1, "edge"), "one of constant, reflect, got 'edge'"),
-        (lambda: augment.rotate(-3), "degrees must be at least 0"),
-        (lambda: augment.rotate(3, "cubic"), "one of nearest, bilinear"),
-        (lambda: augment.affine(scale=(0, 1)), "0 < low <= high"),
-        (lambda: augment.upsample(0), "at least 1, got 0"),
-        (lambda: augment.color_jitter(-0.1), "strengths of at least 0"),
-        (lambda: augment.color_jitter(hue=0.6), r"hue in \[0, 0.5\]"),
-        (lambda: augment.gaussian_blur((2, 1)), "0 < low <= high"),
-        (lambda: augment.gaussian_blur(kernel_size=4), "odd and positive"),
-        (lambda: augment.solarize(2), r"threshold must lie in \[0, 1\]"),
-        (lambda: augment.cutout(0), "at least 1, got 0"),
-        (lambda: augment.random_erasing(area=(0.5, 1.5)), "at most 1"),
-        (lambda: augment.resized_crop((0, 1)), "scale must be .* 0 < low <= high"),
-        (lambda: augment.resized_crop((0.5, 1.5)), "at most 1"),
-        (lambda: augment.resized_crop(ratio=(2, 1)), "ratio must be"),
+        (lambda: photometric.normalize(0.5, 0.0), "std above 0"),
+        (lambda: photometric.normalize(float("nan"), 1.0), "mean must be finite"),
+        (lambda: geometric.flip(1.5), r"flip: p is a probability, in \[0, 1\], got 1.5"),
+        (lambda: geometric.pad_and_crop(-1), "at least 0, got -1"),
+        (lambda: geometric.pad_and_crop(1, "edge"), "one of constant, reflect, got 'edge'"),
+        (lambda: geometric.rotate(-3), "degrees must be at least 0"),
+        (lambda: geometric.rotate(3, "cubic"), "one of nearest, bilinear"),
+        (lambda: geometric.affine(scale=(0, 1)), "0 < low <= high"),
+        (lambda: geometric.upsample(0), "at least 1, got 0"),
+        (lambda: photometric.color_jitter(-0.1), "strengths of at least 0"),
+        (lambda: photometric.color_jitter(hue=0.6), r"hue in \[0, 0.5\]"),
+        (lambda: photometric.gaussian_blur((2, 1)), "0 < low <= high"),
+        (lambda: photometric.gaussian_blur(kernel_size=4), "odd and positive"),
+        (lambda: photometric.solarize(2), r"threshold must lie in \[0, 1\]"),
+        (lambda: erasing.cutout(0), "at least 1, got 0"),
+        (lambda: erasing.random_erasing(scale=(0.5, 1.5)), "at most 1"),
+        (lambda: geometric.resized_crop((0, 1)), "scale must be .* 0 < low <= high"),
+        (lambda: geometric.resized_crop((0.5, 1.5)), "at most 1"),
+        (lambda: geometric.resized_crop(ratio=(2, 1)), "ratio must be"),
     ],
 )
 def test_bad_arguments(make, message):

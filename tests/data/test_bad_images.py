@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls_jax.data import image_files, sources, transforms
+from imgcls_jax.data import image_files, transforms
+from imgcls_jax.data.decoding import decode
 from imgcls_jax.data.pipeline import EvalBatches, TrainBatches
+from imgcls_jax.data.sources.image_folder import ImageFolder
 
 RNG = np.random.default_rng(0)
 PIXELS = np.asarray(Image.fromarray(RNG.integers(0, 256, (12, 16, 3), np.uint8)).resize((32, 24)))
@@ -39,7 +41,7 @@ def rotated() -> bytes:
 
 
 def png_of(width: int, height: int, raw: bytes) -> bytes:
-    """A grey PNG whose head claims a size, whatever is in it."""
+    """A gray PNG whose head claims a size, whatever is in it."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -108,7 +110,7 @@ def flipped(content: bytes, rng: np.random.Generator) -> bytes:
 def outcome_of(content: bytes) -> str:
     """Says what became of a file; anything but an RGB image or a ValueError is an error of the test."""
     try:
-        image = transforms.decode(content)
+        image = decode(content)
     except ValueError as error:
         assert str(error).startswith("image cannot be decoded") and len(str(error)) < 500
         return "refused"
@@ -121,7 +123,7 @@ def outcome_of_part(content: bytes, share: float) -> str:
     part = cut(content, share)
     outcome = outcome_of(part)
     if outcome == "read":
-        np.testing.assert_array_equal(transforms.decode(part), transforms.decode(content))
+        np.testing.assert_array_equal(decode(part), decode(content))
         outcome = "whole though cut"  # an animation's first frame, a file's last padding
     return outcome
 
@@ -160,10 +162,10 @@ def test_every_file_is_read_or_refused(rounds, record_property):
 def test_what_is_read_is_the_picture():
     lossless = {"png", "rgba", "bmp", "tiff", "tiff_lzw", "ppm"}
     for name in lossless:
-        np.testing.assert_array_equal(np.asarray(transforms.decode(SOUND[name])), PIXELS, err_msg=name)
-    np.testing.assert_array_equal(np.asarray(transforms.decode(SOUND["bits_16"]))[..., 0], PIXELS[..., 0])
-    assert transforms.decode(SOUND["rotated"]).size == (24, 32)
-    first = np.asarray(transforms.decode(SOUND["animation"]), int)
+        np.testing.assert_array_equal(np.asarray(decode(SOUND[name])), PIXELS, err_msg=name)
+    np.testing.assert_array_equal(np.asarray(decode(SOUND["bits_16"]))[..., 0], PIXELS[..., 0])
+    assert decode(SOUND["rotated"]).size == (24, 32)
+    first = np.asarray(decode(SOUND["animation"]), int)
     assert np.abs(first - np.asarray(Image.fromarray(PIXELS).convert("P").convert("RGB"), int)).mean() < 8
 
 
@@ -194,7 +196,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_odd_things(folder):
-    source = sources.ImageFolder("train", root=folder)
+    source = ImageFolder("train", root=folder)
     names = [Path(path).name for path in source.paths]
     assert (
         names
@@ -245,6 +247,6 @@ def test_files_named_to_a_tool(folder):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission(folder):
     (folder / "train/b/0.jpg").chmod(0)
-    source = sources.ImageFolder("train", root=folder)
+    source = ImageFolder("train", root=folder)
     with pytest.raises(PermissionError, match="0.jpg"):
         source[8]

@@ -16,7 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls_jax.data import sources
+from imgcls_jax.data.sources.cifar10 import Cifar10
+from imgcls_jax.data.sources.cub200 import Cub200
+from imgcls_jax.data.sources.label_table import LabelTable
+from imgcls_jax.data.sources.list_file import ListFile
+from imgcls_jax.data.sources.mnist import Mnist
 
 REFUSED = (ValueError, FileNotFoundError, OSError)
 COUNTS: Counter = Counter()
@@ -106,12 +110,12 @@ LIST_READ = [
 ]
 
 
-def list_file(folder: Path, content: bytes | str) -> sources.ListFile:
+def list_file(folder: Path, content: bytes | str) -> ListFile:
     for name in ("a.png", "b c.png", "caf\N{LATIN SMALL LETTER E WITH ACUTE}.png"):
         write(folder / name, png())
     write(folder / os.fsdecode(b"\xe9.png"), png())
     write(folder / "train.txt", content)
-    return sources.ListFile("train", root=folder)
+    return ListFile("train", root=folder)
 
 
 @pytest.mark.parametrize("content, where", LIST_CASES, ids=range(len(LIST_CASES)))
@@ -169,7 +173,7 @@ def test_a_list_that_is_no_file(tmp_path, what):
         os.mkfifo(tmp_path / name)
     elif what == "loop":
         (tmp_path / name).symlink_to(name)
-    assert refused("lists", lambda: sources.ListFile("train", root=tmp_path, list_file=name), name, "missing")
+    assert refused("lists", lambda: ListFile("train", root=tmp_path, list_file=name), name, "missing")
 
 
 # ---- label tables
@@ -220,10 +224,10 @@ TABLE_READ = [
 ]
 
 
-def label_table(folder: Path, content: bytes | str) -> sources.LabelTable:
+def label_table(folder: Path, content: bytes | str) -> LabelTable:
     write(folder / "images/a.png", png())
     write(folder / "labels.csv", content)
-    return sources.LabelTable("train", root=folder)
+    return LabelTable("train", root=folder)
 
 
 @pytest.mark.parametrize("content, where", TABLE_CASES, ids=range(len(TABLE_CASES)))
@@ -251,12 +255,12 @@ CUB = {
 WRONG_WORDS = ("x", "", "0x1", "1_0", "\N{ARABIC-INDIC DIGIT ONE}", "9" * 400, "1e300", "nan", "inf", "99")
 
 
-def write_cub(root: Path, name: str = "", lines: list[str] | None = None) -> sources.Cub200:
+def write_cub(root: Path, name: str = "", lines: list[str] | None = None) -> Cub200:
     for file, kept in CUB.items():
         write(root / f"{file}.txt", "\n".join(lines if file == name else kept))
     for line in CUB["images"]:
         write(root / "images" / line.split()[1], png())
-    return sources.Cub200("train", root=root)
+    return Cub200("train", root=root)
 
 
 def cub_cases():
@@ -317,11 +321,11 @@ def test_cub_files_that_disagree(tmp_path):
 def test_a_box_outside_its_image(tmp_path):
     for box in ("9 0 1 1", "0 9 1 1", "-9 0 3 3", "5 0 1 1", "1e9 1e9 1 1", "-1e9 0 1 1"):
         write_cub(tmp_path, "bounding_boxes", [f"1 {box}", *CUB["bounding_boxes"][1:]])
-        source = sources.Cub200("train", root=tmp_path, crop_to_box=True)
+        source = Cub200("train", root=tmp_path, crop_to_box=True)
         assert refused("boxes", lambda source=source: source[0], "a.png", "misses the image")
     for box, size in (("-9 -9 99 99", (4, 5)), ("4.5 3.5 9 9", (1, 1)), ("0 0 1e9 1e9", (4, 5))):
         write_cub(tmp_path, "bounding_boxes", [f"1 {box}", *CUB["bounding_boxes"][1:]])
-        image = sources.Cub200("train", root=tmp_path, crop_to_box=True)[0]["image"]
+        image = Cub200("train", root=tmp_path, crop_to_box=True)[0]["image"]
         assert image.shape[:2] == size
         COUNTS["boxes", "read, cut at the border"] += 1
 
@@ -379,10 +383,10 @@ def mnist_cases():
     yield LABELS, IMAGES
 
 
-def mnist(root: Path, images: bytes, labels: bytes) -> sources.Mnist:
+def mnist(root: Path, images: bytes, labels: bytes) -> Mnist:
     write(root / "train-images-idx3-ubyte.gz", images)
     write(root / "train-labels-idx1-ubyte", labels)
-    return sources.Mnist("train", root=root)
+    return Mnist("train", root=root)
 
 
 def test_mnist_files(tmp_path):
@@ -408,7 +412,7 @@ def test_cifar_files(tmp_path):
     ):
         write(tmp_path / "batches.meta.txt", names)
         write(tmp_path / "data_batch_2.bin", content)
-        assert refused("CIFAR files", lambda: sources.Cifar10("train", root=tmp_path), "data_batch_2.bin")
+        assert refused("CIFAR files", lambda: Cifar10("train", root=tmp_path), "data_batch_2.bin")
     write(tmp_path / "data_batch_2.bin", good)
     for text in (
         "",
@@ -419,6 +423,6 @@ def test_cifar_files(tmp_path):
         "\0" + names,
     ):
         write(tmp_path / "batches.meta.txt", text)
-        assert refused("CIFAR files", lambda: sources.Cifar10("train", root=tmp_path), "batches.meta.txt")
+        assert refused("CIFAR files", lambda: Cifar10("train", root=tmp_path), "batches.meta.txt")
     write(tmp_path / "batches.meta.txt", names)
-    assert sources.Cifar10("train", root=tmp_path).labels.tolist() == [0, 0, 3, 0, 0, 0, 0, 0, 0]
+    assert Cifar10("train", root=tmp_path).labels.tolist() == [0, 0, 3, 0, 0, 0, 0, 0, 0]

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls_jax.data import sources, transforms
+from imgcls_jax.data import transforms
 from imgcls_jax.data.cache import ENTRY_BYTES, Cached, ExampleCache
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import iterate
+from imgcls_jax.data.source import Arrays
+from imgcls_jax.data.sources.image_folder import ImageFolder
+from imgcls_jax.data.subsets import subset
 
 TRAIN = "decode | resize(20) | random_resized_crop(12) | flip"
 EVAL = "decode | resize(12)"
@@ -64,7 +67,7 @@ def counted(source):
         {"view_transforms": ("decode | random_resized_crop(8)", "decode | resize(9) | flip")},
         {"view_transforms": (TRAIN, "flip")},
         {"train_transforms": "decode(15) | random_crop(9)"},
-        {"train_transforms": "decode | grey | resize(9)"},
+        {"train_transforms": "decode | gray | resize(9)"},
         {"labels_per_class": 2, "labeled_batch_size": 4},
         {"known_classes": 2},
     ],
@@ -93,10 +96,10 @@ def test_a_second_epoch_reads_only_what_did_not_fit(root):
 
 
 def test_a_repeated_example_is_kept_once(root):
-    source = sources.ImageFolder("train", root=root)
+    source = ImageFolder("train", root=root)
     read, cache = counted(source), ExampleCache(2**20)
     ops = transforms.parse(EVAL)[0]
-    twice = Cached(sources.subset(sources.subset(source, [3, 4, 5]), [1, 1, 2]), ops, cache)
+    twice = Cached(subset(subset(source, [3, 4, 5]), [1, 1, 2]), ops, cache)
     images = [twice[number]["image"] for number in range(3)]
     assert read == [4, 5] and len(cache) == 2 and images[0] is images[1]
     assert Cached(source, transforms.parse(EVAL)[0], cache)[5]["image"] is images[2]
@@ -106,7 +109,7 @@ def test_a_repeated_example_is_kept_once(root):
 def test_the_bound_holds_whatever_the_threads(root):
     cache = ExampleCache(7 * RESIZED + RESIZED // 2)
     ops = transforms.parse("decode | resize(20)")[0]
-    cached = Cached(sources.ImageFolder("train", root=root), ops, cache)
+    cached = Cached(ImageFolder("train", root=root), ops, cache)
     threads = [
         threading.Thread(target=lambda: [cached[index] for index in range(24)], daemon=True) for _ in range(8)
     ]
@@ -119,7 +122,7 @@ def test_the_bound_holds_whatever_the_threads(root):
 
 def test_the_bound_is_of_real_memory():
     images = np.zeros((300, 64, 64, 3), np.uint8)
-    source = sources.Arrays(images, np.zeros(300, np.int64), ["one"], "zeros")
+    source = Arrays(images, np.zeros(300, np.int64), ["one"], "zeros")
     cache = ExampleCache(2**20)
     cached = Cached(source, transforms.parse("resize(48)")[0], cache)
     cached[299]

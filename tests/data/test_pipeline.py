@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls_jax.data import transforms
+from imgcls_jax.data import host_operations, transforms
 from imgcls_jax.data.pipeline import MAX_BAD_IN_A_ROW, EvalBatches, TrainBatches, iterate
-from imgcls_jax.data.sources import Arrays, ImageFolder
+from imgcls_jax.data.source import Arrays
+from imgcls_jax.data.sources.image_folder import ImageFolder
 
 RANDOM_OPS = transforms.parse("random_resized_crop(6)")[0]
 
@@ -43,7 +44,7 @@ def test_each_epoch_visits_other_examples_at_most_once_in_another_order():
 
 
 PINNED_INDEX = [10, 39, 12, 13, 45, 11, 43, 8]
-PINNED_PIXELS = {"cykooz-resizer": "425c7662725cc873", "Pillow": "6cac29d6117a3bc2"}  # one grey level apart
+PINNED_PIXELS = {"cykooz-resizer": "425c7662725cc873", "Pillow": "6cac29d6117a3bc2"}  # one gray level apart
 
 
 @pytest.mark.parametrize("resizer", PINNED_PIXELS)
@@ -51,8 +52,8 @@ def test_order_and_crops_are_pinned(resizer, monkeypatch):
     """Another value here breaks the resume of every run that is under way: the pipeline's draws, or the
     pixels made of them, have changed."""
     if resizer == "Pillow":
-        monkeypatch.setattr(transforms, "resizer", None)
-    elif transforms.resizer is None:
+        monkeypatch.setattr(host_operations, "resizer", None)
+    elif host_operations.resizer is None:
         pytest.skip("cykooz-resizer is not installed")
     batch = train()[7]
     np.testing.assert_array_equal(batch["index"], PINNED_INDEX)

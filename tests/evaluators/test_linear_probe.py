@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from imgcls_jax.contracts.objective import Task
-from imgcls_jax.data.sources import balanced_subset
+from imgcls_jax.data.subsets import balanced_subset
 from imgcls_jax.evaluators import knn, linear_probe
 from imgcls_jax.models import simpleconv3
 from imgcls_jax.objectives import simclr

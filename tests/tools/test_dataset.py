@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls_jax.data import sources
+from imgcls_jax.data.sources.list_file import ListFile
 from imgcls_jax.tools import dataset
 
 
@@ -71,7 +71,7 @@ def test_lists_that_the_source_reads(folder):
         save(picture(number), folder / "images" / "cat" / f"more {number}.png")
     root = folder / "images"
     assert dataset.split(root, fraction=0.1, seed=0) == {"train": 24, "val": 2}
-    train, val = (sources.ListFile(name, root=root, classes="classes.txt") for name in ("train", "val"))
+    train, val = (ListFile(name, root=root, classes="classes.txt") for name in ("train", "val"))
     assert train.class_names == ("cat", "dog") and not set(train.paths) & set(val.paths)
     assert np.bincount(val.labels, minlength=2).tolist() == [2, 0]
     lists = (root / "train.txt").read_bytes()

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from imgcls_jax.data import sources
 from imgcls_jax.data.datasets import DataSide
+from imgcls_jax.data.sources.digits import Digits
+from imgcls_jax.data.subsets import balanced_subset
 
 NORMALIZE = "normalize(0.5, 0.5)"
 
@@ -37,7 +38,7 @@ def test_a_view_with_host_operations_starts_from_the_original():
     assert not np.array_equal(*raw["view_images"])
     again, _ = batch_of(side)
     jax.tree.map(np.testing.assert_array_equal, raw, again)
-    original = sources.Digits("train")[int(raw["index"][0])]["image"]
+    original = Digits("train")[int(raw["index"][0])]["image"]
     patch = raw["view_images"][0][0]
     cuts = [original[i : i + 4, j : j + 4] for i in range(5) for j in range(5)]
     assert any(np.array_equal(patch, cut) for cut in cuts)
@@ -45,8 +46,8 @@ def test_a_view_with_host_operations_starts_from_the_original():
 
 def test_hidden_labels_and_the_labeled_stream():
     side = DataSide(section(labels_per_class=3, labeled_batch_size=8, label_seed=1))
-    truth = sources.Digits("train").labels
-    known = sources.balanced_subset(truth, 3, 1)
+    truth = Digits("train").labels
+    known = balanced_subset(truth, 3, 1)
     assert np.bincount(truth[known]).tolist() == [3] * 10
     seen = []
     for step in range(15):
@@ -81,9 +82,9 @@ def test_labels_without_a_second_stream_leave_the_labeled_examples_alone():
 
 def test_more_labels_keep_those_that_fewer_chose():
     labels = np.arange(100) % 5
-    few, more = (set(sources.balanced_subset(labels, n, seed=2).tolist()) for n in (3, 7))
+    few, more = (set(balanced_subset(labels, n, seed=2).tolist()) for n in (3, 7))
     assert few < more
-    assert few != set(sources.balanced_subset(labels, 3, seed=3).tolist())
+    assert few != set(balanced_subset(labels, 3, seed=3).tolist())
 
 
 @pytest.mark.parametrize(

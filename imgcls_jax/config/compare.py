@@ -1,0 +1,75 @@
+"""Whether two configurations make the same run, and which fields tell them apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from imgcls_jax.config.written import Config, flat_fields
+
+# A run may be taken up again with other values of these: none of them changes a number it computes, but for
+# train.parallel, whose forms keep the same state.
+FREE_ON_RESUME = (
+    "data.num_workers",
+    "data.num_threads",
+    "data.prefetch_batches",
+    "data.cache_gib",
+    "train.log_every_steps",
+    "train.keep_checkpoints",
+    "train.parallel",
+)
+LENGTH = "train.total_steps"
+ABSENT = "absent"
+
+
+def binding_fields(resolved: Config) -> dict[str, Any]:
+    """Returns the flat fields that must stay as they are for a run to be the same."""
+    return {name: value for name, value in flat_fields(resolved).items() if name not in FREE_ON_RESUME}
+
+
+def digest(resolved: Config) -> str:
+    """Returns the SHA-256, in hex, of the fields that make a run, durations in steps.
+
+    Two files that say the same in other words (a default written or left out, 1 for 1.0) have one digest.
+    """
+    fields = {name: _canonical(value) for name, value in binding_fields(resolved).items()}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def differing_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns {field: (old value, new value)} of the fields that differ and matter.
+
+    Args:
+      old, new: resolved, durations in steps.
+    """
+    before, after = binding_fields(old), binding_fields(new)
+    return {
+        name: (before.get(name, ABSENT), after.get(name, ABSENT))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, ABSENT) != after.get(name, ABSENT)
+    }
+
+
+def describe(differing: dict[str, tuple[Any, Any]], old_written: Config, new_written: Config) -> list[str]:
+    """Returns one line a differing field, with what changed: what is written, or a default of the code.
+
+    Args:
+      differing: of differing_fields.
+      old_written, new_written: as the files and command lines said it.
+    """
+    before, after = flat_fields(old_written), flat_fields(new_written)
+    lines = []
+    for name, (old, new) in differing.items():
+        stem = name.removesuffix("_steps")
+        spellings = [name] if stem == name else [f"{stem}_{unit}" for unit in ("steps", "epochs", "examples")]
+        is_written = [field for field in spellings if before.get(field) != after.get(field)]
+        why = "" if is_written else " (a default of the code, which has changed)"
+        lines.append(f"{name}: {old!r} in the workdir, {new!r} now{why}")
+    return lines

@@ -1,0 +1,300 @@
+"""The sections of a configuration as frozen records, which is how every function below `main` receives them.
+
+`resolve.py` makes them. Their fields and defaults are those of the sections: a field that several things may
+have (an optimizer's momentum, a network's dropout) stands in a mapping `fields`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from imgcls_jax.config.field_types import require_at_least
+
+DTYPES = ("float32", "bfloat16", "float16")
+ON_NONFINITE = ("stop", "skip", "rollback")
+PARALLEL = ("replicated", "sharded", "per_replica")
+MAIN = "main"  # the one phase of a run without the section `phases`
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """The section `data`.
+
+    Attributes:
+      source: a file of data/sources/, without ".py": "image_folder", "list_file", "cifar10", ...
+      train_split, train_transforms: the split to train on and its line of transforms.
+      view_transforms: lines of transforms. Each makes one more image of every training example, for
+        objectives that compare views. A line without host operations starts from the output of those of
+        train_transforms.
+      labels_per_class, label_seed: how many labels of each class are known, and the seed that chooses them;
+        0 for all. The training split is then the labeled examples alone, unless
+      labeled_batch_size: is positive: then it is the whole split with the other labels hidden, and so many
+        labeled examples come as a second stream beside each batch.
+      imbalance_factor: above 1 the training split becomes long-tailed: class sizes fall exponentially, and
+        the first class has so many times as many examples as the last; label_seed chooses them.
+      oversample: whether to repeat the examples of smaller classes until all classes are equally large.
+      known_classes: the network learns the first so many classes, and every split holds those alone; its
+        other examples are the split "unknown:SPLIT", for evaluations. 0 for all.
+      eval_transforms: line of every evaluation and of prediction; nothing random.
+      on_bad_example: "raise" or "skip".
+      num_threads, num_workers, prefetch_batches: of data/pipeline.py.
+      cache_gib: memory of each process, in GiB, that caches each image after the leading deterministic
+        transforms, so that later epochs do not decode it again. The batches are the same.
+      fields: arguments of the source.
+    """
+
+    source: str
+    train_transforms: str
+    eval_transforms: str
+    train_split: str = "train"
+    view_transforms: Sequence[str] = ()
+    labels_per_class: int = 0
+    label_seed: int = 0
+    labeled_batch_size: int = 0
+    imbalance_factor: float = 1.0
+    oversample: bool = False
+    known_classes: int = 0
+    on_bad_example: str = "raise"
+    num_threads: int = 2
+    num_workers: int = 0
+    prefetch_batches: int = 4
+    cache_gib: float = 0.0
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_at_least("data", self, labels_per_class=0, label_seed=0, labeled_batch_size=0)
+        require_at_least("data", self, num_threads=1, num_workers=0, prefetch_batches=1)
+        if not (math.isfinite(self.cache_gib) and self.cache_gib >= 0):
+            raise ValueError(f"config.data.cache_gib is a number of GiB, at least 0; got {self.cache_gib!r}")
+        if self.cache_gib and self.num_workers:
+            raise ValueError(
+                "config.data.cache_gib is memory that threads share and worker processes would not: leave it "
+                f"at 0, or set config.data.num_workers=0; got {self.num_workers} workers"
+            )
+        if self.labeled_batch_size and not self.labels_per_class:
+            raise ValueError("config.data.labeled_batch_size needs data.labels_per_class")
+        if self.labels_per_class and (self.imbalance_factor != 1 or self.oversample):
+            raise ValueError(
+                "config.data.labels_per_class makes classes of one size: leave out data.imbalance_factor and "
+                "data.oversample"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The section `model`.
+
+    Attributes:
+      name: a family, a file of models/.
+      variant: of the family.
+      pretrained: file of weights, or workdir of another run; "" to draw them.
+      fields: arguments of the family's `build`.
+    """
+
+    name: str
+    variant: str
+    pretrained: str = ""
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveSettings:
+    """The section `objective`.
+
+    Attributes:
+      name: a file of objectives/.
+      fields: arguments of its `make`.
+    """
+
+    name: str
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """The section `optimizer`; every *_steps may be given as *_epochs or *_examples.
+
+    Attributes:
+      name: of a function of optax or optax.contrib: "sgd", "adamw", "lars", "lamb", "lion", "rmsprop",
+        "muon", ...
+      learning_rate: the peak, at least 0.
+      schedule: "constant"; "step": times decay_factor at every multiple of decay_every_steps, or at
+        decay_at_steps; "cosine": from the end of the warm-up down to final_learning_rate at the last step;
+        "cosine_7_16": times cos(7 pi t / 16) as t goes from 0, at the end of the warm-up, to 1.
+      warmup_steps: linear rise from 0 at step 0 to the peak; steps of a decay are counted from step 0 all the
+        same.
+      decay_factor, decay_every_steps, decay_at_steps: of "step".
+      final_learning_rate: of "cosine".
+      weight_decay: >= 0. Optimizers with a decay of their own (adamw, lamb, lars, lion, ...) receive it; for
+        the others it is added to the gradient, as PyTorch's SGD does.
+      decay_params: pattern of the params that decay; the default leaves out biases and norm layers.
+      clip_norm: largest global norm of the gradients of all params that are not frozen; 0 for no clipping.
+      groups: (pattern, factor) pairs; the first pattern that matches a param's path sets the factor on its
+        learning rate; None freezes: no update and no optimizer memory. What no pattern matches has factor 1.
+      fields: hyper-parameters of the optax function (momentum=0.9, nesterov=True, b1=..., ...).
+    """
+
+    name: str
+    learning_rate: float
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    decay_factor: float = 0.1
+    decay_every_steps: int = 0
+    decay_at_steps: Sequence[int] = ()
+    final_learning_rate: float = 0.0
+    weight_decay: float = 0.0
+    decay_params: str = r".*/kernel"
+    clip_norm: float = 0.0
+    groups: Sequence[tuple[str, float | None]] = ()
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.learning_rate < 0 or self.warmup_steps < 0:
+            raise ValueError(
+                "optimizer.learning_rate and optimizer.warmup_epochs (or warmup_steps) are not negative; got "
+                f"{self.learning_rate} and {self.warmup_steps} steps"
+            )
+        if self.weight_decay < 0 or self.clip_norm < 0:
+            raise ValueError(
+                "optimizer.weight_decay and optimizer.clip_norm are not negative; got "
+                f"{self.weight_decay} and {self.clip_norm}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """The section `train`; every *_steps may be given as *_epochs or *_examples.
+
+    Attributes:
+      batch_size: examples a step, over all devices.
+      total_steps: of the run; 0 where `phases` have their lengths.
+      seed: of initialisation, order and augmentation.
+      num_microbatches: parts in which a batch is worked through, one after the other, to save memory.
+      eval_batch_size: 0 for batch_size.
+      log_every_steps, eval_every_steps, checkpoint_every_steps: 0 switches the periodic ones off; the end of
+        a run always evaluates and saves, and every evaluation saves too.
+      keep_checkpoints: the newest ones that stay.
+      best_metric, best_mode: e.g. "test/accuracy" and "max": the checkpoint that stays besides.
+      feature_cache_gib: the most memory of the host, in GiB, for the features of a frozen backbone, which are
+        then computed once; 0 never caches.
+      on_nonfinite: "stop", "skip" or "rollback": what becomes of a step whose loss or state is not finite
+        (train/nonfinite.py).
+      parallel: how the devices share the work; a run may go on in another form.
+        "replicated": each has the whole state; everything is computed as on one device, BatchNorm's
+        statistics and the loss over the global batch.
+        "sharded": the same numbers to rounding, but each device keeps only its part of the large params,
+        their optimizer state and their average (FSDP); the params are gathered for the length of a step.
+        "per_replica": as pmap had it: BatchNorm's statistics and the loss are those of a device's own rows,
+        and gradients, metrics and running statistics are averaged. Losses that compare examples still see
+        all.
+    """
+
+    batch_size: int
+    total_steps: int
+    seed: int = 0
+    num_microbatches: int = 1
+    eval_batch_size: int = 0
+    log_every_steps: int = 50
+    eval_every_steps: int = 0
+    checkpoint_every_steps: int = 0
+    keep_checkpoints: int = 2
+    best_metric: str = ""
+    best_mode: str = "max"
+    feature_cache_gib: float = 4.0
+    on_nonfinite: str = "stop"
+    parallel: str = "replicated"
+
+    def __post_init__(self) -> None:
+        require_at_least("train", self, batch_size=1, total_steps=0, seed=0, num_microbatches=1)
+        require_at_least("train", self, eval_batch_size=0, log_every_steps=0, eval_every_steps=0)
+        require_at_least("train", self, checkpoint_every_steps=0, keep_checkpoints=1, feature_cache_gib=0)
+        for field, choices in (
+            ("on_nonfinite", ON_NONFINITE), ("parallel", PARALLEL), ("best_mode", ("max", "min"))
+        ):  # fmt: skip
+            if getattr(self, field) not in choices:
+                raise ValueError(
+                    f"config.train.{field} is one of {', '.join(choices)}; got {getattr(self, field)!r}"
+                )
+
+    @property
+    def evaluated_at_once(self) -> int:
+        """Examples of a batch of an evaluation."""
+        return self.eval_batch_size or self.batch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewSettings:
+    """The field `views` of an evaluation: predictions are averaged over views of each image.
+
+    Attributes:
+      crop: side of the views, in pixels.
+      corners: whether each corner is a view, beside the center.
+      flip: whether each view is taken mirrored, too.
+      sizes: heights and widths, in pixels, to which the whole image is brought before the crops are cut, one
+        after the other; () for as it comes.
+    """
+
+    crop: int
+    corners: bool = True
+    flip: bool = True
+    sizes: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if self.crop < 1 or any(size < self.crop for size in self.sizes):
+            raise ValueError(
+                f"views: crop is positive and at most each of sizes; got {self.crop} and {tuple(self.sizes)}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSettings:
+    """One section of `evals`.
+
+    Attributes:
+      name: of the section, and of its metrics ("test" in "test/accuracy").
+      evaluator: a file of evaluators/.
+      views: None to predict each image as it comes.
+      fields: arguments of the evaluator's `make`.
+    """
+
+    name: str
+    evaluator: str
+    views: ViewSettings | None = None
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseSettings:
+    """One section of `phases`, or the whole of a run that has none.
+
+    Attributes:
+      name: of the section; MAIN for the whole of a run.
+      total_steps: its length.
+      train_transforms: line of the training images.
+      optimizer: the section `optimizer` with the phase's own fields in place of those.
+    """
+
+    name: str
+    total_steps: int
+    train_transforms: str
+    optimizer: OptimizerSettings
+
+    @property
+    def section(self) -> str:
+        """Where its fields stand, for messages."""
+        return "optimizer" if self.name == MAIN else f"phases.{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A whole configuration."""
+
+    data: DataSettings
+    model: ModelSettings
+    objective: ObjectiveSettings
+    train: TrainSettings
+    evals: tuple[EvalSettings, ...]
+    phases: tuple[PhaseSettings, ...]

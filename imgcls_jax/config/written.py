@@ -1,0 +1,103 @@
+"""A configuration as it is written: nested sections that hold choices alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+Config = dict[str, Any]
+SECTIONS = ("data", "model", "objective", "optimizer", "train", "evals")
+OPTIONAL_SECTIONS = ("phases",)
+# Fields that had another name in an earlier version.
+RENAMED = {"train.accumulate_steps": "train.num_microbatches"}
+
+
+def sections(arg: str = "", **options: bool) -> tuple[ConfigDict, Any]:
+    """Returns an empty configuration and the options of its argument, for the `get_config` of a file.
+
+        config, options = sections(arg, compact=False, test=False)
+
+    Args:
+      arg: what follows the colon of `--config FILE.py:compact,test`: names of options, joined by commas.
+      **options: the options that the file knows, each False.
+
+    Returns:
+      (config, options): a ConfigDict with all sections, each empty, and one with a bool for each option.
+
+    Raises:
+      ValueError: an option that the file does not know.
+    """
+    from ml_collections import (
+        ConfigDict,  # here, since all else of this room needs the standard library alone
+    )
+
+    chosen = set(filter(None, arg.split(",")))
+    unknown = sorted(chosen - set(options))
+    if unknown:
+        known = f"; it has {', '.join(options)}" if options else ", and has none"
+        raise ValueError(f"this configuration has no option {unknown[0]!r}{known}")
+    config = ConfigDict({name: ConfigDict() for name in (*SECTIONS, *OPTIONAL_SECTIONS)})
+    return config, ConfigDict({name: name in chosen for name in options})
+
+
+def plain(config: Any) -> Config:
+    """Returns a written configuration (ConfigDict or dict) as nested dicts of JSON values.
+
+    Raises:
+      ValueError: a section is missing or unknown, or a value has no JSON form.
+    """
+    nested = config.to_dict() if hasattr(config, "to_dict") else config
+    try:
+        nested = json.loads(json.dumps(nested))
+    except TypeError as error:
+        raise ValueError(f"the configuration holds a value without a JSON form: {error}") from error
+    if not isinstance(nested, dict):
+        raise ValueError(f"a configuration is a dictionary of sections; got {nested!r}")
+    missing, unknown = set(SECTIONS) - set(nested), set(nested) - {*SECTIONS, *OPTIONAL_SECTIONS}
+    if missing or unknown:
+        raise ValueError(
+            f"a configuration has the sections {SECTIONS}, and perhaps {OPTIONAL_SECTIONS}; missing: "
+            f"{sorted(missing)}, unknown: {sorted(unknown)}"
+        )
+    _check_values(nested)
+    return nested
+
+
+def _check_values(config: Config) -> None:
+    """Raises ValueError where a section is no dictionary, or a number is one that no field takes."""
+    named = dict(config)
+    for outer in ("evals", "phases"):
+        if isinstance(config.get(outer), dict):
+            named |= {f"{outer}.{name}": fields for name, fields in config[outer].items()}
+    for name, fields in named.items():
+        if not isinstance(fields, dict):
+            raise ValueError(f"config.{name} is a section of fields; got {fields!r}")
+    for name, value in flat_fields(config).items():
+        limit = math.inf if isinstance(value, float) else 2**63
+        if isinstance(value, (int, float)) and not abs(value) < limit:
+            raise ValueError(f"config.{name} is {value}, which no field takes")
+
+
+def flat_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"train.batch_size": 64, ...}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= (
+            flat_fields(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
+    return flat
+
+
+def with_present_names(config: Config) -> Config:
+    """Returns a configuration of an earlier version with the fields of RENAMED under their present names."""
+    present = {name: dict(fields) for name, fields in config.items()}
+    for old, new in RENAMED.items():
+        section, _, field = old.partition(".")
+        if field in present.get(section, {}):
+            present[section][new.partition(".")[2]] = present[section].pop(field)
+    return present

@@ -1,0 +1,218 @@
+"""Host operations of the input pipeline: one image at a time, on the CPU, with Pillow.
+
+To add one, write a factory that returns a `HostOp` and add its line to `HOST_OPERATIONS`. Host operations
+pickle, since worker processes receive them. They draw from the numpy Generator that they are given alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imgcls_jax.data import decoding
+
+try:
+    import cykooz_resizer as resizer
+except ModuleNotFoundError:  # there are no wheels for ARM under Linux; Pillow resizes then
+    resizer = None
+
+CROP_TRIES = 10  # as torchvision's RandomResizedCrop
+
+Example = bytes | np.ndarray | Image.Image
+
+
+@dataclasses.dataclass(frozen=True)
+class HostOp:
+    """One operation on an example. Two are equal if they have the same name and arguments.
+
+    Attributes:
+      name: of the operation in a line.
+      function: (image, rng, **arguments) -> image.
+      random: whether it draws from `rng`.
+      arguments: (name, value) pairs.
+    """
+
+    name: str
+    function: Callable[..., Image.Image]
+    random: bool
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, image: Example, rng: np.random.Generator) -> Image.Image:
+        return self.function(image, rng, **dict(self.arguments))
+
+
+def _operation(name: str, function: Callable[..., Any], *, random: bool, **arguments: Any) -> HostOp:
+    return HostOp(name, function, random, tuple(arguments.items()))
+
+
+def decode(min_short: int = 0) -> HostOp:
+    """Decode the bytes of an image file, or an array, to an image (see `decoding.decode`)."""
+    if not isinstance(min_short, int) or min_short < 0:
+        raise ValueError(f"decode: min_short is a whole number of pixels, or 0; got {min_short!r}")
+    return _operation("decode", _decode_example, random=False, min_short=min_short)
+
+
+def _decode_example(example: bytes | np.ndarray, rng: np.random.Generator, *, min_short: int) -> Image.Image:
+    return decoding.decode(example, min_short)
+
+
+def resize(height: int, width: int | None = None) -> HostOp:
+    """Warp to height x width (default: square); bilinear, antialiased. `resize_short` keeps the aspect."""
+    width = height if width is None else width
+    _check_sizes("resize", height, width)
+    return _operation("resize", _resize, random=False, height=height, width=width)
+
+
+def _resize(image: Image.Image, rng: np.random.Generator, *, height: int, width: int) -> Image.Image:
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def resize_short(size: int) -> HostOp:
+    """Resize the shorter side to `size`, the longer to floor(size · long / short)."""
+    _check_sizes("resize_short", size)
+    return _operation("resize_short", _resize_short, random=False, low=size, high=size)
+
+
+def random_resize_short(low: int, high: int) -> HostOp:
+    """Resize the shorter side to a whole number drawn from low..high, both included, keeping the aspect."""
+    _check_sizes("random_resize_short", low, high)
+    if low > high:
+        raise ValueError(f"random_resize_short: low must not be above high, got {low} and {high}")
+    return _operation("random_resize_short", _resize_short, random=True, low=low, high=high)
+
+
+def _resize_short(image: Image.Image, rng: np.random.Generator, *, low: int, high: int) -> Image.Image:
+    size = low if low == high else int(rng.integers(low, high, endpoint=True))
+    short = min(image.size)
+    width, height = (size * side // short for side in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def random_resized_crop(
+    size: int, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (0.75, 4 / 3)
+) -> HostOp:
+    """Crop a random part and resize it to size x size in one pass; bilinear, antialiased.
+
+    At the crop's border the filter sees the pixels beyond it. Where cykooz-resizer is not installed Pillow
+    resizes, several times slower; the two differ by one gray level at most.
+
+    Args:
+      size: side of the result in pixels.
+      scale: share of the image's area, from U(low, high), 0 < low <= high <= 1.
+      ratio: width/height of the part, log-uniform in (low, high), 0 < low <= high.
+    """
+    _check_sizes("random_resized_crop", size)
+    for name, bounds, limit in (("scale", scale, 1), ("ratio", ratio, math.inf)):
+        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= limit:
+            raise ValueError(
+                f"random_resized_crop: {name} must be (low, high), 0 < low <= high <= {limit}, got {bounds!r}"
+            )
+    arguments = dict(size=size, scale=tuple(scale), ratio=tuple(ratio))
+    return _operation("random_resized_crop", _random_resized_crop, random=True, **arguments)
+
+
+def _random_resized_crop(
+    image: Image.Image,
+    rng: np.random.Generator,
+    *,
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Image.Image:
+    box = random_box(image.width, image.height, scale, ratio, rng)
+    if resizer is None:
+        return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    left, top, right, bottom = box
+    options = resizer.ResizeOptions(
+        resizer.ResizeAlg.convolution(resizer.FilterType.bilinear),
+        crop_box=resizer.CropBox(left, top, right - left, bottom - top),
+    )
+    resized = Image.new(image.mode, (size, size))
+    resizer.Resizer().resize_pil(image, resized, options)  # a new one, since none may serve two threads
+    return resized
+
+
+def random_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the random part of a width x height image in `random_resized_crop`.
+
+    After 10 draws that do not fit: the largest centerd part whose ratio lies within the bounds.
+    """
+    for _ in range(CROP_TRIES):
+        pixels = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    w = min(width, max(1, round(height * aspect)))
+    h = min(height, max(1, round(width / aspect)))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def random_crop(size: int) -> HostOp:
+    """Crop size x size pixels at a uniformly drawn place. A smaller image is refused with a ValueError."""
+    _check_sizes("random_crop", size)
+    return _operation("random_crop", _random_crop, random=True, size=size)
+
+
+def _random_crop(image: Image.Image, rng: np.random.Generator, *, size: int) -> Image.Image:
+    if min(image.size) < size:
+        raise ValueError(
+            f"random_crop({size}): the image is smaller, {image.width} x {image.height}; put "
+            f"resize_short({size}) before it"
+        )
+    left, top = (int(rng.integers(side - size + 1)) for side in image.size)
+    return image.crop((left, top, left + size, top + size))
+
+
+def center_crop(size: int) -> HostOp:
+    """Crop size x size pixels at round((side - size) / 2), half to even; a smaller image is padded with 0."""
+    _check_sizes("center_crop", size)
+    return _operation("center_crop", _center_crop, random=False, size=size)
+
+
+def _center_crop(image: Image.Image, rng: np.random.Generator, *, size: int) -> Image.Image:
+    left, top = (round((s - size) / 2) if s >= size else -((size - s) // 2) for s in image.size)
+    return image.crop((left, top, left + size, top + size))
+
+
+def gray() -> HostOp:
+    """Convert to one channel, Pillow's "L": (299 R + 587 G + 114 B) / 1000."""
+    return _operation("gray", _convert, random=False, mode="L")
+
+
+def rgb() -> HostOp:
+    """Convert to three channels; a gray channel is repeated."""
+    return _operation("rgb", _convert, random=False, mode="RGB")
+
+
+def _convert(image: Image.Image, rng: np.random.Generator, *, mode: str) -> Image.Image:
+    return image.convert(mode)
+
+
+def _check_sizes(name: str, *sizes: int) -> None:
+    if any(not isinstance(size, int) or size < 1 for size in sizes):
+        raise ValueError(f"{name}: sizes must be whole numbers of pixels, at least 1, got {sizes}")
+
+
+# The name in a line of transforms, and the factory that its arguments are for.
+HOST_OPERATIONS: dict[str, Callable[..., HostOp]] = {
+    "decode": decode,
+    "center_crop": center_crop,
+    "gray": gray,
+    "random_crop": random_crop,
+    "random_resize_short": random_resize_short,
+    "random_resized_crop": random_resized_crop,
+    "resize": resize,
+    "resize_short": resize_short,
+    "rgb": rgb,
+}

@@ -1,0 +1,123 @@
+"""Text files that list images: `path label` lines, class names, and tables of words.
+
+Every error names the file and the line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_NUMBER = 2**31  # ids and pixels lie below
+MAX_LINE = 2**16  # characters of a line of a list
+MAX_CLASSES = 1_000_000  # a larger integer at the end of a list's line is an id or a date, not a class index
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields (line number from 1, stripped text) for the lines that are not blank."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path} is missing; restore it, or correct config.data")
+    # surrogateescape is how Python spells file names that are not UTF-8, so such lists find their files.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, text in enumerate(file, start=1):
+            if len(text) > MAX_LINE or "\0" in text:
+                raise ValueError(
+                    f"{path}, line {number}: a NUL or over {MAX_LINE} characters; is this a list in UTF-8?"
+                )
+            if text.strip():
+                yield number, text.strip()
+
+
+def read_names(path: Path, expected: int | None = None) -> tuple[str, ...]:
+    names = tuple(text for _, text in read_lines(path))
+    if not names or (expected is not None and len(names) != expected):
+        raise ValueError(f"{path}: expected {expected or 'some'} class names, one a line; got {len(names)}")
+    check_names(names, path)
+    return names
+
+
+def check_names(names: Sequence[str], path: Path) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: two classes are named {twice!r}; give each a name of its own")
+
+
+def inside_root(path: str, where: str) -> str:
+    """Returns the normalized path, which must be relative and stay inside its folder."""
+    normal = os.path.normpath(path)
+    if os.path.isabs(normal) or normal.split(os.sep)[0] == os.pardir:
+        raise ValueError(f"{where}: the path must be relative to root and stay inside it; got {path!r}")
+    return normal
+
+
+def _parse_list_line(text: str, where: str) -> tuple[str, int]:
+    """Splits a line "path label" into (normalized path inside root, label)."""
+    words = text.rsplit(maxsplit=1)
+    if len(words) < 2:
+        raise ValueError(f"{where}: expected 'path label', got {text!r}; add the label")
+    label = words[1]
+    short = len(label) < len(str(MAX_CLASSES))  # Python refuses to convert thousands of digits
+    if not (short and label.isascii() and label.isdigit()):
+        wanted = f"the last word must be the label, an integer in 0..{MAX_CLASSES - 1}"
+        raise ValueError(f"{where}: {wanted}; got {label!r} in {text!r}")
+    return inside_root(words[0], where), int(label)
+
+
+def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Reads a list file: (N paths, int32 labels [N], int32 line numbers [N])."""
+    line_of: dict[str, int] = {}
+    labels = []
+    for number, text in read_lines(path):
+        image, label = _parse_list_line(text, f"{path}, line {number}")
+        if image in line_of:
+            first = f"line {line_of[image]}"
+            raise ValueError(f"{path}, line {number}: {image!r} is listed in {first} too; remove one")
+        line_of[image] = number
+        labels.append(label)
+    if not labels:
+        raise ValueError(f"{path} is empty; expected one 'path label' line an image")
+    return list(line_of), np.array(labels, np.int32), np.array(list(line_of.values()), np.int32)
+
+
+def _value(kind: type, word: str) -> Any:
+    """Converts a word. Refuses numbers that Python alone reads: 1_000, nan, inf."""
+    if kind is str:
+        return word
+    if not (re.fullmatch(r"[-+.eE0-9]+", word) and abs(kind(word)) < MAX_NUMBER):
+        raise ValueError(word)
+    return kind(word)
+
+
+def read_table(path: Path, kinds: Sequence[type], num_keys: int = 1) -> dict[Any, tuple]:
+    """Reads lines of len(kinds) words, the last of which may hold spaces.
+
+    Returns:
+        {key: remaining values}; the key is the first value, or the tuple of the first `num_keys`.
+    """
+    table: dict[Any, tuple] = {}
+    for number, text in read_lines(path):
+        words = text.split(maxsplit=len(kinds) - 1)
+        try:
+            values = tuple(_value(kind, word) for kind, word in zip(kinds, words, strict=True))
+        except ValueError:
+            wanted = " ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"{path}, line {number}: expected the words '{wanted}', got {text!r}") from None
+        key = values[0] if num_keys == 1 else values[:num_keys]
+        if key in table:
+            raise ValueError(f"{path}, line {number}: a second line for id {key}; remove one")
+        table[key] = values[num_keys:]
+    return table
+
+
+def read_matching(path: Path, kinds: Sequence[type], ids: Collection, ids_file: str = "images.txt") -> dict:
+    """Reads a table as `read_table` does and requires that its ids are `ids`, those of `ids_file`."""
+    table = read_table(path, kinds, 1 if ids_file == "images.txt" else 2)
+    for what, differing in (("lacks", set(ids) - set(table)), ("alone has", set(table) - set(ids))):
+        if differing:
+            raise ValueError(f"{path} {what} id {min(differing)}, unlike {ids_file}; unpack both again")
+    return table

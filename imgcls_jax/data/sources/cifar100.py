@@ -1,0 +1,33 @@
+"""CIFAR-100 (Krizhevsky 2009): https://www.cs.toronto.edu/~kriz/cifar.html."""
+
+from __future__ import annotations
+
+from imgcls_jax.data.cifar import locate_cifar, read_cifar
+from imgcls_jax.data.lists import read_names
+from imgcls_jax.data.source import Arrays, Root, require_choice
+
+
+class Cifar100(Arrays):
+    """CIFAR-100, 32x32 RGB, in the official binary version.
+
+    Args:
+        split: "train" (train.bin) or "test" (test.bin).
+        root: the folder cifar-100-binary, or the one that holds it.
+        label: "fine" for the 100 classes, "coarse" for the 20 superclasses.
+
+    Raises:
+        As Cifar10.
+    """
+
+    def __init__(self, split: str, *, root: Root, label: str = "fine") -> None:
+        require_choice("the split of Cifar100", split, ("train", "test"))
+        require_choice("the label of Cifar100", label, ("fine", "coarse"))
+        pickled = ("cifar-100-python", "meta")
+        folder = locate_cifar(root, "cifar-100-binary", "fine_label_names.txt", pickled)
+        images, labels = read_cifar(folder / f"{split}.bin", [20, 100])
+        column, num_classes = {"coarse": (0, 20), "fine": (1, 100)}[label]
+        class_names = read_names(folder / f"{label}_label_names.txt", num_classes)
+        super().__init__(images, labels[:, column], class_names, f"Cifar100/{split}")
+
+
+make = Cifar100

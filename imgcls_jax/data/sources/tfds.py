@@ -1,0 +1,89 @@
+"""Data sets of tensorflow_datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgcls_jax.data.source import Root
+
+
+class Tfds:
+    """A data set of tensorflow_datasets, read without TensorFlow from files prepared as array_record.
+
+    Elements are image and label alone. RGB images of varying size come as the bytes of the encoded file,
+    others as the uint8 array [H, W, C] that tfds decodes. `labels` is None: tfds keeps them in the records.
+    The reader opens its files at the first read in each process, and drops them when it is pickled.
+
+    Args:
+        split: a split of the data set, or a part of one such as "train[:10%]".
+        name: the name in tensorflow_datasets, with "/config" or ":version" where needed.
+        root: the folder of prepared data sets (tfds's data_dir); None for its usual place.
+        image_key, label_key: the data set's names of the image and of the class label.
+
+    Raises:
+        ImportError: a package is missing.
+        FileNotFoundError: the data set is not prepared, or in a format without random access.
+        ValueError: an unknown name, split or key; when read, an example without a label.
+    """
+
+    labels = None
+
+    def __init__(
+        self, split: str, *, name: str, root: Root | None = None,
+        image_key: str = "image", label_key: str = "label",
+    ) -> None:  # fmt: skip
+        try:
+            import tensorflow_datasets as tfds
+        except ImportError as error:
+            raise ImportError("Tfds needs tensorflow_datasets: pip install 'imgcls-jax[tfds]'") from error
+        root = None if root is None else str(Path(root).expanduser())
+        try:
+            builder = tfds.builder(name, data_dir=root)
+        except tfds.core.DatasetNotFoundError:
+            version = tfds.__version__
+            raise ValueError(f"tensorflow_datasets {version} has no {name!r}; correct the name") from None
+        features = dict(builder.info.features.items())
+        for key, kind in ((image_key, tfds.features.Image), (label_key, tfds.features.ClassLabel)):
+            if not isinstance(features.get(key), kind):
+                known = ", ".join(f"{other} ({type(features[other]).__name__})" for other in features)
+                remedy = "set image_key and label_key"
+                raise ValueError(f"{name} has no {kind.__name__} {key!r}, only {known}; {remedy}")
+        self.class_names = tuple(features[label_key].names)
+        self._name, self._split, self._image_key, self._label_key = name, split, image_key, label_key
+        is_photo = features[image_key].shape == (None, None, 3)
+        self._records = self._open(builder, {image_key: tfds.decode.SkipDecoding()} if is_photo else None)
+
+    def _open(self, builder: Any, decoders: dict[str, Any] | None) -> Sequence[dict[str, Any]]:
+        try:
+            return builder.as_data_source(split=self._split, decoders=decoders)
+        except ValueError as error:
+            raise ValueError(f"{self._name}, split {self._split!r}: {error}") from error
+        except ImportError as error:
+            raise ImportError(f"{error}; to read {self._name}: pip install 'imgcls-jax[tfds]'") from error
+        except (NotImplementedError, KeyError) as error:
+            place = f"data_dir={str(builder.data_dir_root)!r}, file_format='array_record'"
+            raise FileNotFoundError(
+                f"{self._name} is not prepared as array_record in {builder.data_dir}; remove what is there "
+                f'and run once, with TensorFlow installed: python -c "import tensorflow_datasets as tfds; '
+                f'tfds.builder({self._name!r}, {place}).download_and_prepare()"'
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self._records[range(len(self))[index]]  # range knows negative indices and raises IndexError
+        label = np.int32(record[self._label_key])
+        if not 0 <= label < len(self.class_names):
+            raise ValueError(f"{self.describe(index)} has no label ({label}); choose a labeled split")
+        return {"image": record[self._image_key], "label": label}
+
+    def describe(self, index: int) -> str:
+        return f"{self._name}/{self._split}[{index}]"
+
+
+make = Tfds

@@ -1,0 +1,146 @@
+"""Choices of examples: which indices of a data set to take, and the source that holds those alone.
+
+Every choice depends on the labels and a seed alone, so it is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from imgcls_jax.data.source import Indices, Source
+
+
+def _shuffled_in_classes(labels: Indices, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the examples sorted by class and shuffled within each, and the rank of each in its class."""
+    order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
+    counts = np.unique(labels, return_counts=True)[1]
+    return order, np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def stratified_split(labels: Indices, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits N examples at random, class by class.
+
+    Of n examples of a class floor(n * fraction + 1/2) are held out.
+
+    Args:
+        labels: integers [N]; constant labels give a plain random split.
+        fraction: part to hold out, in (0, 1).
+        seed: non-negative integer; the same labels, fraction and seed give the same split everywhere.
+
+    Returns:
+        (train_indices, test_indices): int64, sorted, disjoint, together 0..N-1.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"the held-out fraction must lie between 0 and 1 (both excluded), got {fraction}")
+    # Raw PCG64 words, because numpy does not promise that permutation() stays the same across versions.
+    counts = np.unique(labels, return_counts=True)[1]
+    order, rank_in_class = _shuffled_in_classes(labels, seed)
+    held_out = np.floor(np.round(counts * fraction, 9) + 0.5)  # 45 * 0.7 is 31.4999... where 31.5 is meant
+    is_test = rank_in_class < np.repeat(held_out, counts)
+    return np.sort(order[~is_test]), np.sort(order[is_test])
+
+
+def balanced_subset(labels: Indices, per_class: int, seed: int) -> np.ndarray:
+    """Chooses the same number of examples of every class at random.
+
+    Args:
+        labels: integers [N].
+        per_class: how many of each class that occurs, at least 1.
+        seed: non-negative integer; the same labels, number and seed give the same choice everywhere, and a
+            larger number keeps all that a smaller one chose.
+
+    Returns:
+        int64 [per_class * K], sorted.
+
+    Raises:
+        ValueError: a class has fewer examples.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if per_class < 1 or counts.min() < per_class:
+        raise ValueError(
+            f"class {classes[counts.argmin()]} has {counts.min()} examples; cannot choose {per_class} of each"
+        )
+    order, rank_in_class = _shuffled_in_classes(labels, seed)
+    return np.sort(order[rank_in_class < per_class])
+
+
+def long_tailed_subset(labels: Indices, factor: float, seed: int) -> np.ndarray:
+    """Makes a data set long-tailed: class sizes fall exponentially from the first class to the last.
+
+    Eq.: n_c = floor(n factor^(-c / (K - 1))), n the size of the largest class, so that the first class has
+    factor times as many as the last (Cui et al. 2019, arXiv:1901.05555); a class that has fewer keeps all.
+
+    Args:
+        labels: integers [N] in [0, K), K at least 2.
+        factor: at least 1.
+        seed: non-negative integer; a larger factor keeps a part of what a smaller one keeps.
+
+    Returns:
+        int64 [n], sorted.
+
+    Raises:
+        ValueError: factor is below 1, or leaves a class without examples.
+    """
+    if factor < 1:
+        raise ValueError(f"an imbalance factor is at least 1; got {factor}")
+    counts = np.bincount(labels)
+    sizes = np.floor(counts.max() * float(factor) ** (-np.arange(len(counts)) / max(len(counts) - 1, 1)))
+    if np.minimum(sizes, counts).min() < 1:
+        raise ValueError(
+            f"an imbalance factor of {factor} leaves one of {len(counts)} classes without examples"
+        )
+    order, rank_in_class = _shuffled_in_classes(labels, seed)
+    return np.sort(order[rank_in_class < sizes[np.asarray(labels)[order]]])
+
+
+def oversampled(labels: Indices) -> np.ndarray:
+    """Repeats the examples of smaller classes until each has as many as the largest.
+
+    Args:
+        labels: integers [N].
+
+    Returns:
+        int64 [n], class by class; an example comes as often as any other of its class, to within one.
+    """
+    labels = np.asarray(labels)
+    members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    largest = max(len(own) for own in members)
+    return np.concatenate([np.resize(own, largest) for own in members])
+
+
+class Subset:
+    """A source that holds some elements of another.
+
+    Args:
+        source: the other one.
+        indices: integers [n] into it.
+    """
+
+    def __init__(self, source: Source, indices: Indices) -> None:
+        self.source, self.indices = source, np.asarray(indices)
+        self.class_names = source.class_names
+        self.labels = None if source.labels is None else source.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[int(self.indices[index])]
+
+    def describe(self, index: int) -> str:
+        return self.source.describe(int(self.indices[index]))
+
+
+class GatheredSubset(Subset):
+    """A subset of a source in memory, which gathers whole batches."""
+
+    def gather(self, indices: Indices) -> dict[str, np.ndarray]:
+        """Returns the source's columns for integer indices [B] into the subset."""
+        return self.source.gather(self.indices[indices])
+
+
+def subset(source: Source, indices: Indices) -> Subset:
+    """Returns a source that holds the elements `indices` of another."""
+    return (GatheredSubset if hasattr(source, "gather") else Subset)(source, indices)
