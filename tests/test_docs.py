@@ -1,7 +1,7 @@
 """What the documentation names exists: files, commands, fields, operations, links; and its examples run."""
 
 import ast
-import importlib
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -11,8 +11,10 @@ import jax
 import pytest
 
 from imgcls_jax import evaluators, models
+from imgcls_jax.config import compare, settings
 from imgcls_jax.config.files import read_config
-from imgcls_jax.data import transforms
+from imgcls_jax.config.resolve import resolve
+from imgcls_jax.data import sources, transforms
 from imgcls_jax.train import loop
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +22,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 EXTENDING = TEXTS["docs/extending.md"]
 FOLDERS = "imgcls_jax|configs|tests|launch|benchmarks|results|docs"
-EXAMPLE = r"`(imgcls_jax/[\w/]+\.py)`:?\n\n```python\n(.*?)```"  # a file that the page itself shows
+EXAMPLE = (
+    r"`((?:imgcls_jax|configs)/[\w/]+\.py)`:?\n\n```python\n(.*?)```"  # a file that the page itself shows
+)
 EXAMPLES = {path: text for page in TEXTS.values() for path, text in re.findall(EXAMPLE, page, re.S)}
 FILE_ENDINGS = r"(?:txt|onnx|stablehlo)\b"  # train.txt is no field
 SECTIONS = ("data", "model", "objective", "optimizer", "train")
@@ -108,7 +112,8 @@ def test_a_wrong_field_would_be_seen(fields):
 def test_commands_and_their_flags_exist(page, words):
     spec = importlib.util.find_spec(words[2])
     assert spec is not None, words
-    source = Path(spec.origin).read_text(encoding="utf-8")
+    shared = ROOT / "imgcls_jax" / "runtime" / "command.py"  # flags that several commands have
+    source = Path(spec.origin).read_text(encoding="utf-8") + shared.read_text(encoding="utf-8")
     for word in words[3:]:
         flag = word.split("=")[0].removeprefix("--")
         if word.startswith("--") and flag and not flag.startswith("config"):
@@ -117,6 +122,20 @@ def test_commands_and_their_flags_exist(page, words):
 
 def named_configurations():
     return sorted({word for _, words in commands() for word in words if re.match(r"configs/\w+\.py", word)})
+
+
+def test_no_field_of_train_and_optimizer_is_left_out():
+    text = TEXTS["docs/configuration.md"]
+    sections = ((settings.TrainSettings, "train"), (settings.OptimizerSettings, "optimizer"))
+    for record, section in sections:
+        names = {field.name for field in dataclasses.fields(record)} - {"fields"}
+        assert sorted(name for name in names if f"`{section}.{name}`" not in text) == []
+
+
+def test_what_may_change_at_a_resume():
+    text = TEXTS["docs/configuration.md"].split("## What may change at a resume")[1].split("\n## ")[0]
+    paragraph = next(part for part in text.split("\n\n") if part.startswith("`data."))
+    assert set(re.findall(r"`([\w.]+)`", paragraph)) == set(compare.FREE_ON_RESUME)
 
 
 @pytest.mark.parametrize("name", named_configurations())
@@ -171,16 +190,13 @@ def test_the_model_and_the_evaluator_run(tmp_path, monkeypatch):
 
 
 def test_the_source_runs(tmp_path, monkeypatch):
-    pytest.importorskip("imgcls_jax.data.source")
     monkeypatch.chdir(ROOT)
-    sources = importlib.import_module("imgcls_jax.data.sources")
     extended(tmp_path, monkeypatch, sources, "imgcls_jax/data/sources/stripes.py")
     result = loop.run(short_config(*overrides("--config.data.source=stripes")), tmp_path / "run")
     assert result["metrics"]["test"]["num_examples"] == 200
 
 
 def test_the_transform_draws_for_each_image():
-    pytest.importorskip("imgcls_jax.data.device_operation")
     text = re.search(r"## A transform.*?```python\n(.*?)```", EXTENDING, re.S).group(1)
     scope = {}
     exec(compile(text, "extending.md", "exec"), scope)
@@ -188,3 +204,14 @@ def test_the_transform_draws_for_each_image():
     noisy = scope["noise"](0.5)(jax.random.key(0), images)
     assert noisy.shape == images.shape and abs(float(noisy.std()) - 0.5) < 0.2
     assert not (noisy[0] == noisy[1]).any()
+
+
+def test_the_configuration_resolves(tmp_path):
+    path = "configs/digits_quick.py"
+    (tmp_path / "digits_quick.py").write_text(EXAMPLES[path])
+    whole, short = (
+        resolve(read_config([f"--config={tmp_path}/digits_quick.py{option}"])).resolved
+        for option in ("", ":test")
+    )
+    assert (whole["train"]["total_epochs"], short["train"]["total_epochs"]) == (20.0, 2.0)
+    assert whole["optimizer"]["b1"] == 0.9  # optax's own default
