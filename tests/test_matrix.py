@@ -19,8 +19,8 @@ from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.state import state_digest
 from imgcls_jax.train.step import make_init, make_train_step
 
-NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__) if m.name != "base"]
-OPTIONS = runpy.run_path(str(Path(__file__).with_name("test_objectives.py")))["OPTIONS"]
+NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__)]
+options_of = runpy.run_path(str(Path(__file__).with_name("test_objectives.py")))["options_of"]
 TASK = Task(3, 24, steps_per_epoch=6, total_steps=12, image_shape=(32, 32, 3), class_counts=(8, 8, 8))
 ROWS = 4
 # All of a family's parts, in as few and narrow layers as it can be built from.
@@ -30,22 +30,20 @@ BACKBONES = {
     "vgg11_bn": vgg.build("vgg11_bn", channels=(4, 4, 8, 8, 8), hidden=(16, 16)),
     "vit_tiny": vit.build("vit_tiny", patch=8, width=16, depth=1, dropout=0.1),
 }
-# objective -> (the backbones it takes, what it says of the others)
-CHOOSY = {"mae": ({"vit_tiny"}, "visible patches alone.* reads whole images")}
 PAIRS = [(name, network) for name in NAMES for network in BACKBONES]
 # Of these the suite walks a part: the first is the network of tests/test_objectives.py, the second is to the
 # objectives what the residual one is.
 BY_REQUEST = ("simpleconv3", "vgg11_bn")
 
 
-def is_legal(name, network):
-    return name not in CHOOSY or network in CHOOSY[name][0]
-
-
 @functools.cache
 def make(name, network):
-    module = importlib.import_module(f"imgcls_jax.objectives.{name}")
-    return module.make(BACKBONES[network], TASK, **OPTIONS.get(name, {}))
+    """Returns the objective, or what it says of a network that it does not take."""
+    function = importlib.import_module(f"imgcls_jax.objectives.{name}").make
+    try:
+        return function(BACKBONES[network], TASK, **options_of(name, function))
+    except ValueError as refusal:
+        return refusal
 
 
 def batch(start=0, rows=ROWS):
@@ -90,14 +88,13 @@ def assert_survives_a_checkpoint(state, folder):
 
 @pytest.mark.parametrize(
     "name, network",
-    [
-        pytest.param(*pair, marks=pytest.mark.slow if pair[1] in BY_REQUEST else ())
-        for pair in PAIRS
-        if is_legal(*pair)
-    ],
+    [pytest.param(*pair, marks=pytest.mark.slow if pair[1] in BY_REQUEST else ()) for pair in PAIRS],
 )
-def test_the_objective_trains_the_backbone(name, network, tmp_path):
+def test_the_objective_trains_the_backbone_or_names_it_in_its_refusal(name, network, tmp_path):
     objective, traces = make(name, network), []
+    if isinstance(objective, ValueError):
+        assert type(BACKBONES[network]).__name__ in str(objective)
+        return
 
     def augment(rng, values):
         traces.append(rng)
@@ -115,7 +112,12 @@ def test_the_objective_trains_the_backbone(name, network, tmp_path):
     assert_survives_a_checkpoint(state, tmp_path)
 
 
-@pytest.mark.parametrize("name, network", [pair for pair in PAIRS if not is_legal(*pair)])
-def test_a_pair_that_cannot_be_is_refused_with_the_reason(name, network):
-    with pytest.raises(ValueError, match=CHOOSY[name][1]):
-        make(name, network)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_objective_takes_some_backbone(name):
+    assert any(not isinstance(make(name, network), ValueError) for network in BACKBONES)
+
+
+def test_only_mae_is_choosy_among_the_first_eleven():
+    first = "cnn_rnn deepcluster fixmatch iic mae mixmatch multilabel pseudo_label simclr supervised trinet"
+    refused = {pair for pair in PAIRS if pair[0] in first.split() and isinstance(make(*pair), ValueError)}
+    assert refused == {("mae", network) for network in BACKBONES if network != "vit_tiny"}

@@ -1,7 +1,11 @@
 """The laws of the objectives' contract, each for every objective found in the folder."""
 
+from __future__ import annotations
+
 import importlib
+import inspect
 import pkgutil
+from collections.abc import Sequence
 from functools import lru_cache
 
 import jax
@@ -16,8 +20,9 @@ from imgcls_jax.models import simpleconv3, vit
 from imgcls_jax.train.state import state_digest
 from imgcls_jax.train.step import make_init, make_train_step
 
-NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__) if m.name != "base"]
-# Settings under which an objective keeps all the objective state that it can keep.
+NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__)]
+# Settings under which an objective keeps all the objective state that it can keep. An objective that is not
+# here has its defaults, and EXAMPLES where it has none.
 OPTIONS = {
     "cnn_rnn": {"hidden": 16, "embedding_dim": 8},
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
@@ -29,21 +34,34 @@ OPTIONS = {
     "supervised": {"ema_decay": 0.9, "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "dropout": 0.1},
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
 }
-# What an objective cannot train on simpleconv3 trains here.
-BACKBONES = {"mae": vit.build("vit_tiny", width=16, depth=1, dropout=0.1)}
+EXAMPLES = {"int": 3, "float": 0.5, "bool": True, "str": "", "Sequence[int]": (3,), "Sequence[float]": (0.5,)}
+# The first of these that an objective takes.
+BACKBONES = (simpleconv3.build(), vit.build("vit_tiny", width=16, depth=1, dropout=0.1))
 TASK = Task(3, 24, steps_per_epoch=3, total_steps=6, image_shape=(16, 16, 3), class_counts=(8, 8, 8))
 
 
-def backbone_of(name):
-    return BACKBONES.get(name) or simpleconv3.build()
+def options_of(name, make):
+    """Returns the row of OPTIONS, and an example of every further argument that has no default."""
+    needed = [p for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    needed = {p.name: EXAMPLES[p.annotation] for p in needed if p.default is p.empty}
+    return needed | OPTIONS.get(name, {})
 
 
 @lru_cache
+def backbone_and_objective(name):
+    make = importlib.import_module(f"imgcls_jax.objectives.{name}").make
+    options = options_of(name, make)
+    refusals = []
+    for backbone in BACKBONES:
+        try:
+            return backbone, make(backbone, TASK, **options)
+        except ValueError as error:
+            refusals.append(f"{type(backbone).__name__}: {error}")
+    pytest.fail(f"{name} takes no backbone. " + "; ".join(refusals))
+
+
 def build(name):
-    objective = importlib.import_module(f"imgcls_jax.objectives.{name}").make(
-        backbone_of(name), TASK, **OPTIONS.get(name, {})
-    )
-    return objective, optax.sgd(0.05, momentum=0.9)
+    return backbone_and_objective(name)[1], optax.sgd(0.05, momentum=0.9)
 
 
 def batch(step=0, rows=8):
@@ -106,10 +124,18 @@ def shapes(tree):
 
 def test_there_are_objectives():
     assert "supervised" in NAMES
+    assert OPTIONS.keys() <= set(NAMES)
+
+
+def test_an_objective_that_no_table_knows_is_built_from_its_signature():
+    def make(backbone, task, *, clusters: int, widths: Sequence[int], rate: float = 0.1):
+        pass
+
+    assert options_of("new", make) == {"clusters": 3, "widths": (3,)}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_law_1_carry_never_changes_its_form(name):
+def test_law_1_objective_state_never_changes_its_form(name):
     before = initial(name)
     after, _, traces = train(name, before, TASK.total_steps)
     assert shapes(before.objective_state) == shapes(after.objective_state)
@@ -118,13 +144,13 @@ def test_law_1_carry_never_changes_its_form(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_law_2_params_backbone_is_the_trunk(name):
-    images = jnp.zeros((2, *TASK.image_shape))
-    trunk = jax.eval_shape(lambda: backbone_of(name).init(jax.random.key(0), images, train=False))["params"]
+    images, (backbone, _) = jnp.zeros((2, *TASK.image_shape)), backbone_and_objective(name)
+    trunk = jax.eval_shape(lambda: backbone.init(jax.random.key(0), images, train=False))["params"]
     assert shapes(initial(name).params["backbone"]) == shapes(trunk)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_law_3_params_and_carry_share_no_buffer(name):
+def test_law_3_params_and_objective_state_share_no_buffer(name):
     state = initial(name)
     buffers = [
         leaf.unsafe_buffer_pointer()

@@ -17,6 +17,9 @@ FREE_ON_RESUME = (
     "data.cache_gib",
     "train.log_every_steps",
     "train.keep_checkpoints",
+    "train.checkpoint_every_minutes",
+    "train.best_metric",
+    "train.best_mode",
     "train.parallel",
 )
 LENGTH = "train.total_steps"

@@ -18,7 +18,7 @@ from imgcls_jax.config import settings
 from imgcls_jax.config.field_types import did_you_mean, fits, require_types, type_hints
 from imgcls_jax.config.modules import find_function
 from imgcls_jax.config.settings import MAIN, Settings
-from imgcls_jax.config.written import Config, plain
+from imgcls_jax.config.written import RENAMED, Config, plain
 
 REQUIRED = inspect.Parameter.empty
 UNITS = ("steps", "epochs", "examples")
@@ -135,6 +135,18 @@ def resolve(config: Any) -> Configuration:
     return Configuration(written, json.loads(json.dumps(resolved)))
 
 
+def resolve_data(fields: Config) -> settings.DataSettings:
+    """Resolves the section `data` alone, for what needs data and no run.
+
+    Args:
+      fields: as written.
+
+    Raises:
+      ValueError: an unknown field or source, one of another type, or one that is missing.
+    """
+    return _record(settings.DataSettings, json.loads(json.dumps(_data(fields))))
+
+
 # ---- one section each
 
 
@@ -143,9 +155,7 @@ def _data(fields: Config) -> Config:
     source = _required("data", fields, "source")
     of_source = _parameters(_found("data.source", "data.sources", source))
     if "split" not in of_source:
-        raise ValueError(
-            f"imgcls_jax/data/sources/{source}.py: make must take the split as its first argument"
-        )
+        raise ValueError(f"imgcls_jax/data/sources/{source}.py: make takes the split as its first argument")
     del of_source["split"]
     return _filled("data", own | of_source, fields)
 
@@ -296,7 +306,8 @@ def _phase(section: str, fields: Config, resolved: Config) -> Config:
         if unit in UNITS:
             base = {k: v for k, v in base.items() if k not in {f"{stem}_{other}" for other in UNITS}}
     if own.get("name", base["name"]) != base["name"]:
-        base = {k: v for k, v in base.items() if k in _parameters(settings.OptimizerSettings)}
+        shared = {s for name in _parameters(settings.OptimizerSettings) for s in _spellings(name)}
+        base = {k: v for k, v in base.items() if k in shared}
     return {
         given[0]: fields[given[0]],
         "train_transforms": resolved["data"]["train_transforms"] if line is None else line,
@@ -362,6 +373,8 @@ def _filled(section: str, parameters: Mapping[str, tuple[Any, Any]], fields: Con
     names = {name: _spellings(name) for name in parameters}
     known = [spelling for spellings in names.values() for spelling in spellings]
     for field in fields:
+        if f"{section}.{field}" in RENAMED:
+            raise ValueError(f"config.{section}.{field} is called {RENAMED[f'{section}.{field}']} now")
         if field not in known:
             hint = did_you_mean(field, known) or f"there are {', '.join(names) or 'none'}"
             raise ValueError(f"config.{section}.{field}: no such field; {hint}")
@@ -377,7 +390,9 @@ def _filled(section: str, parameters: Mapping[str, tuple[Any, Any]], fields: Con
             continue
         (spelling,) = given
         value = fields[spelling]
-        _require_type(section, spelling, value, hint if spelling == name else float | Sequence[float])
+        if spelling != name:  # epochs and examples need not be whole
+            hint = Sequence[float] if fits([1], hint) else float
+        _require_type(section, spelling, value, hint)
         if spelling != name and not value:  # 0 epochs are 0 steps, whatever an epoch is
             spelling, value = name, [] if isinstance(value, list) else 0
         filled[spelling] = value

@@ -176,6 +176,8 @@ class TrainSettings:
       eval_batch_size: 0 for batch_size.
       log_every_steps, eval_every_steps, checkpoint_every_steps: 0 switches the periodic ones off; the end of
         a run always evaluates and saves, and every evaluation saves too.
+      checkpoint_every_minutes: the longest that a run goes on without a checkpoint; longer where saving takes
+        more than a few hundredths of that time. 0 switches it off.
       keep_checkpoints: the newest ones that stay.
       best_metric, best_mode: e.g. "test/accuracy" and "max": the checkpoint that stays besides.
       feature_cache_gib: the most memory of the host, in GiB, for the features of a frozen backbone, which are
@@ -200,6 +202,7 @@ class TrainSettings:
     log_every_steps: int = 50
     eval_every_steps: int = 0
     checkpoint_every_steps: int = 0
+    checkpoint_every_minutes: float = 10.0
     keep_checkpoints: int = 2
     best_metric: str = ""
     best_mode: str = "max"
@@ -211,6 +214,7 @@ class TrainSettings:
         require_at_least("train", self, batch_size=1, total_steps=0, seed=0, num_microbatches=1)
         require_at_least("train", self, eval_batch_size=0, log_every_steps=0, eval_every_steps=0)
         require_at_least("train", self, checkpoint_every_steps=0, keep_checkpoints=1, feature_cache_gib=0)
+        require_at_least("train", self, checkpoint_every_minutes=0)
         for field, choices in (
             ("on_nonfinite", ON_NONFINITE), ("parallel", PARALLEL), ("best_mode", ("max", "min"))
         ):  # fmt: skip

@@ -1,1 +1,1 @@
-"""What an objective and an evaluator must be, and the few lines that each of them needs."""
+"""What an objective and an evaluator must be, and the code that they share."""

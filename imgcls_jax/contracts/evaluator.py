@@ -1,7 +1,7 @@
-"""What a network says of every example of a split, on the host, for evaluators that look at all together.
+"""Collects a network's outputs for every example of a split on the host, and checks them.
 
-Prediction is in evaluation mode and the images come by the evaluation line: no statistics move, nothing is
-random.
+Evaluators that need all examples at once share this. The network runs in evaluation mode, on images after
+data.eval_transforms: no statistics move, nothing is random.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Examples = dict[str, np.ndarray]
 
 
 def check_labels(label: jax.Array, *, multi_label: bool) -> None:
-    """Raises ValueError where the labels [B] or [B, K] are not of the kind that an evaluator measures."""
+    """Raises ValueError for labels [B] in a multi-label evaluator, and for labels [B, K] in any other."""
     if (label.ndim == 2) != multi_label:
         one, any_number = "one label an image", "any number of labels an image"
         measured, given = (any_number, one) if multi_label else (one, any_number)
@@ -34,8 +34,8 @@ def make_collector(
     """Returns the function (params, objective_state, split) -> Examples, the same on every process.
 
     Args:
-      columns: (params, objective_state, batch) -> {name: array [B, ...]}, traced: what to keep of each
-        example. Its float columns are checked.
+      columns: (params, objective_state, batch) -> {name: array [B, ...]}, traced: the values to keep for each
+        example. Float columns must be finite.
       open_split: split -> its batches, each example once, with label int [B, ...] and mask bool [B].
       multi_label: whether labels must be [B, K], of 0 and 1, and not [B].
 
@@ -48,7 +48,7 @@ def make_collector(
         return columns(params, objective_state, batch) | {"label": batch["label"], "mask": batch["mask"]}
 
     def collect(params: Any, objective_state: Any, split: str) -> Examples:
-        """Raises ValueError where nothing could be read or the labels are of the other kind, and
+        """Raises ValueError where no example could be read or the labels are of the other kind, and
         FloatingPointError for a NaN or an infinity."""
         parts = []
         for batch in open_split(split):

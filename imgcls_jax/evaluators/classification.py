@@ -1,7 +1,7 @@
 """Single-label classification, exact over a split: loss, top-1, top-5 and per-class accuracy.
 
-Sums and counts are added up on the devices batch by batch and divided once at the end, so neither batch size
-nor the number of devices changes a figure. A tie or a NaN among the logits counts as an error.
+The devices add up sums and counts batch by batch, and one division at the end makes the figures. So neither
+the batch size nor the number of devices changes a figure. A tie or a NaN among the logits counts as an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 
 from imgcls_jax.contracts.evaluator import OpenSplit, Predict, check_labels
 from imgcls_jax.losses import label_rank, softmax_cross_entropy
+
+READS = ("logits",)  # of what the objective predicts
 
 
 def make(

@@ -19,6 +19,8 @@ from sklearn import metrics as sklearn_metrics
 from imgcls_jax.contracts.evaluator import OpenSplit, Predict, make_collector
 from imgcls_jax.metrics.ranking import mean_of_known, ranking
 
+READS = ("logits",)  # of what the objective predicts
+
 
 def make(
     predict: Predict,
@@ -58,8 +60,8 @@ def make(
         )
     if len(shots) and (len(shots) != 2 or not 0 < shots[0] <= shots[1] or not task.class_counts):
         raise ValueError(
-            "classification_report: shots are two rising numbers of examples, and the source tells its "
-            f"labels without reading every example; got {tuple(shots)}"
+            "classification_report: shots are two rising numbers of examples, and need a source that counts "
+            f"its labels without reading every example; got {tuple(shots)}"
         )
 
     def probabilities(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

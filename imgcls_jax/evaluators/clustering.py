@@ -1,16 +1,17 @@
 """How well clusters found without labels agree with the classes.
 
-Accuracy is that of the best one-to-one assignment of clusters to classes (the Hungarian method), found with
-the labels of the split it is measured on, as the unsupervised protocol has it; clusters beyond the number of
-classes count as errors. With `fit_split` there is also the accuracy of a many-to-one map, each cluster to the
-class that most of its examples have in that split, which should be the training one: the usual figure where
-there are more clusters than classes. Mutual information is normalised by the arithmetic mean of the
-entropies.
+Accuracy is that of the best one-to-one assignment of clusters to classes (the Hungarian method). As in the
+unsupervised protocol, the assignment uses the labels of the split that is measured; clusters beyond the
+number of classes count as errors. With `fit_split` there is also the accuracy of a many-to-one map: each
+cluster gets the class that most of its examples have in that split, which should be the training one. That is
+the usual figure where there are more clusters than classes. Mutual information is normalized by the
+arithmetic mean of the entropies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,10 +21,15 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from imgcls_jax.contracts.evaluator import OpenSplit, Predict, make_collector
+from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, make_collector
 from imgcls_jax.losses import kmeans, nearest_centroid
 
 KMEANS_STARTS = 5  # of which the one with the lowest objective is kept
+
+
+def reads(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what is read of what the objective predicts."""
+    return (options.get("key", "logits"),)
 
 
 def make(
@@ -68,20 +74,7 @@ def make(
             f"{num_clusters}, {silhouette_examples} and {seed}"
         )
 
-    def columns(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = predict(params, objective_state, batch)
-        if key not in outputs:
-            raise ValueError(f"evals: key {key!r} is none of the prediction's outputs: {', '.join(outputs)}")
-        kept = {}
-        if key != "embedding":
-            kept["clusters"] = jnp.argmax(outputs[key], axis=-1)
-            kept["largest"] = jnp.max(outputs[key], axis=-1)  # not finite where an entry is a NaN
-        if key == "logits" and "subhead_logits" in outputs:
-            kept["subheads"] = jnp.argmax(outputs["subhead_logits"], axis=-1)  # [B, S]
-        if key == "embedding" or silhouette_examples and "embedding" in outputs:
-            kept["embedding"] = outputs["embedding"].astype(jnp.float32)
-        return kept
-
+    columns = functools.partial(_columns, predict, key, bool(silhouette_examples))
     collect = make_collector(columns, open_split)
 
     def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
@@ -91,26 +84,68 @@ def make(
             centroids = _centroids(fit["embedding"], num_clusters or task.num_classes, seed)
             for examples in found.values():
                 examples["clusters"] = np.asarray(nearest_centroid(examples["embedding"], centroids)[0])
-        labels, clusters = found[split]["label"], found[split]["clusters"]
-        metrics = {
-            "num_examples": len(labels),
-            "num_clusters": len(np.unique(clusters)),
-            "accuracy": one_to_one_accuracy(clusters, labels),
-            "nmi": float(normalized_mutual_info_score(labels, clusters)),
-            "ari": float(adjusted_rand_score(labels, clusters)),
-        }
+        metrics = agreement(found[split])
         if fit_split:
-            classes = majority_classes(found[fit_split]["clusters"], found[fit_split]["label"])
-            mapped = np.array([classes.get(cluster, -1) for cluster in clusters.tolist()])
-            metrics["mapped_accuracy"] = float(np.mean(mapped == labels))
+            metrics["mapped_accuracy"] = mapped_accuracy(found[fit_split], found[split])
         if "embedding" in found[split] and silhouette_examples:
-            metrics |= _silhouette(found[split]["embedding"], clusters, silhouette_examples, seed)
-        if "subheads" in found[split]:
-            each = [one_to_one_accuracy(own, labels) for own in found[split]["subheads"].T]
-            metrics |= {"subhead_accuracy_mean": float(np.mean(each)), "subhead_accuracy_best": max(each)}
+            examples = found[split]
+            metrics |= _silhouette(examples["embedding"], examples["clusters"], silhouette_examples, seed)
         return metrics
 
     return evaluate
+
+
+def _columns(
+    predict: Predict,
+    key: str,
+    embed: bool,
+    params: Any,
+    objective_state: Any,
+    batch: dict[str, jax.Array],
+) -> dict[str, jax.Array]:
+    """Returns the columns of a collector; `embed` keeps the embedding where there is one."""
+    outputs = predict(params, objective_state, batch)
+    if key not in outputs:
+        raise ValueError(f"evals: the prediction has no output {key!r}; it has {', '.join(outputs)}")
+    kept = {}
+    if key != "embedding":
+        kept["clusters"] = jnp.argmax(outputs[key], axis=-1)
+        kept["largest"] = jnp.max(outputs[key], axis=-1)  # not finite where an entry is a NaN
+    if key == "logits" and "subhead_logits" in outputs:
+        kept["subheads"] = jnp.argmax(outputs["subhead_logits"], axis=-1)  # [B, S]
+    if key == "embedding" or embed and "embedding" in outputs:
+        kept["embedding"] = outputs["embedding"].astype(jnp.float32)
+    return kept
+
+
+def agreement(examples: Examples) -> dict[str, Any]:
+    """Compares clusters with labels.
+
+    Args:
+      examples: "label" and "clusters", integer [N]; perhaps "subheads", integer [N, S].
+
+    Returns:
+      The metrics of `make` that need nothing else.
+    """
+    labels, clusters = examples["label"], examples["clusters"]
+    metrics = {
+        "num_examples": len(labels),
+        "num_clusters": len(np.unique(clusters)),
+        "accuracy": one_to_one_accuracy(clusters, labels),
+        "nmi": float(normalized_mutual_info_score(labels, clusters)),
+        "ari": float(adjusted_rand_score(labels, clusters)),
+    }
+    if "subheads" in examples:
+        each = [one_to_one_accuracy(own, labels) for own in examples["subheads"].T]
+        metrics |= {"subhead_accuracy_mean": float(np.mean(each)), "subhead_accuracy_best": max(each)}
+    return metrics
+
+
+def mapped_accuracy(fit: Examples, examples: Examples) -> float:
+    """Returns the accuracy on `examples` of the many-to-one map that `fit` gives."""
+    classes = majority_classes(fit["clusters"], fit["label"])
+    mapped = np.array([classes.get(cluster, -1) for cluster in examples["clusters"].tolist()])
+    return float(np.mean(mapped == examples["label"]))
 
 
 def one_to_one_accuracy(clusters: np.ndarray, labels: np.ndarray) -> float:

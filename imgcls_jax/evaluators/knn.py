@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of embeddings: what a representation is worth as it stands.
+"""Weighted k-nearest-neighbor classification: how good embeddings are without any further training.
 
 Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", arXiv:1805.01978
 (2018), section 3.4, with k = 200; Caron et al. (DINO), arXiv:2104.14294 (2021), with k = 20; temperature 0.07
@@ -19,6 +19,8 @@ from imgcls_jax.losses import l2_normalize
 
 QUERIES, EXAMPLES = 1024, 2048  # compared at a time; larger blocks outgrow a cache
 
+READS = ("embedding",)  # of what the objective predicts
+
 
 def make(
     predict: Predict,
@@ -36,7 +38,7 @@ def make(
       predict: (params, objective_state, batch) -> {"embedding": float [B, D], ...}.
       open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
       task: not read: the labels may be of classes that were never trained on.
-      split: to classify; where it is train_split, an example is no neighbour of itself.
+      split: to classify; where it is train_split, an example is no neighbor of itself.
       train_split: whose examples vote.
       k: how many vote, or several such numbers.
       temperature: of the weights, positive.
@@ -85,7 +87,7 @@ def nearest(
       queries: float [n, D].
       examples: float [N, D], N at least k, at least k + 1 with leave_one_out.
       k: how many.
-      leave_one_out: whether query i is example i, and no neighbour of itself.
+      leave_one_out: whether query i is example i, and no neighbor of itself.
 
     Returns:
       Cosines float32 [n, k], falling, and positions int32 [n, k]; of equally similar ones the first.
@@ -102,7 +104,7 @@ def nearest(
 
 
 def vote(similarity: np.ndarray, labels: np.ndarray, *, num_classes: int, temperature: float) -> np.ndarray:
-    """Scores classes by the neighbours' labels, each weighted by its similarity.
+    """Scores classes by the neighbors' labels, each weighted by its similarity.
 
     Eq.: score_c = sum_{i: y_i = c} exp(s_i / t), here divided by the largest weight, which changes no order
     and cannot overflow.
@@ -131,7 +133,7 @@ def _merge(
     Args:
       best: cosines float32 [b, k], falling, and positions int32 [b, k], of the blocks before.
       queries: float32 [b, D], of norm 1.
-      own: int32 [b], the position that is no neighbour of each query.
+      own: int32 [b], the position that is no neighbor of each query.
       block: float [m, D].
       start: the position of its first example.
 

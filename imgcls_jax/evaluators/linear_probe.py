@@ -1,10 +1,10 @@
 """A linear classifier on frozen embeddings: how much of the classes lies in them linearly.
 
-Multinomial logistic regression by L-BFGS on the standardised embeddings of the training split, as CLIP
+Multinomial logistic regression by L-BFGS on the standardized embeddings of the training split, as CLIP
 evaluates (Radford et al. 2021, arXiv:2103.00020, appendix A.3). Differences from the usual probe by SGD with
-augmentation: each image is embedded once, by the evaluation line; the optimum is exact and has no learning
-rate. It runs on the host and is meant for up to some 100,000 examples. Standardising stands for the BatchNorm
-without parameters that MAE puts before its probe.
+augmentation: each image is embedded once, after data.eval_transforms; the optimum is exact, and there is no
+learning rate. It runs on the host and suits up to some 100,000 examples. Standardizing takes the place of the
+BatchNorm without parameters that MAE puts before its probe.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, embedding, make_collector
 from imgcls_jax.data.subsets import balanced_subset
+
+READS = ("embedding",)  # of what the objective predicts
 
 
 def make(
@@ -45,7 +47,7 @@ def make(
       labels_per_class, label_seed: how many examples of each class to fit on, and the seed that chooses them,
         as config.data has them; 0 for all.
       C: scikit-learn's inverse of the L2 penalty, positive; the larger, the less.
-      max_iterations: of L-BFGS; scikit-learn warns where they did not do.
+      max_iterations: of L-BFGS; scikit-learn warns where they were too few.
 
     Returns:
       A function that returns num_examples, accuracy, and train_accuracy of the fit, both in [0, 1].
@@ -66,19 +68,26 @@ def make(
         if labels_per_class:
             chosen = balanced_subset(train["label"], labels_per_class, label_seed)
             train = {name: column[chosen] for name, column in train.items()}
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iterations))
-        # The products are small: threads that wait for each other at every one take minutes where others
-        # use the processor too, and gain little where none do.
-        with threadpool_limits(1):
-            probe.fit(train["embedding"].astype(np.float64), train["label"])
-
-        def accuracy(examples: Examples) -> float:
-            return float(probe.score(examples["embedding"].astype(np.float64), examples["label"]))
-
+        probe = fit(train, C=C, max_iterations=max_iterations)
         return {
             "num_examples": len(test["label"]),
-            "accuracy": accuracy(test),
-            "train_accuracy": accuracy(train),
+            "accuracy": accuracy(probe, test),
+            "train_accuracy": accuracy(probe, train),
         }
 
     return evaluate
+
+
+def fit(examples: Examples, *, C: float, max_iterations: int) -> Pipeline:
+    """Returns the probe that fits "embedding" float [N, D] to "label" int [N]."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iterations))
+    # The products are small. Threads that wait for each other at every one take minutes where other programs
+    # use the processor too, and gain little where none do.
+    with threadpool_limits(1):
+        probe.fit(examples["embedding"].astype(np.float64), examples["label"])
+    return probe
+
+
+def accuracy(probe: Pipeline, examples: Examples) -> float:
+    """Returns the share of examples that a probe classifies right."""
+    return float(probe.score(examples["embedding"].astype(np.float64), examples["label"]))

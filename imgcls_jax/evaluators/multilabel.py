@@ -7,6 +7,7 @@ None and left out of the mean.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from sklearn import metrics as sklearn_metrics
 
 from imgcls_jax.contracts.evaluator import OpenSplit, Predict, make_collector
 from imgcls_jax.metrics.ranking import mean_of_known, ranking
+
+READS = ("probabilities",)  # of what the objective predicts
 
 
 def make(
@@ -55,11 +58,7 @@ def make(
             f"than split; got {threshold}, {top_k} and {fit_split!r}"
         )
 
-    def columns(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = predict(params, objective_state, batch)
-        kept = {"probabilities": outputs["probabilities"].astype(jnp.float32)}
-        return kept | ({"chosen": outputs["chosen"]} if "chosen" in outputs else {})
-
+    columns = functools.partial(_columns, predict)
     collect = make_collector(columns, open_split, multi_label=True)
 
     def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
@@ -81,6 +80,14 @@ def make(
         return report(probabilities, chosen, labels) | fitted
 
     return evaluate
+
+
+def _columns(
+    predict: Predict, params: Any, objective_state: Any, batch: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    outputs = predict(params, objective_state, batch)
+    kept = {"probabilities": outputs["probabilities"].astype(jnp.float32)}
+    return kept | ({"chosen": outputs["chosen"]} if "chosen" in outputs else {})
 
 
 def report(probabilities: np.ndarray, chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Telling images of classes that the network never learned from those of classes it did.
+"""How well a network tells images of classes that it never learned from images of those it did.
 
-An image is taken for unknown where its score falls below a threshold. Scores: the largest probability
+An image counts as unknown where its score falls below a threshold. Scores: the largest probability
 (Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
 Networks", arXiv:1610.02136, 2017), the largest logit (Vaze et al., "Open-Set Recognition: a Good Closed-Set
 Classifier is All You Need?", arXiv:2110.06207, 2022) and the cosine to the nearest training example (Sun et
@@ -10,7 +10,8 @@ al., "Out-of-Distribution Detection with Deep Nearest Neighbors", arXiv:2204.065
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +21,11 @@ from sklearn.metrics import roc_auc_score
 
 from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, make_collector
 from imgcls_jax.evaluators.knn import nearest
+
+
+def reads(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what is read of what the objective predicts."""
+    return ("logits", "embedding") if options.get("train_split") else ("logits",)
 
 
 def make(
@@ -58,25 +64,8 @@ def make(
     if not 0 < accept < 1:
         raise ValueError(f"open_set: accept lies between 0 and 1, both excluded; got {accept}")
 
-    def columns(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = predict(params, objective_state, batch)
-        logits = outputs["logits"].astype(jnp.float32)
-        kept = {
-            "predicted": jnp.argmax(logits, axis=-1),
-            "max_probability": jnp.max(jax.nn.softmax(logits), axis=-1),
-            "max_logit": jnp.max(logits, axis=-1),
-        }
-        if train_split:
-            kept["embedding"] = outputs["embedding"].astype(jnp.float32)
-        return kept
-
+    columns = functools.partial(_columns, predict, bool(train_split))
     collect = make_collector(columns, open_split)
-
-    def scores(found: Examples, bank: np.ndarray | None) -> dict[str, np.ndarray]:
-        named = {name: found[name] for name in ("max_probability", "max_logit")}
-        if bank is not None:
-            named["nearest_cosine"] = nearest(found["embedding"], bank, k=1)[0][:, 0]
-        return named
 
     def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
         known = collect(params, objective_state, split)
@@ -87,13 +76,35 @@ def make(
             "num_unknown": len(unknown["label"]),
             "accuracy": float(np.mean(known["predicted"] == known["label"])),
         }
-        of_unknown = scores(unknown, bank)
-        for name, score in scores(known, bank).items():
+        of_unknown = _scores(unknown, bank)
+        for name, score in _scores(known, bank).items():
             separated = separation(score, of_unknown[name], accept=accept)
             metrics |= {f"{name}_{key}": value for key, value in separated.items()}
         return metrics
 
     return evaluate
+
+
+def _columns(
+    predict: Predict, embed: bool, params: Any, objective_state: Any, batch: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Returns the columns of a collector; `embed` keeps the embedding."""
+    outputs = predict(params, objective_state, batch)
+    logits = outputs["logits"].astype(jnp.float32)
+    kept = {
+        "predicted": jnp.argmax(logits, axis=-1),
+        "max_probability": jnp.max(jax.nn.softmax(logits), axis=-1),
+        "max_logit": jnp.max(logits, axis=-1),
+    }
+    return kept | ({"embedding": outputs["embedding"].astype(jnp.float32)} if embed else {})
+
+
+def _scores(found: Examples, bank: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Returns each score of the examples, float [N]; bank: embeddings of the training examples, or None."""
+    named = {name: found[name] for name in ("max_probability", "max_logit")}
+    if bank is not None:
+        named["nearest_cosine"] = nearest(found["embedding"], bank, k=1)[0][:, 0]
+    return named
 
 
 def separation(known: np.ndarray, unknown: np.ndarray, *, accept: float) -> dict[str, float]:

@@ -15,12 +15,12 @@ from imgcls_jax.config.settings import Settings
 from imgcls_jax.contracts.objective import Batch, Objective, Task
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.image_files import FileOutput, outputs_of_files
-from imgcls_jax.data.pipeline import iterate, note_bad_examples
-from imgcls_jax.runtime.agreement import all_or_none, require_agreement, union
+from imgcls_jax.runtime.agreement import union
 from imgcls_jax.runtime.files import write_json
-from imgcls_jax.train import sharding
+from imgcls_jax.train import evaluation, sharding
 from imgcls_jax.train.build import make_backbone, make_evaluators, make_objective
 from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.evaluation import Splits
 from imgcls_jax.train.workdir import load_configuration, load_task
 
 
@@ -156,26 +156,15 @@ def evaluate(
         changed = dataclasses.replace(trained.settings.data, eval_transforms=transforms)
         data = DataSide(changed, trained.data.shard)
         trained = dataclasses.replace(trained, data=data)
-    mesh = sharding.data_mesh()
     batch_size = trained.settings.train.evaluated_at_once
-    sharding.check_batch_size(batch_size, mesh)
+    sharding.check_batch_size(batch_size, sharding.data_mesh())
 
-    bad_examples: set[str] = set()
-
-    def open_split(name: str) -> Iterator[Batch]:
-        with all_or_none():
-            batches = trained.data.eval_batches(split or name, batch_size, trained.class_names)
-        require_agreement({f"examples of the split {split or name!r}": len(batches.source)})
-        with iterate(batches, 0, len(batches), **trained.data.reading) as iterator:
-            for batch in iterator:
-                note_bad_examples(batches.source, batch.pop("bad_examples"), bad_examples)
-                yield sharding.place(batch, mesh)
-
-    evaluators = make_evaluators(trained.settings.evals, trained.predict, open_split, trained.task)
-    metrics = {
-        name: evaluator(trained.params, trained.objective_state) for name, evaluator in evaluators.items()
-    }
-    result = {"step": trained.step} | metrics | {"bad_examples": len(union(bad_examples))}
+    splits = Splits(trained.data, batch_size, trained.class_names)
+    evaluators = make_evaluators(
+        trained.settings.evals, trained.predict, lambda name: splits.open(split or name), trained.task
+    )
+    metrics = dict(evaluation.run(evaluators, trained.params, trained.objective_state))
+    result = {"step": trained.step} | metrics | {"bad_examples": len(union(splits.bad_examples))}
     if not transforms and jax.process_index() == 0:
         write_json(Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json", result)
     return result

@@ -1,4 +1,4 @@
-"""Attention modules that a residual network takes: squeeze-and-excitation, BAM, CBAM.
+"""Attention modules for convolutional networks: squeeze-and-excitation, BAM, CBAM.
 
 Papers: Hu et al. 2018, arXiv 1709.01507 (SE); Park et al. 2018, arXiv 1807.06514 (BAM); Woo et al. 2018,
 arXiv 1807.06521 (CBAM). Differences: BAM multiplies its two branches as the authors' released code does,
@@ -12,28 +12,33 @@ that they can stand in for one another.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.convolution import Conv
-from imgcls_jax.layers.dense import Dense
-
-he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+from imgcls_jax.layers.convolution import Conv, he_fan_out
+from imgcls_jax.layers.dense import Dense, Initializer
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales each channel by a gate computed from the global average of all.
+    """Scales each channel by a gate computed from the averages of all channels.
 
     Attributes:
       reduction: r; the hidden layer has C // r channels.
+      width: channels of the hidden layer; 0 for C // r.
+      activation: of the hidden layer.
+      kernel_init: initializer of both layers.
       norm: not used; there is none inside.
       dtype: of the computation; params stay float32.
     """
 
     reduction: int = 16
+    width: int = 0
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    kernel_init: Initializer = he_fan_out
     norm: Any = None
     dtype: Any = None
 
@@ -41,11 +46,10 @@ class SqueezeExcitation(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Args: x float [B, H, W, C]. Returns: x times its gate, the same shape."""
         channels = x.shape[-1]
-        conv = functools.partial(Conv, kernel_size=(1, 1), kernel_init=he_fan_out, dtype=self.dtype)
+        conv = functools.partial(Conv, kernel_size=(1, 1), kernel_init=self.kernel_init, dtype=self.dtype)
         gate = jnp.mean(x, axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
-        gate = nn.relu(conv(channels // self.reduction, name="fc1")(gate))
-        gate = conv(channels, name="fc2")(gate)
-        return x * nn.sigmoid(gate)
+        gate = self.activation(conv(self.width or channels // self.reduction, name="fc1")(gate))
+        return x * nn.sigmoid(conv(channels, name="fc2")(gate))
 
 
 class BAM(nn.Module):

@@ -1,11 +1,10 @@
 """Bilinear pooling of feature maps, full (Lin et al. 2015, arXiv:1504.07889) and compact (Gao et al. 2016,
 arXiv:1511.06062).
 
-The compact forms project the outer product to d numbers whose inner products are, in expectation, those of
-the outer products. Summed over the
-locations, the tensor sketch of the features is the count sketch of their Gram matrix, so it is computed from
-that: one matrix product and one scatter an image, where the papers' form transforms every location by FFT.
-  The result is the same.
+The compact forms project the outer product to d numbers. In expectation, their inner products are those of
+the outer products. The tensor sketch of the features, summed over the locations, is the count sketch of their
+Gram matrix. So it is computed from that matrix: one matrix product and one scatter an image. The papers' form
+transforms every location by FFT; the result is the same.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers.dense import Dense
+from imgcls_jax.losses import l2_normalize
 
 SQRT_EPSILON = 1e-5  # bounds the gradient of the square root at dead channels
 
@@ -46,19 +46,6 @@ def signed_sqrt(x: jax.Array) -> jax.Array:
       Like x.
     """
     return jnp.sign(x) * jnp.sqrt(jnp.abs(x) + SQRT_EPSILON)
-
-
-def l2_normalize(x: jax.Array) -> jax.Array:
-    """Divides each row by its L2 norm; a row of zeros stays, with gradient 0.
-
-    Args:
-      x: float [..., D].
-
-    Returns:
-      Like x.
-    """
-    squared = jnp.sum(x * x, axis=-1, keepdims=True)
-    return jnp.where(squared > 0, x * jax.lax.rsqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
 
 
 def draw_hashes(rng: jax.Array, channels: int, dim: int) -> dict[str, jax.Array]:

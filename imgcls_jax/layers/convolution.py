@@ -25,14 +25,17 @@ def convolution(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """What `Conv` computes: jax.lax.conv_general_dilated, in a faster form where a CPU has one.
+    """Computes jax.lax.conv_general_dilated, on a CPU in a faster form where there is one.
 
-    The mathematics are the same, the sums are taken in another order. On a CPU a convolution of 1x1, and one
-    whose window is wider than the map before or after it, is a matrix product of the map's patches; one of
-    3x3 in float32 goes by Winograd's filtering, and one of a filter a channel is a sum of shifted images,
-    each times its weights. XLA's own forms of wide windows and of filters a channel take 10 to 100 times as
-    long there, and their gradients as well. Everything else, and any other platform, gets the native
-    convolution. benchmarks/README.md has the figures.
+    The mathematics are the same; the sums are taken in another order. On a CPU there are three such forms:
+
+    - a 1x1 kernel, or a window wider than the map before or after it: a matrix product of the map's patches;
+    - a 3x3 kernel in float32: Winograd's filtering;
+    - one filter a channel (depthwise): a sum of shifted images, each times its weights.
+
+    XLA's own forms of wide windows and of depthwise convolutions, and their gradients, take 10 to 100 times
+    as long on a CPU. Everything else, and any other platform, gets the native convolution. The figures are in
+    benchmarks/README.md.
 
     Args:
       inputs: float [B, H, W, C].
@@ -102,3 +105,4 @@ def _gains_by_winograd(
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=convolution)
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -1,4 +1,4 @@
-"""The linear layer and its initialisers."""
+"""The linear layer and its initializers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ fan_in_uniform: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", 
 
 
 def fan_in_uniform_bias(fan_in: int) -> Initializer:
-    """Returns the bias initialiser that goes with `fan_in_uniform`: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    """Returns the bias initializer that goes with `fan_in_uniform`: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
     bound = fan_in**-0.5
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -26,7 +26,7 @@ def fan_in_uniform_bias(fan_in: int) -> Initializer:
 
 
 class Dense(nn.Module):
-    """A linear layer with the fan-in uniform initialiser for kernel and bias.
+    """A linear layer with the fan-in uniform initializer for kernel and bias.
 
     Attributes:
       features: size of the output.

@@ -1,7 +1,7 @@
-"""A convolution with one filter a channel in forms that are fast on a CPU, forward and backward.
+"""A depthwise convolution (one filter a channel) in forms that are fast on a CPU, forward and backward.
 
-All three are sums of shifted images times something, without loops or scatters, so that XLA makes vector
-loops over the channels of them. Sums are taken in float32 or wider.
+The result and both gradients are sums of shifted images times weights, without loops or scatters: XLA turns
+them into vector loops over the channels. Sums are taken in float32 or wider.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every backbone returns."""
+"""The output of every backbone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 
 
 class Features(NamedTuple):
-    """What every backbone returns.
+    """The output of every backbone.
 
     Attributes:
       map: float [B, h, w, D'], the last feature map.

@@ -1,6 +1,6 @@
-"""A backbone of which some or all params are held: what does not learn shall not drift either.
+"""A backbone with some or all params frozen: its BatchNorm statistics must not drift either.
 
-Each of the two stands in for a backbone: it has its attributes and is applied as it is.
+Each of the two classes takes the place of a backbone: it has the backbone's attributes and the same `apply`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ Tree = Any
 class Frozen:
     """A backbone with frozen params.
 
-    Held whole, it always runs as in evaluation. Held in part, a batch norm whose params are all frozen
-    normalises by its running statistics, which stay; dropout and the rest run as usual.
+    With all params frozen it always runs as in evaluation. With some frozen, a batch norm whose params are
+    all frozen normalizes by its running statistics, which stay; dropout and the rest run as usual.
 
     Args:
       backbone: module with the contract of models/.
@@ -49,7 +49,7 @@ class Frozen:
 
 
 class Precomputed:
-    """A frozen backbone whose features were computed before: its input is what it would return.
+    """A frozen backbone whose features were computed before: it takes features and returns them.
 
     Args:
       backbone: module with the contract of models/.

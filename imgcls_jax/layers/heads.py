@@ -1,13 +1,12 @@
 """Heads: what stands on a backbone's features and never transfers with it.
 
-A head's class attribute `reads` names the field of Features that it takes: "embedding" or "map". A backbone
-whose own classifier is not linear names the head it belongs to by a class attribute `head`.
+A head's class attribute `reads` names the field of Features that it reads: "embedding" or "map". A backbone
+whose own classifier is not linear has a class attribute `head`: the name of the head that it needs.
 """
 
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -16,8 +15,6 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.bilinear import Bilinear
 from imgcls_jax.layers.dense import Dense
-
-__all__ = ["Bilinear", "ConvPool", "Linear", "build"]
 
 
 class Linear(nn.Module):
@@ -63,20 +60,24 @@ class ConvPool(nn.Module):
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 
+# What `objective.head` and a backbone's attribute `head` may say.
+HEADS: dict[str, type[nn.Module]] = {"bilinear": Bilinear, "conv_pool": ConvPool, "linear": Linear}
+
+
 def build(name: str, num_classes: int, **fields: Any) -> nn.Module:
-    """Returns a head by its class's name in snake case, such as "linear".
+    """Returns a head of `HEADS`.
+
+    Args:
+      name: a key of `HEADS`.
+      num_classes: K.
+      **fields: further attributes of the head's class.
 
     Raises:
       ValueError: there is no such head, or it has no such field.
     """
-    heads = {
-        re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower(): value
-        for key, value in globals().items()
-        if inspect.isclass(value) and hasattr(value, "reads")
-    }
-    if name not in heads:
-        raise ValueError(f"layers/heads.py has no head {name!r}; it has {', '.join(sorted(heads))}")
-    known = inspect.signature(heads[name]).parameters.keys() - {"num_classes", "parent", "name"}
+    if name not in HEADS:
+        raise ValueError(f"layers/heads.py has no head {name!r}; it has {', '.join(HEADS)}")
+    known = inspect.signature(HEADS[name]).parameters.keys() - {"num_classes", "parent", "name"}
     for field in fields.keys() - known:
         raise ValueError(f"the head {name!r} has no field {field!r}; it has {', '.join(sorted(known))}")
-    return heads[name](num_classes, **fields)
+    return HEADS[name](num_classes, **fields)

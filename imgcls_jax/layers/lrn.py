@@ -1,4 +1,4 @@
-"""Local response normalisation across channels, the contrast norm of AlexNet, ZFNet and GoogLeNet.
+"""Local response normalization across channels, the contrast norm of AlexNet, ZFNet and GoogLeNet.
 
 Krizhevsky, Sutskever, Hinton 2012, section 3.3. The paper's formula does not divide alpha by the window's
 size; here, as in Caffe, it is divided, so the paper's setting (n 5, alpha 1e-4, k 2) is
@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 
 def local_response_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float) -> jax.Array:
-    """Divides each channel by a power of the mean square of its neighbours.
+    """Divides each channel by a power of the mean square of its neighbors.
 
     y_c = x_c / (k + alpha / size * sum_j x_j^2)^beta, with j from c - size // 2 to c + (size - 1) // 2.
-    Neighbours outside the range of channels count as zeros, and the divisor stays `size`.
+    Neighbors outside the range of channels count as zeros, and the divisor stays `size`.
 
     Args:
       x: float [..., C].

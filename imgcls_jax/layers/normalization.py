@@ -1,7 +1,7 @@
-"""Batch normalisation whose gradient reads little.
+"""Batch normalization whose gradient reads little memory.
 
 Ioffe and Szegedy, "Batch Normalization", arXiv 1502.03167 (2015). It differs from flax.linen.BatchNorm in the
-order of the operations: there x minus its mean is kept, or computed again, for the gradient of the scale.
+order of the operations: flax keeps x minus its mean, or computes it again, for the gradient of the scale.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ FIXED = ("axis", "axis_name", "axis_index_groups", "use_fast_variance", "force_f
 class BatchNorm(nn.BatchNorm):
     """flax.linen.BatchNorm over all axes but the last, as x times a vector plus a vector.
 
-    So the sums over the batch that the gradient needs are those of the incoming gradient and of its product
-    with x itself. The attributes, params and batch_stats are flax's; those of FIXED stay at flax's defaults.
+    So the gradient needs only two sums over the batch: of the incoming gradient, and of its product with x
+    itself. The attributes, params and batch_stats are flax's; those of FIXED stay at flax's defaults.
     """
 
     @nn.compact
@@ -31,7 +31,7 @@ class BatchNorm(nn.BatchNorm):
         """
         changed = [name for name in FIXED if getattr(self, name) != getattr(nn.BatchNorm, name)]
         if changed:
-            raise ValueError(f"{', '.join(changed)}: not in this form; take flax.linen.BatchNorm for it")
+            raise ValueError(f"this BatchNorm has no {', '.join(changed)}; use flax.linen.BatchNorm")
         use_running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
         channels = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
@@ -67,3 +67,4 @@ def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 # Flax's momentum is one minus that of PyTorch: 0.9 here is the usual 0.1 there. The running variance is the
 # biased one.
 batch_norm = functools.partial(BatchNorm, momentum=0.9, epsilon=1e-5)
+inception_norm = functools.partial(batch_norm, epsilon=1e-3)  # TensorFlow's, of the Inception networks

@@ -1,4 +1,4 @@
-"""Pooling that flax.linen lacks, or that is slow there on a CPU."""
+"""Pooling that flax.linen does not have, or has in a form that is slow on a CPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from imgcls_jax.layers.windows import Pair, gathered, windows
 def max_pool(
     x: jax.Array, window_shape: Pair, strides: Pair, padding: Sequence[Pair] = ((0, 0), (0, 0))
 ) -> jax.Array:
-    """Returns the largest value of each window, as flax.linen.max_pool does, with a gradient fast on a CPU.
+    """Returns the largest value of each window, as flax.linen.max_pool does; its gradient is fast on a CPU.
 
     The gradient of a window goes to its largest value, of equal ones to the first by rows. On a CPU each
-    value gathers it from the windows that it is in; XLA's own form, which any other platform gets, scatters
-    it.
+    value gathers its gradient from the windows that hold it. XLA's own form scatters it; every other platform
+    uses that form.
 
     Args:
       x: float [B, H, W, C].
@@ -49,6 +49,20 @@ def max_pool(
 
     gathering.defvjp(forward, backward)
     return jax.lax.platform_dependent(x, cpu=gathering, default=native)
+
+
+def ceil_max_pool(x: jax.Array, window: int = 3) -> jax.Array:
+    """Max-pools square windows with stride 2 and rounds the size up: the last window may be partial.
+
+    Args:
+      x: float [B, H, W, C].
+      window: side of the window, at least 2.
+
+    Returns:
+      float [B, ceil((H - window) / 2) + 1, ceil((W - window) / 2) + 1, C].
+    """
+    spare = [(0, (side - window) % 2) for side in x.shape[1:3]]
+    return max_pool(x, window_shape=(window, window), strides=(2, 2), padding=spare)
 
 
 def adaptive_average_pool(x: jax.Array, size: Pair) -> jax.Array:

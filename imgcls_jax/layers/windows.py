@@ -1,4 +1,4 @@
-"""What moving windows see of an image, and the image that adds up what all windows give back."""
+"""Cuts images into the windows of a kernel, and sums the shares of windows back into images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Pair = tuple[int, int]
 def windows(
     x: jax.Array, size: Pair, strides: Sequence[int], padding: Sequence[Pair], fill: float = 0.0
 ) -> list[jax.Array]:
-    """Returns what lies under each place of a moving window, by rows: kh * kw arrays [B, h, w, C].
+    """Returns the pixels at each place of a moving window, by rows: kh * kw arrays [B, h, w, C].
 
     Args:
       x: float [B, H, W, C].
       size: (kh, kw).
       strides: (vertical, horizontal).
       padding: ((top, bottom), (left, right)).
-      fill: what the padding consists of.
+      fill: value of the padding.
     """
     pads = any(itertools.chain(*padding))
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill) if pads else x
@@ -41,7 +41,7 @@ def gathered(
     padding: Sequence[Pair],
     shape: Pair,
 ) -> jax.Array:
-    """Returns the image of which each pixel is the sum of its shares in all windows that it lies in.
+    """Returns the image whose pixels are each the sum of their shares in all windows that hold them.
 
     Padded row s q + r lies in window q - m at the window's row r + s m, for each m >= 0 with r + s m < k;
     columns likewise. So the pixels of one remainder are a sum of few shifted maps, and those of all
@@ -49,8 +49,8 @@ def gathered(
 
     Args:
       maps: [B, h, w, C] each, values of the windows; windows that there are not have 0.
-      share: (row, column, *maps) -> [B, h', w', C], what windows with these values give to the pixel at that
-        place of theirs.
+      share: (row, column, *maps) -> [B, h', w', C], the share that windows with these values give to their
+        pixel at that place.
       size, strides, padding: of the windows.
       shape: (H, W) of the image.
 

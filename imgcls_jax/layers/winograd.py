@@ -1,7 +1,7 @@
 """Convolutions of 3x3 by Winograd's minimal filtering along the width: half of the multiplications.
 
 F(4, 3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv:1509.09308), eq. 5: four
-neighbouring outputs of a filter of three taps come from six products instead of twelve,
+neighboring outputs of a filter of three taps come from six products instead of twelve,
 
   y = A^T [(G w) * (B^T x)],   six inputs x, three weights w, four outputs y.
 

@@ -1,9 +1,8 @@
 """Losses of classification with one label an example (softmax) or several (sigmoid), and class weights.
 
 Every loss takes logits float [..., K] and returns float32 [...] in nats, one value per example; reductions
-are the caller's. `targets` are class indices, integer [...] in [0, K), or probabilities, float [..., K];
-those of the sigmoid losses say of each label whether it applies, [..., K] in [0, 1], and the labels' terms
-are summed.
+are the caller's. `targets` are class indices, integer [...] in [0, K), or probabilities, float [..., K]. The
+sigmoid losses take a target in [0, 1] for each label, [..., K], and sum over the labels.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Losses of learning by clustering: IIC's mutual information (Ji, Henriques, Vedaldi 2019, "Invariant
 Information Clustering", arXiv:1807.06653) and the objective of k-means.
 
-Both speak of a partition as a whole. The k-means objective still has one value per example; mutual
-information belongs to the batch, so it is one number.
+Both describe a partition as a whole. The k-means objective still has one value per example; mutual
+information is one number for the batch.
 """
 
 from __future__ import annotations

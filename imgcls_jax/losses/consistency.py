@@ -1,8 +1,8 @@
 """Learning without labels, from a network's own predictions: sharpening, distances, pseudo-labels.
 
 Functions of logits take float [..., K] of any range and compute in float32; each returns one value per
-example. None of them averages over examples, and only `pseudo_labels` stops a gradient: a target that shall
-not learn is the caller's to stop.
+example. None of them averages over examples. Only `pseudo_labels` stops a gradient; for other targets the
+caller must call `jax.lax.stop_gradient`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def sharpen(probabilities: jax.Array, *, temperature: float) -> jax.Array:
 def softmax_squared_error(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Squared distance between softmax(logits) and targets, divided by the number of classes.
 
-    MixMatch's unlabelled loss and that of the Pi-model and Mean Teacher. Bounded, so that a wrong target
+    MixMatch's unlabeled loss and that of the Pi-model and Mean Teacher. Bounded, so that a wrong target
     weighs less than with cross-entropy.
 
     Eq.: l = (1 / K) sum_c (p_c - q_c)^2.
@@ -60,7 +60,7 @@ def softmax_squared_error(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-    """Entropy of softmax(logits) (Grandvalet and Bengio 2004); minimised alone it collapses to one class.
+    """Entropy of softmax(logits) (Grandvalet and Bengio 2004); minimized alone it collapses to one class.
 
     Eq.: H = -sum_c p_c log p_c.
 

@@ -2,13 +2,13 @@
 CLIP (Radford et al. 2021, arXiv:2103.00020).
 
 Row i of one argument belongs with row i of the other; all other rows of the batch are negatives. The result
-has a row for each direction, [2, B]. Its mean is the loss of both papers; SimCLR's released code minimises
+has a row for each direction, [2, B]. Its mean is the loss of both papers; SimCLR's released code minimizes
 the sum of the two rows' means, twice that.
 
-Where the whole batch is in sight (one device, or jit over a sharded batch) nothing else is needed. Inside
-shard_map, pmap or vmap each replica sees its own rows alone: with `axis_name` the other replicas' rows are
-gathered as negatives, gradients flow through the gathering, and the mean over replicas of value and gradient
-is that of the whole batch.
+On one device, or under jit over a sharded batch, the functions see the whole batch. Inside shard_map, pmap or
+vmap each replica sees its own rows alone: with `axis_name` the other replicas' rows are gathered as
+negatives. Gradients flow through the gathering, and the mean over replicas of value and gradient is that of
+the whole batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ LOG_SCALE_RANGE = (0.0, math.log(100.0))
 
 
 def l2_normalize(embedding: jax.Array) -> jax.Array:
-    """Divides each vector by its Euclidean norm, at any magnitude; a vector of zeros stays, with gradient 0.
+    """Divides each vector by its Euclidean norm, at any magnitude; a vector of zeros stays zeros.
+
+    Gradients are finite, at zeros too.
 
     Args:
       embedding: float [..., D].
@@ -45,7 +47,7 @@ def l2_normalize(embedding: jax.Array) -> jax.Array:
 def nt_xent(
     first: jax.Array, second: jax.Array, *, temperature: float, axis_name: str | None = None
 ) -> jax.Array:
-    """Normalised temperature-scaled cross-entropy: to find an example's other view among all views.
+    """Normalized temperature-scaled cross-entropy: to find an example's other view among all views.
 
     Eq. 1: l_i = -log(exp(s_ip / t) / sum_{k != i} exp(s_ik / t)) over the 2B views k, with s the cosine and p
     the other view of i's example; the paper's loss is the mean over the 2B anchors i.

@@ -5,9 +5,9 @@ Lloyd's iterations (Lloyd 1982, "Least squares quantization in PCM") from a rand
 affordable. An empty cluster takes half of another, as in faiss; which one, and how far the halves are moved
 apart, differ (see `lloyd`).
 
-Points and centroids are float32, everything is deterministic given the key, and no array has as many entries
-as points times clusters: distances are computed for some points at a time. Points may be split over a mesh by
-rows: which points go together is chosen such that each such part is spread over all devices.
+Points and centroids are float32. Everything is deterministic given the key. Distances are computed for some
+points at a time: no array has as many entries as points times clusters. Points may be split over a mesh by
+rows: each part of points that is worked on together is spread over all devices.
 """
 
 from __future__ import annotations
@@ -116,14 +116,14 @@ def kmeans_plus_plus(
         )
     rng_sample, rng_first, rng_others = jax.random.split(rng, 3)
     sample = _sample(rng_sample, points, size)
-    centred = sample - jnp.mean(sample, axis=0)
-    norms = jnp.sum(centred**2, axis=1)
+    centered = sample - jnp.mean(sample, axis=0)
+    norms = jnp.sum(centered**2, axis=1)
     num_candidates = 2 + int(math.log(num_clusters))
 
     def distances_to(chosen: jax.Array) -> jax.Array:
         """Returns squared distances [S, T] to the points chosen [T]; 0 where rounding alone makes them
         positive, so that no point is drawn twice while there are others."""
-        products = jnp.matmul(centred, centred[chosen].T, precision="highest")
+        products = jnp.matmul(centered, centered[chosen].T, precision="highest")
         sums = norms[:, None] + norms[chosen]
         squared = sums - 2 * products
         return jnp.where(squared > 1e-6 * sums, squared, 0.0)
@@ -201,14 +201,14 @@ def nearest_centroid(points: jax.Array, centroids: jax.Array) -> tuple[jax.Array
     """
     points, centroids = jnp.asarray(points, jnp.float32), jnp.asarray(centroids, jnp.float32)
     origin = jnp.mean(centroids, axis=0)
-    centred = centroids - origin
-    half_norms = 0.5 * jnp.sum(centred**2, axis=1)[:, None]
+    centered = centroids - origin
+    half_norms = 0.5 * jnp.sum(centered**2, axis=1)[:, None]
     numbers = jnp.arange(len(centroids), dtype=jnp.int32)[:, None]
 
     def nearest(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         rows = rows - origin
-        # Clusters first, and the minimum before its place: on a CPU both vectorise, unlike argmin by row.
-        scores = half_norms - jnp.matmul(centred, rows.T, precision="highest")  # [K, n]
+        # Clusters first, and the minimum before its place: on a CPU both vectorize, unlike argmin by row.
+        scores = half_norms - jnp.matmul(centered, rows.T, precision="highest")  # [K, n]
         lowest = jnp.min(scores, axis=0)
         places = jnp.min(jnp.where(scores == lowest, numbers, len(centroids) - 1), axis=0)
         return places, jnp.maximum(jnp.sum(rows**2, axis=1) + 2 * lowest, 0.0)

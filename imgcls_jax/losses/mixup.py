@@ -47,7 +47,7 @@ def cutmix(
 ) -> tuple[jax.Array, jax.Array]:
     """Pastes a box of another image; targets are mixed by the area that the clipped box really covers.
 
-    Eq.: the box has sides sqrt(1 - lam) of the image's and a uniform centre; lam ~ Beta(alpha, alpha).
+    Eq.: the box has sides sqrt(1 - lam) of the image's and a uniform center; lam ~ Beta(alpha, alpha).
 
     Args:
       rng: key.
@@ -75,8 +75,8 @@ def cutmix(
 
 
 def _interval(rng: jax.Array, length: int, side: jax.Array) -> jax.Array:
-    """Returns bool [length], True inside an interval of length * side about a uniform centre, clipped."""
-    centre = jax.random.randint(rng, (), 0, length)
+    """Returns bool [length], True inside an interval of length * side about a uniform center, clipped."""
+    center = jax.random.randint(rng, (), 0, length)
     half = jnp.floor(length * side / 2).astype(jnp.int32)
     position = jnp.arange(length)
-    return (position >= centre - half) & (position < centre + half)
+    return (position >= center - half) & (position < center + half)

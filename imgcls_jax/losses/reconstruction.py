@@ -1,7 +1,7 @@
 """Masked reconstruction of pixels, the loss of MAE (He et al. 2021, arXiv:2111.06377), and images as patches.
 
-A patch's pixels are listed row by row, the channels of a pixel side by side; the patches of an image too are
-counted row by row.
+The pixels of a patch come row by row, the channels of a pixel side by side. The patches of an image come row
+by row too.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def masked_reconstruction(
       predicted: float [B, L, P].
       patches: float [B, L, P], the true pixels, as `patchify` lists them.
       mask: bool or 0/1 [B, L], true for the patches that were hidden and count.
-      norm_pix: the target is each patch normalised, which rewards texture more than brightness.
+      norm_pix: the target is each patch normalized, which rewards texture more than brightness.
 
     Returns:
       float32 [B], squared units of the target; 0 where an image has no masked patch.

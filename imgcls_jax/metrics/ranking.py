@@ -1,4 +1,4 @@
-"""How well scores rank the examples that have a label before those that have not, label by label."""
+"""How well scores rank the examples with a label before those without it, for each label."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ from imgcls_jax.layers.dense import Dense, Initializer, fan_in_uniform, fan_in_u
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
 from imgcls_jax.layers.pooling import adaptive_average_pool, max_pool
+from imgcls_jax.layers.variants import choose_variant
 
 FC6_WINDOW = (6, 6)
 KERNELS = (11, 5, 3, 3, 3)
@@ -60,7 +61,7 @@ class AlexNet(nn.Module):
       hidden: widths of fc6 and fc7.
       dropout: probability of each dropout.
       dropout_before_fc6: whether one stands there too.
-      initial_bias: None for the fan-in uniform initialisers; else the original's normal ones, with this bias
+      initial_bias: None for the fan-in uniform initializers; else the original's normal ones, with this bias
         on conv2, conv4, conv5, fc6 and fc7 (0.1 as Caffe has it; the paper has 1).
       dtype: of the computation; params stay float32.
     """
@@ -81,7 +82,7 @@ class AlexNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; H and W at least 67, 63 for "alexnet".
+          images: float [B, H, W, C], normalized; H and W at least 67, 63 for "alexnet".
           train: switches dropout (rng "dropout").
 
         Returns:
@@ -111,13 +112,13 @@ class AlexNet(nn.Module):
         """Args: x [B, h, w, C]; layer from 0. Returns: [B, h', w', channels[layer]], before the ReLU."""
         kernel, groups = KERNELS[layer], self.groups[layer]
         margin = self.first_margin if layer == 0 else kernel // 2
-        initialisers: dict[str, Initializer]
+        initializers: dict[str, Initializer]
         if self.initial_bias is None:
             bias = fan_in_uniform_bias(kernel**2 * x.shape[-1] // groups)
-            initialisers = {"kernel_init": fan_in_uniform, "bias_init": bias}
+            initializers = {"kernel_init": fan_in_uniform, "bias_init": bias}
         else:
             bias = nn.initializers.constant(self.initial_bias if layer in BIASED else 0.0)
-            initialisers = {"kernel_init": nn.initializers.normal(0.01), "bias_init": bias}
+            initializers = {"kernel_init": nn.initializers.normal(0.01), "bias_init": bias}
         return Conv(
             self.channels[layer],
             (kernel, kernel),
@@ -126,7 +127,7 @@ class AlexNet(nn.Module):
             feature_group_count=groups,
             dtype=self.dtype,
             name=f"features.{LAYER_NUMBERS[layer]}",
-            **initialisers,
+            **initializers,
         )(x)
 
     def _norm_and_pool(self, x: jax.Array) -> jax.Array:
@@ -160,11 +161,6 @@ VARIANTS: dict[str, Callable[..., AlexNet]] = {
 }
 
 
-def _check(variant: str) -> None:
-    if variant not in VARIANTS:
-        raise ValueError(f"models/alexnet.py has the variants {', '.join(VARIANTS)}; got {variant!r}")
-
-
 def build(variant: str = "alexnet", **fields: Any) -> AlexNet:
     """Returns the backbone.
 
@@ -175,17 +171,16 @@ def build(variant: str = "alexnet", **fields: Any) -> AlexNet:
     Raises:
       ValueError: an unknown variant.
     """
-    _check(variant)
-    return VARIANTS[variant](**fields)
+    return choose_variant(__name__, VARIANTS, variant)(**fields)
 
 
 def torch_head(variant: str) -> str:
     """Returns torchvision's name of the final linear layer."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return "classifier.6"
 
 
 def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the rows and columns of the map that each linear layer after a flatten reads."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return {"classifier.1": FC6_WINDOW}

@@ -13,25 +13,26 @@ passes all channels through. No convolution has a bias. The names follow those o
     each module (Hu et al. 2018, "Squeeze-and-Excitation Networks", arXiv 1709.01507). 11,931,622 parameters.
 
 Differences: the first convolution is a plain 7x7 in every variant (TensorFlow-Slim's is separable), and
-average pools count the zero padding in every variant, as Caffe's do. The initialiser is He's normal of the
+average pools count the zero padding in every variant, as Caffe's do. The initializer is He's normal of the
 fan-in. The "Inception-v2" in arXiv 1512.00567 is another network.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.attention import SqueezeExcitation
+from imgcls_jax.layers.conv_unit import ConvUnit
 from imgcls_jax.layers.features import Features
-from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.normalization import batch_norm, inception_norm
 from imgcls_jax.layers.pooling import max_pool
-
-inception_norm = functools.partial(batch_norm, epsilon=1e-3)
+from imgcls_jax.layers.variants import choose_variant
 
 
 class Widths(NamedTuple):
@@ -67,65 +68,16 @@ _MODULES = {
 _CAFFE_PROJECT = {"4c": 128, "4d": 128}
 
 _CAFFE = {"caffe_widths": True, "norm": batch_norm}
-_VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "bn_inception": {},
     "bn_inception_caffe": _CAFFE,
     "se_bn_inception": _CAFFE | {"squeeze_ratio": 16},
 }
 
 
-class ConvUnit(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU.
-
-    Attributes:
-      features: output channels.
-      kernel: side of the kernel; zeros pad by half of it.
-      strides: of both axes.
-      norm: constructor of the norm layer.
-      dtype: of the computation.
-    """
-
-    features: int
-    kernel: int = 1
-    strides: int = 1
-    norm: Any = inception_norm
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Args: x float [B, h, w, C]; train as the backbone's. Returns: float [B, h', w', features]."""
-        pad = (self.kernel // 2, self.kernel // 2)
-        x = Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            strides=self.strides,
-            padding=(pad, pad),
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.he_normal(),
-            name="conv",
-        )(x)
-        return nn.relu(self.norm(use_running_average=not train, dtype=self.dtype, name="bn")(x))
-
-
-class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate in (0, 1) computed from the averages of all channels.
-
-    Attributes:
-      ratio: the hidden layer has C // ratio entries.
-      dtype: of the computation.
-    """
-
-    ratio: int = 16
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Args: x float [B, h, w, C]. Returns: float [B, h, w, C]."""
-        conv = functools.partial(Conv, kernel_size=(1, 1), dtype=self.dtype)
-        gate = x.mean(axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
-        gate = nn.relu(conv(x.shape[-1] // self.ratio, name="fc1")(gate))
-        return x * nn.sigmoid(conv(x.shape[-1], name="fc2")(gate))
+def _unit(norm: Any, dtype: Any) -> Callable[..., ConvUnit]:
+    """Returns the constructor of a convolution without bias, BatchNorm and ReLU."""
+    return functools.partial(ConvUnit, norm=norm, kernel_init=nn.initializers.he_normal(), dtype=dtype)
 
 
 class Inception(nn.Module):
@@ -146,7 +98,7 @@ class Inception(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, h, w, C]; train. Returns: float [B, h', w', D], the branches joined."""
-        conv = functools.partial(ConvUnit, norm=self.norm, dtype=self.dtype)
+        conv = _unit(self.norm, self.dtype)
         widths = self.widths
         strides = 1 if widths.single else 2
         branches = [conv(widths.single, name="branch1")(x, train)] if widths.single else []
@@ -159,7 +111,13 @@ class Inception(nn.Module):
         branches.append(conv(widths.project, name="branch4.1")(pooled, train) if widths.project else pooled)
         x = jnp.concatenate(branches, axis=-1)
         if self.squeeze_ratio:
-            x = SqueezeExcite(self.squeeze_ratio, dtype=self.dtype, name="se_module")(x)
+            gate = SqueezeExcitation(
+                self.squeeze_ratio,
+                kernel_init=nn.initializers.lecun_normal(),
+                dtype=self.dtype,
+                name="se_module",
+            )
+            x = gate(x)
         return x
 
 
@@ -173,7 +131,7 @@ def _halve(x: jax.Array) -> jax.Array:
     """Max pool 3x3 of stride 2: float [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), C].
 
     On even sides it is Caffe's pool without padding that rounds up. On odd sides that pool would give one row
-    less than the padded convolutions beside it, so there the windows are centred as theirs are.
+    less than the padded convolutions beside it, so there the windows are centered as theirs are.
     """
     padding = [(side % 2, 1) for side in x.shape[1:3]]
     return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
@@ -201,14 +159,14 @@ class BNInception(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, 3], normalised; 224x224 or any other size.
+          images: float [B, H, W, 3], normalized; 224x224 or any other size.
           train: BatchNorm uses the batch's statistics and moves its running ones.
 
         Returns:
           Features: map [B, ceil(H / 32), ceil(W / 32), 1024], embedding [B, 1024].
         """
         fields = {"norm": self.norm, "dtype": self.dtype}
-        conv = functools.partial(ConvUnit, **fields)
+        conv = _unit(self.norm, self.dtype)
         block = nn.remat(Inception, static_argnums=(2,)) if self.remat else Inception
         x = _halve(conv(64, 7, 2, name="conv1")(images, train))  # [B, H / 4, W / 4, 64]
         x = conv(64, name="conv2")(x, train)
@@ -230,16 +188,10 @@ def build(variant: str = "bn_inception", **fields: Any) -> BNInception:
     Raises:
       ValueError: an unknown variant.
     """
-    _check(variant)
-    return BNInception(**(_VARIANTS[variant] | fields))
+    return BNInception(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str) -> str:
     """Returns the name of the final linear layer."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return "fc"
-
-
-def _check(variant: str) -> None:
-    if variant not in _VARIANTS:
-        raise ValueError(f"models/bn_inception.py has the variants {', '.join(_VARIANTS)}; got {variant!r}")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.variants import choose_variant
 
 _he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -92,7 +93,7 @@ class CifarResNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised.
+          images: float [B, H, W, C], normalized.
           train: BatchNorm uses the batch's statistics and moves its running ones.
 
         Returns:
@@ -117,7 +118,13 @@ class CifarResNet(nn.Module):
         return Features(x, jnp.mean(x, axis=(1, 2)))
 
 
-_BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "resnet20": dict(blocks=3),
+    "resnet32": dict(blocks=5),
+    "resnet44": dict(blocks=7),
+    "resnet56": dict(blocks=9),
+    "resnet110": dict(blocks=18),
+}
 
 
 def build(variant: str, **fields: Any) -> CifarResNet:
@@ -130,9 +137,7 @@ def build(variant: str, **fields: Any) -> CifarResNet:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in _BLOCKS:
-        raise ValueError(f"models/cifar_resnet.py has the variants {', '.join(_BLOCKS)}; got {variant!r}")
-    return CifarResNet(**{"blocks": _BLOCKS[variant], **fields})
+    return CifarResNet(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str) -> str:

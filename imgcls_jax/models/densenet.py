@@ -19,6 +19,7 @@ from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
 from imgcls_jax.layers.pooling import max_pool
+from imgcls_jax.layers.variants import choose_variant
 
 BOTTLENECK = 4  # a layer's 1x1 convolution has this many times `growth` channels (section 3)
 CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -92,7 +93,7 @@ class DenseNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised.
+          images: float [B, H, W, C], normalized.
           train: BatchNorm uses the batch's statistics and moves its running ones; dropout is on.
 
         Returns:
@@ -143,9 +144,7 @@ def build(variant: str, **fields: Any) -> DenseNet:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"models/densenet.py has the variants {sorted(VARIANTS)}; got {variant!r}")
-    return DenseNet(**{**VARIANTS[variant], **fields})
+    return DenseNet(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str) -> str:

@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.attention import SqueezeExcitation
+from imgcls_jax.layers.conv_unit import PADDINGS, ConvUnit, round_channels
+from imgcls_jax.layers.convolution import he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.variants import choose_variant
 
 # Expansion, kernel size, stride of the first repeat, output channels and repeats of B0 (table 1).
 STAGES = (
@@ -37,77 +41,22 @@ STAGES = (
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
 SQUEEZE_RATIO = 0.25  # of a block's input channels
-PADDINGS = ("torch", "tf")
-CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # A depthwise kernel [k, k, 1, C] has k * k outputs a filter, which is its fan-in to JAX.
 DEPTHWISE_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 tf_norm = functools.partial(batch_norm, momentum=0.99, epsilon=1e-3)
 
 
-def round_channels(channels: float, divisor: int = 8) -> int:
-    """Returns the nearest multiple of `divisor` that is at least nine tenths of `channels`."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * channels else rounded + divisor
-
-
-class ConvNorm(nn.Module):
-    """A square convolution without bias, then its norm; named "0" and "1".
-
-    Attributes:
-      features: output channels.
-      size, strides: of the kernel.
-      depthwise: one filter a channel.
-      padding: "torch" or "tf".
-      norm: constructor of a norm layer.
-      dtype: of the computation.
-    """
-
-    features: int
-    size: int = 1
-    strides: int = 1
-    depthwise: bool = False
-    padding: str = "torch"
-    norm: Any = batch_norm
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Args: x float [B, h, w, C]. Returns: float [B, ceil(h / strides), ceil(w / strides), features]."""
-        pad = (self.size // 2, self.size // 2)
-        x = Conv(
-            self.features,
-            (self.size, self.size),
-            strides=self.strides,
-            padding="SAME" if self.padding == "tf" else (pad, pad),
-            feature_group_count=self.features if self.depthwise else 1,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=DEPTHWISE_INIT if self.depthwise else CONV_INIT,
-            name="0",
-        )(x)
-        return self.norm(use_running_average=not train, dtype=self.dtype, name="1")(x)
-
-
-class SqueezeExcitation(nn.Module):
-    """Gates each channel by a function of the channels' means.
-
-    Attributes:
-      squeeze: width of the hidden layer.
-      dtype: of the computation.
-    """
-
-    squeeze: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Args: x float [B, h, w, C]. Returns: float [B, h, w, C]."""
-        conv = lambda features, name: Conv(  # noqa: E731
-            features, (1, 1), dtype=self.dtype, kernel_init=CONV_INIT, name=name
-        )
-        gate = jnp.mean(x, axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
-        gate = conv(x.shape[-1], "fc2")(nn.swish(conv(self.squeeze, "fc1")(gate)))
-        return x * nn.sigmoid(gate)
+def _unit(padding: str, norm: Any, dtype: Any) -> Callable[..., ConvUnit]:
+    """Returns the constructor of a convolution without bias and its norm, named "0" and "1"."""
+    return functools.partial(
+        ConvUnit,
+        padding=PADDINGS[padding],
+        norm=norm,
+        activation=None,
+        names=("0", "1"),
+        kernel_init=he_fan_out,
+        dtype=dtype,
+    )
 
 
 class MBConv(nn.Module):
@@ -135,16 +84,25 @@ class MBConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, h, w, C]. Returns: float [B, h', w', channels], h' = ceil(h / strides)."""
-        conv_norm = functools.partial(ConvNorm, padding=self.padding, norm=self.norm, dtype=self.dtype)
+        unit = _unit(self.padding, self.norm, self.dtype)
         wide = self.expansion * x.shape[-1]
         y, layer = x, 0
         if self.expansion != 1:
-            y, layer = nn.swish(conv_norm(wide, name="block.0")(y, train)), 1
-        depthwise = conv_norm(wide, self.size, self.strides, depthwise=True, name=f"block.{layer}")
+            y, layer = nn.swish(unit(wide, name="block.0")(y, train)), 1
+        depthwise = unit(
+            wide,
+            self.size,
+            self.strides,
+            depthwise=True,
+            kernel_init=DEPTHWISE_INIT,
+            name=f"block.{layer}",
+        )
         y = nn.swish(depthwise(y, train))  # [B, h', w', wide]
         squeeze = max(1, int(SQUEEZE_RATIO * x.shape[-1]))
-        y = SqueezeExcitation(squeeze, self.dtype, name=f"block.{layer + 1}")(y)
-        y = conv_norm(self.channels, name=f"block.{layer + 2}")(y, train)
+        y = SqueezeExcitation(
+            width=squeeze, activation=nn.swish, dtype=self.dtype, name=f"block.{layer + 1}"
+        )(y)
+        y = unit(self.channels, name=f"block.{layer + 2}")(y, train)
         if x.shape != y.shape or self.strides != 1:
             return y
         # One draw an image, the kept branches divided by the probability of keeping: broadcast dropout.
@@ -178,7 +136,7 @@ class EfficientNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised.
+          images: float [B, H, W, C], normalized.
           train: BatchNorm uses the batch's statistics and moves its running ones; stochastic depth is on.
 
         Returns:
@@ -189,10 +147,10 @@ class EfficientNet(nn.Module):
           ValueError: an unknown padding.
         """
         if self.padding not in PADDINGS:
-            raise ValueError(f"padding of EfficientNet is one of {PADDINGS}; got {self.padding!r}")
-        conv_norm = functools.partial(ConvNorm, padding=self.padding, norm=self.norm, dtype=self.dtype)
+            raise ValueError(f"padding of EfficientNet is one of {', '.join(PADDINGS)}; got {self.padding!r}")
+        unit = _unit(self.padding, self.norm, self.dtype)
         block_type = nn.remat(MBConv, static_argnums=(2,)) if self.remat else MBConv
-        stem = conv_norm(round_channels(self.width * STEM_CHANNELS), 3, 2, name="features.0")
+        stem = unit(round_channels(self.width * STEM_CHANNELS), 3, 2, name="features.0")
         x, index = nn.swish(stem(images, train)), 0  # [B, H / 2, W / 2, 32]
         drop_rates = self.drop_rates()
         for stage, (expansion, size, strides, channels, repeats) in enumerate(STAGES, start=1):
@@ -209,7 +167,7 @@ class EfficientNet(nn.Module):
                     name=f"features.{stage}.{repeat}",
                 )(x, train)
                 index += 1
-        last = conv_norm(round_channels(self.width * LAST_CHANNELS), name=f"features.{len(STAGES) + 1}")
+        last = unit(round_channels(self.width * LAST_CHANNELS), name=f"features.{len(STAGES) + 1}")
         x = nn.swish(last(x, train))  # [B, h, w, D]
         return Features(x, jnp.mean(x, axis=(1, 2)))
 
@@ -242,9 +200,7 @@ def build(variant: str, **fields: Any) -> EfficientNet:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"models/efficientnet.py has the variants {sorted(VARIANTS)}; got {variant!r}")
-    return EfficientNet(**{**VARIANTS[variant], **fields})
+    return EfficientNet(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str) -> str:

@@ -5,35 +5,35 @@ a 3x3, a 5x5 and a pooled branch; every convolution is followed by a ReLU; pools
 112 -> 56 -> 28 -> 14 -> 7).
 
   googlenet_original: the paper's network as Caffe's reference model has it: biases, local response
-    normalisation (size 5, alpha 1e-4, k 1) in the stem. 6,998,552 parameters with a head of 1000 classes,
+    normalization (size 5, alpha 1e-4, k 1) in the stem. 6,998,552 parameters with a head of 1000 classes,
     13,378,280 with both auxiliary classifiers and their heads.
   googlenet: PyTorch's: BatchNorm (epsilon 1e-3) after every convolution instead of biases and response
-    normalisation, 3x3 kernels in the "5x5" branch, a last pool of 2x2, auxiliary classifiers that pool
+    normalization, 3x3 kernels in the "5x5" branch, a last pool of 2x2, auxiliary classifiers that pool
     adaptively to 4x4. 6,624,904 and 13,004,888 parameters.
 
 Both use the same names. The dropout before the final classifier (0.4 in the original, 0.2 in PyTorch) belongs
 to the head; that of the auxiliary classifiers is here. PyTorch's released weights expect inputs in [-1, 1],
-that is (pixel / 255 - 0.5) / 0.5; its option transform_input, which maps ImageNet-normalised inputs to that
+that is (pixel / 255 - 0.5) / 0.5; its option transform_input, which maps ImageNet-normalized inputs to that
 range, is preprocessing and not in the network.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.conv_unit import ConvUnit
 from imgcls_jax.layers.dense import fan_in_uniform_bias
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
-from imgcls_jax.layers.normalization import batch_norm
-from imgcls_jax.layers.pooling import adaptive_average_pool, max_pool
-
-inception_norm = functools.partial(batch_norm, epsilon=1e-3)
+from imgcls_jax.layers.normalization import inception_norm
+from imgcls_jax.layers.pooling import adaptive_average_pool, ceil_max_pool, max_pool
+from imgcls_jax.layers.variants import choose_variant
 
 # Each module's widths: 1x1; 3x3 reduction, 3x3; 5x5 reduction, 5x5; projection after the pool.
 _MODULES = {
@@ -50,50 +50,22 @@ _MODULES = {
 # The modules whose outputs the auxiliary classifiers read.
 _AUXILIARY = {"4a": "aux1", "4d": "aux2"}
 
-_VARIANTS = {"googlenet": {}, "googlenet_original": {"original": True, "norm": None}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "googlenet": {},
+    "googlenet_original": {"original": True, "norm": None},
+}
 
 
 def _init(norm: Any) -> dict[str, Any]:
-    """Returns PyTorch's initialiser with a norm layer, Caffe's ("xavier", bias 0.2) without."""
+    """Returns PyTorch's initializer with a norm layer, Caffe's ("xavier", bias 0.2) without."""
     if norm is not None:
         return {"kernel_init": nn.initializers.normal(0.01)}
     return {"kernel_init": nn.initializers.lecun_uniform(), "bias_init": nn.initializers.constant(0.2)}
 
 
-class ConvUnit(nn.Module):
-    """Convolution, norm (or bias), ReLU.
-
-    Attributes:
-      features: output channels.
-      kernel: side of the kernel; zeros pad by half of it.
-      strides: of both axes.
-      norm: constructor of the norm layer, or None for a bias instead.
-      dtype: of the computation.
-    """
-
-    features: int
-    kernel: int = 1
-    strides: int = 1
-    norm: Any = inception_norm
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Args: x float [B, h, w, C]; train as the backbone's. Returns: float [B, h', w', features]."""
-        pad = (self.kernel // 2, self.kernel // 2)
-        x = Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            strides=self.strides,
-            padding=(pad, pad),
-            use_bias=self.norm is None,
-            dtype=self.dtype,
-            name="conv",
-            **_init(self.norm),
-        )(x)
-        if self.norm is not None:
-            x = self.norm(use_running_average=not train, dtype=self.dtype, name="bn")(x)
-        return nn.relu(x)
+def _unit(norm: Any, dtype: Any) -> Callable[..., ConvUnit]:
+    """Returns the constructor of a convolution, norm (or bias) and ReLU."""
+    return functools.partial(ConvUnit, norm=norm, dtype=dtype, **_init(norm))
 
 
 class Inception(nn.Module):
@@ -114,7 +86,7 @@ class Inception(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, h, w, C]; train. Returns: float [B, h, w, D], the four branches joined."""
-        conv = functools.partial(ConvUnit, norm=self.norm, dtype=self.dtype)
+        conv = _unit(self.norm, self.dtype)
         single, reduce, middle, wide_reduce, wide, project = self.widths
         first = conv(single, name="branch1")(x, train)
         second = conv(reduce, name="branch2.0")(x, train)
@@ -158,17 +130,11 @@ class Auxiliary(nn.Module):
             x = nn.avg_pool(x, window_shape=(5, 5), strides=(3, 3))  # [B, 4, 4, C]
         else:
             x = adaptive_average_pool(x, (4, 4))
-        x = ConvUnit(128, norm=self.norm, dtype=self.dtype, name="conv")(x, train)
+        x = _unit(self.norm, self.dtype)(128, name="conv")(x, train)
         x = x.reshape(x.shape[0], -1)  # [B, 2048]
         init = {"bias_init": fan_in_uniform_bias(x.shape[-1])} | _init(self.norm)
         x = nn.relu(nn.Dense(1024, dtype=self.dtype, name="fc1", **init)(x))
         return nn.Dropout(self.dropout, deterministic=not train)(x)
-
-
-def _halve(x: jax.Array, window: int = 3) -> jax.Array:
-    """Max pool of stride 2 that rounds up: the last window may reach one row beyond the map."""
-    padding = [(0, (side - window) % 2) for side in x.shape[1:3]]
-    return max_pool(x, window_shape=(window, window), strides=(2, 2), padding=padding)
 
 
 class GoogLeNet(nn.Module):
@@ -199,7 +165,7 @@ class GoogLeNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, 3], normalised; 224x224, at least 15x15 (the original's auxiliary
+          images: float [B, H, W, 3], normalized; 224x224, at least 15x15 (the original's auxiliary
             classifiers: 79x79).
           train: BatchNorm uses the batch's statistics and moves its running ones; the auxiliary trunks run,
             with dropout (rng "dropout").
@@ -213,7 +179,7 @@ class GoogLeNet(nn.Module):
         x = self._stem(images, train)
         for module, widths in _MODULES.items():
             if module in ("4a", "5a"):
-                x = _halve(x, 2 if module == "5a" and not self.original else 3)
+                x = ceil_max_pool(x, 2 if module == "5a" and not self.original else 3)
             wide_kernel = 5 if self.original else 3
             x = block(widths, wide_kernel, name=f"inception{module}", **fields)(x, train)
             if module in _AUXILIARY and self.aux and (train or self.is_initializing()):
@@ -224,13 +190,13 @@ class GoogLeNet(nn.Module):
 
     def _stem(self, images: jax.Array, train: bool) -> jax.Array:
         """Args: images float [B, H, W, 3]; train. Returns: float [B, H / 8, W / 8, 192]."""
-        conv = functools.partial(ConvUnit, norm=self.norm, dtype=self.dtype)
+        conv = _unit(self.norm, self.dtype)
         respond = functools.partial(local_response_norm, size=5, alpha=1e-4, beta=0.75, k=1.0)
-        x = _halve(conv(64, 7, 2, name="conv1")(images, train))  # [B, H / 4, W / 4, 64]
+        x = ceil_max_pool(conv(64, 7, 2, name="conv1")(images, train))  # [B, H / 4, W / 4, 64]
         x = respond(x) if self.original else x
         x = conv(64, name="conv2")(x, train)
         x = conv(192, 3, name="conv3")(x, train)
-        return _halve(respond(x) if self.original else x)
+        return ceil_max_pool(respond(x) if self.original else x)
 
 
 def build(variant: str = "googlenet", **fields: Any) -> GoogLeNet:
@@ -243,28 +209,22 @@ def build(variant: str = "googlenet", **fields: Any) -> GoogLeNet:
     Raises:
       ValueError: an unknown variant.
     """
-    _check(variant)
-    return GoogLeNet(**(_VARIANTS[variant] | fields))
+    return GoogLeNet(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str) -> str:
     """Returns PyTorch's name of the final linear layer."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return "fc"
 
 
 def torch_aux_heads(variant: str) -> tuple[str, ...]:
     """Returns PyTorch's names of the auxiliary final linear layers, in the order of Features.aux."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return tuple(f"{name}.fc2" for name in _AUXILIARY.values())
 
 
 def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the linear layers that read a flattened map, and the map's height and width."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return {f"{name}.fc1": (4, 4) for name in _AUXILIARY.values()}
-
-
-def _check(variant: str) -> None:
-    if variant not in _VARIANTS:
-        raise ValueError(f"models/googlenet.py has the variants {', '.join(_VARIANTS)}; got {variant!r}")

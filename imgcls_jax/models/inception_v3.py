@@ -1,4 +1,4 @@
-"""Inception v3: GoogLeNet's modules with large kernels factorised into small and one-sided ones.
+"""Inception v3: GoogLeNet's modules with large kernels factorized into small and one-sided ones.
 
 Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", arXiv 1512.00567 (2015).
 Made for 299x299 images; any size from 75x75 up is taken. BatchNorm (epsilon 1e-3) after every convolution, in
@@ -8,7 +8,7 @@ classifier and its head.
 Difference from TensorFlow's network, from which the weights in circulation come: the average pools inside
 the modules count the zero padding, as PyTorch's do. The dropout of 0.5 before the final classifier belongs to
 the head. The released weights expect inputs in [-1, 1], that is (pixel / 255 - 0.5) / 0.5; PyTorch's option
-transform_input, which maps ImageNet-normalised inputs to that range, is preprocessing and not in the network.
+transform_input, which maps ImageNet-normalized inputs to that range, is preprocessing and not in the network.
 """
 
 from __future__ import annotations
@@ -21,55 +21,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.convolution import Conv
-from imgcls_jax.layers.dense import Initializer
+from imgcls_jax.layers.conv_unit import ConvUnit
 from imgcls_jax.layers.features import Features
-from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.normalization import inception_norm
 from imgcls_jax.layers.pooling import max_pool
-
-inception_norm = functools.partial(batch_norm, epsilon=1e-3)
+from imgcls_jax.layers.variants import choose_variant
 
 # Side of the map after Mixed_6e that the auxiliary classifier needs: 17 -> 5 (pool) -> 1 (5x5 convolution).
 _AUX_SIDE = 17
 
 
-class ConvUnit(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU.
-
-    Attributes:
-      features: output channels.
-      kernel: side of the kernel, or (height, width).
-      strides: of both axes.
-      padded: pad with zeros by half the kernel; otherwise not at all.
-      kernel_init: initialiser of the kernel.
-      norm: constructor of the norm layer.
-      dtype: of the computation.
-    """
-
-    features: int
-    kernel: int | tuple[int, int] = 1
-    strides: int = 1
-    padded: bool = True
-    kernel_init: Initializer = nn.initializers.truncated_normal(0.1)
-    norm: Any = inception_norm
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Args: x float [B, h, w, C]; train as the backbone's. Returns: float [B, h', w', features]."""
-        kernel = (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
-        padding = [(side // 2, side // 2) if self.padded else (0, 0) for side in kernel]
-        x = Conv(
-            self.features,
-            kernel,
-            strides=self.strides,
-            padding=padding,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=self.kernel_init,
-            name="conv",
-        )(x)
-        return nn.relu(self.norm(use_running_average=not train, dtype=self.dtype, name="bn")(x))
+def _unit(norm: Any, dtype: Any) -> Callable[..., ConvUnit]:
+    """Returns the constructor of a convolution without bias, BatchNorm and ReLU."""
+    return functools.partial(
+        ConvUnit, norm=norm, kernel_init=nn.initializers.truncated_normal(0.1), dtype=dtype
+    )
 
 
 def _chain(conv: Callable[..., ConvUnit], name: str, *steps: tuple, x: jax.Array, train: bool) -> jax.Array:
@@ -90,7 +56,7 @@ def _halve(x: jax.Array) -> jax.Array:
 
 
 class _Block(nn.Module):
-    """What the modules share.
+    """The common part of the modules.
 
     Attributes:
       width: of the one branch that differs between modules of a kind; the kinds say which.
@@ -108,7 +74,7 @@ class _Block(nn.Module):
 
     def conv(self) -> Callable[..., ConvUnit]:
         """Returns the constructor of this module's convolutions."""
-        return functools.partial(ConvUnit, norm=self.norm, dtype=self.dtype)
+        return _unit(self.norm, self.dtype)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -135,8 +101,8 @@ class InceptionB(_Block):
     def branches(self, x: jax.Array, train: bool) -> list[jax.Array]:
         conv = self.conv()
         return [
-            conv(384, 3, 2, False, name="branch3x3")(x, train),
-            _chain(conv, "branch3x3dbl", (64, 1), (96, 3), (96, 3, 2, False), x=x, train=train),
+            conv(384, 3, 2, "none", name="branch3x3")(x, train),
+            _chain(conv, "branch3x3dbl", (64, 1), (96, 3), (96, 3, 2, "none"), x=x, train=train),
             _halve(x),
         ]
 
@@ -162,9 +128,9 @@ class InceptionD(_Block):
 
     def branches(self, x: jax.Array, train: bool) -> list[jax.Array]:
         conv = self.conv()
-        seven = ((192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3, 2, False))
+        seven = ((192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3, 2, "none"))
         return [
-            _chain(conv, "branch3x3", (192, 1), (320, 3, 2, False), x=x, train=train),
+            _chain(conv, "branch3x3", (192, 1), (320, 3, 2, "none"), x=x, train=train),
             _chain(conv, "branch7x7x3", *seven, x=x, train=train),
             _halve(x),
         ]
@@ -210,11 +176,11 @@ class Auxiliary(nn.Module):
                 f"the auxiliary classifier needs a map of {_AUX_SIDE}x{_AUX_SIDE} or more, got "
                 f"{x.shape[1]}x{x.shape[2]}; give images of 299x299 or build with aux=False"
             )
-        conv = functools.partial(ConvUnit, norm=self.norm, dtype=self.dtype)
+        conv = _unit(self.norm, self.dtype)
         x = nn.avg_pool(x, window_shape=(5, 5), strides=(3, 3))  # [B, 5, 5, 768]
         x = conv(128, name="conv0")(x, train)
         small = nn.initializers.truncated_normal(0.01)
-        x = conv(768, 5, padded=False, kernel_init=small, name="conv1")(x, train)  # [B, 1, 1, 768]
+        x = conv(768, 5, padding="none", kernel_init=small, name="conv1")(x, train)  # [B, 1, 1, 768]
         return x.mean(axis=(1, 2))
 
 
@@ -257,20 +223,20 @@ class InceptionV3(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, 3], normalised; 299x299, with aux=True no smaller.
+          images: float [B, H, W, 3], normalized; 299x299, with aux=True no smaller.
           train: BatchNorm uses the batch's statistics and moves its running ones; the auxiliary trunk runs.
 
         Returns:
           Features: map [B, 8, 8, 2048], embedding [B, 2048]; aux ([B, 768],) if aux and train, else ().
         """
         fields = {"norm": self.norm, "dtype": self.dtype}
-        conv = functools.partial(ConvUnit, **fields)
-        x = conv(32, 3, 2, False, name="Conv2d_1a_3x3")(images, train)  # [B, 149, 149, 32]
-        x = conv(32, 3, 1, False, name="Conv2d_2a_3x3")(x, train)  # [B, 147, 147, 32]
+        conv = _unit(self.norm, self.dtype)
+        x = conv(32, 3, 2, "none", name="Conv2d_1a_3x3")(images, train)  # [B, 149, 149, 32]
+        x = conv(32, 3, 1, "none", name="Conv2d_2a_3x3")(x, train)  # [B, 147, 147, 32]
         x = conv(64, 3, name="Conv2d_2b_3x3")(x, train)
         x = _halve(x)  # [B, 73, 73, 64]
         x = conv(80, 1, name="Conv2d_3b_1x1")(x, train)
-        x = conv(192, 3, 1, False, name="Conv2d_4a_3x3")(x, train)  # [B, 71, 71, 192]
+        x = conv(192, 3, 1, "none", name="Conv2d_4a_3x3")(x, train)  # [B, 71, 71, 192]
         x = _halve(x)  # [B, 35, 35, 192]
         side_outputs = ()
         for name, kind, width in _MODULES:
@@ -279,6 +245,9 @@ class InceptionV3(nn.Module):
             if name == "Mixed_6e" and self.aux and (train or self.is_initializing()):
                 side_outputs = (Auxiliary(name="AuxLogits", **fields)(x, train),)
         return Features(x, x.mean(axis=(1, 2)), side_outputs)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {"inception_v3": {}}
 
 
 def build(variant: str = "inception_v3", **fields: Any) -> InceptionV3:
@@ -291,22 +260,16 @@ def build(variant: str = "inception_v3", **fields: Any) -> InceptionV3:
     Raises:
       ValueError: an unknown variant.
     """
-    _check(variant)
-    return InceptionV3(**fields)
+    return InceptionV3(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str = "inception_v3") -> str:
     """Returns PyTorch's name of the final linear layer."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return "fc"
 
 
 def torch_aux_heads(variant: str = "inception_v3") -> tuple[str, ...]:
     """Returns PyTorch's names of the auxiliary final linear layers, in the order of Features.aux."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return ("AuxLogits.fc",)
-
-
-def _check(variant: str) -> None:
-    if variant != "inception_v3":
-        raise ValueError(f"models/inception_v3.py has the one variant 'inception_v3'; got {variant!r}")

@@ -1,4 +1,4 @@
-"""LeNet-5: the network of 1998, its usual modern form, Caffe's, and one for 32x32 colour images.
+"""LeNet-5: the network of 1998, its usual modern form, Caffe's, and one for 32x32 color images.
 
 LeCun, Bottou, Bengio, Haffner 1998, "Gradient-Based Learning Applied to Document Recognition".
 
@@ -29,9 +29,10 @@ from imgcls_jax.layers.convolution import Conv, convolution
 from imgcls_jax.layers.dense import Initializer, fan_in_uniform, fan_in_uniform_bias
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.pooling import max_pool
+from imgcls_jax.layers.variants import choose_variant
 
 SQUASH_AMPLITUDE = 1.7159  # with the slope 2/3, squash(1) is 1 (the paper's appendix A)
-# Which maps of S2 each map of C3 reads (the paper's table I): six times three neighbours, six times four,
+# Which maps of S2 each map of C3 reads (the paper's table I): six times three neighbors, six times four,
 # three times four with a gap, all.
 C3_INPUTS: tuple[tuple[int, ...], ...] = (
     *(tuple(sorted((first + step) % 6 for step in range(3))) for first in range(6)),
@@ -56,8 +57,8 @@ class LeNet(nn.Module):
       hidden: widths of the fully connected layers, each with a ReLU.
       margin: zeros around the image for the first convolution.
       relu_after_convolution: whether the convolutions have one.
-      kernel_init: initialiser of all kernels.
-      bias_init: from a layer's fan-in to the initialiser of its bias.
+      kernel_init: initializer of all kernels.
+      bias_init: from a layer's fan-in to the initializer of its bias.
       dtype: of the computation; params stay float32.
     """
 
@@ -74,7 +75,7 @@ class LeNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; fc1 grows with the size.
+          images: float [B, H, W, C], normalized; fc1 grows with the size.
           train: without effect: there is neither dropout nor BatchNorm.
 
         Returns:
@@ -103,8 +104,8 @@ class LeNet(nn.Module):
         feature_map = x
         x = x.reshape(x.shape[0], -1)
         for layer, width in enumerate(self.hidden, start=1):
-            initialisers = {"kernel_init": self.kernel_init, "bias_init": self.bias_init(x.shape[-1])}
-            x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"fc{layer}", **initialisers)(x))
+            initializers = {"kernel_init": self.kernel_init, "bias_init": self.bias_init(x.shape[-1])}
+            x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"fc{layer}", **initializers)(x))
         return Features(feature_map, x)
 
 
@@ -244,11 +245,6 @@ HEADS = {"lenet5": "fc3", "lenet5_cifar": "fc3", "lenet_caffe": "fc2", "lenet5_o
 FLATTENED = {"lenet5": {"fc1": (5, 5)}, "lenet5_cifar": {"fc1": (5, 5)}, "lenet_caffe": {"fc1": (4, 4)}}
 
 
-def _check(variant: str) -> None:
-    if variant not in VARIANTS:
-        raise ValueError(f"models/lenet.py has the variants {', '.join(VARIANTS)}; got {variant!r}")
-
-
 def build(variant: str = "lenet5", **fields: Any) -> nn.Module:
     """Returns the backbone.
 
@@ -259,17 +255,16 @@ def build(variant: str = "lenet5", **fields: Any) -> nn.Module:
     Raises:
       ValueError: an unknown variant.
     """
-    _check(variant)
-    return VARIANTS[variant](**fields)
+    return choose_variant(__name__, VARIANTS, variant)(**fields)
 
 
 def torch_head(variant: str) -> str:
     """Returns the final linear layer's name in a PyTorch model with this file's names."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return HEADS[variant]
 
 
 def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the rows and columns of the map that fc1 reads, at the standard size; C5 is a convolution."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return FLATTENED.get(variant, {})

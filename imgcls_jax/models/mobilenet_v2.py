@@ -10,17 +10,20 @@ and layouts are read too. The dropout (0.2) before the final classifier belongs 
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.conv_unit import PADDINGS, conv_norm, round_channels
+from imgcls_jax.layers.convolution import he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.variants import choose_variant
 
 # Expansion, output channels, repeats and stride of the first repeat (table 2).
 STAGES = (
@@ -34,57 +37,7 @@ STAGES = (
 )
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
-PADDINGS = ("torch", "tf")
-CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 TF_SCOPE = "MobilenetV2/"
-
-
-def round_channels(channels: float, divisor: int = 8) -> int:
-    """Returns the nearest multiple of `divisor` that is at least nine tenths of `channels`."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * channels else rounded + divisor
-
-
-def _conv_norm(
-    x: jax.Array,
-    features: int,
-    *,
-    names: tuple[str, str],
-    norm: Callable[[str], Callable[[jax.Array], jax.Array]] | None,
-    size: int = 1,
-    strides: int = 1,
-    depthwise: bool = False,
-    padding: str = "torch",
-    dtype: Any = None,
-) -> jax.Array:
-    """Applies a square convolution, then its norm; without norm the convolution has a bias.
-
-    Args:
-      x: float [B, h, w, C].
-      features: output channels.
-      names: of the convolution and of the norm.
-      norm: makes a norm layer of a given name; None for none.
-      size, strides: of the kernel.
-      depthwise: one filter a channel.
-      padding: "torch" or "tf".
-      dtype: of the computation.
-
-    Returns:
-      float [B, ceil(h / strides), ceil(w / strides), features].
-    """
-    pad = (size // 2, size // 2)
-    x = Conv(
-        features,
-        (size, size),
-        strides=strides,
-        padding="SAME" if padding == "tf" else (pad, pad),
-        feature_group_count=features if depthwise else 1,
-        use_bias=norm is None,
-        dtype=dtype,
-        kernel_init=CONV_INIT,
-        name=names[0],
-    )(x)
-    return x if norm is None else norm(names[1])(x)
 
 
 class InvertedResidual(nn.Module):
@@ -109,28 +62,26 @@ class InvertedResidual(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, h, w, C]. Returns: float [B, h', w', channels], h' = ceil(h / strides)."""
-        norm = None
-        if self.norm is not None:
-            norm = lambda name: self.norm(use_running_average=not train, dtype=self.dtype, name=name)  # noqa: E731
+        unit = functools.partial(
+            conv_norm, train=train, norm=self.norm, kernel_init=he_fan_out, dtype=self.dtype
+        )
         wide = self.expansion * x.shape[-1]
         y, layer = x, 0
         if self.expansion != 1:
-            y = _conv_norm(y, wide, names=("conv.0.0", "conv.0.1"), norm=norm, dtype=self.dtype)
+            y = unit(y, wide, names=("conv.0.0", "conv.0.1"))
             y, layer = nn.relu6(y), 1
-        y = _conv_norm(
+        y = unit(
             y,
             wide,
             names=(f"conv.{layer}.0", f"conv.{layer}.1"),
-            norm=norm,
-            size=3,
+            kernel=3,
             strides=self.strides,
             depthwise=True,
-            padding=self.padding,
-            dtype=self.dtype,
+            padding=PADDINGS[self.padding],
         )
         y = nn.relu6(y)  # [B, h', w', wide]
         names = (f"conv.{layer + 1}", f"conv.{layer + 2}")
-        y = _conv_norm(y, self.channels, names=names, norm=norm, dtype=self.dtype)
+        y = unit(y, self.channels, names=names)
         return x + y if x.shape == y.shape else y
 
 
@@ -155,7 +106,7 @@ class MobileNetV2(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised.
+          images: float [B, H, W, C], normalized.
           train: BatchNorm uses the batch's statistics and moves its running ones.
 
         Returns:
@@ -165,19 +116,17 @@ class MobileNetV2(nn.Module):
           ValueError: an unknown padding.
         """
         if self.padding not in PADDINGS:
-            raise ValueError(f"padding of MobileNetV2 is one of {PADDINGS}; got {self.padding!r}")
-        norm = None
-        if self.norm is not None:
-            norm = lambda name: self.norm(use_running_average=not train, dtype=self.dtype, name=name)  # noqa: E731
-        x = _conv_norm(
+            raise ValueError(f"padding of MobileNetV2 is one of {', '.join(PADDINGS)}; got {self.padding!r}")
+        unit = functools.partial(
+            conv_norm, train=train, norm=self.norm, kernel_init=he_fan_out, dtype=self.dtype
+        )
+        x = unit(
             images,
             round_channels(self.width * STEM_CHANNELS),
             names=("features.0.0", "features.0.1"),
-            norm=norm,
-            size=3,
+            kernel=3,
             strides=2,
-            padding=self.padding,
-            dtype=self.dtype,
+            padding=PADDINGS[self.padding],
         )
         x, index = nn.relu6(x), 1  # [B, H / 2, W / 2, 32]
         for expansion, channels, repeats, strides in STAGES:
@@ -194,7 +143,7 @@ class MobileNetV2(nn.Module):
                 index += 1
         names = (f"features.{index}.0", f"features.{index}.1")
         last = round_channels(max(1.0, self.width) * LAST_CHANNELS)
-        x = nn.relu6(_conv_norm(x, last, names=names, norm=norm, dtype=self.dtype))  # [B, h, w, 1280]
+        x = nn.relu6(unit(x, last, names=names))  # [B, h, w, 1280]
         return Features(x, jnp.mean(x, axis=(1, 2)))
 
 
@@ -214,9 +163,7 @@ def build(variant: str, **fields: Any) -> MobileNetV2:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"models/mobilenet_v2.py has the variants {sorted(VARIANTS)}; got {variant!r}")
-    return MobileNetV2(**{**VARIANTS[variant], **fields})
+    return MobileNetV2(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str) -> str:

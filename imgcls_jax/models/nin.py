@@ -17,7 +17,8 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
-from imgcls_jax.layers.pooling import max_pool
+from imgcls_jax.layers.pooling import ceil_max_pool
+from imgcls_jax.layers.variants import choose_variant
 
 
 class Stage(NamedTuple):
@@ -40,9 +41,9 @@ class Stage(NamedTuple):
 
 def _pool(x: jax.Array, kind: str) -> jax.Array:
     """Pools 3x3 windows of stride 2 without padding; the last may be partial, and averages what it has."""
-    spare = tuple((0, (n - 3) % 2) for n in x.shape[1:3])
     if kind == "max":
-        return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=spare)
+        return ceil_max_pool(x)
+    spare = [(0, (side - 3) % 2) for side in x.shape[1:3]]
     return nn.avg_pool(x, window_shape=(3, 3), strides=(2, 2), padding=spare, count_include_pad=False)
 
 
@@ -68,7 +69,7 @@ class NiN(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; any size from 39x39 for ImageNet, 4x4 for CIFAR.
+          images: float [B, H, W, C], normalized; any size from 39x39 for ImageNet, 4x4 for CIFAR.
           train: dropout is on.
 
         Returns:
@@ -126,9 +127,7 @@ def build(variant: str, **fields: Any) -> NiN:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"models/nin.py has the variants {sorted(VARIANTS)}; got {variant!r}")
-    return NiN(**{"stages": VARIANTS[variant], **fields})
+    return NiN(**{"stages": choose_variant(__name__, VARIANTS, variant), **fields})
 
 
 def torch_head(variant: str) -> str:

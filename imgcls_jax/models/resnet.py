@@ -20,11 +20,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.attention import BAM, CBAM, SqueezeExcitation, he_fan_out
-from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.attention import BAM, CBAM, SqueezeExcitation
+from imgcls_jax.layers.convolution import Conv, he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
-from imgcls_jax.layers.pooling import max_pool
+from imgcls_jax.layers.pooling import ceil_max_pool, max_pool
+from imgcls_jax.layers.variants import choose_variant
 
 
 def image_stem(x: jax.Array, conv: Any, norm: Any, *, ceil_mode: bool = False) -> jax.Array:
@@ -33,8 +34,9 @@ def image_stem(x: jax.Array, conv: Any, norm: Any, *, ceil_mode: bool = False) -
     With `ceil_mode` the pool has no padding and a last partial window instead of a padding of one.
     """
     x = nn.relu(norm(name="bn1")(conv(64, (7, 7), strides=2, padding=3, name="conv1")(x)))
-    padding = tuple((0, (size - 3) % 2) if ceil_mode else (1, 1) for size in x.shape[1:3])
-    return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
+    if ceil_mode:
+        return ceil_max_pool(x)
+    return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def cifar_stem(x: jax.Array, conv: Any, norm: Any) -> jax.Array:
@@ -154,7 +156,7 @@ class ResNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised.
+          images: float [B, H, W, C], normalized.
           train: the norm uses the batch's statistics and moves its running ones.
 
         Returns:
@@ -227,9 +229,7 @@ def build(variant: str, **fields: Any) -> ResNet:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"models/resnet.py has the variants {', '.join(VARIANTS)}; got {variant!r}")
-    return ResNet(**{**VARIANTS[variant], **fields})
+    return ResNet(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str) -> str:

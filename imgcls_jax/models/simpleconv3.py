@@ -1,9 +1,8 @@
 """Simpleconv3, the small CNN for 48x48 mouth crops of the book's first project.
 
 Three 3x3 convolutions of stride 2 (12, 24, 48 channels, each with BatchNorm and ReLU), then fully connected
-layers of
-512 and 128. 964,706 parameters with a head of two classes. Any input size from 8x8 up is taken: the first
-fully connected layer grows with it.
+layers of 512 and 128. 964,706 parameters with a head of two classes. Input sizes from 8x8 up work: the first
+fully connected layer grows with the size.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.dense import Dense, fan_in_uniform, fan_in_uniform_bias
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.variants import choose_variant
 
 
 class Simpleconv3(nn.Module):
@@ -39,7 +39,7 @@ class Simpleconv3(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised.
+          images: float [B, H, W, C], normalized.
           train: BatchNorm uses the batch's statistics and moves its running ones.
 
         Returns:
@@ -65,6 +65,9 @@ class Simpleconv3(nn.Module):
         return Features(feature_map, x)
 
 
+VARIANTS: dict[str, dict[str, Any]] = {"simpleconv3": {}}
+
+
 def build(variant: str = "simpleconv3", **fields: Any) -> Simpleconv3:
     """Returns the backbone.
 
@@ -75,9 +78,7 @@ def build(variant: str = "simpleconv3", **fields: Any) -> Simpleconv3:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant != "simpleconv3":
-        raise ValueError(f"models/simpleconv3.py has the one variant 'simpleconv3'; got {variant!r}")
-    return Simpleconv3(**fields)
+    return Simpleconv3(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str = "simpleconv3") -> str:

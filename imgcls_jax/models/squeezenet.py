@@ -22,16 +22,11 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
-from imgcls_jax.layers.pooling import max_pool
+from imgcls_jax.layers.pooling import ceil_max_pool
+from imgcls_jax.layers.variants import choose_variant
 
 CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
 CAFFE_LAYERS = {"conv1x1_1": "squeeze", "conv1x1_2": "expand1x1", "conv3x3_2": "expand3x3"}
-
-
-def _max_pool(x: jax.Array) -> jax.Array:
-    """Max-pools 3x3 windows of stride 2 without padding, the last window partial where need be."""
-    spare = tuple((0, (n - 3) % 2) for n in x.shape[1:3])
-    return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=spare)
 
 
 class Fire(nn.Module):
@@ -95,7 +90,7 @@ class SqueezeNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; H and W from 21 up.
+          images: float [B, H, W, C], normalized; H and W from 21 up.
           train: without effect, for the backbone has neither norm nor dropout.
 
         Returns:
@@ -114,7 +109,7 @@ class SqueezeNet(nn.Module):
         x, index = nn.relu(x), 2
         for fire, (squeeze, expand) in enumerate(self.fires):
             if fire in self.pools:
-                x, index = _max_pool(x), index + 1
+                x, index = ceil_max_pool(x), index + 1
             x = Fire(squeeze, expand, self.dtype, name=f"features.{index}")(x)
             index += 1
         return Features(x, jnp.mean(x, axis=(1, 2)))
@@ -136,9 +131,7 @@ def build(variant: str, **fields: Any) -> SqueezeNet:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"models/squeezenet.py has the variants {sorted(VARIANTS)}; got {variant!r}")
-    return SqueezeNet(**{**VARIANTS[variant], **fields})
+    return SqueezeNet(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str) -> str:

@@ -50,7 +50,7 @@ class TwoStream(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised.
+          images: float [B, H, W, C], normalized.
           train: as of the streams; rngs too.
 
         Returns:

@@ -16,11 +16,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.convolution import Conv, he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
 from imgcls_jax.layers.normalization import batch_norm
 from imgcls_jax.layers.pooling import adaptive_average_pool, max_pool
+from imgcls_jax.layers.variants import choose_variant
+from imgcls_jax.layers.windows import windows
 
 Blocks = tuple[tuple[int, ...], ...]
 
@@ -36,17 +38,7 @@ CONFIGURATIONS: dict[str, Blocks] = {
 DEPTHS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
 FC6_WINDOW = (7, 7)
 
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _fc_normal = nn.initializers.normal(0.01)
-
-
-def _windows(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Returns the flattened window at every position of [B, h, w, C]: [B, h', w', size * C]."""
-    rows, columns = (length - n + 1 for length, n in zip(x.shape[1:3], size, strict=True))
-    if min(rows, columns) < 1:
-        raise ValueError(f"dense VGG needs images of at least 224x224; its map came out as {x.shape[1:3]}")
-    shifts = [(top, left) for top in range(size[0]) for left in range(size[1])]
-    return jnp.concatenate([x[:, t : t + rows, u : u + columns] for t, u in shifts], axis=-1)
 
 
 class VGG(nn.Module):
@@ -56,7 +48,7 @@ class VGG(nn.Module):
       blocks: kernel sizes of the convolutions of each block; a max-pooling ends a block.
       channels: of each block.
       norm: constructor of a norm layer that takes use_running_average, dtype and name; None for none.
-      response_norm: local response normalisation after the first convolution (A-LRN). It takes no number
+      response_norm: local response normalization after the first convolution (A-LRN). It takes no number
         among the layers' names, so that the weights of A fit.
       hidden: widths of fc6 and fc7.
       dropout: probability after fc6.
@@ -85,7 +77,7 @@ class VGG(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; H and W at least 32.
+          images: float [B, H, W, C], normalized; H and W at least 32.
           train: switches dropout (rng "dropout") and BatchNorm's use of the batch's statistics.
 
         Returns:
@@ -120,7 +112,7 @@ class VGG(nn.Module):
                 (kernel, kernel),
                 padding=((margin, margin), (margin, margin)),
                 dtype=self.dtype,
-                kernel_init=_he_normal,
+                kernel_init=he_fan_out,
                 name=f"features.{number}",
             )(x)
             if self.norm is not None:
@@ -138,7 +130,12 @@ class VGG(nn.Module):
     def _fully_connected(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, h, w, C]. Returns: float [B, 4096]."""
         if self.dense:
-            x = _windows(x, FC6_WINDOW)  # [B, h - 6, w - 6, 7 * 7 * C]
+            if min(x.shape[1:3]) < min(FC6_WINDOW):
+                raise ValueError(
+                    f"dense VGG needs images of at least 224x224; its map came out as {x.shape[1:3]}"
+                )
+            seen = windows(x, FC6_WINDOW, (1, 1), ((0, 0), (0, 0)))
+            x = jnp.concatenate(seen, axis=-1)  # [B, h - 6, w - 6, 7 * 7 * C]
         else:
             x = adaptive_average_pool(x, FC6_WINDOW)
             x = x.reshape(x.shape[0], 1, 1, -1)  # [B, 1, 1, 7 * 7 * C]
@@ -158,11 +155,7 @@ def _variants() -> dict[str, dict[str, Any]]:
     return {**plain, "A-LRN": {**plain["A"], "response_norm": True}, **normed}
 
 
-def _fields(variant: str) -> dict[str, Any]:
-    variants = _variants()
-    if variant not in variants:
-        raise ValueError(f"models/vgg.py has the variants {', '.join(variants)}; got {variant!r}")
-    return variants[variant]
+VARIANTS = _variants()
 
 
 def build(variant: str = "vgg16", **fields: Any) -> VGG:
@@ -176,7 +169,7 @@ def build(variant: str = "vgg16", **fields: Any) -> VGG:
     Raises:
       ValueError: an unknown variant.
     """
-    return VGG(**{**_fields(variant), **fields})
+    return VGG(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 TORCH_OPTIONAL = ("classifier",)  # fc6 and fc7, absent with top=False
@@ -184,11 +177,11 @@ TORCH_OPTIONAL = ("classifier",)  # fc6 and fc7, absent with top=False
 
 def torch_head(variant: str) -> str:
     """Returns torchvision's name of the final linear layer."""
-    _fields(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return "classifier.6"
 
 
 def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the rows and columns of the map that each linear layer after a flatten reads."""
-    _fields(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return {"classifier.0": FC6_WINDOW}

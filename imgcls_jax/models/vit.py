@@ -9,7 +9,7 @@ the GELU is the exact one; LayerNorm has epsilon 1e-6. For pretraining by maskin
 2111.06377, 2021) `VisionTransformer.tokens` encodes some of the patches, and `PatchDecoder` predicts the
 pixels of all. The variants "..._clip" are the image towers of CLIP (Radford et al., arXiv 2103.00020, 2021).
 
-Files of weights may have torchvision's names, timm's, which DeiT's and MAE's releases have too, or CLIP's.
+Files of weights may have the names of torchvision, of timm (also DeiT's and MAE's releases) or of CLIP.
 """
 
 from __future__ import annotations
@@ -24,110 +24,13 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv
-from imgcls_jax.layers.dense import fan_in_uniform
 from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.transformer import XAVIER, EncoderLayer, layer_norm, sincos_positions
+from imgcls_jax.layers.variants import choose_variant
 
-layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
-XAVIER = nn.initializers.xavier_uniform()
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
 CLIP = {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5}
-
-
-def sincos_positions(grid: tuple[int, int], width: int) -> jax.Array:
-    """Returns fixed position embeddings, first half of the channels the column, second half the row.
-
-    Args:
-      grid: rows and columns of patches.
-      width: of a token, a multiple of 4.
-
-    Returns:
-      float32 [rows * columns, width]; each half is the sines, then the cosines, of
-      position * 10000 ** (-i / n), i from 0 to n - 1, with n = width / 4.
-
-    Raises:
-      ValueError: width is no multiple of 4.
-    """
-    if width % 4:
-        raise ValueError(f"sin-cos positions need a width that is a multiple of 4; got {width}")
-    frequencies = 10000.0 ** -(jnp.arange(width // 4) / (width // 4))
-    rows, columns = jnp.meshgrid(jnp.arange(grid[0]), jnp.arange(grid[1]), indexing="ij")
-    angles = [axis.reshape(-1, 1) * frequencies for axis in (columns, rows)]  # 2 x [L, width / 4]
-    return jnp.concatenate([wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)], axis=-1)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention.
-
-    The projections to queries, keys and values are one param in PyTorch's layout: in_proj_weight [3 * D, D]
-    has the rows of the queries first, then those of the keys, then of the values; in_proj_bias [3 * D] too.
-
-    Attributes:
-      heads: number of heads.
-      dtype: of the computation.
-    """
-
-    heads: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Args: x float [B, L, D]. Returns: float [B, L, D]."""
-        width = x.shape[-1]
-        weight = self.param("in_proj_weight", XAVIER, (3 * width, width))
-        bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
-        x, weight, bias = nn.dtypes.promote_dtype(x, weight, bias, dtype=self.dtype)
-        projected = x @ weight.T + bias  # [B, L, 3 * D]
-        split = projected.reshape(*x.shape[:2], 3, self.heads, width // self.heads)
-        query, key, value = (split[:, :, part] for part in range(3))  # [B, L, heads, D / heads]
-        mixed = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=fan_in_uniform, name="out_proj")(mixed)
-
-
-def _quick_gelu(x: jax.Array) -> jax.Array:
-    return x * nn.sigmoid(1.702 * x)
-
-
-class EncoderLayer(nn.Module):
-    """Attention and MLP, each after a norm and beside a shortcut.
-
-    Attributes:
-      heads: number of attention heads.
-      dropout: probability of dropping an entry of what attention and each MLP layer put out.
-      stochastic_depth: probability of dropping a branch for one image.
-      dtype: of the computation.
-      quick_gelu, epsilon: as in `VisionTransformer`.
-    """
-
-    heads: int
-    dropout: float = 0.0
-    stochastic_depth: float = 0.0
-    dtype: Any = None
-    quick_gelu: bool = False
-    epsilon: float = 1e-6
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Args: x float [B, L, D]. Returns: float [B, L, D]."""
-        drop = lambda y: nn.Dropout(self.dropout, deterministic=not train)(y)  # noqa: E731
-        # One draw an image, the kept branches divided by the probability of keeping: broadcast dropout.
-        drop_branch = lambda y: nn.Dropout(  # noqa: E731
-            self.stochastic_depth, broadcast_dims=(1, 2), deterministic=not train
-        )(y)
-        dense = lambda width, name: nn.Dense(  # noqa: E731
-            width,
-            dtype=self.dtype,
-            kernel_init=XAVIER,
-            bias_init=nn.initializers.normal(1e-6),
-            name=name,
-        )
-        gelu = _quick_gelu if self.quick_gelu else functools.partial(nn.gelu, approximate=False)
-        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_1")(x)
-        y = SelfAttention(self.heads, self.dtype, name="self_attention")(y)
-        x = x + drop_branch(drop(y))
-        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
-        y = drop(gelu(dense(4 * x.shape[-1], "mlp.0")(y)))  # [B, L, 4 * D]
-        return x + drop_branch(drop(dense(x.shape[-1], "mlp.3")(y)))
 
 
 class VisionTransformer(nn.Module):
@@ -168,7 +71,7 @@ class VisionTransformer(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; H and W multiples of `patch`.
+          images: float [B, H, W, C], normalized; H and W multiples of `patch`.
           train: dropout and stochastic depth are on.
 
         Returns:
@@ -191,7 +94,7 @@ class VisionTransformer(nn.Module):
         """Computes the tokens, of all patches or of some of them.
 
         Args:
-          images: float [B, H, W, C], normalised; H and W multiples of `patch`.
+          images: float [B, H, W, C], normalized; H and W multiples of `patch`.
           train: dropout and stochastic depth are on.
           keep: int [B, n] in [0, L), the patches that the encoder sees, counted row by row; None for all.
 
@@ -336,9 +239,7 @@ def build(variant: str, **fields: Any) -> VisionTransformer:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"models/vit.py has the variants {sorted(VARIANTS)}; got {variant!r}")
-    return VisionTransformer(**{**VARIANTS[variant], **fields})
+    return VisionTransformer(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str) -> str:

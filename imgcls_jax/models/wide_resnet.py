@@ -7,7 +7,7 @@ input and all others from the raw one, BatchNorm of epsilon 0.001 and momentum 0
 momentum the running statistics still hold 37 % of their initial values after 1000 steps: evaluate them late.
 
 Born in TensorFlow: SAME padding, images in [-1, 1]. There the classifier starts Glorot normal; here it is a
-head with its own initialiser.
+head with its own initializer.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.convolution import Conv, he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.variants import choose_variant
 
 _leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.1)
 # N(0, sqrt(2 / (k k D))) and zero biases.
-_conv = functools.partial(
-    Conv, padding="SAME", kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-)
+_conv = functools.partial(Conv, padding="SAME", kernel_init=he_fan_out)
 slow_batch_norm = functools.partial(batch_norm, momentum=0.999, epsilon=1e-3)
 
 
@@ -128,9 +127,7 @@ def build(variant: str, **fields: Any) -> WideResNet:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"models/wide_resnet.py has the variants {', '.join(VARIANTS)}; got {variant!r}")
-    return WideResNet(**{**VARIANTS[variant], **fields})
+    return WideResNet(**(choose_variant(__name__, VARIANTS, variant) | fields))
 
 
 def torch_head(variant: str) -> str:

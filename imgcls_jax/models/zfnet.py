@@ -1,4 +1,4 @@
-"""ZFNet: AlexNet with a finer first layer, found by looking at what its features respond to.
+"""ZFNet: AlexNet with a finer first layer, designed after pictures of what its features respond to.
 
 Zeiler, Fergus 2013, "Visualizing and Understanding Convolutional Networks", arXiv:1311.2901. Against AlexNet:
 conv1 is 7x7 with stride 2, conv2 has stride 2, no convolution has groups, and the response norm follows the
@@ -22,19 +22,14 @@ import jax
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
-from imgcls_jax.layers.pooling import max_pool
+from imgcls_jax.layers.pooling import ceil_max_pool
+from imgcls_jax.layers.variants import choose_variant
 
 SMALLEST = 63  # the image's side for which each layer still sees a whole window
 # Kernel size, stride and margin of conv1 to conv5.
 CONVOLUTIONS = ((7, 2, 1), (5, 2, 0), (3, 1, 1), (3, 1, 1), (3, 1, 1))
 
 _normal = nn.initializers.normal(0.01)
-
-
-def _max_pool_up(x: jax.Array) -> jax.Array:
-    """Max-pools 3x3 with stride 2, keeping a last window that is partly outside (-inf there)."""
-    edges = tuple((0, (length - 3) % 2) for length in x.shape[1:3])
-    return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=edges)
 
 
 class ZFNet(nn.Module):
@@ -57,7 +52,7 @@ class ZFNet(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, C], normalised; H and W at least 63. fc6 grows with the size.
+          images: float [B, H, W, C], normalized; H and W at least 63. fc6 grows with the size.
           train: switches dropout (rng "dropout").
 
         Returns:
@@ -81,8 +76,8 @@ class ZFNet(nn.Module):
             )(x)
             x = nn.relu(x)
             if layer <= 2:
-                x = local_response_norm(_max_pool_up(x), size=5, alpha=5e-4, beta=0.75, k=2.0)
-        feature_map = _max_pool_up(x)
+                x = local_response_norm(ceil_max_pool(x), size=5, alpha=5e-4, beta=0.75, k=2.0)
+        feature_map = ceil_max_pool(x)
         x = feature_map.reshape(images.shape[0], -1)  # [B, 6 * 6 * 256]
         for number, width in zip((6, 7), self.hidden, strict=True):
             x = nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=_normal, name=f"fc{number}")(x))
@@ -97,11 +92,6 @@ VARIANTS: dict[str, Callable[..., ZFNet]] = {
 }
 
 
-def _check(variant: str) -> None:
-    if variant not in VARIANTS:
-        raise ValueError(f"models/zfnet.py has the variants {', '.join(VARIANTS)}; got {variant!r}")
-
-
 def build(variant: str = "zfnet", **fields: Any) -> ZFNet:
     """Returns the backbone.
 
@@ -112,17 +102,16 @@ def build(variant: str = "zfnet", **fields: Any) -> ZFNet:
     Raises:
       ValueError: an unknown variant.
     """
-    _check(variant)
-    return VARIANTS[variant](**fields)
+    return choose_variant(__name__, VARIANTS, variant)(**fields)
 
 
 def torch_head(variant: str) -> str:
     """Returns the final linear layer's name in a PyTorch model with this file's names."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return "fc8"
 
 
 def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the rows and columns of the map that fc6 reads, for images of 224x224."""
-    _check(variant)
+    choose_variant(__name__, VARIANTS, variant)
     return {"fc6": (6, 6)}

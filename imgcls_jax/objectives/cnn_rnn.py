@@ -1,5 +1,6 @@
-"""CNN-RNN: labels of an image are emitted one after the other by an LSTM, so that one may depend on another
-(Wang et al. 2016, "CNN-RNN: A Unified Framework for Multi-label Image Classification", arXiv:1604.04573).
+"""CNN-RNN: an LSTM emits the labels of an image one after the other, so that one may depend on another.
+
+Wang et al. 2016, "CNN-RNN: A Unified Framework for Multi-label Image Classification", arXiv:1604.04573.
 
 The labels of a training image are ordered by their frequency in the training split, the most frequent first,
 and followed by END. At each step the LSTM reads the embedding of the label before (START at first); its
@@ -16,6 +17,7 @@ objective_state:
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -23,16 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.contracts.objective import (
-    Batch,
-    Metrics,
-    Objective,
-    ObjectiveState,
-    Params,
-    Task,
-    apply_backbone,
-    init_backbone,
-)
+from imgcls_jax.contracts.backbone import apply_backbone, init_backbone
+from imgcls_jax.contracts.objective import Batch, Metrics, Objective, ObjectiveState, Params, Task
 from imgcls_jax.losses import softmax_cross_entropy
 
 EMITTED = -1e9  # the score of a label that was emitted before
@@ -82,9 +76,16 @@ class Decoder(nn.Module):
         scores = self.labels.attend(self.drop(joint, deterministic=not train)).astype(jnp.float32)
         return state, jnp.where(jnp.pad(emitted, ((0, 0), (0, 1))), EMITTED, scores)
 
+    @nn.nowrap
     def first_state(self, size: int) -> Any:
         """Returns the LSTM's state before the first step."""
         return (jnp.zeros((size, self.hidden)),) * 2
+
+    @nn.nowrap
+    def start_of(self, size: int) -> tuple[Any, jax.Array, jax.Array]:
+        """Returns state, token and emitted labels before the first step."""
+        tokens, emitted = jnp.full(size, self.num_labels), jnp.zeros((size, self.num_labels), bool)
+        return self.first_state(size), tokens, emitted
 
 
 def make(
@@ -100,7 +101,7 @@ def make(
     """Returns the objective; batch["label"] is int32 [B, K] of 0 and 1.
 
     Args:
-      backbone: module with the contract of models/.
+      backbone: module of models/.
       task: num_classes K and class_counts are read.
       embedding_dim, hidden, dropout: of `Decoder`.
       beams: width of the search.
@@ -118,42 +119,65 @@ def make(
         )
     if len(task.class_counts) != num_labels:
         raise ValueError(
-            "this objective orders labels by their frequency: it needs a source that tells them without "
+            "this objective orders labels by their frequency: it needs a source that counts them without "
             "reading every example"
         )
     order = np.argsort(-np.array(task.class_counts), kind="stable")
     decoder = Decoder(num_labels, embedding_dim, hidden, dropout)
+    learner = _CNNRNN(backbone, decoder, order, beams, steps)
+    return Objective(
+        batch_keys=("image", "label"),
+        init=learner.init,
+        loss=learner.loss,
+        predict=learner.predict,
+        reads_pixels=False,
+        multi_label=True,
+    )
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _CNNRNN:
+    """The algorithm.
+
+    Attributes:
+      backbone, decoder: the modules.
+      order: int [K], the labels as they are emitted.
+      beams: width of the search.
+      steps: most tokens of a sequence, END included.
+    """
+
+    backbone: Any
+    decoder: Decoder
+    order: np.ndarray
+    beams: int
+    steps: int
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, rng_decoder = jax.random.split(rng)
-        params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
-        size = len(features.embedding)
-        tokens, emitted = jnp.full(size, num_labels), jnp.zeros((size, num_labels), bool)
-        variables = decoder.init(
-            rng_decoder, decoder.first_state(size), tokens, emitted, features.embedding, train=False
-        )
+        params, batch_stats, features = init_backbone(self.backbone, rng_backbone, batch["image"])
+        start = self.decoder.start_of(len(features.embedding))
+        variables = self.decoder.init(rng_decoder, *start, features.embedding, train=False)
         return {"backbone": params, "decoder": variables["params"]}, {"batch_stats": batch_stats}
 
     def loss(
-        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+        self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         rng_backbone, rng_drop = jax.random.split(rng)
         features, batch_stats = apply_backbone(
-            backbone,
+            self.backbone,
             params["backbone"],
             objective_state["batch_stats"],
             batch["image"],
             train=True,
             rng=rng_backbone,
         )
-        tokens, used = label_sequences(batch["label"], order, steps)
-        size = len(tokens)
+        tokens, used = label_sequences(batch["label"], self.order, self.steps)
 
         def emit(memory: Any, now: Any) -> tuple[Any, jax.Array]:
             state, before, emitted = memory
             token, key = now
-            state, scores = decoder.apply(
+            state, scores = self.decoder.apply(
                 {"params": params["decoder"]},
                 state,
                 before,
@@ -162,31 +186,31 @@ def make(
                 train=True,
                 rngs={"dropout": key},
             )
-            emitted |= jax.nn.one_hot(token, num_labels, dtype=bool)
+            emitted |= jax.nn.one_hot(token, len(self.order), dtype=bool)
             return (state, token, emitted), softmax_cross_entropy(scores, token)
 
-        start = decoder.first_state(size), jnp.full(size, num_labels), jnp.zeros((size, num_labels), bool)
-        _, losses = jax.lax.scan(emit, start, (tokens.T, jax.random.split(rng_drop, steps)))  # [steps, B]
-        value = jnp.mean(jnp.sum(jnp.where(used.T, losses, 0.0), axis=0))
+        start = self.decoder.start_of(len(tokens))
+        _, losses = jax.lax.scan(emit, start, (tokens.T, jax.random.split(rng_drop, self.steps)))
+        value = jnp.mean(jnp.sum(jnp.where(used.T, losses, 0.0), axis=0))  # of [steps, B]
         return value, (objective_state | {"batch_stats": batch_stats}, {"loss": value})
 
-    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
+    def predict(self, params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         features, _ = apply_backbone(
-            backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
+            self.backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
         )
 
         def score(state: Any, token: jax.Array, emitted: jax.Array, image: jax.Array) -> Any:
             variables = {"params": params["decoder"]}
-            state, scores = decoder.apply(variables, state, token, emitted, image, train=False)
+            state, scores = self.decoder.apply(variables, state, token, emitted, image, train=False)
             return state, jax.nn.log_softmax(scores)
 
         sets, log_probability = beam_search(
             score,
-            decoder.first_state(beams),
+            self.decoder.first_state(self.beams),
             features.embedding,
-            num_labels=num_labels,
-            beams=beams,
-            steps=steps,
+            num_labels=len(self.order),
+            beams=self.beams,
+            steps=self.steps,
         )
         best = jnp.argmax(log_probability, axis=1)
         chosen = jnp.take_along_axis(sets, best[:, None, None], axis=1)[:, 0]
@@ -196,15 +220,6 @@ def make(
             "chosen": chosen,
             "embedding": features.embedding,
         }
-
-    return Objective(
-        batch_keys=("image", "label"),
-        init=init,
-        loss=loss,
-        predict=predict,
-        reads_pixels=False,
-        multi_label=True,
-    )
 
 
 def label_sequences(labels: jax.Array, order: np.ndarray, steps: int) -> tuple[jax.Array, jax.Array]:

@@ -2,16 +2,17 @@
 Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual Features", arXiv:1807.05520).
 
 Before every epoch the features of the whole training split are PCA-whitened, scaled to norm 1 and clustered
-by k-means; the cluster of an image is its label for the epoch, which visits every cluster equally often, and
-the classifier starts anew.
+by k-means. The cluster of an image is its label for the epoch, which visits every cluster equally often. The
+classifier starts anew.
 
-The authors' networks end in two wide layers with ReLU and dropout on the last map; `hidden` and
-`reads="map"` stand for them, and the features are taken before the last ReLU, as there. Without `hidden` the
-features are the backbone's embedding. The Sobel filter before the first convolution is an operation of the
-data's lines of transforms. Three things differ. The classifier keeps one output for each of the k clusters,
-whether it has members or not. The epoch's order holds every cluster equally often to within one visit, where
-the authors draw one more of each and cut the shuffled list. The classifier's part of the optimizer restarts
-as the authors' does, but has momentum where the backbone's has.
+The authors' networks end in two wide layers with ReLU and dropout on the last map: `hidden` and
+`reads="map"`. The features are taken before the last ReLU, as there. Without `hidden` the features are the
+backbone's embedding. The Sobel filter before the first convolution is an operation of the data's transforms.
+
+Differences: the classifier keeps one output for each of the k clusters, whether it has members or not. The
+epoch's order holds every cluster equally often to within one visit; the authors draw one more of each and cut
+the shuffled list. The classifier's part of the optimizer restarts as the authors' does, but has momentum
+where the backbone's has.
 
 objective_state:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
@@ -20,6 +21,8 @@ objective_state:
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.contracts.backbone import apply_backbone, init_backbone
 from imgcls_jax.contracts.objective import (
     Batch,
     EpochPlan,
@@ -37,11 +41,13 @@ from imgcls_jax.contracts.objective import (
     ObjectiveState,
     Params,
     Task,
-    apply_backbone,
-    init_backbone,
     require_between,
+    require_one_of,
 )
-from imgcls_jax.losses import kmeans, l2_normalize, pca_whiten, softmax_cross_entropy, zero_one
+from imgcls_jax.losses import KMeans, kmeans, l2_normalize, pca_whiten, softmax_cross_entropy, zero_one
+
+KMEANS_STARTS = ("random", "kmeans++")
+READS = ("embedding", "map")
 
 _normal = nn.initializers.normal(0.01)  # of the authors' fully connected layers
 
@@ -82,7 +88,7 @@ def make(
     """Returns the objective.
 
     Args:
-      backbone: module with the contract of models/.
+      backbone: module of models/.
       task: num_examples is read.
       num_clusters: k, in [2, N]; ten times the number of classes or more.
       hidden: widths of layers between backbone and classifier, such as (4096, 4096); () for none.
@@ -94,7 +100,7 @@ def make(
       kmeans_start: "random" or "kmeans++".
 
     Raises:
-      ValueError: a number is out of range, or `reads` or kmeans_start is neither of the two.
+      ValueError: a number is out of range, or reads or kmeans_start is none of its choices.
     """
     if not 2 <= num_clusters <= task.num_examples:
         raise ValueError(
@@ -107,32 +113,65 @@ def make(
         )
     require_between(0, 1, dropout=dropout)
     require_between(0, math.inf, kmeans_iterations=kmeans_iterations)
-    if kmeans_start not in ("random", "kmeans++"):
-        raise ValueError(f"objective.kmeans_start is 'random' or 'kmeans++'; got {kmeans_start!r}")
-    if reads not in ("embedding", "map"):
-        raise ValueError(f"objective.reads is 'embedding' or 'map'; got {reads!r}")
-    projector = Projector(tuple(hidden), dropout)
-    classifier = nn.Dense(num_clusters, kernel_init=_normal)
+    require_one_of(KMEANS_STARTS, kmeans_start=kmeans_start)
+    require_one_of(READS, reads=reads)
+    learner = _DeepCluster(
+        backbone=backbone,
+        num_examples=task.num_examples,
+        reads=reads,
+        projector=Projector(tuple(hidden), dropout) if hidden else None,
+        classifier=nn.Dense(num_clusters, kernel_init=_normal),
+        pca_dim=pca_dim,
+        kmeans=dict(num_clusters=num_clusters, num_iterations=kmeans_iterations, start=kmeans_start),
+    )
+    return Objective(
+        batch_keys=("image", "index"),
+        init=learner.init,
+        loss=learner.loss,
+        predict=learner.predict,
+        plan_epoch=learner.plan_epoch,
+    )
 
-    def read_off(features: Any) -> jax.Array:
-        read = getattr(features, reads)
-        return read.reshape(read.shape[0], -1)
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _DeepCluster:
+    """The algorithm; the attributes are arguments of `make`, or made of them.
+
+    Attributes:
+      projector: the wide layers, or None.
+      classifier: the linear layer to the clusters.
+      kmeans: keyword arguments of `kmeans`.
+    """
+
+    backbone: Any
+    num_examples: int
+    reads: str
+    projector: Projector | None
+    classifier: nn.Dense
+    pca_dim: int
+    kmeans: dict[str, Any]
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, rng_projector, rng_head = jax.random.split(rng, 3)
-        params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
+        params, batch_stats, features = init_backbone(self.backbone, rng_backbone, batch["image"])
         params = {"backbone": params}
-        embedding = read_off(features)
-        if hidden:
-            embedding, variables = projector.init_with_output(rng_projector, embedding, train=False)
+        embedding = self.read_off(features)
+        if self.projector is not None:
+            embedding, variables = self.projector.init_with_output(rng_projector, embedding, train=False)
             params["projector"] = variables["params"]
-        params["head"] = classifier.init(rng_head, embedding)["params"]
+        params["head"] = self.classifier.init(rng_head, embedding)["params"]
         return params, {
             "batch_stats": batch_stats,
-            "assignments": jnp.zeros(task.num_examples, jnp.int32),
+            "assignments": jnp.zeros(self.num_examples, jnp.int32),
         }
 
+    def read_off(self, features: Any) -> jax.Array:
+        """Returns the input of the wide layers or the classifier, float [B, D]."""
+        read = getattr(features, self.reads)
+        return read.reshape(read.shape[0], -1)
+
     def embed_and_classify(
+        self,
         params: Params,
         objective_state: ObjectiveState,
         images: jax.Array,
@@ -143,36 +182,41 @@ def make(
         """Returns embedding float [B, D], logits float32 [B, k] and batch_stats."""
         rng_backbone, rng_dropout = jax.random.split(rng) if train else (None, None)
         features, batch_stats = apply_backbone(
-            backbone,
+            self.backbone,
             params["backbone"],
             objective_state["batch_stats"],
             images,
             train=train,
             rng=rng_backbone,
         )
-        embedding = read = read_off(features)
-        if hidden:
+        embedding = read = self.read_off(features)
+        if self.projector is not None:
             variables, rngs = {"params": params["projector"]}, {"dropout": rng_dropout} if train else {}
-            embedding = projector.apply(variables, embedding, train=train, rngs=rngs)
+            embedding = self.projector.apply(variables, embedding, train=train, rngs=rngs)
             read = nn.relu(embedding)
-        logits = classifier.apply({"params": params["head"]}, read.astype(jnp.float32))
+        logits = self.classifier.apply({"params": params["head"]}, read.astype(jnp.float32))
         return embedding, logits, batch_stats
 
     def loss(
-        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+        self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
-        _, logits, batch_stats = embed_and_classify(params, objective_state, batch["image"], rng, train=True)
+        _, logits, batch_stats = self.embed_and_classify(
+            params, objective_state, batch["image"], rng, train=True
+        )
         clusters = objective_state["assignments"][batch["index"]]
         value = jnp.mean(softmax_cross_entropy(logits, clusters))
         metrics = {"loss": value, "pseudo_accuracy": 1 - jnp.mean(zero_one(logits, clusters))}
         return value, (objective_state | {"batch_stats": batch_stats}, metrics)
 
-    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
-        embedding, logits, _ = embed_and_classify(params, objective_state, batch["image"], None, train=False)
+    def predict(self, params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
+        embedding, logits, _ = self.embed_and_classify(
+            params, objective_state, batch["image"], None, train=False
+        )
         return {"logits": logits, "embedding": embedding}
 
     def plan_epoch(
+        self,
         params: Params,
         objective_state: ObjectiveState,
         epoch: int,
@@ -183,9 +227,11 @@ def make(
         # A copy on this host: the work below is its own, and every host does the same.
         seed = np.asarray(jax.random.key_data(rng))
         rng_kmeans, rng_head = jax.random.split(jax.random.wrap_key_data(seed, impl=jax.random.key_impl(rng)))
-        found = cluster(embed("embedding"), rng_kmeans)
+        embedding = embed("embedding")
+        dim = min(self.pca_dim, embedding.shape[1])
+        found = _cluster(embedding, rng_kmeans, dim=dim, **self.kmeans)
         assignments, previous = np.asarray(found.assignments), np.asarray(objective_state["assignments"])
-        fresh = classifier.init(rng_head, jnp.zeros((1, len(params["head"]["kernel"]))))["params"]
+        fresh = self.classifier.init(rng_head, jnp.zeros((1, len(params["head"]["kernel"]))))["params"]
         return EpochPlan(
             params=params | {"head": jax.tree.map(np.asarray, fresh)},
             objective_state=objective_state | {"assignments": assignments},
@@ -198,16 +244,11 @@ def make(
             },
         )
 
-    @jax.jit
-    def cluster(embedding: jax.Array, rng: jax.Array) -> Any:
-        white = l2_normalize(pca_whiten(embedding, dim=min(pca_dim, embedding.shape[1])))
-        return kmeans(
-            rng, white, num_clusters=num_clusters, num_iterations=kmeans_iterations, start=kmeans_start
-        )
 
-    return Objective(
-        batch_keys=("image", "index"), init=init, loss=loss, predict=predict, plan_epoch=plan_epoch
-    )
+@functools.partial(jax.jit, static_argnames=("dim", "num_clusters", "num_iterations", "start"))
+def _cluster(embedding: jax.Array, rng: jax.Array, *, dim: int, **options: Any) -> KMeans:
+    """Clusters the whitened rows of float [N, D], scaled to norm 1; options are those of `kmeans`."""
+    return kmeans(rng, l2_normalize(pca_whiten(embedding, dim=dim)), **options)
 
 
 def uniform_order(assignments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -236,7 +277,9 @@ def uniform_order(assignments: np.ndarray, rng: np.random.Generator) -> np.ndarr
 
 
 def normalized_mutual_information(first: np.ndarray, second: np.ndarray) -> float:
-    """How much of one partition the other tells: 2 I / (H + H'), the mean of the entropies being arithmetic.
+    """Returns the mutual information of two partitions over the arithmetic mean of their entropies.
+
+    Eq.: 2 I / (H + H').
 
     Args:
       first, second: integer [N], the cluster of each example.

@@ -1,17 +1,16 @@
 """FixMatch (Sohn et al. 2020, arXiv:2001.07685): sure predictions become labels of a harder view.
 
 batch["views"] are two lines of data.view_transforms: the first a weak augmentation (flip and shift), the
-second a strong one (`rand_augment`, then `cutout`). The class predicted for the weak view, where its
-probability reaches the threshold, is the label of the strong one; labeled images, batch["labeled"], are
-augmented weakly. mu of the paper is train.batch_size / data.labeled_batch_size, there 448 / 64.
+second a strong one (`rand_augment`, then `cutout`). Where the class predicted for the weak view has a
+probability of at least the threshold, it is the label of the strong view. Labeled images, batch["labeled"],
+are augmented weakly. mu of the paper is train.batch_size / data.labeled_batch_size, there 448 / 64.
 
-As in the authors' code: the unlabeled loss is divided by the whole batch, not by the rows that were sure;
-labeled, weak and strong rows go through one pass, so that batch norm sees them all; no ramp, no temperature;
-prediction is by averaged weights with the running statistics, which are not averaged. Their weight decay, an
-L2 term on kernels, is that of `optimizer.name = "sgd"`. RandAugment only, no CTAugment.
+As in the authors' code: the unlabeled loss is divided by the whole batch, not by the rows that were sure.
+Labeled, weak and strong rows go through one pass, so that batch norm sees them all. There is no ramp and no
+temperature. The averaged weights predict, with the running statistics, which are not averaged. Their weight
+decay, an L2 term on kernels, is that of `optimizer.name = "sgd"`. RandAugment only, no CTAugment.
 
-objective_state: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of params, with
-  ema_decay.
+params, objective_state: those of contracts/classifier.py.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.contracts.classifier import Classifier, make_classifier
 from imgcls_jax.contracts.objective import (
     Batch,
     Metrics,
@@ -32,11 +32,9 @@ from imgcls_jax.contracts.objective import (
     ObjectiveState,
     Params,
     Task,
-    train_logits,
+    require_between,
 )
-from imgcls_jax.layers import heads
 from imgcls_jax.losses import pseudo_labels, softmax_cross_entropy, zero_one
-from imgcls_jax.objectives import supervised
 
 
 def make(
@@ -50,7 +48,7 @@ def make(
     """Returns the objective; its batch_keys are "labeled" and "views".
 
     Args:
-      backbone: module with the contract of models/.
+      backbone: module of models/.
       task: num_classes is read.
       threshold: least probability of a prediction that is learned, >= 0; above 1 none is.
       lambda_u: weight of the unlabeled loss, >= 0.
@@ -59,34 +57,47 @@ def make(
     Raises:
       ValueError: a hyper-parameter outside its range, or, from init and loss, not exactly two views.
     """
-    if not (threshold >= 0 and lambda_u >= 0):
-        raise ValueError(
-            f"objective.threshold and objective.lambda_u must be at least 0; got {threshold} and {lambda_u}"
-        )
-    plain = supervised.make(backbone, task, ema_decay=ema_decay)
-    head = heads.build(getattr(backbone, "head", "linear"), task.num_classes)
+    require_between(0, math.inf, threshold=threshold, lambda_u=lambda_u)
+    classifier = make_classifier(backbone, task.num_classes, ema_decay=ema_decay)
+    learner = _FixMatch(classifier, threshold, lambda_u)
+    return Objective(
+        batch_keys=("labeled", "views"),
+        init=learner.init,
+        loss=learner.loss,
+        predict=classifier.predict,
+        after_update=classifier.after_update,
+    )
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _FixMatch:
+    """The algorithm; the attributes are arguments of `make`, or made of them."""
+
+    classifier: Classifier
+    threshold: float
+    lambda_u: float
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         if len(batch["views"]) != 2:
             raise ValueError(
                 "data.view_transforms needs two lines for this objective, a weak and a strong augmentation; "
                 f"got {len(batch['views'])}"
             )
-        return plain.init(rng, batch["labeled"])
+        return self.classifier.init(rng, batch["labeled"]["image"])
 
     def loss(
-        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+        self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         labels, (weak, strong) = batch["labeled"]["label"], batch["views"]
         parts = (batch["labeled"]["image"], weak, strong)
-        logits, batch_stats = train_logits(backbone, head, params, objective_state, interleave(parts), rng)
+        logits, batch_stats = self.classifier.train_logits(params, objective_state, interleave(parts), rng)
         logits, weak_logits, strong_logits = deal_back(logits, [len(part) for part in parts])
         guesses, confidence = pseudo_labels(weak_logits)
-        mask = (confidence >= threshold).astype(jnp.float32)
+        mask = (confidence >= self.threshold).astype(jnp.float32)
         loss_labeled = jnp.mean(softmax_cross_entropy(logits, labels))
         loss_unlabeled = jnp.mean(mask * softmax_cross_entropy(strong_logits, guesses))
-        value = loss_labeled + lambda_u * loss_unlabeled
+        value = loss_labeled + self.lambda_u * loss_unlabeled
         metrics = {
             "loss": value,
             "loss_labeled": loss_labeled,
@@ -95,10 +106,6 @@ def make(
             "accuracy": 1 - jnp.mean(zero_one(logits, labels)),
         }
         return value, (objective_state | {"batch_stats": batch_stats}, metrics)
-
-    return dataclasses.replace(
-        plain, batch_keys=("labeled", "views"), init=init, loss=loss, reads_pixels=True
-    )
 
 
 def interleave(parts: Sequence[jax.Array]) -> jax.Array:

@@ -2,13 +2,13 @@
 transform agree (Ji, Henriques, Vedaldi 2019, arXiv:1807.06653).
 
 A backbone carries two heads: one with as many clusters as there are classes, and an auxiliary one with
-several times as many, each in several sub-heads, whose losses are averaged. Whole epochs train one head or
-the other. `views[0]` is an image, lightly transformed at most, and every further view a transform of it; each
-of those makes a pair with views[0] (the authors' repeated data loaders).
+several times as many. Each has several sub-heads, whose losses are averaged. Whole epochs train one head or
+the other. `views[0]` is an image, lightly transformed at most, and every further view is a transform of it;
+each of those makes a pair with views[0] (the authors' repeated data loaders).
 
-BatchNorm keeps running statistics and uses them to predict; the authors' networks for MNIST and CIFAR use the
-batch's own. Which sub-head answers is decided by a running mean of its loss over about an epoch, both heads'
-being watched at every step; the authors take the loss of the last epoch.
+Differences: BatchNorm keeps running statistics and uses them to predict; the authors' networks for MNIST and
+CIFAR use the batch's own. The sub-head with the lowest running mean of its loss answers. That mean covers
+about an epoch, and every step updates it for both heads; the authors take the loss of the last epoch.
 
 objective_state:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
@@ -17,6 +17,8 @@ objective_state:
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.contracts.backbone import apply_backbone, init_backbone
 from imgcls_jax.contracts.objective import (
     Batch,
     Metrics,
@@ -31,8 +34,6 @@ from imgcls_jax.contracts.objective import (
     ObjectiveState,
     Params,
     Task,
-    apply_backbone,
-    init_backbone,
     require_between,
 )
 from imgcls_jax.layers import heads
@@ -53,7 +54,7 @@ def make(
     """Returns the objective.
 
     Args:
-      backbone: module with the contract of models/.
+      backbone: module of models/.
       task: steps_per_epoch and axis_name are read, and num_classes where num_clusters is 0.
       num_clusters: K, at least 2; 0 for the number of classes.
       num_overclusters: of the auxiliary head, at least 2; 0 for five times K.
@@ -79,62 +80,82 @@ def make(
             "objective.head_epochs holds two numbers of epochs, at least one for the clusters' head; got "
             f"{tuple(head_epochs)}"
         )
-    own_epochs, auxiliary_epochs = head_epochs
     layers = {name: heads.Linear(size) for name, size in sizes.items()}
+    learner = _IIC(
+        backbone, layers, task, num_subheads, marginal_weight, tuple(head_epochs), overclusters_first
+    )
+    return Objective(batch_keys=("views",), init=learner.init, loss=learner.loss, predict=learner.predict)
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
-        rng_backbone, *rng_heads = jax.random.split(rng, 1 + len(layers))
-        params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["views"][0])
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _IIC:
+    """The algorithm; the attributes are arguments of `make`, or made of them.
+
+    Attributes:
+      layers: {"clusters", "overclusters"}: the linear layer of a sub-head of each head.
+    """
+
+    backbone: Any
+    layers: dict[str, heads.Linear]
+    task: Task
+    num_subheads: int
+    marginal_weight: float
+    head_epochs: tuple[int, int]
+    overclusters_first: bool
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
+        rng_backbone, *rng_heads = jax.random.split(rng, 1 + len(self.layers))
+        params, batch_stats, features = init_backbone(self.backbone, rng_backbone, batch["views"][0])
         params = {"backbone": params}
-        for rng_head, (name, layer) in zip(rng_heads, layers.items(), strict=True):
+        for rng_head, (name, layer) in zip(rng_heads, self.layers.items(), strict=True):
             params[name] = jax.vmap(
                 lambda rng, layer=layer: layer.init(rng, features.embedding, train=False)["params"]
-            )(jax.random.split(rng_head, num_subheads))
-        losses = {name: jnp.zeros(num_subheads) for name in layers}
+            )(jax.random.split(rng_head, self.num_subheads))
+        losses = {name: jnp.zeros(self.num_subheads) for name in self.layers}
         return params, {"batch_stats": batch_stats, "subhead_loss": losses}
 
-    def subheads(params: Params, name: str, embedding: jax.Array) -> jax.Array:
+    def subheads(self, params: Params, name: str, embedding: jax.Array) -> jax.Array:
         """Returns the logits of a head's sub-heads, float32 [S, B, K]."""
-        return jax.vmap(lambda own: layers[name].apply({"params": own}, embedding, train=False))(params[name])
+        layer = self.layers[name]
+        return jax.vmap(lambda own: layer.apply({"params": own}, embedding, train=False))(params[name])
 
-    def trains_overclusters(step: jax.Array) -> jax.Array:
+    def trains_overclusters(self, step: jax.Array) -> jax.Array:
         """Returns bool, whether the step's epoch belongs to the auxiliary head."""
-        epoch = step // task.steps_per_epoch % (own_epochs + auxiliary_epochs)
-        return epoch < auxiliary_epochs if overclusters_first else epoch >= own_epochs
+        own_epochs, auxiliary_epochs = self.head_epochs
+        epoch = step // self.task.steps_per_epoch % (own_epochs + auxiliary_epochs)
+        return epoch < auxiliary_epochs if self.overclusters_first else epoch >= own_epochs
 
     def loss(
-        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+        self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         first, others = _pairs(batch["views"])
         rng_first, rng_others = jax.random.split(rng)
-        trunk, batch_stats = params["backbone"], objective_state["batch_stats"]
-        features, batch_stats = apply_backbone(backbone, trunk, batch_stats, first, train=True, rng=rng_first)
-        transformed, batch_stats = apply_backbone(
-            backbone, trunk, batch_stats, others, train=True, rng=rng_others
-        )
+        run = functools.partial(apply_backbone, self.backbone, params["backbone"], train=True)
+        features, batch_stats = run(objective_state["batch_stats"], first, rng=rng_first)
+        transformed, batch_stats = run(batch_stats, others, rng=rng_others)
         losses = {}
-        for name in layers:
-            own = jax.nn.softmax(subheads(params, name, features.embedding))  # [S, B, K]
-            theirs = jax.nn.softmax(subheads(params, name, transformed.embedding))  # [S, V * B, K]
-            theirs = jnp.mean(theirs.reshape(num_subheads, -1, *own.shape[1:]), axis=1)
+        for name in self.layers:
+            own = jax.nn.softmax(self.subheads(params, name, features.embedding))  # [S, B, K]
+            theirs = jax.nn.softmax(self.subheads(params, name, transformed.embedding))  # [S, V * B, K]
+            theirs = jnp.mean(theirs.reshape(self.num_subheads, -1, *own.shape[1:]), axis=1)
             losses[name] = mutual_information_loss(
-                own, theirs, marginal_weight=marginal_weight, axis_name=task.axis_name
+                own, theirs, marginal_weight=self.marginal_weight, axis_name=self.task.axis_name
             )  # [S]
         means = {name: jnp.mean(values) for name, values in losses.items()}
-        value = jnp.where(trains_overclusters(step), means["overclusters"], means["clusters"])
+        value = jnp.where(self.trains_overclusters(step), means["overclusters"], means["clusters"])
         running = jax.tree.map(
-            lambda mean, new: mean + (jax.lax.stop_gradient(new) - mean) / task.steps_per_epoch,
+            lambda mean, new: mean + (jax.lax.stop_gradient(new) - mean) / self.task.steps_per_epoch,
             objective_state["subhead_loss"],
             losses,
         )
         metrics = {"loss": value} | {f"{name}_loss": mean for name, mean in means.items()}
         return value, (objective_state | {"batch_stats": batch_stats, "subhead_loss": running}, metrics)
 
-    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
+    def predict(self, params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         features, _ = apply_backbone(
-            backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
+            self.backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
         )
-        logits = {name: subheads(params, name, features.embedding) for name in layers}
+        logits = {name: self.subheads(params, name, features.embedding) for name in self.layers}
         best = {
             name: values[jnp.argmin(objective_state["subhead_loss"][name])] for name, values in logits.items()
         }
@@ -144,8 +165,6 @@ def make(
             "overcluster_logits": best["overclusters"],
             "embedding": features.embedding,
         }
-
-    return Objective(batch_keys=("views",), init=init, loss=loss, predict=predict)
 
 
 def _pairs(views: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -1,22 +1,24 @@
-"""MAE: most patches of an image are hidden, and are filled in from what an encoder makes of the others.
+"""MAE: most patches of an image are hidden; a decoder fills them in from the encoding of the others.
 
 He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv:2111.06377 (2021). The backbone encodes
-the visible patches alone, which is where the speed comes from; a small decoder (params["decoder"]) predicts
-the pixels of the hidden ones. params["backbone"] is the network's own: it fine-tunes as any other. The
-paper's positions are `model.position = "sincos"`. Difference: the encoder starts as models/vit.py has it
-(class token 0, biases of the MLP near 0, the patches' linear map not Xavier-uniform).
+the visible patches alone, and that makes it fast. A small decoder (params["decoder"]) predicts the pixels of
+the hidden ones. params["backbone"] is the network's own: it fine-tunes as any other. The paper's positions
+are `model.position = "sincos"`. Difference: the encoder starts as models/vit.py has it (class token 0, biases
+of the MLP near 0, the patches' linear map not Xavier-uniform).
 
 objective_state: {}.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.contracts.backbone import apply_backbone
 from imgcls_jax.contracts.objective import (
     Batch,
     Metrics,
@@ -24,7 +26,6 @@ from imgcls_jax.contracts.objective import (
     ObjectiveState,
     Params,
     Task,
-    apply_backbone,
     require_between,
 )
 from imgcls_jax.losses import masked_reconstruction, patchify
@@ -47,7 +48,7 @@ def make(
         models/vit.py.
       task: image_shape is read.
       mask_ratio: part of the patches to hide; floor((1 - mask_ratio) L) stay, at least one and not all.
-      norm_pix: the target is each patch normalised by its own mean and variance.
+      norm_pix: the target is each patch normalized by its own mean and variance.
       decoder_width: of a token, a multiple of 4 and of decoder_heads.
       decoder_depth, decoder_heads: layers, and heads of each attention.
 
@@ -55,18 +56,7 @@ def make(
       ValueError: a backbone without tokens, such as a convolutional one; patches that do not divide the
         images; or a hyper-parameter out of range.
     """
-    if not hasattr(backbone, "tokens"):
-        raise ValueError(
-            f"objective 'mae' encodes the visible patches alone, and {type(backbone).__name__} reads whole "
-            "images; set config.model.name = 'vit' and a variant of it"
-        )
-    height, width, channels = task.image_shape
-    if height % backbone.patch or width % backbone.patch:
-        raise ValueError(
-            f"images of {height}x{width} do not divide into the backbone's patches of {backbone.patch}; mend "
-            "config.data.train_transforms or config.model.patch"
-        )
-    grid = (height // backbone.patch, width // backbone.patch)
+    grid = _grid(backbone, task.image_shape)
     length = grid[0] * grid[1]
     num_kept = int(length * (1 - mask_ratio) + 1e-6)  # 10 * (1 - 0.9) is 0.99... in floating point
     if not 0 < num_kept < length:
@@ -82,25 +72,59 @@ def make(
             f"{decoder_width} and {decoder_heads} heads"
         )
     decoder = backbone.decoder(
-        channels=channels, width=decoder_width, depth=decoder_depth, heads=decoder_heads
+        channels=task.image_shape[2], width=decoder_width, depth=decoder_depth, heads=decoder_heads
     )
+    learner = _MAE(backbone, decoder, grid, num_kept, norm_pix)
+    return Objective(batch_keys=("image",), init=learner.init, loss=learner.loss, predict=learner.predict)
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
+
+def _grid(backbone: Any, image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Returns the rows and columns of patches; raises ValueError for a backbone or images without them."""
+    if not hasattr(backbone, "tokens"):
+        raise ValueError(
+            f"objective 'mae' encodes the visible patches alone, and {type(backbone).__name__} reads whole "
+            "images; set config.model.name = 'vit' and a variant of it"
+        )
+    height, width, _ = image_shape
+    if height % backbone.patch or width % backbone.patch:
+        raise ValueError(
+            f"images of {height}x{width} do not divide into the backbone's patches of {backbone.patch}; "
+            "change config.data.train_transforms or config.model.patch"
+        )
+    return height // backbone.patch, width // backbone.patch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _MAE:
+    """The algorithm; the attributes are arguments of `make`, or made of them.
+
+    Attributes:
+      grid: rows and columns of patches, L in all.
+      num_kept: patches that stay visible.
+    """
+
+    backbone: Any
+    decoder: Any
+    grid: tuple[int, int]
+    num_kept: int
+    norm_pix: bool
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, rng_decoder = jax.random.split(rng)
-        variables = backbone.init(rng_backbone, batch["image"], train=False)
-        tokens = backbone.apply(variables, batch["image"], train=False, method="tokens")
-        restore = jnp.tile(jnp.arange(length), (len(tokens), 1))
-        params = decoder.init(rng_decoder, tokens, restore, grid)["params"]
+        variables = self.backbone.init(rng_backbone, batch["image"], train=False)
+        tokens = self.backbone.apply(variables, batch["image"], train=False, method="tokens")
+        restore = jnp.tile(jnp.arange(math.prod(self.grid)), (len(tokens), 1))
+        params = self.decoder.init(rng_decoder, tokens, restore, self.grid)["params"]
         return {"backbone": variables["params"], "decoder": params}, {}
 
     def loss(
-        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+        self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         rng_mask, rng_backbone = jax.random.split(rng)
         images = batch["image"]
-        keep, restore, mask = random_masking(rng_mask, len(images), length, num_kept)
-        tokens = backbone.apply(
+        keep, restore, mask = random_masking(rng_mask, len(images), math.prod(self.grid), self.num_kept)
+        tokens = self.backbone.apply(
             {"params": params["backbone"]},
             images,
             train=True,
@@ -108,17 +132,15 @@ def make(
             method="tokens",
             rngs={"dropout": rng_backbone},
         )
-        predicted = decoder.apply({"params": params["decoder"]}, tokens, restore, grid)
-        patches = patchify(images, patch=backbone.patch)
-        value = jnp.mean(masked_reconstruction(predicted, patches, mask, norm_pix=norm_pix))
+        predicted = self.decoder.apply({"params": params["decoder"]}, tokens, restore, self.grid)
+        patches = patchify(images, patch=self.backbone.patch)
+        value = jnp.mean(masked_reconstruction(predicted, patches, mask, norm_pix=self.norm_pix))
         return value, (objective_state, {"loss": value})
 
-    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
+    def predict(self, params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         del objective_state
-        features, _ = apply_backbone(backbone, params["backbone"], {}, batch["image"], train=False)
+        features, _ = apply_backbone(self.backbone, params["backbone"], {}, batch["image"], train=False)
         return {"embedding": features.embedding}
-
-    return Objective(batch_keys=("image",), init=init, loss=loss, predict=predict)
 
 
 def random_masking(

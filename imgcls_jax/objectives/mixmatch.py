@@ -4,24 +4,23 @@ Labeled images come as batch["labeled"], unlabeled ones as batch["views"], each 
 draw. A guess is the sharpened mean of the views' predicted probabilities. Then all rows are mixed with all
 (mixup), and the known labels are learned by cross-entropy, the guesses by squared error.
 
-As in the authors' code: guesses come from the current weights with batch statistics; each row has its own
-mixing coefficient; the squared error is divided by the number of classes; the rows are dealt out to as many
-passes as there were batches, so that each pass of batch norm sees labeled and unlabeled rows alike, and the
-running statistics follow the first pass alone. Prediction is by the averaged weights with those running
-statistics, which are not averaged. The authors' weight decay, which multiplies every kernel by
-1 - 0.02 * learning rate at each step, is `optimizer.name = "adamw"` with `weight_decay = 0.02`.
+As in the authors' code: guesses come from the current weights with batch statistics. Each row has its own
+mixing coefficient. The squared error is divided by the number of classes. The rows are dealt out to as many
+passes as there were batches, so that each pass of batch norm sees labeled and unlabeled rows alike; the
+running statistics follow the first pass alone. The averaged weights predict, with those running statistics,
+which are not averaged. The authors' weight decay multiplies every kernel by 1 - 0.02 * learning rate at each
+step: that is `optimizer.name = "adamw"` with `weight_decay = 0.02`.
 
-They train with batches of equal size (data.labeled_batch_size = train.batch_size). Others are taken too:
-then only as many rows of each batch change places as the smaller one has.
+They train with batches of equal size (data.labeled_batch_size = train.batch_size). Other sizes work too: then
+only as many rows of each batch change places as the smaller one has.
 
-objective_state: that of `supervised`: batch_stats, head_state (empty), and ema, a copy of params, with
-  ema_decay.
+params, objective_state: those of contracts/classifier.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from imgcls_jax.contracts.classifier import Classifier, make_classifier
 from imgcls_jax.contracts.objective import (
     Batch,
     Metrics,
@@ -37,11 +37,9 @@ from imgcls_jax.contracts.objective import (
     ObjectiveState,
     Params,
     Task,
-    train_logits,
+    require_between,
 )
-from imgcls_jax.layers import heads
 from imgcls_jax.losses import sharpen, softmax_cross_entropy, softmax_squared_error
-from imgcls_jax.objectives import supervised
 
 
 def make(
@@ -57,7 +55,7 @@ def make(
     """Returns the objective; its batch_keys are "labeled" and "views", of which any number >= 1 is taken.
 
     Args:
-      backbone: module with the contract of models/.
+      backbone: module of models/.
       task: num_classes and total_steps are read.
       alpha: of the mixing coefficient, Beta(alpha, alpha), >= 0; 0 mixes nothing. Published: 0.75; 0.25 for
         SVHN with its extra images.
@@ -70,55 +68,55 @@ def make(
     Raises:
       ValueError: a hyper-parameter outside its range.
     """
-    if not (alpha >= 0 and lambda_u >= 0 and 0 <= ramp_fraction <= 1 and temperature > 0):
-        raise ValueError(
-            "objective.alpha and objective.lambda_u must be at least 0, objective.ramp_fraction in [0, 1], "
-            f"objective.temperature above 0; got {alpha}, {lambda_u}, {ramp_fraction} and {temperature}"
-        )
-    plain = supervised.make(backbone, task, ema_decay=ema_decay)
-    head = heads.build(getattr(backbone, "head", "linear"), task.num_classes)
-    classify = functools.partial(train_logits, backbone, head)
-    ramp_steps = round(ramp_fraction * task.total_steps)
-    weight_at = optax.linear_schedule(0.0 if ramp_steps else lambda_u, lambda_u, max(ramp_steps, 1))
+    require_between(0, math.inf, alpha=alpha, lambda_u=lambda_u)
+    if not temperature > 0:
+        raise ValueError(f"objective.temperature must be positive; got {temperature}")
+    classifier = make_classifier(backbone, task.num_classes, ema_decay=ema_decay)
+    weight_at = ramp(lambda_u, ramp_fraction, task.total_steps)
+    learner = _MixMatch(classifier, task.num_classes, alpha, temperature, weight_at)
+    return Objective(
+        batch_keys=("labeled", "views"),
+        init=lambda rng, batch: classifier.init(rng, batch["labeled"]["image"]),
+        loss=learner.loss,
+        predict=classifier.predict,
+        after_update=classifier.after_update,
+    )
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
-        return plain.init(rng, batch["labeled"])
 
-    def guess(
-        params: Params, objective_state: ObjectiveState, views: Sequence[jax.Array], rng: jax.Array
-    ) -> jax.Array:
-        """Returns the labels that the views agree on, float32 [Bu, K], without gradient."""
-        rngs = jax.random.split(rng, len(views))
-        predictions = [
-            jax.nn.softmax(classify(params, objective_state, view, key)[0])
-            for view, key in zip(views, rngs, strict=True)
-        ]
-        return jax.lax.stop_gradient(sharpen(sum(predictions) / len(views), temperature=temperature))
+@dataclasses.dataclass(frozen=True, eq=False)
+class _MixMatch:
+    """The algorithm; the attributes are arguments of `make`, or made of them."""
+
+    classifier: Classifier
+    num_classes: int
+    alpha: float
+    temperature: float
+    weight_at: optax.Schedule
 
     def loss(
-        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+        self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         labeled, views = batch["labeled"], batch["views"]
         rng_guess, rng_mix, rng_pass = jax.random.split(rng, 3)
-        guesses = guess(params, objective_state, views, rng_guess)
-        known = jax.nn.one_hot(labeled["label"], task.num_classes)
+        guesses = self.guess(params, objective_state, views, rng_guess)
+        known = jax.nn.one_hot(labeled["label"], self.num_classes)
         sizes = [len(known)] + [len(guesses)] * len(views)
         images, targets = mix_rows(
             rng_mix,
             jnp.concatenate([labeled["image"], *views]),
             jnp.concatenate([known] + [guesses] * len(views)),
-            alpha=alpha,
+            alpha=self.alpha,
         )
         passes = interleave(jnp.split(images, np.cumsum(sizes)[:-1]))
         results = [
-            classify(params, objective_state, rows, key)
+            self.classifier.train_logits(params, objective_state, rows, key)
             for rows, key in zip(passes, jax.random.split(rng_pass, len(passes)), strict=True)
         ]
         logits = jnp.concatenate(interleave([logits for logits, _ in results]))  # [Bl + V Bu, K]
         rows = sizes[0]
         loss_labeled = jnp.mean(softmax_cross_entropy(logits[:rows], targets[:rows]))
         loss_unlabeled = jnp.mean(softmax_squared_error(logits[rows:], targets[rows:]))
-        weight = weight_at(step)
+        weight = self.weight_at(step)
         value = loss_labeled + weight * loss_unlabeled
         metrics = {
             "loss": value,
@@ -129,9 +127,28 @@ def make(
         }
         return value, (objective_state | {"batch_stats": results[0][1]}, metrics)
 
-    return dataclasses.replace(
-        plain, batch_keys=("labeled", "views"), init=init, loss=loss, reads_pixels=True
-    )
+    def guess(
+        self, params: Params, objective_state: ObjectiveState, views: Sequence[jax.Array], rng: jax.Array
+    ) -> jax.Array:
+        """Returns the labels that the views agree on, float32 [Bu, K], without gradient."""
+        rngs = jax.random.split(rng, len(views))
+        predictions = [
+            jax.nn.softmax(self.classifier.train_logits(params, objective_state, view, key)[0])
+            for view, key in zip(views, rngs, strict=True)
+        ]
+        mean = sum(predictions) / len(views)
+        return jax.lax.stop_gradient(sharpen(mean, temperature=self.temperature))
+
+
+def ramp(lambda_u: float, ramp_fraction: float, total_steps: int) -> optax.Schedule:
+    """Returns the weight of the unlabeled loss by step, as `make` has it.
+
+    Raises:
+      ValueError: ramp_fraction lies outside [0, 1].
+    """
+    require_between(0, 1, ramp_fraction=ramp_fraction)
+    steps = round(ramp_fraction * total_steps)
+    return optax.linear_schedule(0.0 if steps else lambda_u, lambda_u, max(steps, 1))
 
 
 def mix_rows(

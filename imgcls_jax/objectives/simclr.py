@@ -4,7 +4,7 @@ Chen et al., "A Simple Framework for Contrastive Learning of Visual Representati
 the projector of three layers is that of version 2, arXiv:2006.10029. Views are the lines of
 data.view_transforms; BatchNorm sees both views of the whole batch together, over all devices, and so does the
 loss. Differences: the loss is the paper's mean over the 2B views, half of the sum that the released code
-minimises; there is no classifier trained beside (evaluators/linear_probe.py measures the same afterwards).
+minimizes; there is no classifier trained beside (evaluators/linear_probe.py measures the same afterwards).
 With train.num_microbatches above 1 negatives come from each part alone.
 
 objective_state:
@@ -14,22 +14,15 @@ objective_state:
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.contracts.objective import (
-    Batch,
-    Metrics,
-    Objective,
-    ObjectiveState,
-    Params,
-    Task,
-    apply_backbone,
-    init_backbone,
-)
+from imgcls_jax.contracts.backbone import apply_backbone, init_backbone
+from imgcls_jax.contracts.objective import Batch, Metrics, Objective, ObjectiveState, Params, Task
 from imgcls_jax.losses import nt_xent
 
 
@@ -75,7 +68,7 @@ def make(
     """Returns the objective; predict gives the backbone's embedding, not the projection.
 
     Args:
-      backbone: module with the contract of models/.
+      backbone: module of models/.
       task: axis_name is read.
       temperature: divides the cosines, positive; the paper's is 0.1 for ImageNet, 0.5 for CIFAR-10.
       projection_layers: of the projector, at least 1; 2 in the paper, 3 in version 2.
@@ -91,50 +84,61 @@ def make(
             "objective.projection_layers and projection_dim must be at least 1; got "
             f"{projection_layers} and {projection_dim}"
         )
-    projector = Projector(projection_layers, projection_dim)
+    learner = _SimCLR(backbone, Projector(projection_layers, projection_dim), temperature, task.axis_name)
+    return Objective(batch_keys=("views",), init=learner.init, loss=learner.loss, predict=learner.predict)
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _SimCLR:
+    """The algorithm; the attributes are arguments of `make`, or made of them."""
+
+    backbone: Any
+    projector: Projector
+    temperature: float
+    axis_name: str | None
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, rng_projector = jax.random.split(rng)
-        params, batch_stats, features = init_backbone(backbone, rng_backbone, _two_views(batch)[0])
-        variables = projector.init(rng_projector, features.embedding, train=False)
+        params, batch_stats, features = init_backbone(self.backbone, rng_backbone, _two_views(batch)[0])
+        variables = self.projector.init(rng_projector, features.embedding, train=False)
         return (
             {"backbone": params, "projector": variables["params"]},
             {"batch_stats": batch_stats, "projector_stats": variables["batch_stats"]},
         )
 
     def loss(
-        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+        self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         # Side by side, not one after the other: a batch split over devices stays where it is.
         images = jnp.stack(_two_views(batch), axis=1)  # [B, 2, H, W, C]
         features, batch_stats = apply_backbone(
-            backbone,
+            self.backbone,
             params["backbone"],
             objective_state["batch_stats"],
             images.reshape(-1, *images.shape[2:]),
             train=True,
             rng=rng,
         )
-        projected, moved = projector.apply(
+        projected, moved = self.projector.apply(
             {"params": params["projector"], "batch_stats": objective_state["projector_stats"]},
             features.embedding,
             train=True,
             mutable=["batch_stats"],
         )
-        projected = projected.reshape(-1, 2, projection_dim)
-        losses = nt_xent(projected[:, 0], projected[:, 1], temperature=temperature, axis_name=task.axis_name)
+        projected = projected.reshape(-1, 2, self.projector.dim)
+        losses = nt_xent(
+            projected[:, 0], projected[:, 1], temperature=self.temperature, axis_name=self.axis_name
+        )
         value = jnp.mean(losses)
         objective_state = {"batch_stats": batch_stats, "projector_stats": moved["batch_stats"]}
         return value, (objective_state, {"loss": value})
 
-    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
+    def predict(self, params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         features, _ = apply_backbone(
-            backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
+            self.backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
         )
         return {"embedding": features.embedding}
-
-    return Objective(batch_keys=("views",), init=init, loss=loss, predict=predict)
 
 
 def _two_views(batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -1,27 +1,24 @@
 """Supervised classification with softmax cross-entropy.
 
 A backbone with auxiliary classifiers (GoogLeNet, Inception v3) has a linear head on each while it trains;
-their losses are added with the backbone's own `aux_weight`. Options: label smoothing, class weights
-(PyTorch's reduction: the weighted sum over the sum of weights), mixup and CutMix, and an exponential moving
-  average of the params, which then serves prediction.
+each of their losses counts the backbone's own `aux_weight` times. Options: label smoothing, class weights
+(PyTorch's reduction: the weighted sum over the sum of weights), the focal loss, logit adjustment, mixup and
+CutMix, and an exponential moving average of the params, which then serves prediction.
 
-objective_state:
-  batch_stats: the backbone's running statistics, float32, {} where it has none.
-  head_state: what the head keeps and does not train, {} for most: the projections of compact bilinear
-    pooling.
-  ema: a copy of params, float32; only with ema_decay.
+params, objective_state: those of contracts/classifier.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from imgcls_jax.contracts.classifier import Classifier, make_classifier
 from imgcls_jax.contracts.objective import (
     Batch,
     Metrics,
@@ -29,12 +26,8 @@ from imgcls_jax.contracts.objective import (
     ObjectiveState,
     Params,
     Task,
-    apply_backbone,
-    init_backbone,
-    keep_objective_state,
     require_between,
 )
-from imgcls_jax.layers import heads
 from imgcls_jax.losses import (
     class_weighted_mean,
     cutmix,
@@ -67,116 +60,102 @@ def make(
     """Returns the objective.
 
     Args:
-      backbone: module with the contract of models/.
+      backbone: module of models/.
       task: num_classes and class_counts are read.
       label_smoothing: epsilon in [0, 1].
       class_weights: K numbers >= 0; "inverse_frequency" or "effective_number" for those functions of losses/
         on the training split's class sizes; None or () weighs all classes alike.
       effective_beta: of "effective_number", in [0, 1).
       focal_gamma: of the focal loss, which takes the cross-entropy's place where it is positive.
-      logit_adjustment: tau >= 0; tau times the logarithm of each class's share of the training split is
-        added to its logit while training (Menon et al. 2021, arXiv:2007.07314, equation 10); 0 for none.
+      logit_adjustment: tau >= 0. In training tau times the logarithm of each class's share of the training
+        split is added to its logit (Menon et al. 2021, arXiv:2007.07314, equation 10); 0 for none.
       mixup_alpha, cutmix_alpha: 0 switches each off; with both on, each batch draws one of the two.
-      ema_decay: in (0, 1), e.g. 0.999; None or 0 keeps no average.
-      dropout: probability, before the final linear layer.
-      head: class of layers/heads.py in snake case ("linear", "bilinear", ...); "" for the backbone's own.
-      head_fields: attributes of that class, such as {"projection": "tensor_sketch", "dim": 8192}.
+      ema_decay, dropout, head, head_fields: as `make_classifier` has them.
 
     Raises:
       ValueError: class_weights does not have one non-negative number a class, or a number is out of range.
     """
-    require_between(0, 1, label_smoothing=label_smoothing, dropout=dropout)
+    require_between(0, 1, label_smoothing=label_smoothing)
     require_between(0, math.inf, focal_gamma=focal_gamma, logit_adjustment=logit_adjustment)
     require_between(0, math.inf, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
-    if not 0 <= effective_beta < 1:
-        raise ValueError(f"objective.effective_beta lies in [0, 1); got {effective_beta}")
-    weights = _class_weights(class_weights, task, effective_beta)
-    adjustment = _logit_adjustment(logit_adjustment, task)
     if focal_gamma and (label_smoothing or mixup_alpha or cutmix_alpha):
         raise ValueError("objective.focal_gamma takes classes: leave out label_smoothing, mixup and cutmix")
-    if ema_decay and not 0 < ema_decay < 1:
-        raise ValueError(f"objective.ema_decay lies in (0, 1), or 0 for none; got {ema_decay}")
-    classifier = heads.build(
-        head or getattr(backbone, "head", "linear"), task.num_classes, dropout=dropout, **(head_fields or {})
+    weights = _class_weights(class_weights, task, effective_beta)
+    classifier = make_classifier(
+        backbone, task.num_classes, dropout=dropout, head=head, head_fields=head_fields, ema_decay=ema_decay
     )
-    auxiliary = heads.Linear(task.num_classes)
+    criterion = _Criterion(weights, _logit_adjustment(logit_adjustment, task), focal_gamma)
+    learner = _Supervised(classifier, criterion, task.num_classes, label_smoothing, mixup_alpha, cutmix_alpha)
+    return Objective(
+        batch_keys=("image", "label"),
+        init=lambda rng, batch: classifier.init(rng, batch["image"]),
+        loss=learner.loss,
+        predict=classifier.predict,
+        after_update=classifier.after_update,
+        reads_pixels=bool(mixup_alpha or cutmix_alpha),
+    )
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
-        rng_backbone, rng_head = jax.random.split(rng)
-        params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
-        head_state = dict(classifier.init(rng_head, getattr(features, classifier.reads), train=False))
-        params = {"backbone": params, "head": head_state.pop("params")}
-        for number, aux in enumerate(features.aux):
-            rng_aux = jax.random.fold_in(rng_head, number)
-            params[f"aux_head_{number}"] = auxiliary.init(rng_aux, aux, train=False)["params"]
-        objective_state = {"batch_stats": batch_stats, "head_state": head_state}
-        if ema_decay:
-            objective_state["ema"] = jax.tree.map(jnp.copy, params)
-        return params, objective_state
 
-    def targets_of(batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns images and what the loss compares with: labels, or probabilities where an option needs
-        them."""
-        images, targets = batch["image"], batch["label"]
-        if label_smoothing or mixup_alpha or cutmix_alpha:
-            targets = smooth_labels(targets, num_classes=task.num_classes, epsilon=label_smoothing)
-        return mix(rng, images, targets, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Criterion:
+    """The loss of logits.
 
-    def classify(
-        head_params: Params, objective_state: ObjectiveState, features: Any, **options: Any
-    ) -> jax.Array:
-        variables = {"params": head_params, **objective_state["head_state"]}
-        return classifier.apply(variables, getattr(features, classifier.reads), **options)
+    Attributes:
+      weights: float32 [K], of the classes, or None.
+      adjustment: float32 [K], added to the logits, or 0.
+      focal_gamma: as `make` has it.
+    """
 
-    def mean_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
-        logits = logits + adjustment
-        if focal_gamma:
-            losses = softmax_focal(logits, targets, gamma=focal_gamma, class_weights=weights)
+    weights: jax.Array | None
+    adjustment: jax.Array | float
+    focal_gamma: float
+
+    def __call__(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+        """Returns the mean. Args: logits float [B, K]; targets int [B], or probabilities float [B, K]."""
+        logits = logits + self.adjustment
+        if self.focal_gamma:
+            losses = softmax_focal(logits, targets, gamma=self.focal_gamma, class_weights=self.weights)
         else:
-            losses = softmax_cross_entropy(logits, targets, class_weights=weights)
-        if weights is None:
+            losses = softmax_cross_entropy(logits, targets, class_weights=self.weights)
+        if self.weights is None:
             return jnp.mean(losses)
-        return class_weighted_mean(losses, targets, class_weights=weights)
+        return class_weighted_mean(losses, targets, class_weights=self.weights)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Supervised:
+    """The algorithm; the attributes are arguments of `make`, or made of them."""
+
+    classifier: Classifier
+    criterion: _Criterion
+    num_classes: int
+    label_smoothing: float
+    mixup_alpha: float
+    cutmix_alpha: float
 
     def loss(
-        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+        self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         rng_mix, rng_backbone, rng_head = jax.random.split(rng, 3)
-        images, targets = targets_of(batch, rng_mix)
-        features, batch_stats = apply_backbone(
-            backbone, params["backbone"], objective_state["batch_stats"], images, train=True, rng=rng_backbone
+        images, targets = self.targets(batch, rng_mix)
+        features, batch_stats = self.classifier.features(
+            params, objective_state, images, train=True, rng=rng_backbone
         )
-        logits = classify(params["head"], objective_state, features, train=True, rngs={"dropout": rng_head})
-        value = mean_loss(logits, targets)
-        for number, aux in enumerate(features.aux):
-            aux_logits = auxiliary.apply({"params": params[f"aux_head_{number}"]}, aux, train=False)
-            value += backbone.aux_weight * mean_loss(aux_logits, targets)
+        logits = self.classifier.logits(params, objective_state, features, rng=rng_head)
+        value = self.criterion(logits, targets)
+        for aux_logits in self.classifier.aux_logits(params, features):
+            value += self.classifier.backbone.aux_weight * self.criterion(aux_logits, targets)
         metrics = {"loss": value, "accuracy": 1 - jnp.mean(zero_one(logits, batch["label"]))}
         return value, (objective_state | {"batch_stats": batch_stats}, metrics)
 
-    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
-        params = objective_state.get("ema", params)
-        features, _ = apply_backbone(
-            backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
-        )
-        logits = classify(params["head"], objective_state, features, train=False)
-        return {"logits": logits, "embedding": features.embedding}
-
-    def move_ema(params: Params, objective_state: ObjectiveState, step: jax.Array) -> ObjectiveState:
-        del step
-        return objective_state | {
-            "ema": optax.incremental_update(params, objective_state["ema"], 1 - ema_decay)
-        }
-
-    return Objective(
-        batch_keys=("image", "label"),
-        init=init,
-        loss=loss,
-        predict=predict,
-        after_update=move_ema if ema_decay else keep_objective_state,
-        reads_pixels=bool(mixup_alpha or cutmix_alpha),
-    )
+    def targets(self, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the images, and the targets of the loss: labels, or probabilities if an option needs
+        them."""
+        images, targets = batch["image"], batch["label"]
+        if self.label_smoothing or self.mixup_alpha or self.cutmix_alpha:
+            targets = smooth_labels(targets, num_classes=self.num_classes, epsilon=self.label_smoothing)
+        return mix(rng, images, targets, mixup_alpha=self.mixup_alpha, cutmix_alpha=self.cutmix_alpha)
 
 
 def mix(
@@ -210,7 +189,7 @@ def mix(
 def _class_sizes(task: Task, field: str) -> jax.Array:
     if not task.class_counts or min(task.class_counts) == 0:
         raise ValueError(
-            f"objective.{field} needs the size of each class, at least one: the source does not tell it "
+            f"objective.{field} needs the size of each class, at least one: the source does not know it "
             "without reading every example, or a class is empty"
         )
     return jnp.asarray(task.class_counts, jnp.float32)
@@ -227,6 +206,8 @@ def _class_weights(
     class_weights: Sequence[float] | str | None, task: Task, effective_beta: float
 ) -> jax.Array | None:
     num_classes = task.num_classes
+    if not 0 <= effective_beta < 1:
+        raise ValueError(f"objective.effective_beta lies in [0, 1); got {effective_beta}")
     if class_weights is None or len(class_weights) == 0:
         return None
     if isinstance(class_weights, str):

@@ -5,7 +5,7 @@ Chen, Wang, Gao and Zhou, "Tri-net for Semi-Supervised Deep Learning", IJCAI 201
 fine-tuning on labeled data, and the editing of pseudo-labels; how they go on in detail, and every default of
 `make`, is from memory and from a re-implementation by others (ModSSC), not checked against the paper:
 
-- Initialisation: the modules learn the labeled examples alone, each with outputs smeared by noise of its own.
+- Initialization: the modules learn the labeled examples alone, each with outputs smeared by noise of its own.
 - Rounds t = 1, 2, ...: of a random pool of min(pool_base 2^t, |U|) unlabeled examples, those become module
   v's whose class the two others agree on, with a mean confidence of at least sigma_t, and whose label is
   stable when the two are asked again with dropout. Module v learns them and the labeled examples; the trunk
@@ -15,7 +15,7 @@ fine-tuning on labeled data, and the editing of pseudo-labels; how they go on in
 
 What is our reading, or differs:
 - All three modules learn in the same step, from the same batch, not one after the other.
-- A round lasts round_epochs epochs and the initialisation init_epochs, in both of which an epoch visits the
+- A round lasts round_epochs epochs and the initialization init_epochs, in both of which an epoch visits the
   examples that have a target, over and over: the union of L and the three modules' own, not each one's.
 - An example asked again has changed if the mean of the two modules' probabilities has another largest class.
   Only the modules' dropout is on, not the trunk's, and one draw thins the modules alike for all examples, so
@@ -43,6 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.contracts.backbone import apply_backbone, init_backbone
 from imgcls_jax.contracts.objective import (
     Batch,
     EpochPlan,
@@ -51,8 +52,6 @@ from imgcls_jax.contracts.objective import (
     ObjectiveState,
     Params,
     Task,
-    apply_backbone,
-    init_backbone,
     require_between,
 )
 from imgcls_jax.layers import heads
@@ -104,7 +103,7 @@ def make(
     """Returns the objective.
 
     Args:
-      backbone: module with the contract of models/.
+      backbone: module of models/.
       task: num_classes and num_examples are read.
       hidden, dropout: of each labeling module.
       smear_std: standard deviation of the noise on the labels, >= 0; 0 smears nothing.
@@ -113,7 +112,7 @@ def make(
       sigma_decay: how much it falls with each further smearing, in [0, 1].
       pool_base: half of the first round's number of unlabeled examples; it doubles from round to round.
       passes: with dropout, to find labels that are not stable; 0 keeps all.
-      init_epochs, round_epochs: how long the initialisation and each round last.
+      init_epochs, round_epochs: how long the initialization and each round last.
       diversity_rounds: each so many rounds the labels are smeared anew; 0 for never.
 
     Raises:
@@ -125,29 +124,48 @@ def make(
     require_between(1, math.inf, init_epochs=init_epochs, round_epochs=round_epochs)
     if not 0 <= dropout < 1:
         raise ValueError(f"objective.dropout lies in [0, 1); got {dropout}")
-    num_classes, num_examples = task.num_classes, task.num_examples
-    module = LabelingModule(num_classes, hidden, dropout)
+    module = LabelingModule(task.num_classes, hidden, dropout)
     rounds = Rounds(
         init_epochs, round_epochs, diversity_rounds, pool_base, sigma, sigma_smearing, sigma_decay
     )
+    learner = _TriNet(backbone, module, rounds, task.num_examples, smear_std, passes)
+    return Objective(
+        batch_keys=("image", "index", "labeled"),
+        init=learner.init,
+        loss=learner.loss,
+        predict=learner.predict,
+        plan_epoch=learner.plan_epoch,
+    )
 
-    def init(rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _TriNet:
+    """The algorithm; the attributes are arguments of `make`, or made of them."""
+
+    backbone: Any
+    module: LabelingModule
+    rounds: Rounds
+    num_examples: int
+    smear_std: float
+    passes: int
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:
         rng_backbone, *rng_heads = jax.random.split(rng, 1 + len(HEADS))
-        backbone_params, batch_stats, features = init_backbone(backbone, rng_backbone, batch["image"])
+        backbone_params, batch_stats, features = init_backbone(self.backbone, rng_backbone, batch["image"])
         params = {"backbone": backbone_params}
         for name, rng_head in zip(HEADS, rng_heads, strict=True):
-            params[name] = module.init(rng_head, features.embedding, train=False)["params"]
+            params[name] = self.module.init(rng_head, features.embedding, train=False)["params"]
         objective_state = {
             "batch_stats": batch_stats,
-            "label": jnp.full(num_examples, -1, jnp.int32),
-            "pseudo": jnp.full((len(HEADS), num_examples), -1, jnp.int32),
+            "label": jnp.full(self.num_examples, -1, jnp.int32),
+            "pseudo": jnp.full((len(HEADS), self.num_examples), -1, jnp.int32),
             "smearing": jnp.bool_(True),
             "smear_seed": jnp.uint32(0),
         }
         return params, objective_state
 
     def loss(
-        params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
+        self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[ObjectiveState, Metrics]]:
         del step
         rng_backbone, rng_heads = jax.random.split(rng)
@@ -155,26 +173,24 @@ def make(
         images = jnp.concatenate([labeled["image"], batch["image"]])
         index = jnp.concatenate([labeled["index"], batch["index"]])  # [Bl + B]
         label = objective_state["label"].at[labeled["index"]].set(labeled["label"])
-        targets = jnp.where(
-            label[index] >= 0, label[index], objective_state["pseudo"][:, index]
-        )  # [3, Bl + B]
+        pseudo = objective_state["pseudo"][:, index]  # [3, Bl + B]
+        targets = jnp.where(label[index] >= 0, label[index], pseudo)
+        trunk, batch_stats = params["backbone"], objective_state["batch_stats"]
         features, batch_stats = apply_backbone(
-            backbone, params["backbone"], objective_state["batch_stats"], images, train=True, rng=rng_backbone
+            self.backbone, trunk, batch_stats, images, train=True, rng=rng_backbone
         )
         values, logits = [], []
         for number, name in enumerate(HEADS):
             shapes_trunk = smearing if number else True
             embedding = jnp.where(shapes_trunk, features.embedding, jax.lax.stop_gradient(features.embedding))
-            rng_head = jax.random.fold_in(rng_heads, number)
-            logits.append(
-                module.apply({"params": params[name]}, embedding, train=True, rngs={"dropout": rng_head})
-            )
+            rngs = {"dropout": jax.random.fold_in(rng_heads, number)}
+            logits.append(self.module.apply({"params": params[name]}, embedding, train=True, rngs=rngs))
             smeared = smear(
                 jax.random.fold_in(jax.random.key(objective_state["smear_seed"]), number),
                 jnp.maximum(targets[number], 0),
                 index,
-                num_classes=num_classes,
-                std=jnp.where(smearing, smear_std, 0.0),
+                num_classes=self.module.num_classes,
+                std=jnp.where(smearing, self.smear_std, 0.0),
             )
             has_target = targets[number] >= 0
             losses = softmax_cross_entropy(logits[-1], smeared)
@@ -188,19 +204,20 @@ def make(
         }
         return value, (objective_state | {"batch_stats": batch_stats, "label": label}, metrics)
 
-    def predict(params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
+    def predict(self, params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         features, _ = apply_backbone(
-            backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
+            self.backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
         )
-        ask = ask_modules(module, [params[name] for name in HEADS])
+        ask = ask_modules(self.module, [params[name] for name in HEADS])
         logits = ask(features.embedding)
         return {
             "logits": log_mean_probability(logits),
             "embedding": features.embedding,
-            "votes": votes(ask, features.embedding, passes),
+            "votes": votes(ask, features.embedding, self.passes),
         }
 
     def plan_epoch(
+        self,
         params: Params,
         objective_state: ObjectiveState,
         epoch: int,
@@ -211,20 +228,20 @@ def make(
         label = np.asarray(objective_state["label"])
         pseudo = np.asarray(objective_state["pseudo"])
         unlabeled = np.flatnonzero(label < 0)
-        t, first_epoch = rounds.at(epoch)
-        smearing = rounds.smears(t, len(unlabeled))
+        t, first_epoch = self.rounds.at(epoch)
+        smearing = self.rounds.smears(t, len(unlabeled))
         metrics = {"round": t}
         if first_epoch:
             pseudo = np.full_like(pseudo, -1)
             if not smearing:
-                pool = generator.choice(unlabeled, rounds.pool(t, len(unlabeled)), replace=False)
-                metrics |= {"pool": len(pool), "sigma": rounds.threshold(t, len(unlabeled))}
+                pool = generator.choice(unlabeled, self.rounds.pool(t, len(unlabeled)), replace=False)
+                metrics |= {"pool": len(pool), "sigma": self.rounds.threshold(t, len(unlabeled))}
                 asked = embed("votes")[pool].reshape(len(pool), len(HEADS), -1)
                 pseudo[:, pool] = agreed_labels(
                     asked[..., :-1],
                     asked[..., -1],
                     threshold=metrics["sigma"],
-                    tolerated=passes * UNSTABLE_SHARE,
+                    tolerated=self.passes * UNSTABLE_SHARE,
                 )
             objective_state = objective_state | {
                 "pseudo": jnp.asarray(pseudo),
@@ -233,16 +250,8 @@ def make(
             }
         metrics["pseudo_labels"] = float(np.mean(np.sum(pseudo >= 0, axis=1)))
         with_target = np.flatnonzero((label >= 0) | np.any(pseudo >= 0, axis=0))
-        order = repeated(with_target, num_examples, generator) if len(with_target) else None
+        order = repeated(with_target, self.num_examples, generator) if len(with_target) else None
         return EpochPlan(params, objective_state, order, metrics=metrics)
-
-    return Objective(
-        batch_keys=("image", "index", "labeled"),
-        init=init,
-        loss=loss,
-        predict=predict,
-        plan_epoch=plan_epoch,
-    )
 
 
 def smear(
@@ -351,7 +360,7 @@ def agreed_labels(
 
 @dataclasses.dataclass(frozen=True)
 class Rounds:
-    """When what happens; the attributes are arguments of `make`. Round 0 is the initialisation."""
+    """When what happens; the attributes are arguments of `make`. Round 0 is the initialization."""
 
     init_epochs: int
     round_epochs: int

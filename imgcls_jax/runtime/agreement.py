@@ -67,6 +67,11 @@ def union(own: set[str]) -> set[str]:
     return set().union(*_gather(sorted(own)))
 
 
+def of_first(own: Any) -> Any:
+    """Returns the JSON value that process 0 gives; each process calls this."""
+    return _gather(own)[0]
+
+
 def _gather(content: Any) -> list[Any]:
     """Returns the JSON values that the processes give, in the order of their numbers; each calls this."""
     if jax.process_count() == 1:

@@ -11,6 +11,10 @@ import jax
 from jax.experimental import multihost_utils
 
 
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved, or about to be."""
+
+
 class StopRequest:
     """SIGTERM and the first Ctrl-C, to any process, as an answer that all processes get at the same place.
 

@@ -56,7 +56,7 @@ class _Replay(Loop):
         super()._take(compiled, batch)
         if self.step in self.incidents.left_out and self.step != self.wanted:
             return
-        last, metrics = self.pending.pop()
+        last, metrics = self.progress.pending.pop()
         metrics = jax.device_get(metrics)
         bad = not nonfinite.is_finite(metrics) or any(not_finite({"params": self.state.params}))
         if last == self.wanted or (bad and not self.skips):

@@ -10,6 +10,7 @@ from imgcls_jax.config.modules import find_function
 from imgcls_jax.config.resolve import build_backbone
 from imgcls_jax.config.settings import EvalSettings, ModelSettings, ObjectiveSettings
 from imgcls_jax.contracts.objective import Objective, Task
+from imgcls_jax.train import contract
 from imgcls_jax.train.views import average_views
 
 
@@ -28,7 +29,12 @@ def make_objective(settings: ObjectiveSettings, task: Task, backbone: Any) -> Ob
     Raises:
       ValueError: an unknown name, or a field out of range.
     """
-    return find_function("objectives", settings.name, "make")(backbone, task, **settings.fields)
+    make = find_function("objectives", settings.name, "make")
+    contract.check_make(make, "backbone", "task")
+    with contract.naming(make):
+        objective = make(backbone, task, **settings.fields)
+    contract.check_objective(objective, make)
+    return objective
 
 
 def make_evaluators(
@@ -36,7 +42,8 @@ def make_evaluators(
 ) -> dict[str, Any]:
     """Returns {name: evaluate(params, objective_state) -> metrics}.
 
-    An evaluator's file exports make(predict, open_split, *, task, <options>).
+    An evaluator's file exports make(predict, open_split, *, task, <options>), and READS, which names what it
+    reads of what the objective predicts (train/evaluation.py:check_evaluators).
 
     Args:
       evals: of the run.
@@ -48,15 +55,14 @@ def make_evaluators(
     Raises:
       ValueError: an unknown evaluator, or an option out of range.
     """
-    return {
-        settings.name: find_function("evaluators", settings.evaluator, "make")(
-            predict if settings.views is None else average_views(predict, settings.views),
-            open_split,
-            task=task,
-            **settings.fields,
-        )
-        for settings in evals
-    }
+    evaluators = {}
+    for settings in evals:
+        make = find_function("evaluators", settings.evaluator, "make")
+        contract.check_make(make, "predict", "open_split", "task")
+        own = predict if settings.views is None else average_views(predict, settings.views)
+        with contract.naming(make):
+            evaluators[settings.name] = make(own, open_split, task=task, **settings.fields)
+    return evaluators
 
 
 def evaluated_splits(evals: Sequence[EvalSettings]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from imgcls_jax.runtime.agreement import require_agreement
+from imgcls_jax.runtime.agreement import all_or_none, require_agreement
+from imgcls_jax.runtime.files import write_json
 from imgcls_jax.train.state import TrainState, checksum
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Checkpoints:
         # Orbax reports every save and file at INFO, and at ERROR, with tracebacks, what it raises besides.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.directory, self.read_only = Path(directory).absolute(), read_only
+        self._keep_last, self._tracks_best = keep_last, bool(best_metric)
 
         def metric(metrics: dict[str, float]) -> float:
             return metrics[best_metric]
@@ -87,12 +89,16 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is None or not issubclass(kind, (jax.errors.JaxRuntimeError, NotSaved)):
-            self._wait()
+            self.wait()
             self._manager.close()
         # Else a save that waits for processes which are gone, or one that failed and would fail again here.
 
-    def _wait(self) -> None:
-        """Returns when all is on disk."""
+    def wait(self) -> None:
+        """Returns when all is on disk.
+
+        Raises:
+          NotSaved: a checkpoint could not be written.
+        """
         with self._saving():
             self._manager.wait_until_finished()
 
@@ -114,7 +120,6 @@ class Checkpoints:
         self,
         state: TrainState,
         *,
-        metrics: dict[str, float] | None = None,
         order: np.ndarray | None = None,
         wait: bool = False,
     ) -> None:
@@ -122,7 +127,6 @@ class Checkpoints:
 
         Args:
           state: copied before this returns, so that the step may donate it.
-          metrics: of the evaluation at this step, for the choice of the best.
           order: int64 [N], the running epoch's, of objectives that plan it.
           wait: return only when the checkpoint is on disk.
 
@@ -139,11 +143,33 @@ class Checkpoints:
             with self._saving():
                 self._manager.save(
                     step,
-                    metrics=metrics,
                     args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)),
                 )
         if wait:
-            self._wait()
+            self.wait()
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of an evaluation to the checkpoint of its step, for the choice of the best.
+
+        Args:
+          step: a saved one; where its checkpoint has metrics, they stay.
+          metrics: with best_metric among them.
+
+        Raises:
+          NotSaved: they could not be written.
+        """
+        if not self._tracks_best or self._manager.metrics(step) is not None:
+            return
+        self.wait()
+        with self._saving(), all_or_none():
+            if jax.process_index() == 0:
+                folder = self.directory / str(step) / "metrics"  # where Orbax itself would write and look
+                folder.mkdir(exist_ok=True)
+                write_json(folder / "metrics", dict(metrics))
+        self._manager.reload()
+        for old in self.steps()[: -self._keep_last]:
+            if old != self._manager.best_step():
+                self._manager.delete(old)
 
     def restore_latest(
         self,
@@ -168,7 +194,7 @@ class Checkpoints:
         Raises:
           ValueError: a checkpoint of another structure, or none of them readable.
         """
-        self._wait()
+        self.wait()
         unreadable: list[int] = []
         for step in reversed([step for step in self.steps() if before is None or step < before]):
             try:

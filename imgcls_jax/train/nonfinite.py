@@ -11,7 +11,7 @@ Each such step leaves <workdir>/nonfinite_STEP.json, from which tools/replay.py 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,24 +77,49 @@ class Incidents:
         """A step was finite."""
         self._in_a_row = 0
 
-    def note(self, record: Mapping[str, Any], message: str) -> None:
+    def note(
+        self,
+        *,
+        step: int,
+        loss: float,
+        leaf: str | None,
+        found_at_step: int,
+        indices: Sequence[int],
+        saved: Sequence[int],
+    ) -> None:
         """Writes a step's record, and decides.
 
         Args:
-          record: JSON values, with its `step`.
-          message: of the error, where there is one.
+          step: that is not finite, counted from 1.
+          loss: of it.
+          leaf: the first of the state that holds a NaN or an infinity, None where none does.
+          found_at_step: the step after which this was looked for.
+          indices: of the examples of its batch.
+          saved: the step of the newest checkpoint, where there is one.
 
         Raises:
           NonFinite: the run stops.
           RollBack: it goes back; the step is among those left out from now on.
         """
-        step = record["step"]
         if self._write:
-            content = dict(record) | {"on_nonfinite": self.policy}
-            write_json(self.workdir / f"nonfinite_{step}.json", content)
+            record = {
+                "step": step,
+                "loss": str(loss),
+                "first_bad_leaf": leaf,
+                "found_at_step": found_at_step,
+                "indices": list(indices),
+                "on_nonfinite": self.policy,
+            }
+            write_json(self.workdir / f"nonfinite_{step}.json", record)
         self._in_a_row += 1
         if self.policy == "skip" and self._in_a_row < MAX_IN_A_ROW:
             return
+        message = (
+            f"the {'state after' if math.isfinite(loss) else 'loss of'} step {step} is not finite; by step "
+            f"{found_at_step} the first leaf of the state that holds a NaN or an infinity is "
+            f"{leaf or 'none'}. Try a lower optimizer.learning_rate, optimizer.clip_norm = 1.0 or "
+            f"optimizer.warmup_epochs; the last checkpoint is {list(saved) or 'none'}"
+        )
         if self.policy == "rollback" and len(self.left_out) < MAX_ROLLBACKS and step not in self.left_out:
             self.left_out |= {step}
             raise RollBack(f"{message}; the batch of step {step} is left out from now on")

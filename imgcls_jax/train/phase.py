@@ -9,18 +9,15 @@ phase starts with a fresh optimizer, whose schedule counts from the phase's firs
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from imgcls_jax.config.settings import Settings
-from imgcls_jax.contracts.objective import Batch, Objective, Task, apply_backbone
+from imgcls_jax.contracts.objective import Batch, Objective, Task
 from imgcls_jax.data.datasets import DataSide
-from imgcls_jax.layers.frozen import Frozen, Precomputed
+from imgcls_jax.layers.frozen import Frozen
 from imgcls_jax.train import build
 from imgcls_jax.train.optimizer import Schedule, frozen_params, make_optimizer, make_schedule
 
@@ -90,91 +87,3 @@ def make_phases(settings: Settings, data: DataSide, task: Task, backbone: Any, p
             )
         )
     return phases
-
-
-# ---- features computed once
-
-
-def with_cached_features(
-    phase: Phase, settings: Settings, task: Task, backbone: Any, state: Any, prepared: Batch
-) -> Phase:
-    """Returns the phase with `features` and the objective that reads them, where that changes no result.
-
-    That is where the backbone is frozen whole, no transform of the phase is random, and the objective does
-    nothing with images but hand them to the backbone.
-
-    Args:
-      phase: as made.
-      settings, task, backbone: of the run.
-      state: TrainState of shapes.
-      prepared: shapes of a batch as the objective sees it.
-    """
-    if phase.frozen is None or not all(jax.tree.leaves(phase.frozen["backbone"])):
-        return phase
-    drawn = phase.data.random_train_operations
-    if drawn:
-        return dataclasses.replace(phase, why_not_cached=f"{', '.join(drawn)} of train_transforms draws anew")
-    if phase.objective.reads_pixels or {"views", "labeled"} & set(phase.objective.batch_keys):
-        return dataclasses.replace(phase, why_not_cached="the objective reads the images themselves")
-    if phase.data.settings.on_bad_example != "raise":
-        return dataclasses.replace(phase, why_not_cached="data.on_bad_example is not 'raise'")
-    precomputed = Precomputed(backbone)
-    objective = build.make_objective(settings.objective, task, precomputed)
-    compute = functools.partial(compute_features, backbone)
-    features = jax.eval_shape(compute, state.params, state.objective_state, prepared)
-    batch = {key: prepared[key] for key in objective.batch_keys} | {"image": features}
-    features = _read_leaves(objective, state, batch)
-    rows = jax.tree.leaves(features)[0].shape[0]
-    size = (
-        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(features)) / rows * task.num_examples
-    )
-    if size > settings.train.feature_cache_gib * 2**30:
-        return dataclasses.replace(
-            phase,
-            why_not_cached=f"they would take {size / 2**30:.1f} GiB, more than train.feature_cache_gib",
-        )
-    return dataclasses.replace(phase, objective=objective, features=features)
-
-
-def compute_features(backbone: Any, params: Any, objective_state: Any, batch: Batch) -> Any:
-    """Returns the backbone's Features of a batch's images, in evaluation mode."""
-    stats = objective_state.get("batch_stats", {})
-    return apply_backbone(backbone, params["backbone"], stats, batch["image"], train=False)[0]
-
-
-def _read_leaves(objective: Objective, state: Any, batch: Batch) -> Any:
-    """Returns batch["image"], Features of shapes, with None for what the loss never reads."""
-    inputs = (state.params, state.objective_state, batch, state.rng, state.step)
-    jaxpr = jax.make_jaxpr(objective.loss)(*inputs).jaxpr
-    read = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
-    is_read = jax.tree.unflatten(jax.tree.structure(inputs), [id(v) in read for v in jaxpr.invars])
-    return jax.tree.map(lambda leaf, used: leaf if used else None, batch["image"], is_read[2]["image"])
-
-
-def only(wanted: Any, features: Any) -> Any:
-    """Returns features with None where `wanted`, of the same form, has None."""
-    return jax.tree.map(
-        lambda keep, leaf: None if keep is None else leaf, wanted, features, is_leaf=lambda leaf: leaf is None
-    )
-
-
-class CachedFeatures:
-    """The features of all that is trained on, as a source for the input pipeline.
-
-    Args:
-      features: Features of arrays [N, ...].
-      labels: int32 [N].
-    """
-
-    def __init__(self, features: Any, labels: np.ndarray):
-        self.features, self.labels = features, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def gather(self, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """Returns {"image": Features of arrays [B, ...], "label": int32 [B]}."""
-        return {
-            "image": jax.tree.map(lambda leaf: leaf[indices], self.features),
-            "label": self.labels[indices],
-        }

@@ -13,15 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.config import compare
 from imgcls_jax.config.field_types import require_at_least
 from imgcls_jax.config.modules import find_module
 from imgcls_jax.config.resolve import Configuration
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import TrainBatches
-from imgcls_jax.train import build, nonfinite, sharding
+from imgcls_jax.train import build, contract, evaluation, nonfinite, sharding
 from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
-from imgcls_jax.train.phase import Phase, make_phases, with_cached_features
+from imgcls_jax.train.features import with_cached_features
+from imgcls_jax.train.phase import Phase, make_phases
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.step import make_init, make_train_step
 from imgcls_jax.weights import pretrained
@@ -101,26 +103,21 @@ class Setup:
         prepared = {key: prepared[key] for key in self.objective.batch_keys}
         # A batch of two is enough to initialise from, and compiles faster.
         small = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), prepared)
-        params, objective_state = self._initial_shapes(small)
+        params, objective_state = contract.trace_init(self.objective, backbone, small)
+        contract.check_training(
+            self.objective, backbone, params, objective_state, prepared, self.task.axis_name
+        )
         phases = make_phases(self.settings, self.data, self.task, backbone, params)
         init = make_init(self.objective, phases[0].tx, small)
-        self._state = jax.eval_shape(init, jax.random.key(0))
+        opt_state, rng = jax.eval_shape(lambda: (phases[0].tx.init(params), jax.random.key(0)))
+        self._state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, objective_state, opt_state, rng)
         self.init = jax.jit(init, out_shardings=self.shardings(self._state))
         self.phases = [
             with_cached_features(phase, self.settings, self.task, backbone, self._state, small)
             for phase in phases
         ]
-        self._check_prediction(params, objective_state)
-        self.evaluated_sizes = self._check_evaluations()
-
-    def _initial_shapes(self, batch: Any) -> tuple[Any, Any]:
-        try:
-            return jax.eval_shape(self.objective.init, jax.random.key(0), batch)
-        except (ArithmeticError, TypeError) as error:  # what a layer of no or of negative width raises
-            raise ValueError(
-                f"config.model makes no network for images of shape {self.task.image_shape}: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
+        outputs = self._check_prediction(params, objective_state)
+        self.evaluated_sizes = self._check_evaluations(outputs)
 
     def phase_of(self, step: int) -> Phase:
         """Returns the phase whose optimizer made the state of a step: the one of the step before it."""
@@ -149,27 +146,38 @@ class Setup:
             self.shardings(state),
         )
 
-    def _check_prediction(self, params: Any, objective_state: Any) -> None:
-        """Traces the evaluation line and the prediction, so that images it cannot take are found now."""
+    def _check_prediction(self, params: Any, objective_state: Any) -> dict[str, Any]:
+        """Traces the evaluation line and the prediction, so that images it cannot take are found now.
+
+        Returns:
+          What is predicted, in shapes.
+        """
         split, rows = self.data.settings.train_split, jax.process_count()
         batch = self.data.eval_batches(split, rows, self.class_names)[0]
         shapes = {key: _shapes(value) for key, value in batch.items() if key != "bad_examples"}
+        prepared = jax.eval_shape(self.data.prepare, shapes)
         try:
-            jax.eval_shape(self.predict, params, objective_state, shapes)
-        except Exception as error:  # whatever the network raises
-            shape = jax.eval_shape(self.data.prepare, shapes)["image"].shape[1:]
+            return contract.trace_predict(self.objective, params, objective_state, prepared)
+        except ValueError as error:
+            shape = prepared["image"].shape[1:]
+            if shape == self.task.image_shape:
+                raise
             raise ValueError(
                 f"config.data.eval_transforms makes images of shape {shape}, training sees "
-                f"{self.task.image_shape}, and the network cannot take both: {str(error).splitlines()[0]}"
+                f"{self.task.image_shape}, and the network cannot take both: {error}"
             ) from error
 
-    def _check_evaluations(self) -> dict[str, int]:
+    def _check_evaluations(self, outputs: dict[str, Any]) -> dict[str, int]:
         """Makes the evaluators and opens what they read, so that a mistake there is found now.
+
+        Args:
+          outputs: of the prediction.
 
         Returns:
           The number of examples of each split.
         """
         build.make_evaluators(self.settings.evals, self.predict, None, self.task)
+        evaluation.check_evaluators(self.settings, self.objective, outputs)
         sizes = {}
         for field, split in build.evaluated_splits(self.settings.evals):
             try:
@@ -180,6 +188,19 @@ class Setup:
                 raise ValueError(f"config.{field} = {split!r}: {error}") from error
             sizes[split] = len(batches.source)
         return sizes
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what every process of a run must see alike."""
+        found = environment()["versions"]
+        versions = {name: found.get(name, "absent") for name in ("jax", "jaxlib", "flax", "optax")}
+        return {
+            **{f"config.{name}": value for name, value in compare.binding_fields(self.resolved).items()},
+            "examples to train on": self.task.num_examples,
+            **{f"examples of the split {name!r}": size for name, size in self.evaluated_sizes.items()},
+            "class names": self.class_names,
+            "class counts": self.task.class_counts,
+            **{f"version of {name}": version for name, version in versions.items()},
+        }
 
     def require_growth(self, steps: int) -> None:
         """Raises ValueError where the run is not the longer form of one that was to take `steps` steps."""

@@ -25,7 +25,7 @@ def make_train_step(
     frozen: Any = None,
     axis_name: str | None = None,
 ) -> Step:
-    """Returns the pure function (state, batch) -> (state, metrics).
+    """Returns the pure function (state, batch) -> (state, metrics), the objective's with its "loss".
 
     Args:
       objective: the algorithm.
@@ -48,9 +48,10 @@ def make_train_step(
         rng_a, rng_l = jax.random.split(rng)
         batch = augment(rng_a, batch)
         if num_microbatches == 1:
-            (_, (objective_state, metrics)), grads = grad(
+            (value, (objective_state, metrics)), grads = grad(
                 state.params, state.objective_state, batch, rng_l, state.step
             )
+            metrics = metrics | {"loss": value}
         else:
             objective_state, metrics, grads = _accumulate(grad, num_microbatches, state, batch, rng_l)
         if axis_name is not None:
@@ -103,10 +104,11 @@ def _accumulate(
     def add_part(carry: Any, scanned: tuple[Batch, jax.Array]) -> tuple[Any, Metrics]:
         part, rng_part = scanned
         objective_state, total = carry
-        (_, (objective_state, metrics)), grads = grad(
+        (value, (objective_state, metrics)), grads = grad(
             state.params, objective_state, part, rng_part, state.step
         )
-        return (objective_state, jax.tree.map(lambda t, g: t + g / parts, total, grads)), metrics
+        total = jax.tree.map(lambda t, g: t + g / parts, total, grads)
+        return (objective_state, total), metrics | {"loss": value}
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     scanned = (jax.tree.map(part_of, batch), jax.random.split(rng, parts))

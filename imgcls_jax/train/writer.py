@@ -1,4 +1,4 @@
-"""What a run tells of itself: metrics.jsonl, TensorBoard events and lines on the terminal.
+"""What a run tells of itself: metrics.jsonl and TensorBoard events.
 
 The method names are those of clu's metric writers, which cannot be imported without TensorFlow.
 """
@@ -10,13 +10,14 @@ import json
 import math
 import numbers
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from imgcls_jax.runtime.files import naming
 
 FLUSH_SECONDS = 10  # a flush waits for the disk
+OWN_PREFIXES = ("train", "plan")  # of the names of scalars; all others are those of evaluations
 
 
 class MetricWriter:
@@ -29,19 +30,22 @@ class MetricWriter:
     Args:
       workdir: exists.
       resume_step: what an earlier run wrote beyond this step is taken out, since it will come again.
+      again: so are the records of this very step whose names begin with one of these prefixes.
       active: False writes nothing (processes other than the first).
 
     Raises:
       OSError: here or in a method, naming the file: it cannot be written.
     """
 
-    def __init__(self, workdir: Path, *, resume_step: int = 0, active: bool = True):
+    def __init__(
+        self, workdir: Path, *, resume_step: int = 0, again: Sequence[str] = (), active: bool = True
+    ):
         self._file, self._board = None, None
         self._path = workdir / "metrics.jsonl"
         if not active:
             return
         with naming(self._path):
-            _drop_after(self._path, resume_step)
+            _drop_after(self._path, resume_step, again)
             self._file = self._path.open("a", encoding="utf-8")
         with contextlib.suppress(ModuleNotFoundError):
             self._board = Board(workdir / "tensorboard", resume_step)
@@ -56,11 +60,6 @@ class MetricWriter:
             self._file.flush()
         if self._board is not None:
             self._board.write(step, [self._board.summary.scalar(*pair) for pair in scalars.items()])
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Writes named texts of one step, to TensorBoard alone."""
-        if self._board is not None:
-            self._board.write(step, [self._board.summary.text(*pair) for pair in texts.items()])
 
     def close(self) -> None:
         """Flushes and closes."""
@@ -118,55 +117,48 @@ class Board:
             self._file.close()
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Takes out of a metrics file the records beyond a step, and a last line that a kill cut short."""
+def _drop_after(path: Path, step: int, again: Sequence[str]) -> None:
+    """Takes out of a metrics file the records that will come again, and a last line that a kill cut short."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
+
+    def stays(record: Mapping[str, Any]) -> bool:
+        names = [name.partition("/")[0] for name in record]
+        return record["step"] < step or (record["step"] == step and not set(names) & set(again))
+
+    kept = [line for line, record in _records(path) if stays(record)]
     replacement = path.with_suffix(".tmp")
     replacement.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     replacement.replace(path)
 
 
-class Clock:
-    """A stopwatch, standing at first: it runs while the training steps do."""
-
-    def __init__(self) -> None:
-        self._since, self._total, self._running = 0.0, 0.0, False
-
-    def seconds(self) -> float:
-        """Returns the seconds that have run so far."""
-        return self._total + (time.monotonic() - self._since if self._running else 0.0)
-
-    def pause(self) -> None:
-        """Stops the clock."""
-        self._total, self._running = self.seconds(), False
-
-    def resume(self) -> None:
-        """Lets the clock run on."""
-        self._since, self._running = time.monotonic(), True
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the lines of a metrics file with the records they hold; no others."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            if isinstance(record["step"], int):
+                yield line, record
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
 
 
-def progress_line(
-    step: int,
-    total_steps: int,
-    epoch: float,
-    metrics: Mapping[str, float],
-    *,
-    examples_per_second: float,
-    seconds_left: float,
-) -> str:
-    """Returns one line: step of total, epoch, metrics, examples/s and time left."""
-    shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    left = f"{int(seconds_left // 3600)}:{int(seconds_left // 60) % 60:02d}:{int(seconds_left) % 60:02d}"
-    speed = f"{examples_per_second:,.0f} examples/s"
-    return f"step {step}/{total_steps}  epoch {epoch:.2f}  {shown}  {speed}  {left} left"
+def evaluated_at(workdir: Path, step: int, evaluations: Iterable[str]) -> dict[str, float] | None:
+    """Returns the scalars of the evaluations at a step, as metrics.jsonl has them; None where one is absent.
+
+    Args:
+      workdir: of a run.
+      step: of the evaluation.
+      evaluations: their names.
+    """
+    path, found = workdir / "metrics.jsonl", {}
+    for _, record in _records(path) if path.exists() else ():
+        if record["step"] == step:
+            found |= {name: math.nan if value is None else value for name, value in record.items()}
+    names = {name: name.partition("/")[0] for name in found if name != "step"}
+    if set(evaluations) - set(names.values()):
+        return None
+    return {name: found[name] for name, prefix in names.items() if prefix not in OWN_PREFIXES}
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:

@@ -296,7 +296,7 @@ def _read_torch_zip(file: BinaryIO, file_size: int) -> Arrays:
                 raise ValueError(f"the storage {storage.key!r} is not in the archive")
             return archive.read(name)
 
-        return _materialise(tensors, read_storage, file_size)
+        return _materialize(tensors, read_storage, file_size)
 
 
 def _read_torch_legacy(file: BinaryIO, file_size: int) -> Arrays:
@@ -325,7 +325,7 @@ def _read_torch_legacy(file: BinaryIO, file_size: int) -> Arrays:
     missing = sorted(set(used) - set(contents))
     if missing:
         raise ValueError(f"the storage {missing[0]!r} is not in the file")
-    return _materialise(tensors, lambda storage: contents[storage.key], file_size)
+    return _materialize(tensors, lambda storage: contents[storage.key], file_size)
 
 
 def _find_state_dict(found: Any) -> dict[str, _Tensor]:
@@ -341,7 +341,7 @@ def _find_state_dict(found: Any) -> dict[str, _Tensor]:
     raise ValueError(f"it holds a {type(found).__name__}, not a dictionary of tensors")
 
 
-def _materialise(
+def _materialize(
     tensors: Mapping[str, _Tensor], read_storage: Callable[[_Storage], bytes], file_size: int
 ) -> Arrays:
     """Turns records into arrays, views of the bytes read."""

@@ -5,7 +5,7 @@ is its name in the state dict; kernel and scale are its weight, mean and var its
 convolution goes from [O, I, h, w] to [h, w, I, O], grouped and depthwise ones alike, a linear layer from
 [O, I] to [I, O], and where it reads a flattened map its inputs go from the order C, h, w to h, w, C.
 
-What a family says for this:
+A family's functions for this:
   torch_head(variant): name of the final linear layer, which becomes params["head"]["classifier"].
   torch_flatten(variant): {module: (h, w)} of the linear layers that read a flattened map; optional.
   torch_aux_heads(variant): names of the auxiliary classifiers' last layers, which become
@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgcls_jax.weights.files import read_state_dict, write_safetensors
+from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames
 
 __all__ = [
     "Report",
@@ -50,28 +51,19 @@ __all__ = [
 
 Arrays = dict[str, np.ndarray]
 Tree = Mapping[str, Any]
-KeyPath = tuple[str, ...]  # room, modules..., leaf
 
-TORCH_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "embedding": "weight",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-CONV_HEAD = "conv_pool"  # a backbone whose attribute `head` says so has a 1x1 convolution as its classifier
 POSITIONS = ("pos_embedding", "pos_embed")
 SHOWN = 5  # names of each kind in an error
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of a file's arrays.
+    """How a file's arrays were used.
 
     Attributes:
       loaded: how many were used.
       notes: a sentence on each thing that is not as it was in the file: a classifier that starts afresh, an
-        input layer summed to grey, positions interpolated.
+        input layer summed to gray, positions interpolated.
     """
 
     loaded: int
@@ -98,10 +90,10 @@ def load_torch(
 ) -> Loaded:
     """Turns a PyTorch state dict into params and batch_stats.
 
-    Every array is used once and every leaf is filled, or it is an error, but for this. A classifier of
-    another number of classes, or of another kind, is left out, and its room is not in the params returned; so
+    Every array must be used once, and every leaf must be filled. There are three exceptions. A classifier of
+    another number of classes or of another kind is left out, and its room is not in the params returned; so
     are auxiliary classifiers and other parts that the target is built without. A convolution of 3 input
-    channels is summed over them where the target has 1: a grey image then counts as one with R = G = B.
+    channels is summed over them where the target has 1: a gray image then counts as one with R = G = B.
     Position embeddings of another square grid are interpolated, bicubically.
 
     Args:
@@ -121,12 +113,12 @@ def load_torch(
     arrays = dict(state_dict)
     if hasattr(family, "import_weights"):
         arrays = renamed(arrays, family, variant)
-    return _fill(arrays, _TorchNames(family, variant), target)
+    return _fill(arrays, TorchNames(family, variant), target)
 
 
 def load_own(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str, target: Tree) -> Loaded:
-    """`load_torch` for arrays of this package's names; rooms without a counterpart (a projector) are left."""
-    names = _OwnNames(family, variant)
+    """`load_torch` for arrays of this package's names; other rooms (a projector) are left out."""
+    names = OwnNames(family, variant)
     known = {name: a for name, a in arrays.items() if name.split("/")[0] in names.rooms}
     params, batch_stats, report = _fill(known, names, target)
     others = sorted({name.split("/")[0] for name in arrays} - names.rooms)
@@ -146,7 +138,7 @@ def to_torch(params: Tree, batch_stats: Tree, family: ModuleType, variant: str) 
       ValueError: a room or a head that PyTorch's network does not have, or a linear layer that reads a
         flattened map of another size than PyTorch's.
     """
-    names = _TorchNames(family, variant)
+    names = TorchNames(family, variant)
     arrays = {}
     for path, leaf in _leaves({**params, "batch_stats": batch_stats}):
         if path[0] not in names.rooms or (path[0] in names.heads and path[1:-1] != ("classifier",)):
@@ -220,69 +212,7 @@ def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) 
         raise ValueError(f"no weights of {variant}: {error}") from error
 
 
-class _TorchNames:
-    """How PyTorch's network of a family names and lays out what a leaf's path stands for."""
-
-    def __init__(self, family: ModuleType, variant: str) -> None:
-        aux = family.torch_aux_heads(variant) if hasattr(family, "torch_aux_heads") else ()
-        self.title = f"{family.__name__.rpartition('.')[2]} {variant}"
-        self.heads = {"head": family.torch_head(variant)} | {f"aux_head_{i}": n for i, n in enumerate(aux)}
-        # The modules that a network may be built without: auxiliary classifiers, VGG's fc6 and fc7.
-        self.optional = {name.split(".")[0] for name in aux} | set(getattr(family, "TORCH_OPTIONAL", ()))
-        self.flatten = family.torch_flatten(variant) if hasattr(family, "torch_flatten") else {}
-        self.conv_head = getattr(family.build(variant), "head", "") == CONV_HEAD
-        self.rooms = {"backbone", "batch_stats", *self.heads}
-
-    def __str__(self) -> str:
-        return self.title
-
-    def module(self, path: KeyPath) -> str:
-        return self.heads.get(path[0]) or ".".join(path[1:-1])
-
-    def key(self, path: KeyPath) -> str:
-        module, leaf = self.module(path), TORCH_LEAVES.get(path[-1], path[-1])
-        return f"{module}.{leaf}" if module else leaf
-
-    def inward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
-        """Brings an array to the layout of its leaf."""
-        if path[-1] != "kernel" or array.ndim < 2:
-            return array
-        if path[0] == "head" and self.conv_head and array.shape[2:] == (1, 1):
-            array = array[:, :, 0, 0]
-        h, w = self.flatten.get(self.module(path), (1, 1))
-        if array.ndim == 2 and array.shape[1] % (h * w) == 0:
-            array = array.reshape(array.shape[0], -1, h, w).transpose(2, 3, 1, 0)
-            return array.reshape(-1, array.shape[-1])
-        return array.transpose(*range(2, array.ndim), 1, 0)
-
-    def outward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
-        """The inverse of `inward`."""
-        if path[-1] != "kernel" or array.ndim < 2:
-            return array
-        h, w = self.flatten.get(self.module(path), (1, 1))
-        if array.ndim == 2:
-            if array.shape[0] % (h * w):
-                raise ValueError(
-                    f"PyTorch's {self} flattens a map of {h}x{w} before {self.module(path)}; "
-                    f"{'/'.join(path)} reads {array.shape[0]} inputs, of another image size"
-                )
-            array = array.reshape(h, w, -1, array.shape[1]).transpose(3, 2, 0, 1)
-            array = array.reshape(array.shape[0], -1)
-            return array[:, :, None, None] if path[0] == "head" and self.conv_head else array
-        return array.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
-
-
-class _OwnNames(_TorchNames):
-    """The same for this package's own files: paths, and nothing to lay out."""
-
-    def key(self, path: KeyPath) -> str:
-        return "/".join(path)
-
-    def inward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
-        return array
-
-
-def _fill(arrays: Arrays, names: _TorchNames, target: Tree) -> Loaded:
+def _fill(arrays: Arrays, names: TorchNames, target: Tree) -> Loaded:
     """Fills the target's leaves from `arrays`, which it consumes."""
     rooms = {room: tree for room, tree in target["params"].items() if room in names.rooms}
     leaves = dict(_leaves({**rooms, "batch_stats": target.get("batch_stats", {})}))
@@ -320,7 +250,7 @@ def _fill(arrays: Arrays, names: _TorchNames, target: Tree) -> Loaded:
     return params, params.pop("batch_stats", {}), Report(len(filled), tuple(notes))
 
 
-def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchNames) -> Iterator[str]:
+def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames) -> Iterator[str]:
     """Takes classifiers that do not go together out of arrays and leaves; yields why, a note each."""
     for room, module in names.heads.items():
         kernel, bias = (room, "classifier", "kernel"), (room, "classifier", "bias")
@@ -352,7 +282,7 @@ def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchNames) 
             del leaves[path]
 
 
-def _drop_optional(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchNames) -> Iterator[str]:
+def _drop_optional(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames) -> Iterator[str]:
     """Takes auxiliary branches and other parts that the target is built without out of arrays; yields a note
     each."""
 
@@ -369,10 +299,10 @@ def _drop_optional(arrays: Arrays, leaves: dict[KeyPath, Any], names: _TorchName
 
 
 def _adapt(array: np.ndarray, shape: tuple[int, ...], path: KeyPath) -> tuple[np.ndarray, str]:
-    """Returns the array, fitted to a grey input or another grid of positions, and a note where it was."""
+    """Returns the array, fitted to a gray input or another grid of positions, and a note where it was."""
     if path[-1] == "kernel" and array.ndim == 4 and array.shape[2] == 3:
         if shape == (*array.shape[:2], 1, array.shape[3]):
-            return array.sum(axis=2, keepdims=True), "summed over R, G and B for grey images"
+            return array.sum(axis=2, keepdims=True), "summed over R, G and B for gray images"
     if path[-1].endswith(POSITIONS) and array.ndim == 3 and array.shape != shape:
         grids = [_grid(length) for length in (array.shape[1], shape[1])]
         if array.shape[::2] == shape[::2] and all(grids) and grids[0][0] == grids[1][0]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgcls_jax.config.resolve import resolve_data
 from imgcls_jax.data import transforms
 from imgcls_jax.data.cache import ENTRY_BYTES, Cached, ExampleCache
 from imgcls_jax.data.datasets import DataSide
@@ -36,7 +37,7 @@ def root(tmp_path):
 
 def side(root, cache_bytes, **fields):
     section = dict(source="image_folder", root=str(root), train_transforms=TRAIN, eval_transforms=EVAL)
-    return DataSide(section | {"cache_gib": cache_bytes / 2**30} | fields)
+    return DataSide(resolve_data(section | {"cache_gib": cache_bytes / 2**30} | fields))
 
 
 def same(one, other):

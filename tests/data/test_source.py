@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+from imgcls_jax.config.resolve import resolve_data
+from imgcls_jax.config.settings import DataSettings
 from imgcls_jax.data import sources
-from imgcls_jax.data.datasets import DataSettings, DataSide
+from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.source import Arrays, class_counts, require_source
 
 # ---- Arrays
@@ -91,7 +93,7 @@ def open_source(tmp_path, monkeypatch):
     def open_source(text: str, **fields):
         (tmp_path / "toy.py").write_text(text)
         section = {"source": "toy", "train_transforms": "", "eval_transforms": ""} | fields
-        return DataSide(section).source("train")
+        return DataSide(resolve_data(section)).source("train")
 
     yield open_source
     sys.modules.pop("imgcls_jax.data.sources.toy", None)
@@ -105,7 +107,7 @@ def test_a_file_added_to_the_room_is_a_source(open_source):
 def test_its_fields_are_checked_like_those_of_any_other(open_source):
     with pytest.raises(ValueError, match="config.data.sides: no such field; did you mean 'side'"):
         open_source(SOUND, sides=5)
-    with pytest.raises(ValueError, match="sources/ has no file toys.py; it has .*did you mean 'toy'"):
+    with pytest.raises(ValueError, match="sources/ has no file toys.py; did you mean 'toy'"):
         open_source(SOUND, source="toys")
 
 
@@ -132,9 +134,13 @@ def test_its_fields_are_checked_like_those_of_any_other(open_source):
         ("np.uint8", "np.float32", r"gives {image: float32 \[2, 2, 3\], label: int32 \[\]} for \[0\]"),
         ('"label": self.labels[index]', '"label": "cat"', "gives {.*label: 'cat'} for"),
         ("return {", "return (0, {", None),
-        ("make = Toy", "", "must export make.split, .*; it has no make"),
-        ("make = Toy", "make = Toy.class_names", "must export make.*; it has make = .'cat', 'dog'."),
-        ("make = Toy", "def make(part): return Toy(part)", "must export make.split"),
+        ("make = Toy", "", "must export a function make.*; it has nothing"),
+        (
+            "make = Toy",
+            "make = Toy.class_names",
+            "must export a function make.*; it has make = .'cat', 'dog'.",
+        ),
+        ("make = Toy", "def make(part): return Toy(part)", "make takes the split as its first argument"),
         (
             "make = Toy",
             "def make(split): return None",

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgcls_jax.config.resolve import resolve_data
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.evaluators import open_set
 
@@ -61,7 +62,7 @@ def test_held_out_classes_are_the_rest_of_every_split():
     section = dict(
         source="digits", train_transforms="normalize(0.5, 0.5)", eval_transforms="normalize(0.5, 0.5)"
     )
-    whole, data = DataSide(section), DataSide(section | {"known_classes": 8})
+    whole, data = DataSide(resolve_data(section)), DataSide(resolve_data(section | {"known_classes": 8}))
     assert data.training.class_names == whole.training.class_names[:8] and len(data.class_counts) == 8
     for split in ("train", "test"):
         known, unknown = data.source(split), data.source(f"unknown:{split}")
@@ -70,6 +71,6 @@ def test_held_out_classes_are_the_rest_of_every_split():
         batches = data.eval_batches(f"unknown:{split}", 64, data.training.class_names)
         assert sum(batches[i]["mask"].sum() for i in range(len(batches))) == len(unknown)
     with pytest.raises(ValueError, match="known_classes: train and unknown:train share out 10 classes"):
-        DataSide(section | {"known_classes": 10}).source("train")
+        DataSide(resolve_data(section | {"known_classes": 10})).source("train")
     with pytest.raises(ValueError, match="lies between 1 and 9; got 0"):
         whole.source("unknown:test")

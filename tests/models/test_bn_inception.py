@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from imgcls_jax.layers import heads
+from imgcls_jax.layers.attention import SqueezeExcitation
 from imgcls_jax.models import bn_inception
 
 COUNTS = {"bn_inception": 11_194_984, "bn_inception_caffe": 11_285_224, "se_bn_inception": 11_931_622}
@@ -77,7 +78,7 @@ def test_widths_of_the_gates():
 
 
 def test_the_gate():
-    block = bn_inception.SqueezeExcite(16)
+    block = SqueezeExcitation(16)
     x = jax.random.normal(jax.random.key(0), (3, 4, 5, 32))
     params = block.init(jax.random.key(1), x)["params"]
     out = block.apply({"params": params}, x)

@@ -95,7 +95,7 @@ def test_average_pool_counts_the_padding():
 
 
 def test_norm_epsilon():
-    norm = inception_v3.ConvUnit(1).norm(use_running_average=True)
+    norm = inception_v3.build().norm(use_running_average=True)
     assert norm.epsilon == 1e-3 and norm.momentum == 0.9
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from imgcls_jax.layers import heads
+from imgcls_jax.layers.transformer import EncoderLayer, SelfAttention, sincos_positions
 from imgcls_jax.models import vit
 from imgcls_jax.tools import convert
 from imgcls_jax.weights import pretrained
@@ -95,13 +96,13 @@ def test_decoder_puts_each_token_at_its_patch():
     params = variables["params"]
     x = tokens[0, 1:] @ params["embed"]["kernel"]
     x = jnp.concatenate([x, jnp.tile(params["mask_token"][0], (3, 1))])
-    x = x[jnp.argsort(order[0])] + vit.sincos_positions((2, 3), 8)
+    x = x[jnp.argsort(order[0])] + sincos_positions((2, 3), 8)
     x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(out[0], x @ params["pixels"]["kernel"], atol=1e-5)
 
 
 def test_attention_splits_its_projection_into_queries_keys_and_values():
-    attention = vit.SelfAttention(heads=2)
+    attention = SelfAttention(heads=2)
     x = jax.random.normal(jax.random.key(0), (1, 3, 8))
     out, variables = jax.jit(lambda x: attention.init_with_output(jax.random.key(1), x))(x)
     params = variables["params"]
@@ -114,7 +115,7 @@ def test_attention_splits_its_projection_into_queries_keys_and_values():
 
 
 def test_sincos_positions():
-    positions = vit.sincos_positions((2, 2), 8)
+    positions = sincos_positions((2, 2), 8)
     expected = [0.8415, 0.0100, 0.5403, 0.99995, 0, 0, 1, 1]  # row 0, column 1
     np.testing.assert_allclose(positions[1], expected, atol=5e-5)
     _, variables = shapes_of(vit.build("vit_tiny", depth=1, position="sincos"), 16)
@@ -122,7 +123,7 @@ def test_sincos_positions():
 
 
 def test_stochastic_depth_of_one_leaves_the_input():
-    layer = vit.EncoderLayer(heads=2, stochastic_depth=1.0)
+    layer = EncoderLayer(heads=2, stochastic_depth=1.0)
     x = jax.random.normal(jax.random.key(0), (2, 3, 8))
 
     @jax.jit

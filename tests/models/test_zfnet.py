@@ -9,6 +9,7 @@ import pytest
 
 from imgcls_jax.layers import heads
 from imgcls_jax.layers.lrn import local_response_norm
+from imgcls_jax.layers.pooling import ceil_max_pool
 from imgcls_jax.models import zfnet
 
 SIDES = {"conv1": 110, "conv2": 26, "conv3": 13, "conv4": 13, "conv5": 13}
@@ -47,7 +48,7 @@ def test_work_of_the_first_layer_against_alexnet():
 @pytest.mark.parametrize("side, pooled", [(110, 55), (26, 13), (13, 6), (28, 14), (55, 27), (3, 1)])
 def test_pooling_rounds_up(side, pooled):
     x = jnp.full((1, side, side, 1), -2.0).at[:, -1, -1].set(-1.0)
-    result = zfnet._max_pool_up(x)
+    result = ceil_max_pool(x)
     assert result.shape == (1, pooled, pooled, 1)
     np.testing.assert_array_equal(result[0, -1, -1], -1.0)
     np.testing.assert_array_equal(result[0, 0, 0], -1.0 if pooled == 1 else -2.0)
@@ -60,7 +61,7 @@ def test_norm_follows_the_pooling():
     apply = functools.partial(backbone.apply, train=False, capture_intermediates=True)
     layers = jax.jit(apply)(variables, image)[1]["intermediates"]
     conv1, conv2 = (layers[name]["__call__"][0] for name in ("conv1", "conv2"))
-    x = zfnet._max_pool_up(jax.nn.relu(conv1))
+    x = ceil_max_pool(jax.nn.relu(conv1))
     x = local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
     expected = jax.lax.conv_general_dilated(
         x,

@@ -2,16 +2,23 @@
 
 import copy
 import importlib.util
+import inspect
 import math
+import pkgutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imgcls_jax.config.field_types import fits
+from imgcls_jax.config.modules import find_module
 from imgcls_jax.config.resolve import resolve
+from imgcls_jax.config.settings import Settings
+from imgcls_jax.config.written import SECTIONS, Config, flat_fields, plain
 from imgcls_jax.contracts.objective import Task
-from imgcls_jax.train import experiment
+from imgcls_jax.train import build
 from imgcls_jax.train.setup import Setup
 
 ROOT = Path(__file__).parents[2]
@@ -29,11 +36,11 @@ ALIASES = {
 }
 
 
-def digits() -> experiment.Config:
+def digits() -> Config:
     spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits_simpleconv3.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = experiment.plain(module.get_config("test"))
+    config = plain(module.get_config("test"))
     config["data"] |= {"train_transforms": "normalize(0.5, 0.5)", "eval_transforms": "normalize(0.5, 0.5)"}
     config["data"] |= {"labels_per_class": 0, "label_seed": 0, "imbalance_factor": 1.0, "oversample": False}
     config["train"] |= {"eval_batch_size": 0, "best_mode": "max", "feature_cache_gib": 4.0}
@@ -41,10 +48,10 @@ def digits() -> experiment.Config:
     return config
 
 
-FIELDS = sorted(experiment.flat_fields(digits()))
+FIELDS = sorted(flat_fields(digits()))
 
 
-def changed(field: str, value) -> experiment.Config:
+def changed(field: str, value) -> Config:
     config = copy.deepcopy(digits())
     *path, last = field.split(".")
     section = config
@@ -54,12 +61,11 @@ def changed(field: str, value) -> experiment.Config:
     return config
 
 
-def outcome_of(config: experiment.Config, *names: str) -> str:
+def outcome_of(config: Config, *names: str) -> str:
     """Says whether a run of the configuration could begin; a message must hold one of the names."""
     try:
-        config = experiment.plain(config)
         setup = Setup(resolve(config))
-        assert math.isfinite(setup.phases[0].schedule(0)) and setup.settings.total_steps >= 0
+        assert math.isfinite(setup.phases[0].schedule(0)) and setup.settings.train.total_steps >= 0
     except ValueError as error:
         assert any(name in str(error) for name in names), f"{names} not in {str(error)[:300]!r}"
         return "refused"
@@ -81,7 +87,7 @@ def test_every_field(values):
 
 
 @pytest.mark.parametrize("value", [None, 3, "x", [], [{}], {"x": 1}], ids=repr)
-@pytest.mark.parametrize("section", [*experiment.SECTIONS, "phases"])
+@pytest.mark.parametrize("section", [*SECTIONS, "phases"])
 def test_every_section(section, value):
     if section == "phases" and not isinstance(value, dict):
         value = value or 3  # absent, None and () all mean a run of one phase
@@ -157,7 +163,7 @@ def test_impossible_values(field, value):
     last = field.rpartition(".")[2]
     others = {
         "model.channels": "config.model makes no network",
-        "optimizer.warmup_epochs": "warmup_steps",
+        "optimizer.warmup_epochs": "warmup_epochs",
         "evals.test.evaluator": "evaluator",
     }
     assert outcome_of(changed(field, value), last, others.get(field, field)) == "refused"
@@ -176,6 +182,28 @@ def test_a_split_that_is_not_there_is_refused_before_the_first_step(field, field
     assert outcome_of(digits() | {"evals": {"late": fields}}, f"config.evals.late.{field} = ") == "refused"
 
 
+def settings_with(section: str, fields: Config) -> Settings:
+    return resolve(digits() | {section: fields}).settings(5)
+
+
+def make_objective(fields: Config, backbone: Any) -> Any:
+    return build.make_objective(settings_with("objective", fields).objective, TASK, backbone)
+
+
+def make_backbone(fields: Config) -> Any:
+    return build.make_backbone(settings_with("model", fields).model)
+
+
+def make_evaluators(fields: Config) -> Any:
+    return build.make_evaluators(settings_with("evals", {"one": fields}).evals, None, None, TASK)
+
+
+def names_in(room: str) -> list[str]:
+    return [module.name for module in pkgutil.iter_modules([str(ROOT / "imgcls_jax" / room)])]
+
+
+# Values that one objective or evaluator refuses for a reason of its own: file -> (the fields that it needs,
+# field -> values). A file without such values needs no row: the tests of types find its fields.
 OBJECTIVES = {
     "cnn_rnn": ({}, dict(embedding_dim=[0], hidden=[0], dropout=[-0.1, 1.0], beams=[0], max_labels=[-1, 11])),
     "deepcluster": (
@@ -230,47 +258,67 @@ EVALUATORS = {
     "open_set": dict(accept=[0.0, 1.0]),
 }
 TASK = Task(10, 100, 5, 50, (8, 8, 1), (10,) * 10)
+# An example of each annotation that a field without a default may have.
+EXAMPLES = {int: 3, float: 0.5, bool: True, str: "test", Sequence[int]: [3], Sequence[float]: [0.5]}
 
 
-def files_that_make_something(room: str) -> set[str]:
-    return {
-        path.stem for path in (ROOT / "imgcls_jax" / room).glob("*.py") if "\ndef make(" in path.read_text()
-    }
+def fields_of(function) -> dict[str, inspect.Parameter]:
+    """Returns the fields that a configuration gives to a `make`."""
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "task"}
 
 
-def test_every_objective_and_evaluator_is_tried():
-    assert OBJECTIVES.keys() == files_that_make_something("objectives")
-    assert EVALUATORS.keys() == files_that_make_something("evaluators")
+def needed_by(function) -> dict[str, Any]:
+    return {name: EXAMPLES[p.annotation] for name, p in fields_of(function).items() if p.default is p.empty}
+
+
+@pytest.mark.parametrize("name", names_in("objectives"))
+def test_fields_of_objectives_of_another_type(name):
+    make = find_module("objectives", name).make
+    assert fields_of(make)
+    for field in fields_of(make):
+        section = {"name": name} | needed_by(make) | {field: [[None]]}
+        with pytest.raises(ValueError, match=f"config.objective.{field} "):
+            make_objective(section, None)
+
+
+@pytest.mark.parametrize("name", names_in("evaluators"))
+def test_fields_of_evaluators_of_another_type(name):
+    make = find_module("evaluators", name).make
+    for field in fields_of(make):
+        section = {"evaluator": name} | needed_by(make) | {field: [[None]]}
+        with pytest.raises(ValueError, match=f"config.evals.one.{field} "):
+            make_evaluators(section)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_fields_of_objectives_out_of_range(name):
     given, fields = OBJECTIVES[name]
     model = {"name": "vit", "variant": "vit_tiny", "patch": 2} if name == "mae" else {"name": "simpleconv3"}
-    backbone = experiment.make_backbone({"model": model})
-    experiment.make_objective({"objective": {"name": name} | given}, TASK, backbone)
+    backbone = make_backbone(model)
+    make_objective({"name": name} | given, backbone)
     for field, values in fields.items():
         for value in values:
             section = {"name": name} | given | {field: value}
             with pytest.raises(ValueError, match="has no field 'x'" if field == "head_fields" else field):
-                experiment.make_objective({"objective": section}, TASK, backbone)
+                make_objective(section, backbone)
 
 
 @pytest.mark.parametrize("field", ["dropout", "stochastic_depth"])
 @pytest.mark.parametrize("value", [-0.1, 1.5])
 def test_probabilities_of_networks(field, value):
     with pytest.raises(ValueError, match=f"config.model.{field} is a probability"):
-        experiment.make_backbone({"model": {"name": "vit", "variant": "vit_tiny", "patch": 2, field: value}})
+        make_backbone({"name": "vit", "variant": "vit_tiny", "patch": 2, field: value})
 
 
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_fields_of_evaluators_out_of_range(name):
     section = {"evaluator": name, "split": "test"}
-    experiment.make_evaluators({"evals": {"one": section}}, None, None, TASK)
+    make_evaluators(section)
     for field, values in EVALUATORS[name].items():
         for value in values:
             with pytest.raises(ValueError, match=field.replace("_", "[_ ]")):
-                experiment.make_evaluators({"evals": {"one": section | {field: value}}}, None, None, TASK)
+                make_evaluators(section | {field: value})
 
 
 def test_an_annotation_and_a_value():

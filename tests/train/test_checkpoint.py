@@ -37,8 +37,9 @@ def target(**options):
 def save(directory, accuracies, **options):
     with Checkpoints(directory, **options) as checkpoints:
         for step, accuracy in accuracies.items():
-            metrics = None if accuracy is None else {"acc": accuracy}
-            checkpoints.save(state_at(step, seed=step), metrics=metrics, wait=True)
+            checkpoints.save(state_at(step, seed=step), wait=True)
+            if accuracy is not None:
+                checkpoints.record(step, {"acc": accuracy})
     return directory
 
 

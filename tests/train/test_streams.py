@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from imgcls_jax.config.resolve import resolve_data
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.sources.digits import Digits
 from imgcls_jax.data.subsets import balanced_subset
@@ -22,7 +23,7 @@ def batch_of(side, step=0, batch_size=32, seed=3):
 
 def test_views_are_drawn_independently_and_of_the_same_examples():
     line = f"affine(10.0, 0.1) | {NORMALIZE}"
-    raw, seen = batch_of(DataSide(section(view_transforms=[line, line, NORMALIZE])))
+    raw, seen = batch_of(DataSide(resolve_data(section(view_transforms=[line, line, NORMALIZE]))))
     one, other, plain = seen["views"]
     assert one.shape == other.shape == (32, 8, 8, 1)
     assert not np.allclose(one, other)
@@ -31,7 +32,9 @@ def test_views_are_drawn_independently_and_of_the_same_examples():
 
 
 def test_a_view_with_host_operations_starts_from_the_original():
-    side = DataSide(section(train_transforms="resize(6) | flip", view_transforms=["random_crop(4)"] * 2))
+    side = DataSide(
+        resolve_data(section(train_transforms="resize(6) | flip", view_transforms=["random_crop(4)"] * 2))
+    )
     raw, seen = batch_of(side)
     assert raw["image"].shape == (32, 6, 6, 1)
     assert [view.shape for view in seen["views"]] == [(32, 4, 4, 1)] * 2
@@ -45,7 +48,7 @@ def test_a_view_with_host_operations_starts_from_the_original():
 
 
 def test_hidden_labels_and_the_labeled_stream():
-    side = DataSide(section(labels_per_class=3, labeled_batch_size=8, label_seed=1))
+    side = DataSide(resolve_data(section(labels_per_class=3, labeled_batch_size=8, label_seed=1)))
     truth = Digits("train").labels
     known = balanced_subset(truth, 3, 1)
     assert np.bincount(truth[known]).tolist() == [3] * 10
@@ -66,14 +69,14 @@ def test_hidden_labels_and_the_labeled_stream():
 
 def test_the_labeled_stream_is_the_same_over_any_number_of_processes():
     fields = section(labels_per_class=3, labeled_batch_size=8)
-    whole = DataSide(fields).train_batches(32, 0)[5]
-    parts = [DataSide(fields, (rank, 4)).train_batches(32, 0)[5] for rank in range(4)]
+    whole = DataSide(resolve_data(fields)).train_batches(32, 0)[5]
+    parts = [DataSide(resolve_data(fields), (rank, 4)).train_batches(32, 0)[5] for rank in range(4)]
     joined = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
     jax.tree.map(np.testing.assert_array_equal, whole, joined)
 
 
 def test_labels_without_a_second_stream_leave_the_labeled_examples_alone():
-    side = DataSide(section(labels_per_class=4))
+    side = DataSide(resolve_data(section(labels_per_class=4)))
     assert len(side.training) == 40
     batch, _ = batch_of(side, batch_size=40)
     assert np.bincount(batch["label"]).tolist() == [4] * 10
@@ -96,27 +99,27 @@ def test_more_labels_keep_those_that_fewer_chose():
 )
 def test_an_objective_that_needs_a_stream_says_so(fields, keys, message):
     with pytest.raises(ValueError, match=message):
-        DataSide(section(**fields)).placed(keys)
+        DataSide(resolve_data(section(**fields))).placed(keys)
 
 
 def test_mistakes_in_the_fields_are_named():
     with pytest.raises(ValueError, match="labeled_batch_size needs"):
-        DataSide(section(labeled_batch_size=8))
+        DataSide(resolve_data(section(labeled_batch_size=8)))
     with pytest.raises(ValueError, match="labels_per_class: class . has .* cannot choose 500"):
-        len(DataSide(section(labels_per_class=500)).training)
+        len(DataSide(resolve_data(section(labels_per_class=500))).training)
     with pytest.raises(ValueError, match="view_transforms: unknown operation"):
-        DataSide(section(view_transforms=["flop"]))
+        DataSide(resolve_data(section(view_transforms=["flop"])))
 
 
 def test_a_long_tail_and_its_repeats():
-    tail = DataSide(section(imbalance_factor=10.0))
+    tail = DataSide(resolve_data(section(imbalance_factor=10.0)))
     counts = np.bincount(tail.training.labels)
     assert tail.class_counts == tuple(counts) and counts[0] == 10 * counts[-1] + counts[0] % 10
-    evened = DataSide(section(imbalance_factor=10.0, oversample=True))
+    evened = DataSide(resolve_data(section(imbalance_factor=10.0, oversample=True)))
     assert evened.class_counts == tail.class_counts
     assert set(np.bincount(evened.training.labels)) == {counts[0]}
     assert evened.train_batches(8, seed=0).steps_per_epoch == len(evened.training) // 8
     with pytest.raises(ValueError, match="leave out data.imbalance_factor"):
-        DataSide(section(imbalance_factor=10.0, labels_per_class=3))
+        DataSide(resolve_data(section(imbalance_factor=10.0, labels_per_class=3)))
     with pytest.raises(ValueError, match="config.data.imbalance_factor: an imbalance factor of 1000"):
-        len(DataSide(section(imbalance_factor=1000.0)).training)
+        len(DataSide(resolve_data(section(imbalance_factor=1000.0))).training)

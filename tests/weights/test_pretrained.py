@@ -154,7 +154,7 @@ def test_grey_images_from_rgb_weights(simple):
     grey_target = pretrained.target_shapes(simpleconv3.build(), (48, 48, 1), 4)
     colour, stats, _ = load(arrays, target)
     grey, _, report = load(arrays, grey_target)
-    assert report.notes == ("conv1.weight: summed over R, G and B for grey images",)
+    assert report.notes == ("conv1.weight: summed over R, G and B for gray images",)
     image = np.random.default_rng(0).normal(size=(1, 48, 48, 1)).astype(np.float32)
     outputs = [
         feature_map({"params": params["backbone"], "batch_stats": stats}, images)

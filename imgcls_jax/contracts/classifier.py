@@ -1,0 +1,157 @@
+"""A backbone with a head and, on request, an average of all params: what most objectives train.
+
+An objective that holds a `Classifier` writes its loss alone; `init`, `predict` and `after_update` are here.
+
+params:
+  backbone, head: of the two modules.
+  aux_head_0, aux_head_1, ...: a linear head for each side output of the backbone (GoogLeNet, Inception v3).
+
+objective_state:
+  batch_stats: the backbone's running statistics, float32, {} where it has none.
+  head_state: what the head keeps and does not train, {} for most heads: the projections of compact bilinear
+    pooling.
+  ema: a copy of params, float32; only with ema_decay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from imgcls_jax.contracts.backbone import apply_backbone, init_backbone
+from imgcls_jax.contracts.objective import Batch, ObjectiveState, Params, require_between
+from imgcls_jax.layers import heads
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """Backbone, head and average.
+
+    Attributes:
+      backbone: module of models/.
+      head: module of layers/heads.py.
+      aux_head: the same, for the side outputs.
+      ema_decay: of the average that serves prediction; None or 0 for the trained params themselves.
+    """
+
+    backbone: Any
+    head: Any
+    aux_head: Any
+    ema_decay: float | None
+
+    def init(self, rng: jax.Array, images: jax.Array) -> tuple[Params, ObjectiveState]:
+        """Returns params and objective_state. Args: rng key; images float [B, H, W, C]."""
+        rng_backbone, rng_head = jax.random.split(rng)
+        params, batch_stats, features = init_backbone(self.backbone, rng_backbone, images)
+        head_state = dict(self.head.init(rng_head, getattr(features, self.head.reads), train=False))
+        params = {"backbone": params, "head": head_state.pop("params")}
+        for number, aux in enumerate(features.aux):
+            rng_aux = jax.random.fold_in(rng_head, number)
+            params[f"aux_head_{number}"] = self.aux_head.init(rng_aux, aux, train=False)["params"]
+        objective_state = {"batch_stats": batch_stats, "head_state": head_state}
+        if self.ema_decay:
+            objective_state["ema"] = jax.tree.map(jnp.copy, params)
+        return params, objective_state
+
+    def features(
+        self,
+        params: Params,
+        objective_state: ObjectiveState,
+        images: jax.Array,
+        *,
+        train: bool,
+        rng: jax.Array | None = None,
+    ) -> tuple[Any, Params]:
+        """Returns (Features, batch_stats), as `apply_backbone` does."""
+        return apply_backbone(
+            self.backbone,
+            params["backbone"],
+            objective_state["batch_stats"],
+            images,
+            train=train,
+            rng=rng,
+        )
+
+    def logits(
+        self, params: Params, objective_state: ObjectiveState, features: Any, *, rng: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns logits float32 [B, K]. Args: features; rng of the head's dropout, None for no dropout."""
+        variables = {"params": params["head"], **objective_state["head_state"]}
+        rngs = {} if rng is None else {"dropout": rng}
+        return self.head.apply(
+            variables, getattr(features, self.head.reads), train=rng is not None, rngs=rngs
+        )
+
+    def aux_logits(self, params: Params, features: Any) -> list[jax.Array]:
+        """Returns the logits of each side output, float32 [B, K]; [] where there is none."""
+        return [
+            self.aux_head.apply({"params": params[f"aux_head_{number}"]}, aux, train=False)
+            for number, aux in enumerate(features.aux)
+        ]
+
+    def train_logits(
+        self, params: Params, objective_state: ObjectiveState, images: jax.Array, rng: jax.Array
+    ) -> tuple[jax.Array, Params]:
+        """Classifies images with the statistics of the batch, and without dropout before the head.
+
+        Args:
+          params, objective_state: of `init`.
+          images: float [B, H, W, C].
+          rng: for the backbone's dropout and stochastic depth.
+
+        Returns:
+          logits float32 [B, K], and batch_stats as the images moved them.
+        """
+        features, batch_stats = self.features(params, objective_state, images, train=True, rng=rng)
+        return self.logits(params, objective_state, features), batch_stats
+
+    def predict(self, params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
+        """Returns {"logits": float32 [B, K], "embedding": float [B, D]}, by the averaged params."""
+        params = objective_state.get("ema", params)
+        features, _ = self.features(params, objective_state, batch["image"], train=False)
+        return {"logits": self.logits(params, objective_state, features), "embedding": features.embedding}
+
+    def after_update(
+        self, params: Params, objective_state: ObjectiveState, step: jax.Array
+    ) -> ObjectiveState:
+        """Moves the average, where there is one."""
+        del step
+        if not self.ema_decay:
+            return objective_state
+        moved = optax.incremental_update(params, objective_state["ema"], 1 - self.ema_decay)
+        return objective_state | {"ema": moved}
+
+
+def make_classifier(
+    backbone: Any,
+    num_classes: int,
+    *,
+    dropout: float = 0.0,
+    head: str = "",
+    head_fields: Mapping[str, Any] | None = None,
+    ema_decay: float | None = None,
+) -> Classifier:
+    """Returns the classifier.
+
+    Args:
+      backbone: module of models/.
+      num_classes: K.
+      dropout: probability, before the final linear layer.
+      head: one of layers/heads.py ("linear", "bilinear", ...); "" for the backbone's own.
+      head_fields: attributes of the head, such as {"projection": "tensor_sketch", "dim": 8192}.
+      ema_decay: in (0, 1), e.g. 0.999; None or 0 keeps no average.
+
+    Raises:
+      ValueError: an unknown head or field of it, or a number out of range.
+    """
+    require_between(0, 1, dropout=dropout)
+    if ema_decay and not 0 < ema_decay < 1:
+        raise ValueError(f"objective.ema_decay lies in (0, 1), or 0 for none; got {ema_decay}")
+    name = head or getattr(backbone, "head", "linear")
+    module = heads.build(name, num_classes, dropout=dropout, **(head_fields or {}))
+    return Classifier(backbone, module, heads.Linear(num_classes), ema_decay)

@@ -1,0 +1,115 @@
+"""The layers of a pre-norm Transformer encoder on image patches, and fixed positions of the patches.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929 (2020).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.layers.dense import fan_in_uniform
+
+layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
+XAVIER = nn.initializers.xavier_uniform()
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> jax.Array:
+    """Returns fixed position embeddings, first half of the channels the column, second half the row.
+
+    Args:
+      grid: rows and columns of patches.
+      width: of a token, a multiple of 4.
+
+    Returns:
+      float32 [rows * columns, width]; each half is the sines, then the cosines, of
+      position * 10000 ** (-i / n), i from 0 to n - 1, with n = width / 4.
+
+    Raises:
+      ValueError: width is no multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"sin-cos positions need a width that is a multiple of 4; got {width}")
+    frequencies = 10000.0 ** -(jnp.arange(width // 4) / (width // 4))
+    rows, columns = jnp.meshgrid(jnp.arange(grid[0]), jnp.arange(grid[1]), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (columns, rows)]  # 2 x [L, width / 4]
+    return jnp.concatenate([wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)], axis=-1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention.
+
+    The projections to queries, keys and values are one param in PyTorch's layout: in_proj_weight [3 * D, D]
+    has the rows of the queries first, then those of the keys, then of the values; in_proj_bias [3 * D] too.
+
+    Attributes:
+      heads: number of heads.
+      dtype: of the computation.
+    """
+
+    heads: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Args: x float [B, L, D]. Returns: float [B, L, D]."""
+        width = x.shape[-1]
+        weight = self.param("in_proj_weight", XAVIER, (3 * width, width))
+        bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
+        x, weight, bias = nn.dtypes.promote_dtype(x, weight, bias, dtype=self.dtype)
+        projected = x @ weight.T + bias  # [B, L, 3 * D]
+        split = projected.reshape(*x.shape[:2], 3, self.heads, width // self.heads)
+        query, key, value = (split[:, :, part] for part in range(3))  # [B, L, heads, D / heads]
+        mixed = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=fan_in_uniform, name="out_proj")(mixed)
+
+
+def _quick_gelu(x: jax.Array) -> jax.Array:
+    return x * nn.sigmoid(1.702 * x)
+
+
+class EncoderLayer(nn.Module):
+    """Attention and MLP, each after a norm and beside a shortcut.
+
+    Attributes:
+      heads: number of attention heads.
+      dropout: probability of dropping an entry of what attention and each MLP layer put out.
+      stochastic_depth: probability of dropping a branch for one image.
+      dtype: of the computation.
+      quick_gelu: x * sigmoid(1.702 * x) in place of the GELU.
+      epsilon: of the norms.
+    """
+
+    heads: int
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    dtype: Any = None
+    quick_gelu: bool = False
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Args: x float [B, L, D]. Returns: float [B, L, D]."""
+        drop = lambda y: nn.Dropout(self.dropout, deterministic=not train)(y)  # noqa: E731
+        # One draw an image, the kept branches divided by the probability of keeping: broadcast dropout.
+        drop_branch = lambda y: nn.Dropout(  # noqa: E731
+            self.stochastic_depth, broadcast_dims=(1, 2), deterministic=not train
+        )(y)
+        dense = lambda width, name: nn.Dense(  # noqa: E731
+            width,
+            dtype=self.dtype,
+            kernel_init=XAVIER,
+            bias_init=nn.initializers.normal(1e-6),
+            name=name,
+        )
+        gelu = _quick_gelu if self.quick_gelu else functools.partial(nn.gelu, approximate=False)
+        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_1")(x)
+        y = SelfAttention(self.heads, self.dtype, name="self_attention")(y)
+        x = x + drop_branch(drop(y))
+        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
+        y = drop(gelu(dense(4 * x.shape[-1], "mlp.0")(y)))  # [B, L, 4 * D]
+        return x + drop_branch(drop(dense(x.shape[-1], "mlp.3")(y)))

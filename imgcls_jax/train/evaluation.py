@@ -1,0 +1,132 @@
+"""The evaluations of a run: splits opened on the devices, evaluators run one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from imgcls_jax.config.modules import find_module
+from imgcls_jax.config.settings import Settings
+from imgcls_jax.contracts.objective import Batch
+from imgcls_jax.data.datasets import DataSide
+from imgcls_jax.data.pipeline import EvalBatches, iterate, note_bad_examples
+from imgcls_jax.runtime.agreement import all_or_none, require_agreement
+from imgcls_jax.runtime.mistakes import in_one_line
+from imgcls_jax.runtime.stop import Interrupted
+from imgcls_jax.train import contract, sharding
+from imgcls_jax.train.writer import OWN_PREFIXES
+
+Evaluator = Callable[[Any, Any], dict[str, Any]]
+
+
+class EvaluationFailed(ValueError):
+    """An evaluator raised, or returned something else than metrics; names it."""
+
+
+class Splits:
+    """Opens splits: their batches on the devices, every example once.
+
+    Args:
+      data: the data side.
+      batch_size: of all devices together.
+      class_names: of training; a split of other classes is refused.
+      stop: asked before every batch whether the run is to stop; every process asks at the same places.
+    """
+
+    def __init__(
+        self,
+        data: DataSide,
+        batch_size: int,
+        class_names: tuple[str, ...],
+        *,
+        stop: Callable[[], bool] = lambda: False,
+    ):
+        self._data, self._batch_size, self._class_names, self._stop = data, batch_size, class_names, stop
+        self._mesh = sharding.data_mesh()
+        self._opened: dict[str, EvalBatches] = {}
+        self.bad_examples: set[str] = set()
+
+    def open(self, split: str) -> Iterator[Batch]:
+        """Yields the batches of a split.
+
+        Raises:
+          ValueError: there is no such split, or the processes see it in different sizes.
+          Interrupted: the run was asked to stop.
+        """
+        if split not in self._opened:
+            with all_or_none():
+                batches = self._data.eval_batches(split, self._batch_size, self._class_names)
+            require_agreement({f"examples of the split {split!r}": len(batches.source)})
+            self._opened[split] = batches
+        yield from self.read(self._opened[split], self._opened[split].source)
+
+    def read(self, batches: EvalBatches, source: Any) -> Iterator[Batch]:
+        """Yields batches, placed on the devices, and notes the examples of the source that are left out."""
+        with iterate(batches, 0, len(batches), **self._data.reading) as iterator:
+            for batch in iterator:
+                if self._stop():
+                    raise Interrupted
+                note_bad_examples(source, batch.pop("bad_examples"), self.bad_examples)
+                yield sharding.place(batch, self._mesh)
+
+
+def check_evaluators(settings: Settings, objective: Any, outputs: Mapping[str, Any]) -> None:
+    """Checks the section `evals` against what the evaluators declare and the objective predicts.
+
+    Args:
+      settings: of the run.
+      objective: of the run.
+      outputs: of what it predicts, by name.
+
+    Raises:
+      ValueError: an evaluator that reads what is not predicted, a name that is taken, or a best_metric of no
+        evaluation.
+    """
+    names = [own.name for own in settings.evals]
+    for own in settings.evals:
+        name = own.name
+        if name in OWN_PREFIXES:
+            raise ValueError(
+                f"config.evals.{name}: metrics called {name}/... are those of training itself; give the "
+                f"evaluation another name, such as on_{name}"
+            )
+        module = find_module("evaluators", own.evaluator)
+        contract.check_reads(f"evals.{name}", module, own.fields, objective.predict, outputs)
+    best_metric = settings.train.best_metric
+    if best_metric and best_metric.partition("/")[0] not in names:
+        raise ValueError(_no_such_metric(best_metric, [f"{name}/..." for name in names]))
+
+
+def require_metric(best_metric: str, scalars: Mapping[str, float]) -> None:
+    """Raises ValueError where the metric by which the best checkpoint is kept was not measured."""
+    if best_metric and best_metric not in scalars:
+        raise ValueError(_no_such_metric(best_metric, list(scalars)))
+
+
+def _no_such_metric(best_metric: str, known: list[str]) -> str:
+    return (
+        f"config.train.best_metric = {best_metric!r} is none of the evaluations' metrics: "
+        f"{', '.join(known) or 'there is no evaluation'}"
+    )
+
+
+def run(
+    evaluators: Mapping[str, Evaluator], params: Any, objective_state: Any
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (name, metrics) of one evaluation after the other.
+
+    Raises:
+      EvaluationFailed: names the evaluation, the error and its place.
+      Interrupted, JaxRuntimeError: as they come.
+    """
+    for name, evaluator in evaluators.items():
+        try:
+            metrics = evaluator(params, objective_state)
+            contract.check_metrics(f"the evaluator of config.evals.{name}", metrics)
+        except (Interrupted, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:
+            raise EvaluationFailed(f"the evaluation {name!r} failed: {in_one_line(error)}") from error
+        yield name, metrics

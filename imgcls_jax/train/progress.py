@@ -1,0 +1,159 @@
+"""How far a run is: the steps since the last look, whether they were finite, how fast they were, and the line
+that says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from imgcls_jax.data.pipeline import TrainBatches
+from imgcls_jax.train import nonfinite
+from imgcls_jax.train.nonfinite import Incidents
+from imgcls_jax.train.state import TrainState, first_nonfinite
+from imgcls_jax.train.writer import MetricWriter, flatten
+
+# How far the host may run ahead of the device: more would only pile up batches in its memory.
+STEPS_IN_FLIGHT = 2
+
+
+class Clock:
+    """A stopwatch, standing at first: it runs while the training steps do."""
+
+    def __init__(self) -> None:
+        self._since, self._total, self._running = 0.0, 0.0, False
+
+    def seconds(self) -> float:
+        """Returns the seconds that have run so far."""
+        return self._total + (time.monotonic() - self._since if self._running else 0.0)
+
+    def pause(self) -> None:
+        """Stops the clock."""
+        self._total, self._running = self.seconds(), False
+
+    def resume(self) -> None:
+        """Lets the clock run on."""
+        self._since, self._running = time.monotonic(), True
+
+
+class Progress:
+    """The metrics of the steps since the last line, and the time that steps took.
+
+    Args:
+      step: the last one done.
+      batch_size, steps_per_epoch, total_steps: of the run.
+      writer: of the lines' numbers.
+      incidents: the steps that were not finite.
+      told: whether lines are printed.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        *,
+        batch_size: int,
+        steps_per_epoch: int,
+        total_steps: int,
+        writer: MetricWriter,
+        incidents: Incidents,
+        told: bool,
+    ):
+        self._batch_size, self._steps_per_epoch, self._total = batch_size, steps_per_epoch, total_steps
+        self._writer, self._incidents, self._told = writer, incidents, told
+        self.pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self._checked, self.clock = step, Clock()
+        self._steps, self._waited, self._mark = 0, 0.0, (0, 0.0, 0.0)
+
+    def waited(self, seconds: float) -> None:
+        """Counts a step, and how long it waited for its batch."""
+        self._steps += 1
+        self._waited += seconds
+
+    def took(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Keeps a step's metrics; waits where the device is too far behind."""
+        self.pending.append((step, metrics))
+        if len(self.pending) > STEPS_IN_FLIGHT:
+            jax.block_until_ready(self.pending[-STEPS_IN_FLIGHT - 1])
+
+    def check_finite(self, step: int, state: TrainState, batches: TrainBatches, saved: list[int]) -> None:
+        """Looks at the steps since the last time; before anything is saved, and before an order changes.
+
+        Args:
+          step, state: now.
+          batches: from which they came.
+          saved: the step of the newest checkpoint, where there is one.
+
+        Raises:
+          NonFinite, RollBack: see train/nonfinite.py.
+        """
+        self.pending = jax.device_get(self.pending)
+        for taken, metrics in self.pending:
+            if taken <= self._checked:
+                continue
+            if nonfinite.is_finite(metrics):
+                self._incidents.note_finite()
+                continue
+            epoch, position = divmod(taken - 1, batches.steps_per_epoch)
+            rows = slice(position * batches.batch_size, (position + 1) * batches.batch_size)
+            self._incidents.note(
+                step=taken,
+                loss=float(metrics["loss"]),
+                leaf=first_nonfinite(state),
+                found_at_step=step,
+                indices=batches.order_of(epoch)[rows].tolist(),
+                saved=saved,
+            )
+        self._checked = step
+
+    def tell(self, step: int, learning_rate: float) -> None:
+        """Averages the steps since the last line, which check_finite has seen, prints and writes them."""
+        taken = [metrics for _, metrics in self.pending if nonfinite.is_finite(metrics)]
+        means = {name: float(np.mean([m[name] for m in taken])) for name in taken[0]} if taken else {}
+        means.pop(nonfinite.FLAG, None)
+        if self._incidents.policy == "skip":
+            means["skipped"] = len(self.pending) - len(taken)
+        self.pending = []
+        means["learning_rate"] = learning_rate
+        now = (self._steps, self.clock.seconds(), self._waited)
+        steps, seconds, waited = (new - old for new, old in zip(now, self._mark, strict=True))
+        self._mark = now
+        speed = steps * self._batch_size / max(seconds, 1e-9)
+        epoch = step / self._steps_per_epoch
+        if self._told:
+            left = (self._total - step) * seconds / max(steps, 1)
+            line = progress_line(
+                step, self._total, epoch, means, examples_per_second=speed, seconds_left=left
+            )
+            print(line, flush=True)
+        extra = {"epoch": epoch, "examples_per_second": speed, "input_wait": waited / max(seconds, 1e-9)}
+        self._writer.write_scalars(step, flatten(means | extra, "train"))
+
+    def speed(self) -> dict[str, float | None]:
+        """Returns examples a second, and the part of the time that steps waited for their batch."""
+        seconds = self.clock.seconds()
+        return {
+            "examples_per_second": self._steps * self._batch_size / seconds if seconds else None,
+            "input_wait": self._waited / seconds if seconds else None,
+        }
+
+
+def progress_line(
+    step: int,
+    total_steps: int,
+    epoch: float,
+    metrics: Mapping[str, float],
+    *,
+    examples_per_second: float,
+    seconds_left: float,
+) -> str:
+    """Returns one line: step of total, epoch, metrics, examples/s and time left."""
+    left = f"{int(seconds_left // 3600)}:{int(seconds_left // 60) % 60:02d}:{int(seconds_left) % 60:02d}"
+    speed = f"{examples_per_second:,.0f} examples/s"
+    return f"step {step}/{total_steps}  epoch {epoch:.2f}  {named(metrics)}  {speed}  {left} left"
+
+
+def named(numbers: Mapping[str, float]) -> str:
+    """Returns numbers by name, as lines show them."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
