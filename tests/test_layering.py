@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "config": ({"config"}, set()),
     "config/written.py": (set(), {"ml_collections"}),
     "runtime": ({"runtime"}, {"jax", "numpy"}),
+    "runtime/progress.py": ({"runtime.names"}, {"jax", "rich"}),
     "losses": ({"losses"}, {"jax"}),
     "metrics": ({"metrics"}, {"numpy", "sklearn"}),
     "layers": ({"layers", "losses"}, {"jax", "flax"}),
@@ -57,7 +58,7 @@ MAY_IMPORT = {
     ),
     "planning": ({"planning", "data", "config.settings"}, {"jax", "numpy"}),
     "figures": (
-        {"figures", "inference", "train", "data", "config", "layers.features"},
+        {"figures", "inference", "train", "data", "config", "layers.features", "runtime.names"},
         {"jax", "flax", "numpy", "PIL", "sklearn", "threadpoolctl"},
     ),
 }

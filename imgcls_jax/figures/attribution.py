@@ -117,7 +117,7 @@ def occlusion(
 ) -> np.ndarray:
     """Hides one square of an image after the other and asks the network again (Zeiler and Fergus, 4.2).
 
-    The squares' centres lie on an even grid of ceil(H / stride) x ceil(W / stride); at the border a part of a
+    The squares' centers lie on an even grid of ceil(H / stride) x ceil(W / stride); at the border a part of a
     square is outside.
 
     Args:
@@ -125,7 +125,7 @@ def occlusion(
       image: float [H, W, C], as the network takes it.
       patch: side of the square in pixels, at most that of the image.
       stride: pixels from one square to the next, at least 1.
-      fill: float [C], the square's colour.
+      fill: float [C], the square's color.
 
     Returns:
       float32 [rows, columns, K], the probabilities with the square at each place.

@@ -13,12 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from imgcls_jax.runtime.names import printable
+
 MARGIN, GAP, TEXT, TITLE = 20, 12, 14, 20
+THUMBNAIL = 144  # of one of many images
 LEAST_WIDTH = 480  # of a sheet, so that titles have room
-PAPER, INK, SOFT, GREY = (255, 255, 255), (25, 25, 25), (105, 105, 105), (222, 222, 222)
+PAPER, INK, SOFT, GRAY = (255, 255, 255), (25, 25, 25), (105, 105, 105), (222, 222, 222)
 HEAT = np.array([(0, 0, 0), (60, 10, 110), (165, 30, 100), (235, 90, 35), (252, 185, 30), (255, 255, 190)])
 FINE = 2  # what a scatter plot is drawn larger by and shrunk again, for smooth edges
-COLOURS = 20  # told apart in a scatter plot; beyond them the shape changes
+COLORS = 20  # told apart in a scatter plot; beyond them the shape changes
 SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 LEGEND_ROWS, LEGEND_LINE, LEGEND_TEXT = 32, 20, 160  # the widest name
 
@@ -37,7 +40,7 @@ def font(size: int = TEXT) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def cut(text: str, width: float, size: int = TEXT) -> str:
     """Returns a text, its end replaced by dots where it is wider than there is room."""
-    letters = font(size)
+    text, letters = printable(text), font(size)
     if letters.getlength(text) <= width:
         return text
     while text and letters.getlength(f"{text}…") > width:
@@ -48,7 +51,7 @@ def cut(text: str, width: float, size: int = TEXT) -> str:
 def wrap(text: str, width: float, size: int = TEXT) -> list[str]:
     """Returns a text in lines that fit; a word that does not fit is cut."""
     lines: list[str] = []
-    for word in text.split():
+    for word in printable(text).split():
         if lines and font(size).getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
@@ -93,7 +96,7 @@ def stretched(values: np.ndarray, low: float | None = None, high: float | None =
 
 
 def heat(values: np.ndarray) -> np.ndarray:
-    """Returns a map in colours from black over red to pale yellow.
+    """Returns a map in colors from black over red to pale yellow.
 
     Args:
       values: float [H, W] in [0, 1].
@@ -127,12 +130,12 @@ def overlaid(pixels: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def with_scale(image: Image.Image, low: str, high: str) -> Image.Image:
-    """Returns a heat map with the scale of its colours, and what their ends stand for, below."""
+    """Returns a heat map with the scale of its colors, and what their ends stand for, below."""
     bar, room = 10, line_height(TEXT)
     sheet = Image.new("RGB", (image.width, image.height + 6 + bar + room), PAPER)
     sheet.paste(image, (0, 0))
-    colours = heat(np.linspace(0, 1, image.width)[None].repeat(bar, axis=0))
-    sheet.paste(to_image(colours), (0, image.height + 6))
+    colors = heat(np.linspace(0, 1, image.width)[None].repeat(bar, axis=0))
+    sheet.paste(to_image(colors), (0, image.height + 6))
     draw = ImageDraw.Draw(sheet)
     top = image.height + 6 + bar + 2
     draw.text((0, top), low, INK, font())
@@ -141,11 +144,11 @@ def with_scale(image: Image.Image, low: str, high: str) -> Image.Image:
 
 
 def tiled(images: Sequence[Image.Image], *, columns: int, gap: int = 3) -> Image.Image:
-    """Returns pictures of one size in rows, each framed in grey."""
+    """Returns pictures of one size in rows, each framed in gray."""
     width, height = (length + gap for length in images[0].size)
     columns = min(columns, len(images))
     page = Image.new("RGB", (columns * width + gap, -(-len(images) // columns) * height + gap), PAPER)
-    frame = Image.new("RGB", (width + gap, height + gap), GREY)
+    frame = Image.new("RGB", (width + gap, height + gap), GRAY)
     for number, image in enumerate(images):
         row, column = divmod(number, columns)
         page.paste(frame, (column * width, row * height))
@@ -189,8 +192,8 @@ def sheet(
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
     y = MARGIN
-    for text, size, colour in head:
-        draw.text((MARGIN, y), text, colour, font(size))
+    for text, size, color in head:
+        draw.text((MARGIN, y), text, color, font(size))
         y += line_height(size)
     lefts = [MARGIN + sum(widths[:c]) + GAP * c for c in range(count)]
     for text, left, room in zip(columns, lefts, widths, strict=False):
@@ -209,16 +212,16 @@ def sheet(
 # ---- scatter plots
 
 
-def colour(number: int) -> tuple[int, int, int]:
-    """Returns one of 20 colours: ten hues, each dark and light, neighbours far apart."""
-    light, turn = divmod(number % COLOURS, COLOURS // 2)
+def color(number: int) -> tuple[int, int, int]:
+    """Returns one of 20 colors: ten hues, each dark and light, neighbours far apart."""
+    light, turn = divmod(number % COLORS, COLORS // 2)
     rgb = colorsys.hls_to_rgb(turn * 3 % 10 / 10, (0.40, 0.70)[light], (0.85, 0.65)[light])
     return tuple(round(255 * part) for part in rgb)
 
 
 def marker(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, number: int) -> None:
-    """Draws the mark of a class: its colour, and a shape that changes after every 20 classes."""
-    shape, fill = SHAPES[number // COLOURS % len(SHAPES)], colour(number)
+    """Draws the mark of a class: its color, and a shape that changes after every 20 classes."""
+    shape, fill = SHAPES[number // COLORS % len(SHAPES)], color(number)
     r = radius
     if shape == "circle":
         draw.ellipse((x - r, y - r, x + r, y + r), fill)
@@ -260,7 +263,7 @@ def scatter(
     axes: tuple[str, str] = ("", ""),
     side: int = 720,
 ) -> Image.Image:
-    """Returns points coloured by class, with a legend.
+    """Returns points colored by class, with a legend.
 
     Args:
       title, notes: above it.
@@ -275,7 +278,7 @@ def scatter(
     placed = (points - (low + high) / 2) / span * (side - 4 * GAP) + side / 2  # one unit is as long on both
     plot = Image.new("RGB", (side * FINE, side * FINE), PAPER)
     draw = ImageDraw.Draw(plot)
-    draw.rectangle((0, 0, side * FINE - 1, side * FINE - 1), outline=GREY, width=FINE)
+    draw.rectangle((0, 0, side * FINE - 1, side * FINE - 1), outline=GRAY, width=FINE)
     radius = float(np.clip(90 / math.sqrt(len(points)), 2.5, 6)) * FINE
     for (x, y), label in zip(placed * FINE, labels.tolist(), strict=True):
         marker(draw, x, side * FINE - y, radius, label)

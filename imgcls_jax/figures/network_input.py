@@ -76,14 +76,14 @@ def unnormalized(line: str, images: np.ndarray) -> np.ndarray:
     channels = images.shape[-1]
     if channels not in (1, 3):
         return np.stack([drawing.stretched(image) for image in images.mean(axis=-1, keepdims=True)])
-    black, white = grey(line, 0.0, channels), grey(line, 1.0, channels)
+    black, white = gray(line, 0.0, channels), gray(line, 1.0, channels)
     return np.clip((images - black) / (white - black), 0, 1)
 
 
-def grey(line: str, level: float, channels: int) -> np.ndarray:
-    """Returns what a line's `normalize` makes of a grey level, float32 [C].
+def gray(line: str, level: float, channels: int) -> np.ndarray:
+    """Returns what a line's `normalize` makes of a gray level, float32 [C].
 
-    Where other channels follow it, such as gradients, any grey is 0.
+    Where other channels follow it, such as gradients, any gray is 0.
 
     Args:
       line: of transforms.
@@ -96,3 +96,8 @@ def grey(line: str, level: float, channels: int) -> np.ndarray:
     for op in transforms.parse(line)[1]:
         pixel = op(jax.random.key(0), pixel) if op.name == "normalize" else pixel
     return np.asarray(pixel)[0, 0, 0]
+
+
+def network_of(trained: Trained) -> str:
+    """Returns a few words on what is looked at."""
+    return f"{trained.settings.model.variant}, step {trained.step:,}"

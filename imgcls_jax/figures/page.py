@@ -1,5 +1,5 @@
 """Pieces of a self-contained HTML page: tables, line charts, heat maps, pictures. Nothing is fetched, and
-every text is escaped. Its looks and its behaviour are `page.css` and `page.js` beside this file."""
+every text is escaped. Its looks and its behavior are `page.css` and `page.js` beside this file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# Told apart by readers of all kinds of colour vision (Okabe and Ito 2008).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
-WIDTH, HEIGHT, LEFT, BOTTOM = 560, 260, 58, 30  # of a chart, in its own units
+# Told apart by readers of all kinds of color vision (Okabe and Ito 2008).
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
+WIDTH, HEIGHT, LEFT, BOTTOM = 400, 230, 52, 30  # of a chart, in its own units
 LARGEST_TABLE = 20  # classes of a confusion matrix that is written out in numbers
 HERE = Path(__file__).parent
 
@@ -73,7 +73,7 @@ def table(
 def key(names: Sequence[str]) -> str:
     """Returns the legend of charts whose lines are these, in order."""
     spans = [
-        f'<span><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{text(name)}</span>'
+        f'<span><i style="background:{COLORS[i % len(COLORS)]}"></i>{text(name)}</span>'
         for i, name in enumerate(names)
     ]
     return f'<p class="key">{"".join(spans)}</p>'
@@ -86,7 +86,7 @@ def chart(
 
     Args:
       title: above it.
-      lines: (number of the colour, points (x, y), whether it is dashed) each; points that are not finite are
+      lines: (number of the color, points (x, y), whether it is dashed) each; points that are not finite are
         left out.
       unit: of x.
     """
@@ -112,15 +112,17 @@ def chart(
         )
     for x in x_ticks:
         parts.append(f'<text x="{x_of(x):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{x:.6g}</text>')
-    for colour, points, dashed in drawn:
+    for color, points, dashed in drawn:
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
         dash = ' stroke-dasharray="5 4"' if dashed else ""
-        style = f'fill="none" stroke="{COLOURS[colour % len(COLOURS)]}" stroke-width="1.8"{dash}'
+        style = f'fill="none" stroke="{COLORS[color % len(COLORS)]}" stroke-width="1.8"{dash}'
         parts.append(f'<polyline points="{path}" {style}/>')
         if len(points) < 2 or dashed:
-            fill = COLOURS[colour % len(COLOURS)]
+            fill = COLORS[color % len(COLORS)]
             parts += [
-                f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3" fill="{fill}"/>' for x, y in points
+                f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3" fill="{fill}">'
+                f"<title>{x:.4g}: {y:.4g}</title></circle>"
+                for x, y in points
             ]
     parts.append(f'<text x="{WIDTH - 12}" y="{HEIGHT}" text-anchor="end">{text(unit)}</text>')
     box = f'viewBox="0 0 {WIDTH} {HEIGHT + 4}" role="img" aria-label="{html.escape(title)}"'
@@ -170,8 +172,8 @@ def _small_confusion(matrix: np.ndarray, share: np.ndarray, names: Sequence[str]
     for row, name in enumerate(names):
         cells = []
         for column, count in enumerate(matrix[row].tolist()):
-            colour = "0,158,115" if row == column else "213,94,0"
-            shade = f' style="background:rgba({colour},{share[row, column] ** 0.5:.2f})"' if count else ""
+            color = "0,158,115" if row == column else "213,94,0"
+            shade = f' style="background:rgba({color},{share[row, column] ** 0.5:.2f})"' if count else ""
             cells.append(f"<td{shade}>{count}</td>")
         lines.append(f'<tr><th scope="row">{text(name)}</th>{"".join(cells)}</tr>')
     inside = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"

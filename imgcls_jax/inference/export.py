@@ -20,6 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
+from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.mistakes import reason
+
 PLATFORMS = ("cpu", "cuda", "tpu")
 MODEL, WEIGHTS, DESCRIPTION, ONNX = "model.stablehlo", "weights.safetensors", "export.json", "model.onnx"
 
@@ -51,8 +54,10 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
 
     Raises:
       ValueError: the objective predicts no classes.
+      OSError: the folder cannot be written; names it.
     """
     # Here, so that an exported network is read without what training needs.
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     from imgcls_jax.inference.trained import probabilities
@@ -68,24 +73,29 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.source_shape), jnp.uint8)
     exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(images)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MODEL).write_bytes(exported.serialize())
     weights = {"params": trained.objective_state.get("ema", trained.params)}
     if trained.objective_state.get("batch_stats"):
         weights["batch_stats"] = trained.objective_state["batch_stats"]
     leaves = zip(jax.tree.leaves(param_paths(weights)), jax.tree.leaves(weights), strict=True)
-    save_file({path: np.asarray(leaf) for path, leaf in leaves}, str(folder / WEIGHTS))
+    arrays, model = {path: np.asarray(leaf) for path, leaf in leaves}, bytes(exported.serialize())
     description = {
         "class_names": trained.class_names,
         "eval_transforms": trained.data.settings.eval_transforms,
         "image_shape": trained.source_shape,
         "platforms": tuple(platforms),
         "step": trained.step,
-        "sha256": hashlib.sha256((folder / MODEL).read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(model).hexdigest(),
         "jax": jax.__version__,
     }
-    text = json.dumps(description, indent=2, ensure_ascii=False)
-    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(description, indent=2)  # escaped: a class may bear a name that is not UTF-8
+    with naming(folder, way_out=""):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MODEL).write_bytes(model)
+        try:
+            save_file(arrays, str(folder / WEIGHTS))
+        except SafetensorError as error:  # of a disk that is full, without the number of an OSError
+            raise OSError(f"{WEIGHTS}: {error}") from error
+        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
 
 def read(folder: str | Path) -> Exported:
@@ -111,7 +121,7 @@ def read(folder: str | Path) -> Exported:
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is absent: {folder} is not a folder of tools.export") from error
     except Exception as error:  # whatever the reader of damaged bytes raises
-        raise ValueError(f"{folder} is damaged or of another program: {error}") from error
+        raise ValueError(f"{folder} is damaged or of another program: {reason(error)}") from error
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if platform not in exported.platforms:
         raise ValueError(

@@ -15,6 +15,9 @@ import numpy as np
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.evaluators.knn import nearest, vote
 from imgcls_jax.inference.trained import Trained, embedding
+from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.mistakes import reason
+from imgcls_jax.runtime.progress import tracked
 
 FILE = "index.npz"
 
@@ -53,7 +56,7 @@ def read(workdir: str | Path, step: int) -> Index:
     except FileNotFoundError as error:
         raise ValueError(f"{file} is absent: make it by imgcls_jax.tools.index") from error
     except Exception as error:  # whatever a damaged file makes NumPy raise
-        raise ValueError(f"{file} is no index of this program ({error}); make it anew") from error
+        raise ValueError(f"{file} is no index of this program ({reason(error)}); make it anew") from error
     if index.step != step:
         raise ValueError(
             f"{file} holds embeddings of step {index.step}, the network in use is of step {step}: make the "
@@ -91,7 +94,8 @@ def build(trained: Trained, folders: Sequence[Path], *, batch_size: int) -> tupl
     """
     rows, errors = [], {}
     paths = find_images([str(folder) for folder in folders])
-    for path, row, error in trained.outputs_of_files(paths, embedding, batch_size=batch_size):
+    found = trained.outputs_of_files(paths, embedding, batch_size=batch_size)
+    for path, row, error in tracked(found, "embedding", len(paths)):
         if error:
             errors[path] = error
         else:
@@ -103,11 +107,16 @@ def build(trained: Trained, folders: Sequence[Path], *, batch_size: int) -> tupl
 
 
 def write(workdir: str | Path, index: Index) -> Path:
-    """Writes a workdir's index, whole or not at all, and returns its path."""
+    """Writes a workdir's index, whole or not at all, and returns its path.
+
+    Raises:
+      OSError: it cannot be written; names it.
+    """
     file = Path(workdir) / FILE
     partial = file.with_name(f"partial_{FILE}")
-    np.savez(partial, **index._asdict())
-    partial.replace(file)
+    with naming(file, way_out=""):
+        np.savez(partial, **index._asdict())
+        partial.replace(file)
     return file
 
 
@@ -136,7 +145,8 @@ def retrieve(
       {"path", "class", "neighbours": [{"path", "class", "similarity"}, ...]}, the most alike first, or
       {"path", "error"}.
     """
-    found = list(trained.outputs_of_files(paths, embedding, batch_size=batch_size))
+    outputs = trained.outputs_of_files(paths, embedding, batch_size=batch_size)
+    found = list(tracked(outputs, "embedding", len(paths)))
     queries = [output for _, output, error in found if not error]
     if queries and len(queries[0]) != index.embedding.shape[1]:
         raise ValueError(

@@ -18,6 +18,7 @@ import numpy as np
 from flax.linen import pooling
 
 from imgcls_jax.inference.trained import probabilities
+from imgcls_jax.runtime.mistakes import reason
 
 TOLERANCE = 1e-4  # of a probability
 
@@ -53,9 +54,9 @@ def write(trained: Any, file: Path, batch: int | None) -> float:
         ) from error
     except Exception as error:  # whatever the packages raise of a network that they do not know
         file.unlink(missing_ok=True)
-        reason = str(error).split("\n", 1)[0]
+        first = reason(error).split("\n", 1)[0]
         way_out = "" if batch else "; try a batch of one, --onnx 1"
-        raise ValueError(f"this network cannot be written as ONNX ({reason}){way_out}") from error
+        raise ValueError(f"this network cannot be written as ONNX ({first}){way_out}") from error
     if not difference <= TOLERANCE:
         file.unlink()
         raise ValueError(f"{file}: onnxruntime's probabilities differ by {difference:.1e}; it was not kept")

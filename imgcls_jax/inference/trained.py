@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imgcls_jax.config.settings import Settings
 from imgcls_jax.contracts.objective import Batch, Objective, Task
@@ -17,6 +18,7 @@ from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.image_files import FileOutput, outputs_of_files
 from imgcls_jax.runtime.agreement import union
 from imgcls_jax.runtime.files import write_json
+from imgcls_jax.runtime.progress import bar
 from imgcls_jax.train import evaluation, sharding
 from imgcls_jax.train.build import make_backbone, make_evaluators, make_objective
 from imgcls_jax.train.checkpoint import Checkpoints
@@ -71,6 +73,39 @@ class Trained:
             functools.partial(outputs, self.params, self.objective_state),
             batch_size=batch_size,
         )
+
+    def outputs_of_split(
+        self, split: str, wanted: Callable[[dict[str, jax.Array]], jax.Array], *, batch_size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what the network says of a split, every example once, in its order.
+
+        Args:
+          split: of the run's data.
+          wanted: from what the objective predicts of a batch to an array [B, ...], traced.
+          batch_size: examples at a time.
+
+        Returns:
+          Outputs float32 [N, ...], labels int32 [N] or [N, K].
+
+        Raises:
+          ValueError, OSError: the data are not there, or `wanted` misses an output.
+        """
+        batches = self.data.eval_batches(split, batch_size, self.class_names)
+
+        @jax.jit
+        def rows(params: Any, objective_state: Any, image: jax.Array) -> jax.Array:
+            return wanted(self.predict(params, objective_state, {"image": image}))
+
+        found, labels = [], []
+        with bar(f"reading {split}", len(batches.source), "images") as shown:
+            for number in range(len(batches)):
+                batch = batches[number]
+                mask = batch["mask"]
+                output = rows(self.params, self.objective_state, batch["image"])
+                found.append(np.asarray(output, np.float32)[mask])
+                labels.append(batch["label"][mask])
+                shown.advance(len(labels[-1]))
+        return np.concatenate(found), np.concatenate(labels)
 
 
 def probabilities(outputs: dict[str, jax.Array]) -> jax.Array:

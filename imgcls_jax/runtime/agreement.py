@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from imgcls_jax.runtime.mistakes import user_mistake
+
 SHOWN = 3  # differences that an error names
 
 
@@ -30,9 +32,9 @@ def all_or_none() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        expected = isinstance(error, (ValueError, OSError))
+        told = user_mistake(error) or f"{type(error).__name__}: {error}"  # never empty, which means sound
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one may be gone
-            _gather(str(error) if expected else f"{type(error).__name__}: {error}")
+            _gather(told)
         raise
     failed = [f"process {i}: {reason}" for i, reason in enumerate(_gather("")) if reason]
     if failed:

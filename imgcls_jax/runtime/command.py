@@ -1,27 +1,144 @@
-"""How a command starts and ends."""
+"""How a command reads its arguments, starts and ends, and tells a user's mistake.
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    ...
+
+if __name__ == "__main__":
+    exit_with(main)
+"""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import functools
+import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from imgcls_jax.runtime import compiler, huge_pages
+from imgcls_jax.runtime.mistakes import reason, user_mistake
+from imgcls_jax.runtime.names import printable
 
+MISTAKE = 2  # the exit status
+INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 
+# ---- what is said beside the results
+
+
+def tell(message: Any) -> None:
+    """Prints one line on standard error, free of escape codes; where that is closed or full, nothing."""
+    if sys.stderr is not None:  # print would take standard output in its place
+        with contextlib.suppress(OSError):
+            print(printable(message), file=sys.stderr, flush=True)
+
+
+def tell_mistake(message: Any) -> int:
+    """Prints `error: message` on one line of standard error, and returns the exit status of a mistake."""
+    tell(f"error: {' '.join(str(message).splitlines())}")
+    return MISTAKE
+
+
+def command(main: Callable[..., int]) -> Callable[..., int]:
+    """Makes a user's mistake in a tool's `main` one line on standard error and the exit status 2."""
+
+    @functools.wraps(main)
+    def told(*args: Any, **options: Any) -> int:
+        try:
+            return main(*args, **options)
+        except Exception as error:
+            line = user_mistake(error)
+            if line is None:
+                raise
+            return tell_mistake(line)
+
+    return told
+
+
+# ---- arguments
+
+
+def parser_of(name: str, doc: str, **options: Any) -> argparse.ArgumentParser:
+    """Returns the parser of a tool, whose description is the first line of its docstring."""
+    return argparse.ArgumentParser(
+        prog=f"python -m imgcls_jax.tools.{name}", description=doc.split("\n", 1)[0], **options
+    )
+
+
+def user_path(text: str) -> Path:
+    """Parses a path, for argparse: `~` is the home folder; an empty one, as of `--workdir=`, is a mistake."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{printable(text)}: {error}") from error
+
+
+def at_least_one(text: str) -> int:
+    """Parses a whole number from 1 on, for argparse."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; got {printable(text)!r}")
+    return number
+
+
+def add_workdir(parser: argparse.ArgumentParser, about: str = "of a training run") -> None:
+    """Adds --workdir and --checkpoint, which name a trained network."""
+    parser.add_argument("--workdir", type=user_path, required=True, help=about)
+    add_checkpoint(parser)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Adds --checkpoint."""
+    parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
+
+
+def add_batch_size(parser: argparse.ArgumentParser) -> None:
+    """Adds --batch_size."""
+    parser.add_argument("--batch_size", type=at_least_one, default=32, help="images at a time (default 32)")
+
+
+# ---- the process
+
+
 def exit_with(main: Callable[[], Any]) -> NoReturn:
-    """Runs a command and ends the process with its status, quietly where its reader has gone (`| head`)."""
+    """Runs a command and ends the process with its status.
+
+    It ends quietly where the reader has gone (`| head`), with a line where standard output cannot be written
+    (a full disk), and with a line on Ctrl-C.
+    """
     huge_pages.ask_for_them()
     compiler.configure()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter ends no command
     try:
-        try:
-            status = main()
-        finally:
-            sys.stdout.flush()
+        status = main()
+    except SystemExit as end:
+        status = end.code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         status = CLOSED_PIPE
+    except KeyboardInterrupt:
+        tell("interrupted")
+        status = INTERRUPTED
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # Python would write what is left once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            status = CLOSED_PIPE
+        else:
+            status = tell_mistake(f"standard output cannot be written: {error.strerror or reason(error)}")
     sys.exit(status)

@@ -9,23 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+GOES_ON = ". With room and permission to write, the same command goes on from the newest checkpoint"
+
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Names the file in what its writing raises, which a full disk does not."""
+def naming(path: Path, way_out: str = GOES_ON) -> Iterator[None]:
+    """Names the file in what its writing raises, which a full disk does not; `way_out` ends the message."""
     try:
         yield
     except OSError as error:
-        raise OSError(
-            f"{path} cannot be written: {error.strerror or error}. With room and permission to write, the "
-            "same command goes on from the newest checkpoint"
-        ) from error
+        raise OSError(f"{path} cannot be written: {error.strerror or error}{way_out}") from error
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that a reader finds the old file or the new one, never a part."""
+def write_json(path: Path, content: Any, way_out: str = GOES_ON) -> None:
+    """Writes JSON so that a reader finds the old file or the new one; `way_out` as of naming."""
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    with naming(path):
+    with naming(path, way_out):
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         temporary.replace(path)
 

@@ -1,14 +1,71 @@
-"""Errors told in one line: what the package says of a mistake, and where any other error was raised."""
+"""What of all errors is a user's mistake, and errors told in one line."""
 
 from __future__ import annotations
 
+import os
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
+_STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
+_THIRD_PARTY = {"site-packages", "dist-packages"}
 MAX_LENGTH = 400
+
+
+def user_mistake(error: BaseException) -> str | None:
+    """Returns the line that tells a user of a mistake, None for any other error, whose traceback is needed.
+
+    A mistake is what the machine refuses (a file, the disk, the memory), a package that is missing, and a
+    ValueError or an ArithmeticError that this package raised itself, directly or by a call into the standard
+    library. What jax or another package raises is a fault of the program, and so is every KeyError. A closed
+    pipe is neither: see exit_with.
+    """
+    if isinstance(error, BrokenPipeError):
+        return None
+    if isinstance(error, OSError):
+        return _of_the_machine(error)
+    if isinstance(error, ModuleNotFoundError) and str(error) == f"No module named {error.name!r}":
+        return f"the package {error.name} is missing"
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {reason(error)}"
+    if type(error).__name__ == "ScopeParamShapeError":  # flax's, which this module does not import
+        return f"the weights do not fit the network: {str(error).split(' (https://')[0]}"
+    if isinstance(error, (ValueError, ArithmeticError, ImportError)) and _is_ours(error):
+        return reason(error)
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """Returns an error's text, never empty: the name of its type where it has none."""
+    return str(error) or type(error).__name__
+
+
+def _of_the_machine(error: OSError) -> str:
+    """Returns what an OSError says, without its number, the file first."""
+    if error.strerror is None:
+        return reason(error)
+    if isinstance(error.filename, (str, bytes, os.PathLike)):
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return f"{error.strerror}, while a file or standard output was read or written"
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised an error; what the standard library raises counts as its caller's."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for name in reversed(files):
+        file = Path(name)
+        if PACKAGE in file.parents:
+            return True
+        standard = _STANDARD_LIBRARY in file.parents or name.startswith("<frozen ")
+        if not standard or not _THIRD_PARTY.isdisjoint(file.parts):
+            return False
+    return False
+
+
+# ---- errors of files that a user wrote
 
 
 def is_told(error: BaseException) -> bool:

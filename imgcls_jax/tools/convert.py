@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.names import printable
 from imgcls_jax.weights import pretrained
 
 
@@ -99,38 +99,37 @@ def has_aux(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imgcls_jax.tools.convert", description=__doc__.split("\n", 1)[0]
-    )
-    parser.add_argument("source", metavar="IN")
-    parser.add_argument("destination", metavar="OUT")
+    parser = parser_of("convert", __doc__)
+    parser.add_argument("source", metavar="IN", type=user_path, help="file to read")
+    parser.add_argument("destination", metavar="OUT", type=user_path, help="file to write, .safetensors")
     parser.add_argument("--family", required=True, help="module of imgcls_jax/models, such as resnet")
     parser.add_argument("--variant", required=True, help="of the family, such as resnet50")
-    parser.add_argument("--num_classes", type=int, help="of the classifier to keep (default: the file's)")
+    parser.add_argument(
+        "--num_classes", type=at_least_one, help="of the classifier to keep (default: the file's)"
+    )
     parser.add_argument("--to", choices=("own", "torch"), default="own", help="names to write (default own)")
-    parser.add_argument("--image_size", type=int, default=224, help="where params depend on it (default 224)")
-    parser.add_argument("--channels", type=int, default=3, help="of the images (default 3)")
+    parser.add_argument(
+        "--image_size", type=at_least_one, default=224, help="where params depend on it (default 224)"
+    )
+    parser.add_argument("--channels", type=at_least_one, default=3, help="of the images (default 3)")
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     arguments = parse_arguments(argv)
     size = arguments.image_size
-    try:
-        report = convert(
-            arguments.source,
-            arguments.destination,
-            family=arguments.family,
-            variant=arguments.variant,
-            num_classes=arguments.num_classes,
-            image_shape=(size, size, arguments.channels),
-            to=arguments.to,
-        )
-    except (OSError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{arguments.destination}: {report}")
+    report = convert(
+        arguments.source,
+        arguments.destination,
+        family=arguments.family,
+        variant=arguments.variant,
+        num_classes=arguments.num_classes,
+        image_shape=(size, size, arguments.channels),
+        to=arguments.to,
+    )
+    print(printable(f"{arguments.destination}: {report}"))
     return 0
 
 

@@ -12,7 +12,6 @@ face or could not be read, 2 none or a mistake in the command.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,10 @@ import numpy as np
 from imgcls_jax.data.decoding import decode
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.data.source import read_regular
-from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of, tell, user_path
+from imgcls_jax.runtime.mistakes import reason, user_mistake
+from imgcls_jax.runtime.names import printable
+from imgcls_jax.runtime.progress import tracked
 
 CASCADE = "haarcascade_frontalface_default.xml"
 SMALLEST_FACE = 32  # pixels a side
@@ -34,7 +36,7 @@ FindLandmarks = Callable[[np.ndarray], "np.ndarray | None"]
 def square_region(points: np.ndarray, *, scale: float, width: int, height: int) -> Box:
     """Returns the square around points, (left, top, right, bottom) in whole pixels, inside the image.
 
-    Its centre is that of the points' bounding box, its side the longer one of that box times scale, rounded.
+    Its center is that of the points' bounding box, its side the longer one of that box times scale, rounded.
     Where it crosses the image's border it is moved inside; where it is larger than the image, it shrinks to
     the image's shorter side.
 
@@ -92,13 +94,13 @@ def landmark_finder(landmarks: Path, cascade: Path | None, min_neighbors: int) -
     return find
 
 
-def crop(path: Path, find: FindLandmarks, points: slice, scale: float) -> Any:
+def crop(file: Path, find: FindLandmarks, points: slice, scale: float) -> Any:
     """Returns the region of an image file as a Pillow image.
 
     Raises:
       ValueError: it cannot be read, has no face, or the predictor has no such points.
     """
-    image = decode(read_regular(path))
+    image = decode(read_regular(file))
     landmarks = find(np.asarray(image))
     if landmarks is None:
         raise ValueError("no face found")
@@ -119,13 +121,13 @@ def crop_folder(folder: Path, output: Path, cut: Callable[[Path], Any]) -> dict[
       Why images were left out.
     """
     errors = {}
-    for path in find_images([str(folder)]):
-        target = output / path.relative_to(folder)
+    for image in tracked(find_images([str(folder)]), "cutting"):
+        target = output / image.relative_to(folder)
         target = target.with_name(f"{target.name}.png")
         try:
-            region = cut(path)
+            region = cut(image)
         except (ValueError, OSError) as error:
-            errors[path] = str(error)
+            errors[image] = user_mistake(error) or reason(error)
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         region.save(target)
@@ -140,37 +142,40 @@ def _range(text: str) -> slice:
     return slice(first, last)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imgcls_jax.tools.crop_regions", description=__doc__.split("\n", 1)[0]
-    )
-    parser.add_argument("folder", type=Path, help="of photographs")
-    parser.add_argument("output", type=Path, help="to write")
-    parser.add_argument("--landmarks", type=Path, required=True, help="shape predictor of dlib, a .dat file")
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = parser_of("crop_regions", __doc__)
+    parser.add_argument("folder", type=user_path, help="of photographs")
+    parser.add_argument("output", type=user_path, help="folder to write")
+    parser.add_argument("--landmarks", type=user_path, required=True, help="shape predictor of dlib (.dat)")
     parser.add_argument("--points", type=_range, default=slice(48, 68), help="default: 48:68, the mouth")
     parser.add_argument("--scale", type=float, default=1.5, help="of the box (default 1.5)")
-    parser.add_argument("--cascade", type=Path, help="of OpenCV (default: its frontal faces)")
-    parser.add_argument("--min_neighbors", type=int, default=5, help="more: fewer false faces (default 5)")
+    parser.add_argument("--cascade", type=user_path, help="of OpenCV (default: its frontal faces)")
+    parser.add_argument(
+        "--min_neighbors", type=at_least_one, default=5, help="more: fewer false faces (default 5)"
+    )
     arguments = parser.parse_args(argv)
-    if not arguments.scale >= 1 or arguments.min_neighbors < 1:
-        parser.error("--scale and --min_neighbors are at least 1")
-    try:
-        images = len(find_images([str(arguments.folder)]))
-        if not arguments.folder.is_dir() or not images:
-            raise ValueError(f"{arguments.folder} is no folder with images")
-        find = landmark_finder(arguments.landmarks, arguments.cascade, arguments.min_neighbors)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not arguments.scale >= 1:
+        parser.error("--scale is at least 1")
+    return arguments
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    arguments = parse_arguments(argv)
+    images = len(find_images([str(arguments.folder)]))
+    if not arguments.folder.is_dir() or not images:
+        raise ValueError(f"{arguments.folder} is no folder with images")
+    find = landmark_finder(arguments.landmarks, arguments.cascade, arguments.min_neighbors)
     errors = crop_folder(
         arguments.folder,
         arguments.output,
-        lambda path: crop(path, find, arguments.points, arguments.scale),
+        lambda file: crop(file, find, arguments.points, arguments.scale),
     )
-    for path, error in errors.items():
-        print(f"{path}: {error}", file=sys.stderr)
-    print(f"{arguments.output}: {images - len(errors)} of {images} images cut out")
+    for file, error in errors.items():
+        tell(f"{file}: {error}")
+    print(printable(f"{arguments.output}: {images - len(errors)} of {images} images cut out"))
     return 2 if len(errors) == images else 1 if errors else 0
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +29,11 @@ from imgcls_jax.data.image_files import find_images
 from imgcls_jax.data.source import read_regular
 from imgcls_jax.data.sources.image_folder import ImageFolder
 from imgcls_jax.data.subsets import stratified_split
-from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.command import command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.mistakes import reason, user_mistake
+from imgcls_jax.runtime.names import printable
+from imgcls_jax.runtime.progress import tracked
 
 HASH_SIDE = 8
 BLOCK = 2048  # hashes compared at a time with all others
@@ -57,10 +60,10 @@ class Found(NamedTuple):
 
 
 def difference_hash(image: Image.Image) -> int:
-    """Returns 64 bits that small changes of an image leave alone: whether each pixel of its 9x8 grey version
+    """Returns 64 bits that small changes of an image leave alone: whether each pixel of its 9x8 gray version
     is brighter than the one to its left."""
-    grey = image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
-    pixels = np.asarray(grey, np.int16)
+    gray = image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
+    pixels = np.asarray(gray, np.int16)
     bits = (pixels[:, 1:] > pixels[:, :-1]).ravel()
     return int(np.packbits(bits).view(">u8")[0])
 
@@ -81,17 +84,17 @@ def look(root: Path) -> tuple[list[Found], dict[str, str]]:
         raise ValueError(f"{root} holds no image ({' '.join(IMAGE_SUFFIXES)})")
     has_splits = any((root / name).is_dir() for name in SPLIT_FOLDERS)
     found, broken = [], {}
-    for path in paths:
-        parts = path.relative_to(root).parts
+    for file in tracked(paths, "reading"):
+        parts = file.relative_to(root).parts
         if len(parts) < 2 + has_splits:
             wanted = "<split>/<class>/<image>" if has_splits else "<class>/<image>"
-            raise ValueError(f"{path} lies in no class folder; expected {root}/{wanted}")
+            raise ValueError(f"{file} lies in no class folder; expected {root}/{wanted}")
         split, label = (parts[0], parts[1]) if has_splits else ("", parts[0])
-        name = path.relative_to(root).as_posix()
+        name = file.relative_to(root).as_posix()
         try:
-            image = decode(read_regular(path))
+            image = decode(read_regular(file))
         except (OSError, ValueError) as error:
-            broken[name] = str(error)
+            broken[name] = user_mistake(error) or reason(error)
             continue
         pixels = np.asarray(image)
         digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
@@ -183,64 +186,85 @@ def split(root: Path, *, fraction: float, seed: int) -> dict[str, int]:
     parts = stratified_split(everything.labels, fraction, seed)
     if not all(map(len, parts)):
         raise ValueError(f"{root}: a fraction of {fraction} leaves a part of the split without images")
-    for name, indices in zip(("train", "val"), parts, strict=True):
-        lines = [f"{Path(everything.paths[i]).as_posix()} {everything.labels[i]}\n" for i in indices]
-        (root / f"{name}.txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-    names = "".join(f"{name}\n" for name in everything.class_names)
-    (root / "classes.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
+    names = [Path(file).as_posix() for file in everything.paths]
+    for name in (*names, *everything.class_names):
+        _require_listable(root, name)
+    lists = {"classes": [f"{name}\n" for name in everything.class_names]}
+    for part, indices in zip(("train", "val"), parts, strict=True):
+        lists[part] = [f"{names[i]} {everything.labels[i]}\n" for i in indices]
+    for part, lines in lists.items():
+        with naming(root / f"{part}.txt", way_out=""):
+            (root / f"{part}.txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     return {"train": len(parts[0]), "val": len(parts[1])}
+
+
+def _require_listable(root: Path, name: str) -> None:
+    """Raises ValueError for a name that a list, a line a name, gives back as another."""
+    if name != name.strip() or len(name.splitlines()) > 1:
+        raise ValueError(
+            f"{root / name}: a name in a list has no line break and no blank at its ends: rename it"
+        )
 
 
 def write_text(report: dict[str, Any]) -> None:
     """Prints a report for reading."""
     for name, classes in sorted(report["counts"].items()):
         sizes = classes.values()
-        print(
-            f"{name or 'all'}: {sum(sizes)} images in {len(classes)} classes of {min(sizes)} to {max(sizes)}"
-        )
+        spread = f"{len(classes)} classes of {min(sizes)} to {max(sizes)}"
+        print(printable(f"{name or 'all'}: {sum(sizes)} images in {spread}"))
         for label, count in sorted(classes.items()):
-            print(f"  {count:7d}  {label}")
-    for path, why in report["unreadable"].items():
-        print(f"unreadable: {path}: {why}")
-    for path in report["small"]:
-        print(f"small: {path}")
+            print(printable(f"  {count:7d}  {label}"))
+    for file, why in report["unreadable"].items():
+        print(printable(f"unreadable: {file}: {why}"))
+    for file in report["small"]:
+        print(printable(f"small: {file}"))
     for kind in ("duplicates", "near_duplicates", "leaks", "conflicts"):
         for group in report[kind]:
-            print(f"{kind.replace('_', ' ')}: {'  '.join(group)}")
+            print(printable(f"{kind.replace('_', ' ')}: {'  '.join(group)}"))
     kinds = {kind: len(value) for kind, value in report.items() if kind != "counts"}
     print(", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in kinds.items()))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imgcls_jax.tools.dataset", description=__doc__.split("\n", 1)[0]
-    )
+def run_check(arguments: argparse.Namespace) -> int:
+    """Prints what is found; returns the exit status."""
+    report = check(arguments.root, near=arguments.near, small=arguments.small)
+    if arguments.format == "json":
+        print(json.dumps(report, indent=2))
+    else:
+        write_text(report)
+    return int(any(value for kind, value in report.items() if kind != "counts"))
+
+
+def run_split(arguments: argparse.Namespace) -> int:
+    """Writes the lists; returns the exit status."""
+    lines = split(arguments.root, fraction=arguments.fraction, seed=arguments.seed)
+    print(printable(f"{arguments.root}: train.txt {lines['train']} images, val.txt {lines['val']}"))
+    return 0
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = parser_of("dataset", __doc__)
     commands = parser.add_subparsers(dest="what", required=True)
     checking = commands.add_parser("check", help="find broken, small, duplicate and leaking images")
-    checking.add_argument("root", type=Path)
+    checking.set_defaults(run=run_check)
+    checking.add_argument("root", type=user_path)
     checking.add_argument("--near", type=int, default=2, help="bits of 64 that near duplicates may differ in")
     checking.add_argument("--small", type=int, default=32, help="least side in pixels (default 32)")
     checking.add_argument("--format", choices=("text", "json"), default="text")
     splitting = commands.add_parser("split", help="write train.txt, val.txt and classes.txt")
-    splitting.add_argument("root", type=Path)
+    splitting.set_defaults(run=run_split)
+    splitting.add_argument("root", type=user_path)
     splitting.add_argument("--fraction", type=float, default=0.1, help="of each class for val.txt")
     splitting.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.what == "split":
-            lines = split(arguments.root, fraction=arguments.fraction, seed=arguments.seed)
-            print(f"{arguments.root}: train.txt {lines['train']} images, val.txt {lines['val']}")
-            return 0
-        report = check(arguments.root, near=arguments.near, small=arguments.small)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if arguments.format == "json":
-        print(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        write_text(report)
-    return int(any(value for kind, value in report.items() if kind != "counts"))
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    arguments = parse_arguments(argv)
+    return arguments.run(arguments)
 
 
 if __name__ == "__main__":

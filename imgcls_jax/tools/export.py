@@ -14,45 +14,45 @@ images; onnx_file.py says what that needs. Exit status: 0, or 2 for a mistake.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from imgcls_jax.inference.export import MODEL, ONNX, PLATFORMS, WEIGHTS, write
-from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.command import add_workdir, command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.names import printable
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imgcls_jax.tools.export", description=__doc__.split("\n", 1)[0]
-    )
-    parser.add_argument("folder", type=Path, help="to write")
-    parser.add_argument("--workdir", required=True, help="of a training run")
-    parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = parser_of("export", __doc__)
+    parser.add_argument("folder", type=user_path, help="to write")
+    add_workdir(parser)
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="default: cpu,cuda,tpu")
     parser.add_argument("--onnx", choices=("any", "1"), help="write model.onnx too, for such a batch")
     arguments = parser.parse_args(argv)
-    platforms = arguments.platforms.split(",")
-    if not set(platforms) <= set(PLATFORMS):
-        parser.error(f"--platforms are some of {', '.join(PLATFORMS)}; got {arguments.platforms}")
-    from imgcls_jax.inference.trained import load
+    arguments.platforms = arguments.platforms.split(",")
+    if not set(arguments.platforms) <= set(PLATFORMS):
+        parser.error(f"--platforms are some of {', '.join(PLATFORMS)}; got {','.join(arguments.platforms)}")
+    return arguments
 
-    try:
-        trained = load(arguments.workdir, arguments.checkpoint)
-        write(trained, arguments.folder, platforms)
-        if arguments.onnx:
-            from imgcls_jax.inference import onnx_file
 
-            batch = int(arguments.onnx) if arguments.onnx != "any" else None
-            difference = onnx_file.write(trained, arguments.folder / ONNX, batch)
-            print(f"{ONNX}: its probabilities differ from the network's by {difference:.1e} at most")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    arguments = parse_arguments(argv)
+    from imgcls_jax.inference.trained import load  # here, so that --help does not wait for it
+
+    trained = load(arguments.workdir, arguments.checkpoint)
+    write(trained, arguments.folder, arguments.platforms)
+    if arguments.onnx:
+        from imgcls_jax.inference import onnx_file
+
+        batch = int(arguments.onnx) if arguments.onnx != "any" else None
+        difference = onnx_file.write(trained, arguments.folder / ONNX, batch)
+        print(f"{ONNX}: its probabilities differ from the network's by {difference:.1e} at most")
     written = (MODEL, WEIGHTS, ONNX)[: 3 if arguments.onnx else 2]
     sizes = {name: (arguments.folder / name).stat().st_size / 2**20 for name in written}
-    print(f"{arguments.folder}: " + ", ".join(f"{name} {size:.1f} MiB" for name, size in sizes.items()))
+    shown = ", ".join(f"{name} {size:.1f} MiB" for name, size in sizes.items())
+    print(printable(f"{arguments.folder}: {shown}"))
     return 0
 
 

@@ -11,46 +11,50 @@ could not be read, 2 none or a mistake in the command.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from imgcls_jax.inference import index as indices
 from imgcls_jax.inference.trained import load
-from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.command import (
+    add_batch_size,
+    add_workdir,
+    command,
+    exit_with,
+    parser_of,
+    tell,
+    user_path,
+)
+from imgcls_jax.runtime.names import printable
 
 
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = parser_of("index", __doc__)
+    parser.add_argument("folders", nargs="+", type=user_path, metavar="FOLDER", help="of images")
+    add_workdir(parser)
+    parser.add_argument("--add", action="store_true", help="to the index that is there")
+    add_batch_size(parser)
+    return parser.parse_args(argv)
+
+
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imgcls_jax.tools.index", description=__doc__.split("\n", 1)[0]
-    )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--workdir", required=True, help="of a training run")
-    parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
-    parser.add_argument("--add", action="store_true", help="to the index that is there")
-    parser.add_argument("--batch_size", type=int, default=32)
-    arguments = parser.parse_args(argv)
-    if arguments.batch_size < 1:
-        parser.error("--batch_size is at least 1")
-    missing = [folder for folder in arguments.folders if not folder.exists()]
-    try:
-        if missing:
-            raise ValueError(f"{missing[0]} does not exist")
-        trained = load(arguments.workdir, arguments.checkpoint)
-        old = indices.read(arguments.workdir, trained.step) if arguments.add else None
-        index, errors = indices.build(trained, arguments.folders, batch_size=arguments.batch_size)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for path, error in errors.items():
-        print(f"{path}: {error}", file=sys.stderr)
+    arguments = parse_arguments(argv)
+    for folder in arguments.folders:
+        if not folder.exists():
+            raise ValueError(f"{folder} does not exist")
+    trained = load(arguments.workdir, arguments.checkpoint)
+    old = indices.read(arguments.workdir, trained.step) if arguments.add else None
+    index, errors = indices.build(trained, arguments.folders, batch_size=arguments.batch_size)
+    for file, error in errors.items():
+        tell(f"{file}: {error}")
     if old is not None:
         index = indices.joined(old, index)
     file = indices.write(arguments.workdir, index)
-    print(f"{file}: {len(index.path)} images of {len(np.unique(index.label))} classes")
+    print(printable(f"{file}: {len(index.path)} images of {len(np.unique(index.label))} classes"))
     return 1 if errors else 0
 
 

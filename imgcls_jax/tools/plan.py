@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +36,9 @@ from imgcls_jax.config.files import read_config
 from imgcls_jax.config.resolve import Configuration, resolve
 from imgcls_jax.planning import step_cost
 from imgcls_jax.planning.stand_in import PlannedData
-from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of
+from imgcls_jax.runtime.mistakes import user_mistake
+from imgcls_jax.runtime.names import printable
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.setup import Setup
 
@@ -114,7 +115,7 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
         "total_bytes": sum(memory.values()),
         "state_bytes": tree_bytes(state),
         "flops_per_step": flops,
-        "flops_per_image": flops / setup.settings.batch_size,
+        "flops_per_image": flops / setup.settings.train.batch_size,
         "input_bytes_per_step": tree_bytes(batch),
         "all_reduce_bytes": gradients if devices > 1 else 0,
     }
@@ -168,7 +169,7 @@ def _phase_lines(phase: dict[str, Any], planned: dict[str, Any]) -> list[str]:
     labels = (
         "parameters",
         "optimizer",
-        "objective_state",
+        "objective state",
         "batch",
         "temporaries (estimate)",
         "total (estimate)",
@@ -208,52 +209,60 @@ def _use_devices(number: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m imgcls_jax.tools.plan",
-        description=__doc__.split("\n", 1)[0],
+    parser = parser_of(
+        "plan",
+        __doc__,
         usage="%(prog)s --config FILE.py[:options] [--config.section.field=value ...] --devices N [...]",
         allow_abbrev=False,
     )
-    parser.add_argument("--devices", type=int, required=True, help="GPUs or TPU cores of all machines")
+    parser.add_argument(
+        "--devices", type=at_least_one, required=True, help="GPUs or TPU cores of all machines"
+    )
     parser.add_argument("--steps_per_second", type=float, help="to say what input and time it means")
-    parser.add_argument("--num_examples", type=int, help="of the training split, where the data are absent")
-    parser.add_argument("--num_classes", type=int, help="where the data are absent")
+    parser.add_argument("--num_examples", type=at_least_one, help="where the data are absent")
+    parser.add_argument("--num_classes", type=at_least_one, help="where the data are absent")
     parser.add_argument("--compile", action="store_true", help="also compile the step and say XLA's memory")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Parses the command line; what is not of this tool is of the configuration."""
     parser = _parser()
     arguments, of_config = parser.parse_known_args(argv)
-    stand_in = (arguments.num_examples, arguments.num_classes)
-    if (stand_in[0] is None) != (stand_in[1] is None):
+    if (arguments.num_examples is None) != (arguments.num_classes is None):
         parser.error("--num_examples and --num_classes go together")
-    for name in ("devices", "num_examples", "num_classes", "steps_per_second"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            parser.error(f"--{name} must be positive, got {value}")
+    rate = arguments.steps_per_second
+    if rate is not None and not 0 < rate < math.inf:
+        parser.error(f"--steps_per_second must be a positive number, got {rate}")
     if arguments.devices > MAX_DEVICES:
         parser.error(f"--devices goes up to {MAX_DEVICES:,}, got {arguments.devices}")
+    return arguments, of_config
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    arguments, of_config = parse_arguments(argv)
+    stand_in = (arguments.num_examples, arguments.num_classes) if arguments.num_examples else None
+    configuration = resolve(read_config(of_config))
+    _use_devices(arguments.devices)
     try:
-        configuration = resolve(read_config(of_config))
-        _use_devices(arguments.devices)
-        planned = plan(configuration, None if stand_in[0] is None else stand_in, arguments.compile)
+        planned = plan(configuration, stand_in, arguments.compile)
     except (OSError, ImportError) as error:
-        way_out = "" if stand_in[0] else "; to plan without the data, give --num_examples and --num_classes"
-        print(f"error: {error}{way_out}", file=sys.stderr)
-        return 2
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        line = user_mistake(error)
+        if stand_in or line is None:
+            raise
+        raise ValueError(
+            f"{line}; to plan without the data, give --num_examples and --num_classes"
+        ) from error
     if arguments.steps_per_second:
         planned["steps_per_second"] = arguments.steps_per_second
         planned["images_per_second"] = arguments.steps_per_second * planned["batch_size"]
     if arguments.format == "json":
         print(json.dumps(planned, indent=2))
     else:
-        print(table(planned))
+        print("\n".join(map(printable, table(planned).splitlines())))
     return 0
 
 

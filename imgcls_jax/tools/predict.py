@@ -25,7 +25,18 @@ from typing import Any, TextIO
 import numpy as np
 
 from imgcls_jax.data.image_files import FileOutput, find_images, outputs_of_files
-from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.command import (
+    add_batch_size,
+    add_checkpoint,
+    at_least_one,
+    command,
+    exit_with,
+    parser_of,
+    tell,
+    user_path,
+)
+from imgcls_jax.runtime.names import csv_cell, printable
+from imgcls_jax.runtime.progress import tracked
 
 
 def named(
@@ -39,13 +50,13 @@ def named(
       top_k: how many predictions, at most K.
       unknown_below: where even the largest probability is below this, no class is named: predictions is [].
     """
-    for path, row, error in found:
+    for file, row, error in found:
         if error:
-            yield {"path": str(path), "error": error}
+            yield {"path": str(file), "error": error}
             continue
         best = np.argsort(-row, kind="stable")[:top_k] if row.max() >= unknown_below else ()
         predictions = [{"class": class_names[k], "probability": float(row[k])} for k in best]
-        yield {"path": str(path), "predictions": predictions}
+        yield {"path": str(file), "predictions": predictions}
 
 
 def outputs_of(arguments: argparse.Namespace, paths: Sequence[Path]) -> tuple[Iterator[FileOutput], Any]:
@@ -77,62 +88,59 @@ def outputs_of(arguments: argparse.Namespace, paths: Sequence[Path]) -> tuple[It
 def write_table(results: Sequence[dict[str, Any]], out: TextIO) -> None:
     """Writes a line a path: its classes with their probabilities; unreadable files are left out."""
     good = [result for result in results if "predictions" in result]
-    width = max((len(result["path"]) for result in good), default=0)
-    for result in good:
+    names = [printable(result["path"]) for result in good]
+    width = max(map(len, names), default=0)
+    for name, result in zip(names, good, strict=True):
         shown = "  ".join(f"{p['class']} {p['probability']:.4f}" for p in result["predictions"]) or "unknown"
-        out.write(f"{result['path']:<{width}}  {shown}\n")
+        out.write(f"{name:<{width}}  {printable(shown)}\n")
 
 
 def write_csv(results: Sequence[dict[str, Any]], out: TextIO) -> None:
     """Writes path, rank, class, probability, error: a line a prediction, or one with the error; for an
-    unknown image one with neither."""
+    unknown image one with neither. Names are made safe for terminals and spreadsheets; JSON has them as they
+    are."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["path", "rank", "class", "probability", "error"])
     for result in results:
+        name = csv_cell(result["path"])
         for rank, p in enumerate(result.get("predictions", ()), start=1):
-            writer.writerow([result["path"], rank, p["class"], f"{p['probability']:.6f}", ""])
+            writer.writerow([name, rank, csv_cell(p["class"]), f"{p['probability']:.6f}", ""])
         if not result.get("predictions"):
-            writer.writerow([result["path"], "", "", "", result.get("error", "")])
+            writer.writerow([name, "", "", "", csv_cell(result.get("error", ""))])
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imgcls_jax.tools.predict", description=__doc__.split("\n", 1)[0]
-    )
-    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
+    parser = parser_of("predict", __doc__)
+    parser.add_argument("images", nargs="+", type=user_path, metavar="IMAGE|FOLDER")
     network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", help="of a training run")
-    network.add_argument("--exported", help="folder that tools.export wrote")
-    parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
-    parser.add_argument("--top_k", type=int, default=1, help="classes to print for each image (default 1)")
+    network.add_argument("--workdir", type=user_path, help="of a training run")
+    network.add_argument("--exported", type=user_path, help="folder that tools.export wrote")
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--top_k", type=at_least_one, default=1, help="classes to print for each image (default 1)"
+    )
     parser.add_argument(
         "--unknown_below", type=float, default=0.0, help="name no class where the largest probability is less"
     )
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
-    parser.add_argument("--batch_size", type=int, default=32)
-    arguments = parser.parse_args(argv)
-    if arguments.top_k < 1 or arguments.batch_size < 1:
-        parser.error("--top_k and --batch_size are at least 1")
-    return arguments
+    add_batch_size(parser)
+    return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     arguments = parse_arguments(argv)
-    paths = find_images(arguments.images)
+    paths = find_images(list(map(str, arguments.images)))
     if not paths:
-        print(f"error: no image files in {', '.join(arguments.images)}", file=sys.stderr)
-        return 2
-    try:
-        found, class_names = outputs_of(arguments, paths)
-        results = list(named(found, class_names, arguments.top_k, arguments.unknown_below))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise ValueError(f"no image files in {', '.join(map(str, arguments.images))}")
+    found, class_names = outputs_of(arguments, paths)
+    found = tracked(found, "predicting", len(paths))
+    results = list(named(found, class_names, arguments.top_k, arguments.unknown_below))
     for result in results:
         if "error" in result:
-            print(f"{result['path']}: {result['error']}", file=sys.stderr)
+            tell(f"{result['path']}: {result['error']}")
     if arguments.format == "json":
         print(json.dumps(results, indent=2))
     else:

@@ -7,18 +7,16 @@ not finite (with train.on_nonfinite = "skip" to the recorded step itself), with 
 randomness, and writes nothing into the workdir. On another kind or number of devices the last bits differ,
 and so may the step.
 
-Printed are the leaves that hold a NaN or an infinity: params, objective_state, optimizer state and prepared
-  batch
-before the step, its metrics and gradients, and the state after it. Then the images whose loss is not finite
-when each fills a batch by itself; a loss that compares examples may be finite then, or not be defined. With
-train.num_microbatches the gradients are those of the whole batch at once, whose draws in the loss differ.
+It prints the leaves that hold a NaN or an infinity: the params, the objective's state, the optimizer's
+state and the prepared batch before the step, the step's metrics and gradients, and the state after it. Then
+it prints the images whose loss is not finite when each fills a batch by itself; a loss that compares examples
+may be finite then, or not be defined. With train.num_microbatches the gradients are those of the whole batch
+at once, whose draws in the loss differ.
 Exit status: 0 where something is not finite, 1 where all is, 2 for a mistake.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgcls_jax.contracts.objective import Batch
-from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.command import command, exit_with, parser_of, user_path
 from imgcls_jax.runtime.files import read_json
+from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import StopRequest
 from imgcls_jax.train import nonfinite
 from imgcls_jax.train.checkpoint import Checkpoints
@@ -168,24 +167,29 @@ def _examples(loop: _Replay, losses: np.ndarray | None) -> list[str]:
     return lines + [f"  {source.describe(int(rows[row]))}: {losses[row]}" for row in bad[:20]]
 
 
+def recorded_step(workdir: Path, record: Path) -> int:
+    """Returns the step that a record names, looked for in the workdir first.
+
+    Raises:
+      ValueError: it is absent or names no step.
+    """
+    inside = workdir / record
+    step = read_json(inside if inside.exists() else record).get("step")
+    if not isinstance(step, int) or step < 1:
+        raise ValueError(f"{record} names no step")
+    return step
+
+
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints what a step computed; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
-    parser.add_argument("record", help="nonfinite_STEP.json, in the workdir or a path")
-    args = parser.parse_args(argv)
-    try:
-        path = args.workdir / args.record
-        record = read_json(path if path.exists() else Path(args.record))
-        step = record.get("step")
-        if not isinstance(step, int) or step < 1:
-            raise ValueError(f"{args.record} names no step")
-        configuration = load_configuration(args.workdir)
-        lines, bad = report(Setup(configuration), args.workdir, step)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(lines))
+    parser = parser_of("replay", __doc__)
+    parser.add_argument("--workdir", type=user_path, required=True, help="of the run")
+    parser.add_argument("record", type=user_path, help="nonfinite_STEP.json, in the workdir or a path")
+    arguments = parser.parse_args(argv)
+    step = recorded_step(arguments.workdir, arguments.record)
+    lines, bad = report(Setup(load_configuration(arguments.workdir)), arguments.workdir, step)
+    print("\n".join(map(printable, lines)))
     return 0 if bad else 1
 
 

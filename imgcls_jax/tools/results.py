@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from imgcls_jax.config import compare
 from imgcls_jax.config.written import flat_fields
-from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.command import command, exit_with, parser_of, user_path
 from imgcls_jax.runtime.files import read_json, write_json
+from imgcls_jax.runtime.names import printable
 from imgcls_jax.train import finished
 
 SEEDS = ("train.seed", "data.label_seed")  # what runs of one file may differ in
@@ -106,35 +106,55 @@ def row(content: dict[str, Any]) -> tuple[str, ...]:
 
 def table(folder: Path) -> str:
     """Returns the Markdown table of a folder's results files."""
-    rows = [HEADER, ("---",) * len(HEADER)]
-    rows += [row(_read(path)) for path in sorted(folder.glob("*.json"))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise ValueError(f"{folder} holds no results file (.json)")
+    rows = [HEADER, ("---",) * len(HEADER), *(row(_read(file)) for file in files)]
+    return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in rows)
 
 
-def main() -> int:
-    """Returns the exit status: 0, or 2 for a mistake."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def _cell(text: str) -> str:
+    """Returns a text that stays within its cell of Markdown."""
+    return printable(text).replace("|", "\\|")
+
+
+def run_add(arguments: argparse.Namespace) -> int:
+    """Writes a results file; returns the exit status."""
+    words = {name: getattr(arguments, name) for name in ("method", "protocol", "command", "published")}
+    content = gather(arguments.workdirs, arguments.metric, **words)
+    arguments.file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.file, content, way_out="")
+    return 0
+
+
+def run_table(arguments: argparse.Namespace) -> int:
+    """Prints the table; returns the exit status."""
+    print(table(arguments.folder))
+    return 0
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = parser_of("results", __doc__)
     commands = parser.add_subparsers(dest="what", required=True)
     add = commands.add_parser("add", help="write a results file from finished workdirs")
-    add.add_argument("file", type=Path)
-    add.add_argument("workdirs", type=Path, nargs="+")
+    add.set_defaults(run=run_add)
+    add.add_argument("file", type=user_path)
+    add.add_argument("workdirs", type=user_path, nargs="+")
     for field in ("metric", "method", "protocol", "command"):
         add.add_argument(f"--{field}", required=True)
     add.add_argument("--published", default="-", help="the published figure with its source and protocol")
     show = commands.add_parser("table", help="print a folder's files as a table")
-    show.add_argument("folder", type=Path)
-    args = parser.parse_args()
-    try:
-        if args.what == "table":
-            print(table(args.folder))
-        else:
-            words = {name: getattr(args, name) for name in ("method", "protocol", "command", "published")}
-            args.file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(args.file, gather(args.workdirs, args.metric, **words))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    show.set_defaults(run=run_table)
+    show.add_argument("folder", type=user_path)
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 for a mistake."""
+    arguments = parse_arguments(argv)
+    return arguments.run(arguments)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ drawn, 1 some images could not be read, 2 none or a mistake in the command.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,24 @@ from PIL import Image
 from imgcls_jax.config.files import read_config
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.data.image_files import find_images
-from imgcls_jax.figures import network_input, pictures, pictures_of_sets
+from imgcls_jax.figures import augmentation, embedding_map, neighbours, network_input, network_pictures
 from imgcls_jax.inference import index
 from imgcls_jax.inference.trained import load
-from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.runtime.command import (
+    add_batch_size,
+    add_workdir,
+    at_least_one,
+    command,
+    exit_with,
+    parser_of,
+    tell,
+    user_path,
+)
+from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.names import printable
 from imgcls_jax.train.workdir import load_configuration
 
 Drawn = tuple[Image.Image, dict[Path, str]]
-AT_LEAST_ONE = ("patch", "stride", "k", "examples", "draws", "batch_size")
 
 
 def of_images(
@@ -43,36 +52,37 @@ def of_images(
 ) -> Drawn:
     """Returns a picture of image files, and why some could not be read."""
     trained = load(arguments.workdir, arguments.checkpoint)
-    images, errors = network_input.read_images(trained, find_images(arguments.images), arguments.most)
+    paths = find_images(list(map(str, arguments.images)))
+    images, errors = network_input.read_images(trained, paths, arguments.most)
     return draw(trained, images, *options, **more), errors
 
 
 def draw_filters(arguments: argparse.Namespace) -> Drawn:
-    return pictures.filters(load(arguments.workdir, arguments.checkpoint)), {}
+    return network_pictures.filters(load(arguments.workdir, arguments.checkpoint)), {}
 
 
 def draw_features(arguments: argparse.Namespace) -> Drawn:
-    return of_images(arguments, pictures.features, arguments.layer)
+    return of_images(arguments, network_pictures.features, arguments.layer)
 
 
 def draw_grad_cam(arguments: argparse.Namespace) -> Drawn:
-    return of_images(arguments, pictures.grad_cam, arguments.class_name, arguments.layer)
+    return of_images(arguments, network_pictures.grad_cam, arguments.class_name, arguments.layer)
 
 
 def draw_occlusion(arguments: argparse.Namespace) -> Drawn:
     sizes = {"patch": arguments.patch, "stride": arguments.stride}
-    return of_images(arguments, pictures.occlusion, arguments.class_name, **sizes)
+    return of_images(arguments, network_pictures.occlusion, arguments.class_name, **sizes)
 
 
 def draw_deconvolution(arguments: argparse.Namespace) -> Drawn:
-    return of_images(arguments, pictures.deconvolution, arguments.layer, arguments.channel)
+    return of_images(arguments, network_pictures.deconvolution, arguments.layer, arguments.channel)
 
 
 def draw_neighbours(arguments: argparse.Namespace) -> Drawn:
     trained = load(arguments.workdir, arguments.checkpoint)
     stored = index.read(arguments.workdir, trained.step)
-    paths = find_images(arguments.images)
-    return pictures_of_sets.neighbours(trained, stored, paths, k=arguments.k, batch_size=arguments.batch_size)
+    paths = find_images(list(map(str, arguments.images)))
+    return neighbours.draw(trained, stored, paths, k=arguments.k, batch_size=arguments.batch_size)
 
 
 def draw_embedding(arguments: argparse.Namespace) -> Drawn:
@@ -81,77 +91,80 @@ def draw_embedding(arguments: argparse.Namespace) -> Drawn:
     trained, errors = load(arguments.workdir, arguments.checkpoint), {}
     if arguments.split is not None:
         what = f"the split {arguments.split!r}"
-        embedded = pictures_of_sets.embed_split(trained, arguments.split, batch_size=arguments.batch_size)
+        embedded = embedding_map.embed_split(trained, arguments.split, batch_size=arguments.batch_size)
     else:
         what = arguments.folder.name
-        embedded, errors = pictures_of_sets.embed_folder(
+        embedded, errors = embedding_map.embed_folder(
             trained, arguments.folder, batch_size=arguments.batch_size
         )
     options = {"method": arguments.method, "seed": arguments.seed, "what": what}
-    return pictures_of_sets.embedding_map(trained, embedded, **options), errors
+    return embedding_map.draw(trained, embedded, **options), errors
 
 
 def draw_augmentation(arguments: argparse.Namespace) -> Drawn:
     if arguments.workdir is not None:
-        configuration = load_configuration(Path(arguments.workdir))
+        configuration = load_configuration(arguments.workdir)
     else:
         configuration = resolve(read_config([f"--config={arguments.config}", *arguments.overrides]))
     options = {name: getattr(arguments, name) for name in ("split", "phase", "examples", "draws")}
-    return pictures_of_sets.augmentation(configuration, **options), {}
+    return augmentation.draw(configuration, **options), {}
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command line's."""
-    whole = argparse.ArgumentParser(
-        prog="python -m imgcls_jax.tools.visualise", description=__doc__.split("\n", 1)[0]
-    )
+    whole = parser_of("visualise", __doc__)
     commands = whole.add_subparsers(dest="what", required=True)
 
-    def command(name: str, draw: Callable[..., Drawn], about: str, most: int = 0) -> Any:
+    def add(name: str, draw: Callable[..., Drawn], about: str, most: int = 0) -> argparse.ArgumentParser:
         one = commands.add_parser(
             name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False
         )
         one.set_defaults(draw=draw, most=most)
-        one.add_argument("--output", type=Path, default=Path(f"{name}.png"), help="default: %(default)s")
+        one.add_argument("--output", type=user_path, default=Path(f"{name}.png"), help="default: %(default)s")
         if name != "augmentation":
-            one.add_argument("--workdir", required=True, help="of a training run")
-            one.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
+            add_workdir(one)
         if most:
-            one.add_argument("images", nargs=1 if most == 1 else "+", metavar="IMAGE")
+            one.add_argument("images", nargs=1 if most == 1 else "+", type=user_path, metavar="IMAGE")
         return one
 
     many = network_input.MOST_IMAGES
-    command("filters", draw_filters, "first-layer filters")
-    one = command("features", draw_features, "feature maps of an image", 1)
+    add("filters", draw_filters, "first-layer filters")
+    one = add("features", draw_features, "feature maps of an image", 1)
     one.add_argument("--layer", help="a module's path; default: several")
-    one = command("grad_cam", draw_grad_cam, "where the evidence for a class lies", many)
+    one = add("grad_cam", draw_grad_cam, "where the evidence for a class lies", many)
     one.add_argument("--class", dest="class_name", metavar="NAME", help="default: the predicted one")
     one.add_argument("--layer", help="default: the last that the answer depends on")
-    one = command("occlusion", draw_occlusion, "probability of a class with one place hidden", many)
+    one = add("occlusion", draw_occlusion, "probability of a class with one place hidden", many)
     one.add_argument("--class", dest="class_name", metavar="NAME", help="default: the predicted one")
-    one.add_argument("--patch", type=int, default=32, help="side of the square in pixels (default 32)")
-    one.add_argument("--stride", type=int, default=16, help="pixels between squares (default 16)")
-    one = command("deconvolution", draw_deconvolution, "what made the units of a layer respond", 1)
+    one.add_argument(
+        "--patch", type=at_least_one, default=32, help="side of the square in pixels (default 32)"
+    )
+    one.add_argument("--stride", type=at_least_one, default=16, help="pixels between squares (default 16)")
+    one = add("deconvolution", draw_deconvolution, "what made the units of a layer respond", 1)
     one.add_argument("--layer", help="default: the last feature map")
     one.add_argument("--channel", type=int, help="default: those of strongest activation")
-    one = command("neighbours", draw_neighbours, "the images of the index most like an image", many)
-    one.add_argument("--k", type=int, default=8, help="neighbours (default 8)")
-    one.add_argument("--batch_size", type=int, default=32)
-    one = command("embedding", draw_embedding, "embeddings in two dimensions, coloured by class")
-    one.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of class folders")
+    one = add("neighbours", draw_neighbours, "the images of the index most like an image", many)
+    one.add_argument("--k", type=at_least_one, default=8, help="neighbours (default 8)")
+    add_batch_size(one)
+    one = add("embedding", draw_embedding, "embeddings in two dimensions, colored by class")
+    one.add_argument("folder", nargs="?", type=user_path, metavar="FOLDER", help="of class folders")
     one.add_argument("--split", help="of the run's data, instead of a folder")
-    one.add_argument("--method", choices=pictures_of_sets.METHODS, default="pca")
+    one.add_argument("--method", choices=embedding_map.METHODS, default="pca")
     one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--batch_size", type=int, default=32)
-    one = command("augmentation", draw_augmentation, "what the input pipeline feeds in training")
+    add_batch_size(one)
+    add_augmentation(add("augmentation", draw_augmentation, "what the input pipeline feeds in training"))
+    return whole
+
+
+def add_augmentation(one: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `augmentation`, which needs no trained network."""
     origin = one.add_mutually_exclusive_group(required=True)
     origin.add_argument("--config", metavar="FILE.py[:argument]", help="with its overrides after it")
-    origin.add_argument("--workdir", help="of a training run")
+    origin.add_argument("--workdir", type=user_path, help="of a training run")
     one.add_argument("--split", default="", help="default: the training split")
     one.add_argument("--phase", default="", help="whose line is drawn, in a run of several phases")
-    one.add_argument("--examples", type=int, default=6)
-    one.add_argument("--draws", type=int, default=8)
-    return whole
+    one.add_argument("--examples", type=at_least_one, default=6)
+    one.add_argument("--draws", type=at_least_one, default=8)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -161,25 +174,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     overrides = [one for one in rest if one.startswith("--config.") and getattr(arguments, "config", None)]
     if unknown := [one for one in rest if one not in overrides]:
         whole.error(f"unrecognized arguments: {' '.join(unknown)}")
-    for name in AT_LEAST_ONE:
-        if getattr(arguments, name, 1) < 1:
-            whole.error(f"--{name} is at least 1")
     arguments.overrides = overrides
     return arguments
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     arguments = parse_arguments(argv)
-    try:
-        picture, errors = arguments.draw(arguments)
+    picture, errors = arguments.draw(arguments)
+    with naming(arguments.output, way_out=""):
         picture.save(arguments.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for path, error in errors.items():
-        print(f"{path}: {error}", file=sys.stderr)
-    print(f"{arguments.output}: {picture.width} x {picture.height} pixels")
+    for file, error in errors.items():
+        tell(f"{file}: {error}")
+    print(printable(f"{arguments.output}: {picture.width} x {picture.height} pixels"))
     return 1 if errors else 0
 
 

@@ -78,7 +78,9 @@ def read_state_dict(path: str | Path) -> Arrays:
     except ImportError:
         raise
     except Exception as error:  # whatever a damaged file makes its reader say
-        raise ValueError(f"{path}: cannot be read as {suffix}: {error or type(error).__name__}") from error
+        raise ValueError(
+            f"{path}: cannot be read as {suffix}: {str(error) or type(error).__name__}"
+        ) from error
     arrays = {name: a for name, a in arrays.items() if not name.endswith("num_batches_tracked")}
     if not arrays:
         raise ValueError(f"{path}: holds no tensors under names, so no state dict")

@@ -42,12 +42,12 @@ def test_squares_at_random():
 def test_a_folder(tmp_path, capsys, monkeypatch):
     photos, output = tmp_path / "photos", tmp_path / "mouths"
     (photos / "smile").mkdir(parents=True)
-    grey = np.full((80, 100, 3), 127, np.uint8)
+    gray = np.full((80, 100, 3), 127, np.uint8)
     for name, value in (("a.png", 255), ("b.jpg", 0)):
-        image = grey.copy()
+        image = gray.copy()
         image[39:69, 35:65] = value
         Image.fromarray(image).save(photos / "smile" / name)
-    Image.fromarray(grey).save(photos / "nobody.png")
+    Image.fromarray(gray).save(photos / "nobody.png")
     (photos / "broken.png").write_bytes(b"nothing")
     landmarks = np.zeros((68, 2))
     landmarks[48:68] = np.linspace((40, 50), (60, 58), 20)

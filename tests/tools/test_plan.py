@@ -257,4 +257,4 @@ def test_flags_that_make_no_sense(capsys, flag):
     with pytest.raises(SystemExit) as exit:
         plan.main(["--config", DIGITS, "--devices=8", flag])
     assert exit.value.code == 2
-    assert "error: --" in capsys.readouterr().err
+    assert flag.split("=")[0] in capsys.readouterr().err.splitlines()[-1]

@@ -13,8 +13,9 @@ from sklearn.datasets import load_digits
 
 from imgcls_jax.config.written import plain
 from imgcls_jax.data.datasets import DataSide
-from imgcls_jax.figures import attribution, drawing, network_input, pictures
-from imgcls_jax.figures.pictures_of_sets import THUMBNAIL
+from imgcls_jax.figures import attribution, drawing, network_input
+from imgcls_jax.figures import network_pictures as pictures
+from imgcls_jax.figures.drawing import THUMBNAIL
 from imgcls_jax.tools import index, visualise
 from imgcls_jax.train import loop
 
@@ -71,7 +72,7 @@ def test_filters_are_the_first_convolutions(run, tmp_path):
     picture = draw(run, tmp_path, "filters")
     trained = visualise.load(run / "run")
     kernel = np.asarray(trained.params["backbone"]["conv1"]["kernel"])[:, :, 0]
-    top = np.flatnonzero((picture == drawing.GREY[0]).all(-1).sum(1) > 500)[0] + 3
+    top = np.flatnonzero((picture == drawing.GRAY[0]).all(-1).sum(1) > 500)[0] + 3
     cell = pictures.TILE // 3
     for number in (0, 7):
         left = drawing.MARGIN + 3 + number * (pictures.TILE + 3)
@@ -116,7 +117,7 @@ def test_embeddings(run, tmp_path):
     np.testing.assert_array_equal(first, again)
     picture = draw(run, tmp_path, "embedding", "--split", "test")
     for number in range(10):
-        assert (picture == drawing.colour(number)).all(-1).sum() > 50
+        assert (picture == drawing.color(number)).all(-1).sum() > 50
 
 
 def test_augmentation_goes_through_the_pipeline_of_training(run, tmp_path, monkeypatch):
@@ -232,9 +233,9 @@ def test_texts_keep_to_their_room():
 
 
 def test_classes_are_told_apart():
-    colours = [drawing.colour(number) for number in range(20)]
-    apart = [np.abs(np.subtract(a, b)).max() for a, b in itertools.combinations(colours, 2)]
-    assert min(apart) >= 40 and drawing.colour(20) == colours[0]
+    colors = [drawing.color(number) for number in range(20)]
+    apart = [np.abs(np.subtract(a, b)).max() for a, b in itertools.combinations(colors, 2)]
+    assert min(apart) >= 40 and drawing.color(20) == colors[0]
     marks = []
     for number in (0, 20, 40, 60, 80):
         page = Image.new("RGB", (40, 40), drawing.PAPER)
@@ -244,6 +245,6 @@ def test_classes_are_told_apart():
 
 
 def test_a_heat_map_gets_brighter_as_it_rises():
-    colours = drawing.heat(np.linspace(0, 1, 64)[None])[0]
-    assert (np.diff(colours @ (0.2126, 0.7152, 0.0722)) > 0).all()
-    np.testing.assert_allclose(colours[[0, -1]], drawing.HEAT[[0, -1]] / 255)
+    colors = drawing.heat(np.linspace(0, 1, 64)[None])[0]
+    assert (np.diff(colors @ (0.2126, 0.7152, 0.0722)) > 0).all()
+    np.testing.assert_allclose(colors[[0, -1]], drawing.HEAT[[0, -1]] / 255)

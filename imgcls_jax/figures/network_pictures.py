@@ -1,4 +1,4 @@
-"""What a trained network sees in an image, drawn: filters, features, Grad-CAM, occlusion, deconvnet."""
+"""Pictures of what a trained network sees: filters, features, Grad-CAM, occlusion, deconvnet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgcls_jax.config.field_types import did_you_mean
 from imgcls_jax.figures import attribution, drawing
 from imgcls_jax.figures import named_layers as layers
 from imgcls_jax.figures.drawing import Cell
-from imgcls_jax.figures.network_input import Images, grey
+from imgcls_jax.figures.network_input import Images, gray, network_of
 from imgcls_jax.inference.trained import Trained, probabilities
 from imgcls_jax.train.build import make_backbone, make_objective
 
@@ -83,11 +83,6 @@ def in_columns(groups: Sequence[list[Cell]], titles: tuple[str, ...]) -> dict[st
         [cell for group in groups[i : i + per_row] for cell in group] for i in range(0, len(groups), per_row)
     ]
     return {"rows": rows, "columns": titles * per_row}
-
-
-def network_of(trained: Trained) -> str:
-    """Returns a few words on what is looked at."""
-    return f"{trained.settings.model.variant}, step {trained.step:,}"
 
 
 # ---- filters and features
@@ -192,13 +187,13 @@ def grad_cam(trained: Trained, images: Images, name: str | None, layer: str | No
 
 
 def occlusion(trained: Trained, images: Images, name: str | None, *, patch: int, stride: int) -> Image.Image:
-    """Draws how the probability of a class changes as a grey square hides one place after the other.
+    """Draws how the probability of a class changes as a gray square hides one place after the other.
 
     Raises:
       ValueError: no such class, patch or stride, or nothing that predicts classes.
     """
     function = jax.jit(tagged(trained, probabilities))
-    fill = grey(trained.data.settings.eval_transforms, 0.5, images.prepared.shape[-1])
+    fill = gray(trained.data.settings.eval_transforms, 0.5, images.prepared.shape[-1])
     found = np.asarray(function(images.prepared), np.float32)
     names = names_of(trained, found.shape[1])
     classes = choose(name, names, found)
@@ -218,8 +213,8 @@ def occlusion(trained: Trained, images: Images, name: str | None, *, patch: int,
             ]
         )
     notes = (
-        f"{network_of(trained)}. A grey square of {patch} pixels hides one place after the other, {stride} "
-        "pixels apart. Middle: the probability of the class by the square's centre, from the least to the "
+        f"{network_of(trained)}. A gray square of {patch} pixels hides one place after the other, {stride} "
+        "pixels apart. Middle: the probability of the class by the square's center, from the least to the "
         "most of each image. Right: where hiding costs most."
     )
     return drawing.sheet("Occlusion", groups, notes=notes, columns=("input", "probability", "what matters"))
@@ -241,7 +236,7 @@ def deconvolution(trained: Trained, images: Images, layer: str | None, channel: 
     cells = []
     for projection in found:
         box, pixels = _box(projection.pixels), projection.pixels
-        signed = pixels / (2 * np.abs(pixels).max() or 1) + 0.5  # grey stands for 0
+        signed = pixels / (2 * np.abs(pixels).max() or 1) + 0.5  # gray stands for 0
         signed = signed if pixels.shape[2] in (1, 3) else signed.mean(axis=2, keepdims=True)
         pair = [drawing.to_image(part[box], PART) for part in (signed, images.shown[0])]
         (row, column), strength = projection.place, projection.strength
@@ -252,7 +247,7 @@ def deconvolution(trained: Trained, images: Images, layer: str | None, channel: 
         cells.append(Cell(drawing.tiled(pair, columns=2), captions))
     notes = (
         f"{network_of(trained)}, layer {layer}. Left of each pair: the strongest activation of a channel, "
-        "projected down to the pixels (grey is 0); right: the part of the image that it saw."
+        "projected down to the pixels (gray is 0); right: the part of the image that it saw."
     )
     rows = [[Cell(drawing.to_image(images.shown[0], SIDE), (images.paths[0].name,))]]
     rows += [cells[i : i + 3] for i in range(0, len(cells), 3)]

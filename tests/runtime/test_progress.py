@@ -1,0 +1,270 @@
+"""The live bar on a pseudo-terminal, and that nothing of it is seen anywhere else."""
+
+import fcntl
+import logging
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import textwrap
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from imgcls_jax.runtime import progress
+
+ROOT = Path(__file__).parents[2]
+START = (
+    "import logging, sys, time\n"
+    "from imgcls_jax.runtime import progress\n"
+    "from imgcls_jax.runtime.progress import bar, tracked\n"
+    "progress.REFRESH_SECONDS = 0\n"
+)
+TRAINING = """
+logging.basicConfig(format="%(levelname)s: %(message)s")
+with bar("training", 40, "steps", done=4) as shown:
+    for step in range(5, 41):
+        shown.update(step, f"epoch {step / 10:.2f}  loss {1 / step:.3f}  512 examples/s", seconds_left=3661)
+        if step == 10:
+            print("evaluation at step 10: accuracy 0.9")
+            for _ in tracked(range(3), "evaluating test"):
+                pass
+        if step == 12:
+            logging.warning("careful")
+print("finished", shown.replaces_lines)
+"""
+
+
+def on_terminal(body, *, columns=100, stdout=None, **environment):
+    """Runs code whose standard error is a terminal, and standard output too unless told otherwise.
+
+    Returns:
+      (exit status, what the terminal got, what another standard output got).
+    """
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    surroundings = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", START + textwrap.dedent(body)],
+        cwd=ROOT, stdin=slave, stdout=slave if stdout is None else stdout, stderr=slave,
+        env=surroundings | {"TERM": "xterm-256color"} | environment,
+    )  # fmt: skip
+    os.close(slave)
+    seen = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:  # Linux's way to say that the other side is closed
+            break
+        if not part:
+            break
+        seen += part
+    os.close(master)
+    other = process.stdout.read().decode() if process.stdout else ""
+    return process.wait(60), seen.decode(), other
+
+
+def screen(seen):
+    """Returns the lines that stay on a terminal: a small part of its language, all that a bar uses."""
+    lines, row, column = [""], 0, 0
+    for token in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", seen):
+        if token == "\r":
+            column = 0
+        elif token == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif token.startswith("\x1b"):
+            if token.endswith("A"):
+                row -= int(token[2:-1] or 1)
+            elif token == "\x1b[2K":
+                lines[row] = ""
+            else:
+                assert token.endswith("m"), token
+        else:
+            lines[row] = (lines[row].ljust(column))[:column] + token + lines[row][column + len(token) :]
+            column += len(token)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def plain(seen):
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
+
+
+def test_a_bar_lives_below_the_lines_and_leaves_no_trace():
+    status, seen, _ = on_terminal(TRAINING)
+    assert status == 0
+    drawn = plain(seen)
+    assert (
+        "training ━" in drawn and "20/40 steps  epoch 2.00  loss 0.050  512 examples/s  1:01:01 left" in drawn
+    )
+    assert "evaluating test" in drawn and "2/3 images" in drawn
+    assert screen(seen) == [
+        "evaluation at step 10: accuracy 0.9",
+        "WARNING: careful",
+        "finished False",
+    ]
+
+
+def test_bars_within_bars_stand_on_lines_of_their_own():
+    status, seen, _ = on_terminal(
+        """
+    with bar("training", 9, "steps") as outer:
+        outer.update(3)
+        with bar("evaluating", 5, "images") as inner:
+            inner.update(2)
+            sys.exit(0 if outer.live and inner.live and outer.replaces_lines else 1)
+    """
+    )
+    assert status == 0 and screen(seen) == []
+    assert re.search(r"training [━╸╺]+ 3/9 steps *\r\nevaluating [━╸╺]+ 2/5 images", plain(seen))
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60])
+def test_a_line_is_never_wider_than_the_terminal(columns):
+    _, seen, _ = on_terminal(TRAINING, columns=columns)
+    for line in re.split(r"[\r\n]+", plain(seen)):
+        assert len(line) <= columns, line
+    assert columns < 40 or "40/40 steps  1:01:01 left" in plain(seen)
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}])
+def test_a_terminal_that_wants_no_codes_gets_the_lines_alone(environment):
+    status, seen, _ = on_terminal(TRAINING, **environment)
+    assert status == 0 and seen == (
+        "evaluation at step 10: accuracy 0.9\r\nWARNING: careful\r\nfinished False\r\n"
+    )
+
+
+def test_standard_output_in_a_file_holds_results_alone(tmp_path):
+    with open(tmp_path / "out", "w") as out:
+        status, seen, _ = on_terminal(TRAINING, stdout=out)
+    assert status == 0 and "training ━" in plain(seen) and "accuracy" not in seen
+    assert (tmp_path / "out").read_text() == "evaluation at step 10: accuracy 0.9\nfinished False\n"
+
+
+def test_nothing_is_seen_where_there_is_no_terminal():
+    done = subprocess.run(
+        [sys.executable, "-c", START + TRAINING], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0
+    assert done.stdout == "evaluation at step 10: accuracy 0.9\nfinished False\n"
+    assert done.stderr == "WARNING: careful\n"
+
+
+def test_a_missing_standard_error():
+    code = START + "print(list(tracked([1, 2], 'a')))"
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" "$@" 2>&-', sys.executable, "-c", code],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "[1, 2]\n")
+
+
+def test_work_goes_on_when_the_terminal_goes(tmp_path):
+    """As when a window is closed and the process outlives it: what is written gives EIO from then on."""
+    master, slave = pty.openpty()
+    body = f"""
+    with bar("training", 9, "steps") as shown:
+        shown.update(1)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        shown.update(2)
+        shown.update(3)
+    open({str(tmp_path / "done")!r}, "w").write(str(shown.live))
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", START + textwrap.dedent(body)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=slave, text=True,
+        env=os.environ | {"TERM": "xterm"},
+    )  # fmt: skip
+    os.close(slave)
+    assert process.stdout.readline() == "ready\n"
+    os.close(master)
+    process.stdin.write("\n")
+    process.stdin.close()
+    process.stdout.read()
+    assert process.wait(60) == 0 and (tmp_path / "done").read_text() == "False"
+
+
+def test_an_error_is_told_below_what_was_printed():
+    status, seen, _ = on_terminal(
+        """
+    for number in tracked(range(5), "reading"):
+        print("line", number)
+        if number == 2:
+            raise KeyError("fault")
+    """
+    )
+    kept = screen(seen)
+    assert status == 1 and kept[:3] == ["line 0", "line 1", "line 2"] and kept[-1] == "KeyError: 'fault'"
+    assert not [line for line in kept if "━" in line]
+
+
+def test_escape_codes_of_a_description_are_shown_as_text():
+    _, seen, _ = on_terminal("for _ in tracked([1], '\\x1b]0;title\\x07'): pass")
+    assert "\x1b]" not in seen and r"\x1b]0;title\x07 " in plain(seen)
+
+
+def test_items_pass_and_count_as_told():
+    shown = progress.Bar("a", 10, "bytes")
+    shown.advance(4)
+    assert not shown.live and shown.done == 4 and not shown.replaces_lines
+    assert list(progress.tracked(iter("abc"), "letters", 3)) == list("abc")
+
+
+@pytest.mark.parametrize(
+    "done, total, unit, shown",
+    [
+        (1234, 5000, "images", "1,234/5,000 images"),
+        (3, None, "steps", "3 steps"),
+        (0, 0, "", "0/0"),
+        (10, 999, "bytes", "10/999 bytes"),
+        (1.5 * 2**20, 3 * 2**20, "bytes", "1.5/3.0 MiB"),
+        (0, 2**40, "bytes", "0.0/1.0 TiB"),
+        (2**62, None, "bytes", "4,194,304.0 TiB"),
+    ],
+)
+def test_amounts(done, total, unit, shown):
+    assert progress.amount(done, total, unit) == shown
+
+
+def test_the_rate_does_not_count_the_first_part_which_compiles(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    class Nowhere:
+        open = True
+
+        def draw(self):
+            pass
+
+    shown = progress.Bar("a", 30, "images", screen=Nowhere())
+    assert shown.words() == ("0/30 images",)
+    now[0] = 160.0
+    shown.update(10)
+    now[0] = 162.0
+    shown.update(20)
+    assert shown.words() == ("20/30 images", "5 images/s", "0:00:02 left")
+    shown.update(20, "loss 0.3", seconds_left=float("inf"))
+    assert shown.words() == ("20/30 images", "loss 0.3")
+
+
+def test_logging_writes_where_it_did_afterwards():
+    handlers = [handler.stream for handler in logging.getLogger().handlers if hasattr(handler, "stream")]
+    with progress.bar("a", 1):
+        pass
+    assert handlers == [h.stream for h in logging.getLogger().handlers if hasattr(h, "stream")]
+
+
+def test_a_tool_shows_it_beside_its_results(tmp_path):
+    for number in range(3):
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / "cat" / f"{number}.png")
+    body = f"from imgcls_jax.tools import dataset\nsys.exit(dataset.main(['check', {str(tmp_path)!r}]))"
+    status, seen, _ = on_terminal(body)
+    assert status == 0 and re.search(r"reading [━╸╺]+ 2/3 images", plain(seen))
+    assert screen(seen)[:2] == ["all: 3 images in 1 classes of 3 to 3", "        3  cat"]
