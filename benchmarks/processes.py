@@ -29,12 +29,13 @@ def measure(steps: int, parallel: str, workdir: Path) -> dict[str, float]:
     """Trains so many steps in this process and saves twice; returns milliseconds and MiB."""
     import jax
 
+    from imgcls_jax.config.written import plain
     from imgcls_jax.data.pipeline import iterate
-    from imgcls_jax.train import experiment, sharding
+    from imgcls_jax.train import sharding
     from imgcls_jax.train.checkpoint import Checkpoints
     from imgcls_jax.train.setup import Setup
 
-    config = experiment.plain(runpy.run_path(str(CONFIG))["get_config"]("test"))
+    config = plain(runpy.run_path(str(CONFIG))["get_config"]("test"))
     config["train"]["parallel"] = parallel
     setup = Setup(config)
     state, compiled = setup.initial_state(), setup.compile_step(setup.phases[0])

@@ -24,17 +24,18 @@ class DataSettings:
     """The section `data`.
 
     Attributes:
-      source: a file of data/sources/: "image_folder", "list_file", "cifar10", ...
+      source: a file of data/sources/, without ".py": "image_folder", "list_file", "cifar10", ...
       train_split, train_transforms: the split to train on and its line of transforms.
-      view_transforms: lines, each of which makes one more image of every training example, for objectives
-        that compare several. A line without host operations starts from what those of train_transforms left.
+      view_transforms: lines of transforms. Each makes one more image of every training example, for
+        objectives that compare views. A line without host operations starts from the output of those of
+        train_transforms.
       labels_per_class, label_seed: how many labels of each class are known, and the seed that chooses them;
         0 for all. The training split is then the labeled examples alone, unless
       labeled_batch_size: is positive: then it is the whole split with the other labels hidden, and so many
         labeled examples come as a second stream beside each batch.
-      imbalance_factor: above 1 the training split keeps ever fewer examples from class to class, the first so
-        many times as many as the last; label_seed chooses them.
-      oversample: whether the examples of smaller classes are repeated until all classes are equally large.
+      imbalance_factor: above 1 the training split becomes long-tailed: class sizes fall exponentially, and
+        the first class has so many times as many examples as the last; label_seed chooses them.
+      oversample: whether to repeat the examples of smaller classes until all classes are equally large.
       known_classes: the network learns the first so many classes, and every split holds those alone; its
         other examples are the split "unknown:SPLIT", for evaluations. 0 for all.
       eval_transforms: line of every evaluation and of prediction; nothing random.

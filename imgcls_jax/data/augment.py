@@ -36,7 +36,7 @@ DEVICE_OPERATIONS: dict[str, Callable[..., DeviceOp]] = {
 
 
 def compose(ops: Sequence[DeviceOp]) -> Callable[[jax.Array, dict], dict]:
-    """Chain operations into the device side of a split's input pipeline.
+    """Chains operations into the device side of a split's input pipeline.
 
     Args:
       ops: operations, applied in order; operation k draws from fold_in(rng, k). May be empty.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from imgcls_jax.data import transforms
+from imgcls_jax.data.host_operations import HostOp
 from imgcls_jax.data.source import Source
 from imgcls_jax.data.subsets import Subset
 
@@ -55,7 +56,7 @@ class Cached:
         cache: the memory. An example that a subset repeats, or that two subsets share, is kept once.
     """
 
-    def __init__(self, source: Source, ops: Sequence[transforms.HostOp], cache: ExampleCache) -> None:
+    def __init__(self, source: Source, ops: Sequence[HostOp], cache: ExampleCache) -> None:
         self.source, self.ops, self.cache = source, tuple(ops), cache
         self.class_names, self.labels = source.class_names, source.labels
 

@@ -1,5 +1,4 @@
-"""The section `data` made concrete: splits, their transforms, views and labeled stream, and the batches of
-each."""
+"""The section `data` of a configuration, built: its splits, transforms, views, labeled stream and batches."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ FIRST_VIEW = 2**16  # sets the randomness of views apart from that of an image's
 
 
 class DataSide:
-    """The section `data` made concrete: splits, and the batches of each.
+    """The section `data` of a configuration, built: opens its splits and makes their batches.
 
     Args:
       settings: of the section.
@@ -53,7 +52,7 @@ class DataSide:
         self._evaluate = augment.compose(self._eval_device)
 
     def augment(self, rng: jax.Array, batch: dict[str, Any]) -> dict[str, Any]:
-        """The device side of training: image, views and labeled as an objective sees them, jax-traceable."""
+        """Runs the device transforms of training; returns the objective's batch. jax-traceable."""
         augmented = self._train(rng, batch)
         own_images = iter(augmented.pop("view_images", ()))
         augmented["views"] = tuple(
@@ -68,10 +67,10 @@ class DataSide:
         return augmented
 
     def placed(self, batch_keys: Sequence[str]) -> tuple[str, ...]:
-        """Returns what of a batch of the pipeline must reach the device for an objective's batch_keys.
+        """Returns the batch keys to put on the device for an objective's batch_keys.
 
         Raises:
-          ValueError: the objective reads what the section does not make.
+          ValueError: the objective reads a key that this section does not make.
         """
         settings = self.settings
         if "views" in batch_keys and not self._views:
@@ -86,7 +85,7 @@ class DataSide:
 
     @property
     def reading(self) -> dict[str, int]:
-        """How far and by what the batches are read ahead: arguments of pipeline.iterate."""
+        """The read-ahead arguments of pipeline.iterate."""
         settings = self.settings
         return {
             "num_threads": settings.num_threads,
@@ -95,7 +94,7 @@ class DataSide:
         }
 
     def with_train_transforms(self, section: str, line: str) -> DataSide:
-        """Returns the same data side with another line for the training images."""
+        """Returns a copy with another line of training transforms."""
         other = copy.copy(self)
         other.train_host, other._train_device = _parse(f"{section}.train_transforms", line)
         other._train = augment.compose(other._train_device)
@@ -103,11 +102,11 @@ class DataSide:
 
     @property
     def random_train_operations(self) -> list[str]:
-        """The names of the operations of train_transforms that draw anew each time."""
+        """The names of the random operations of train_transforms."""
         return transforms.random_operations(self.train_host, self._train_device)
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The device side of the evaluation line, jax-traceable; float images pass through as they are."""
+        """Runs the device transforms of evaluation. jax-traceable."""
         return self._evaluate(jax.random.key(0), batch)
 
     def source(self, split: str) -> Any:
@@ -136,7 +135,7 @@ class DataSide:
 
     @functools.cached_property
     def training(self) -> Any:
-        """The source trained on: the training split or a part of it, perhaps with repeats."""
+        """The training examples: the training split or a subset of it, with repeats if oversampled."""
         if not self.settings.oversample:
             return self._distinct
         labels = self._labels_of(self._distinct, "oversample")
@@ -144,7 +143,7 @@ class DataSide:
 
     @functools.cached_property
     def class_counts(self) -> tuple[int, ...]:
-        """How many examples of each class are trained on, repeats not counted; () where that is not known."""
+        """The number of training examples of each class, without repeats; () where that is not known."""
         return class_counts(self._distinct)
 
     @functools.cached_property
@@ -170,11 +169,11 @@ class DataSide:
             raise ValueError(f"config.data.labels_per_class: {error}") from error
 
     def _labels_of(self, source: Any, field: str) -> Any:
-        """Returns the labels, one an example, that a field needs to know at once."""
+        """Returns the labels [N] of a source, which a field of the configuration needs."""
         if source.labels is None or source.labels.ndim != 1:
             raise ValueError(
-                f"config.data.{field}: {self.settings.source} gives an image any number of labels, or does "
-                "not tell them without reading every example; use another source"
+                f"config.data.{field} needs one label an image, known without reading the images; the source "
+                f"{self.settings.source} does not give that; use another source"
             )
         return source.labels
 
@@ -197,15 +196,19 @@ class DataSide:
         )
 
     def training_in_order(self, batch_size: int, *, train_line: bool = False) -> EvalBatches:
-        """Returns the batches of what is trained on in index order, by the evaluation line or the training
-        line, which must draw nothing then."""
+        """Returns the batches of the training examples in index order.
+
+        Args:
+          batch_size: of all processes together.
+          train_line: use the training transforms, which must be deterministic then; else the evaluation ones.
+        """
         return self._in_order(self.training, self.train_host if train_line else self.eval_host, batch_size)
 
     def eval_batches(self, split: str, batch_size: int, class_names: tuple[str, ...]) -> EvalBatches:
-        """Returns the batches of any split, every example once.
+        """Returns the batches of a split, every example once.
 
         Raises:
-          ValueError: its classes are not those of the training split: its labels would mean something else.
+          ValueError: its classes differ from those of the training split, so its labels mean something else.
         """
         source = self.source(split)
         if not split.startswith(UNKNOWN) and tuple(source.class_names) != tuple(class_names):
@@ -216,7 +219,7 @@ class DataSide:
         return self._in_order(source, self.eval_host, batch_size)
 
     def _cached(self, source: Any, *lines: Any) -> tuple[Any, Sequence[Any]]:
-        """Returns a source that keeps what the lines' common start makes of its images, and their rest."""
+        """Returns a source that caches the lines' shared deterministic prefix, and the rest of each line."""
         start = transforms.deterministic_prefix(lines)
         if not start or not self._cache.limit:
             return source, lines

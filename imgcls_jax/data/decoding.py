@@ -1,4 +1,4 @@
-"""Encoded image files, and arrays, to upright RGB images of 8 bits a channel."""
+"""Decodes image files, and arrays, to upright RGB images of 8 bits a channel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WHITE = (255, 255, 255)
 
 
 def decode(data: bytes | np.ndarray, min_short: int = 0) -> Image.Image:
-    """An encoded image, or an array, as an upright image of 8 bits a channel.
+    """Returns an encoded image, or an array, as an upright image of 8 bits a channel.
 
     Encoded images become RGB: transparency is laid on white; EXIF orientation is applied; 16-bit gray (and
     32-bit integer, whose values must fit 16 bits) becomes round(value / 257), floats in 0..255 are rounded;
@@ -24,8 +24,8 @@ def decode(data: bytes | np.ndarray, min_short: int = 0) -> Image.Image:
     Args:
       data: bytes in one of FORMATS, whatever the file's name says, or uint8 [H, W, 3], or uint8 [H, W, 1],
         which stays gray.
-      min_short: a JPEG file comes at the smallest of its sizes 1, 1/2, 1/4 and 1/8 whose shorter side has at
-        least so many pixels, which is cheaper; 0 for the whole size. Other files come whole.
+      min_short: decode a JPEG file at the smallest of the scales 1, 1/2, 1/4 and 1/8 whose shorter side has
+        at least so many pixels, which is cheaper; 0 for full size. Other files are decoded at full size.
 
     Returns:
       An image of mode "RGB", or "L" for an array of one channel.
@@ -53,7 +53,7 @@ def decode(data: bytes | np.ndarray, min_short: int = 0) -> Image.Image:
             return _to_rgb(_upright(image))
     except UnidentifiedImageError:
         raise ValueError(
-            f"image cannot be decoded ({len(data)} bytes): damaged at its head, or not one of "
+            f"image cannot be decoded ({len(data)} bytes): its header is damaged, or it is not one of "
             + ", ".join(FORMATS)
         ) from None
     except Exception as error:  # Pillow's decoders raise nearly every kind on corrupt files
@@ -75,8 +75,8 @@ def check_array(array: np.ndarray) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    with contextlib.suppress(Exception):  # damaged metadata of a sound image: it is taken as stored
-        ImageOps.exif_transpose(image, in_place=True)  # otherwise upright images are copied
+    with contextlib.suppress(Exception):  # damaged EXIF data: keep the image as it is stored
+        ImageOps.exif_transpose(image, in_place=True)  # not in place it would copy upright images
     return image
 
 

@@ -17,7 +17,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOp:
-    """One operation on a batch: its name, `function(rng, images) -> images`, and whether it reads `rng`."""
+    """One operation on a batch: `function(rng, images) -> images`, and whether it draws from `rng`."""
 
     name: str
     function: Callable[[jax.Array, jax.Array], jax.Array]
@@ -32,15 +32,15 @@ def per_image(values: jax.Array) -> jax.Array:
 
 
 def chance(rng: jax.Array, images: jax.Array, p: float) -> jax.Array:
-    """bool [B, 1, 1, 1], true with probability p, one draw an image."""
+    """Returns bool [B, 1, 1, 1], true with probability p, one draw for each image."""
     return per_image(jax.random.uniform(rng, (len(images),)) < p)
 
 
 def check_rgb(name: str, images: jax.Array) -> None:
     if images.shape[-1] != 3:
         raise ValueError(
-            f"{name} needs RGB images [B, H, W, 3], got {images.shape}: leave it out of the line, or put rgb "
-            "among the host operations"
+            f"{name} needs RGB images [B, H, W, 3], got {images.shape}: remove it from the line, or add "
+            "the host operation rgb"
         )
 
 

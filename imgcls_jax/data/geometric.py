@@ -129,7 +129,7 @@ def warp(
 
 
 def read(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """images [B, H, W, C] at int32 [B, h, w] coordinates, 0 outside: [B, h, w, C]."""
+    """Returns images [B, H, W, C] at int32 coordinates [B, h, w], with 0 outside: [B, h, w, C]."""
     size, height, width, channels = images.shape
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     flat = jnp.clip(rows, 0, height - 1) * width + jnp.clip(columns, 0, width - 1)
@@ -174,14 +174,14 @@ def resized_crop(
 
 
 def _largest_part(sides: tuple[int, int], narrow: float, wide: float) -> tuple[int, int]:
-    """(height, width) of the largest part of an image whose width/height lies within the bounds."""
+    """Returns (height, width) of the largest crop whose width/height lies within the bounds."""
     height, width = sides
     aspect = min(max(width / height, narrow), wide)
     return min(height, max(1, round(width / aspect))), min(width, max(1, round(height * aspect)))
 
 
 def enlarged(images: jax.Array, corners: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Each image's part at the size of the whole; its top left corner and size are float [B, 2], pixels."""
+    """Enlarges a crop of each image to full size; corners (top left) and sizes are float [B, 2], pixels."""
     sides = jnp.array(images.shape[1:3])
 
     def enlarge(image: jax.Array, corner: jax.Array, size: jax.Array) -> jax.Array:

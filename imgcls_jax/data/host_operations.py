@@ -28,12 +28,12 @@ Example = bytes | np.ndarray | Image.Image
 
 @dataclasses.dataclass(frozen=True)
 class HostOp:
-    """One operation on an example; two are equal where they do the same.
+    """One operation on an example. Two are equal if they have the same name and arguments.
 
     Attributes:
       name: of the operation in a line.
       function: (image, rng, **arguments) -> image.
-      random: whether it reads `rng`.
+      random: whether it draws from `rng`.
       arguments: (name, value) pairs.
     """
 
@@ -51,7 +51,7 @@ def _operation(name: str, function: Callable[..., Any], *, random: bool, **argum
 
 
 def decode(min_short: int = 0) -> HostOp:
-    """Bytes, or an array, to an image."""
+    """Decode the bytes of an image file, or an array, to an image (see `decoding.decode`)."""
     if not isinstance(min_short, int) or min_short < 0:
         raise ValueError(f"decode: min_short is a whole number of pixels, or 0; got {min_short!r}")
     return _operation("decode", _decode_example, random=False, min_short=min_short)
@@ -159,7 +159,7 @@ def random_box(
 
 
 def random_crop(size: int) -> HostOp:
-    """Cut size x size pixels at a uniform place. When applied to a smaller image it raises ValueError."""
+    """Crop size x size pixels at a uniformly drawn place. A smaller image is refused with a ValueError."""
     _check_sizes("random_crop", size)
     return _operation("random_crop", _random_crop, random=True, size=size)
 
@@ -175,7 +175,7 @@ def _random_crop(image: Image.Image, rng: np.random.Generator, *, size: int) -> 
 
 
 def center_crop(size: int) -> HostOp:
-    """Cut size x size pixels at round((side - size) / 2), half to even; a smaller image is padded with 0."""
+    """Crop size x size pixels at round((side - size) / 2), half to even; a smaller image is padded with 0."""
     _check_sizes("center_crop", size)
     return _operation("center_crop", _center_crop, random=False, size=size)
 
@@ -186,12 +186,12 @@ def _center_crop(image: Image.Image, rng: np.random.Generator, *, size: int) -> 
 
 
 def gray() -> HostOp:
-    """To one channel, Pillow's "L": (299 R + 587 G + 114 B) / 1000."""
+    """Convert to one channel, Pillow's "L": (299 R + 587 G + 114 B) / 1000."""
     return _operation("gray", _convert, random=False, mode="L")
 
 
 def rgb() -> HostOp:
-    """To three channels; gray is repeated."""
+    """Convert to three channels; a gray channel is repeated."""
     return _operation("rgb", _convert, random=False, mode="RGB")
 
 

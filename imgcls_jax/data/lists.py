@@ -21,7 +21,7 @@ MAX_CLASSES = 1_000_000  # a larger integer at the end of a list's line is an id
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, stripped text) for the lines that are not blank."""
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} is missing; restore it, or mend root or its name in the config")
+        raise FileNotFoundError(f"{path} is missing; restore it, or correct config.data")
     # surrogateescape is how Python spells file names that are not UTF-8, so such lists find their files.
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, text in enumerate(file, start=1):
@@ -48,7 +48,7 @@ def check_names(names: Sequence[str], path: Path) -> None:
 
 
 def inside_root(path: str, where: str) -> str:
-    """Returns the normalised path, which must be relative and stay inside its folder."""
+    """Returns the normalized path, which must be relative and stay inside its folder."""
     normal = os.path.normpath(path)
     if os.path.isabs(normal) or normal.split(os.sep)[0] == os.pardir:
         raise ValueError(f"{where}: the path must be relative to root and stay inside it; got {path!r}")
@@ -56,7 +56,7 @@ def inside_root(path: str, where: str) -> str:
 
 
 def _parse_list_line(text: str, where: str) -> tuple[str, int]:
-    """Takes "path label" apart: (normalised path inside root, label)."""
+    """Splits a line "path label" into (normalized path inside root, label)."""
     words = text.rsplit(maxsplit=1)
     if len(words) < 2:
         raise ValueError(f"{where}: expected 'path label', got {text!r}; add the label")
@@ -85,7 +85,7 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 def _value(kind: type, word: str) -> Any:
-    """Converts a word; numbers as files hold them, without what Python alone reads: 1_000, nan, inf."""
+    """Converts a word. Refuses numbers that Python alone reads: 1_000, nan, inf."""
     if kind is str:
         return word
     if not (re.fullmatch(r"[-+.eE0-9]+", word) and abs(kind(word)) < MAX_NUMBER):

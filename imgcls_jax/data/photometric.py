@@ -54,7 +54,7 @@ def color_jitter(
 
 
 def jitter(images: jax.Array, factors: jax.Array, shifts: jax.Array | None, order: jax.Array) -> jax.Array:
-    """The four color changes, each image in its own order.
+    """Applies the four color changes to each image, in an order of its own.
 
     Brightness, contrast and saturation are blends clip(f·x + (1 - f)·base, 0, 1) with 0, the image's mean
     luminance and the pixel's luminance; hue turns the color circle (HSV). The blends differ in their base
@@ -91,7 +91,7 @@ def jitter(images: jax.Array, factors: jax.Array, shifts: jax.Array | None, orde
 
 
 def luminance(images: jax.Array) -> jax.Array:
-    """Gray value .2989 R + .587 G + .114 B of images [B, H, W, 3]: [B, H, W, 1]."""
+    """Returns the luminance .2989 R + .587 G + .114 B, [B, H, W, 1], of images [B, H, W, 3]."""
     red, green, blue = (images[..., channel : channel + 1] for channel in range(3))
     return LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
 
@@ -164,9 +164,10 @@ def gaussian_blur(
 
 
 def blur(images: jax.Array, sigmas: jax.Array, kernel_size: int) -> jax.Array:
-    """Gaussian blur of images [B, H, W, C], each by its own of sigmas [B], in pixels.
+    """Blurs images [B, H, W, C], each with its own Gaussian width of sigmas [B], in pixels.
 
-    A matrix product along each axis: shifted sums would be fused with, and so repeat, the operations before.
+    This is a matrix product along each axis. XLA would fuse shifted sums with the operations before them, and
+    compute those again for every tap.
     """
     radius = kernel_size // 2
     weights = jax.nn.softmax(-0.5 * ((jnp.arange(kernel_size) - radius) / sigmas[:, None]) ** 2)  # [B, taps]
@@ -191,7 +192,7 @@ def normalize(mean: float | tuple[float, ...], std: float | tuple[float, ...]) -
         if any(len(x) not in (1, channels) for x in (means, stds)):
             raise ValueError(
                 f"normalize: the images have {channels} channel(s), so mean {means} and std {stds} must have "
-                f"1 or {channels} values; mend the line, or put gray or rgb among its host operations"
+                f"1 or {channels} values; change the line, or add the host operation gray or rgb"
             )
         return (images - jnp.array(means, images.dtype)) / jnp.array(stds, images.dtype)
 

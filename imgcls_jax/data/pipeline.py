@@ -1,9 +1,9 @@
-"""The host side of the input: batches as a pure function of the step.
+"""The host side of the input pipeline: batches as a pure function of the step.
 
-`TrainBatches[step]` and `EvalBatches[i]` are random access: which examples a batch holds, and the random
-numbers of its host transforms, follow from (seed, epoch, position) alone. So a run resumes at any step
-without any kept iterator state, and every number of processes, threads or workers sees the same global
-batches. `iterate` reads ahead with grain, in threads or in worker processes.
+`TrainBatches[step]` and `EvalBatches[i]` are random access. The examples of a batch, and the random numbers
+of its host transforms, depend on (seed, epoch, position) alone. So a run resumes at any step without saved
+iterator state, and any number of processes, threads or workers gives the same global batches. `iterate` reads
+ahead with grain, in threads or in worker processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def shuffled(seed: tuple[int, ...], num_examples: int) -> np.ndarray:
 
 
 class _Place(NamedTuple):
-    """A position of an order, and the seed of that pass; the two together seed the example's transforms."""
+    """A position in a shuffle, and the seed of that shuffle. Both together seed the example's transforms."""
 
     order: np.ndarray
     position: int
@@ -46,19 +46,14 @@ class _Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Labeled:
-    """The second stream of a split of which only some labels are known.
-
-    Attributes:
-      indices: int64 [n] into the source, the examples whose labels are known.
-      batch_size: of all processes together.
-    """
+    """The second stream: int64 [n] indices of the examples with known labels, and its global batch size."""
 
     indices: np.ndarray
     batch_size: int
 
 
 class _Batches:
-    """What both kinds of batches share: loading examples, and naming the ones that cannot be read."""
+    """The base of both kinds of batches: loads examples, and names those that cannot be read."""
 
     view_ops: tuple[Sequence[Any], ...] = ()
 
@@ -78,17 +73,15 @@ class _Batches:
 
     @property
     def gathers(self) -> bool:
-        """Whether batches are cut straight out of an array in memory."""
+        """Whether whole batches are gathered from an array in memory."""
         return not self.host_ops and hasattr(self.source, "gather")
 
     def load(
         self, index: int, rng: np.random.Generator, view_ops: Sequence[Sequence[Any]] = ()
     ) -> dict[str, Any] | None:
-        """Returns one transformed example, with view_images where there are view_ops; None for a bad one
-        where those are skipped.
+        """Returns one transformed example, with view_images where there are view_ops.
 
-        Raises:
-          ValueError: the example cannot be read, naming it, with on_bad_example="raise".
+        One that cannot be read gives None with on_bad_example="skip", else a ValueError that names it.
         """
         try:
             example = dict(self.source[index])
@@ -109,19 +102,21 @@ class _Batches:
 class TrainBatches(_Batches):
     """The training batches of a run.
 
-    A batch is a dict: image uint8 [b, H, W, C], label int32 [b], index int32 [b], any other field of the
-    source, and bad_examples int64 [n], the indices that could not be read and gave their place to the next
-    readable one of the order. b is this process's part of the global batch. The last examples of an epoch
-    that fill no batch are left out; each epoch's shuffle leaves out others. With view_ops there is also
-    view_images, a tuple of uint8 [b, H, W, C]. With labeled, `label` is -1 where it is not known, and
-    `labeled` is a batch {image, label, index, ...} of the examples whose label is, shuffled anew each time
-    they are used up.
+    A batch is a dictionary of
+        image: uint8 [b, H, W, C], b being this process's part of the global batch;
+        label, index: int32 [b];
+        any other field of the source;
+        bad_examples: int64 [n], indices that could not be read; the next readable example replaces each;
+        view_images: with view_ops, a tuple of uint8 [b, H, W, C];
+        labeled: with labeled, a batch {image, label, index, ...} of examples whose label is known. They are
+            reshuffled each time they are used up. In the main batch a label that is not known is -1.
+    The last examples of an epoch, fewer than a batch, are dropped. Each epoch's shuffle drops others.
 
     Args:
       source: the data set.
       host_ops: of transforms.parse.
       batch_size: of all processes together.
-      seed: of order and transforms.
+      seed: of the shuffles and the transforms.
       on_bad_example: "raise" or "skip".
       view_ops: host operations of further images made of each example.
       labeled: the examples whose labels are known, and how many of them a batch has; None where all are.
@@ -217,12 +212,10 @@ class TrainBatches(_Batches):
 
 
 class EvalBatches(_Batches):
-    """A split in index order, every example exactly once.
+    """The batches of a split in index order, every example exactly once.
 
-    The last batch is padded, and `mask` says which rows count.
-
-    A batch has the fields of a training batch (all but bad_examples read the same) and mask bool [b]. With
-    on_bad_example="skip" an unreadable example's row is masked.
+    A batch has the fields of a training batch, and mask bool [b], which is False for the padding of the last
+    batch. With on_bad_example="skip" it is also False for an example that cannot be read.
 
     Args:
       source, host_ops, batch_size, on_bad_example, shard: as for TrainBatches.
@@ -284,7 +277,7 @@ class EvalBatches(_Batches):
 
 
 def _rows(batch_size: int, shard: tuple[int, int], field: str) -> slice:
-    """Returns which rows of a global batch are this process's."""
+    """Returns this process's rows of a global batch."""
     shard_index, num_shards = shard
     if batch_size < 1 or batch_size % num_shards:
         raise ValueError(
@@ -317,7 +310,7 @@ def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def note_bad_examples(source: Source, indices: np.ndarray, known: set[str]) -> None:
-    """Adds the elements that a batch left out to those `known`, and warns of each that is new."""
+    """Warns of each skipped example once; `known` holds those warned of so far."""
     for index in indices.tolist():  # none of cached features, which have no names
         where = source.describe(index)
         if where not in known:
@@ -335,15 +328,16 @@ def iterate(
     num_workers: int = 0,
     prefetch: int = 4,
 ) -> Iterator[Iterator[dict[str, np.ndarray]]]:
-    """Reads batches in order, ahead; those cut out of an array are cut when they are asked for, which costs
-    less than to hand them over.
+    """Reads batches in order, ahead of their use.
+
+    Batches gathered from an array are made on request: that is cheaper than to pass them between threads.
 
     Args:
       batches: random access to them.
       start, stop: the range to read.
-      num_threads: that prepare batches side by side (decoding and resizing release the interpreter lock).
-      num_workers: processes instead, each with its copy of the source; 0 for threads.
-      prefetch: batches held ready.
+      num_threads: threads that prepare batches (decoding and resizing release the interpreter lock).
+      num_workers: worker processes instead of threads, each with its own copy of the source; 0 for threads.
+      prefetch: batches prepared ahead.
 
     Yields:
       An iterator over batches[start:stop]; leaving the context ends threads and workers.
@@ -394,7 +388,7 @@ def _parse_absl_flags() -> None:
 
 
 def _die_with_parent(*_: Any) -> None:
-    """Asks Linux to kill this worker when the trainer dies: grain would leave it behind for ever."""
+    """Asks Linux to kill this worker when the trainer dies; grain would leave it running."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

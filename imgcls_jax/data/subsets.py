@@ -13,7 +13,7 @@ from imgcls_jax.data.source import Indices, Source
 
 
 def _shuffled_in_classes(labels: Indices, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the examples class by class, each class at random, and the place of each within its class."""
+    """Returns the examples sorted by class and shuffled within each, and the rank of each in its class."""
     order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
     counts = np.unique(labels, return_counts=True)[1]
     return order, np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -67,7 +67,7 @@ def balanced_subset(labels: Indices, per_class: int, seed: int) -> np.ndarray:
 
 
 def long_tailed_subset(labels: Indices, factor: float, seed: int) -> np.ndarray:
-    """Chooses ever fewer examples from class to class, by the usual exponential profile.
+    """Makes a data set long-tailed: class sizes fall exponentially from the first class to the last.
 
     Eq.: n_c = floor(n factor^(-c / (K - 1))), n the size of the largest class, so that the first class has
     factor times as many as the last (Cui et al. 2019, arXiv:1901.05555); a class that has fewer keeps all.
@@ -111,10 +111,10 @@ def oversampled(labels: Indices) -> np.ndarray:
 
 
 class Subset:
-    """Some elements of a source, as a source.
+    """A source that holds some elements of another.
 
     Args:
-        source: of the elements.
+        source: the other one.
         indices: integers [n] into it.
     """
 
@@ -134,7 +134,7 @@ class Subset:
 
 
 class GatheredSubset(Subset):
-    """The same of a source in memory."""
+    """A subset of a source in memory, which gathers whole batches."""
 
     def gather(self, indices: Indices) -> dict[str, np.ndarray]:
         """Returns the source's columns for integer indices [B] into the subset."""
@@ -142,5 +142,5 @@ class GatheredSubset(Subset):
 
 
 def subset(source: Source, indices: Indices) -> Subset:
-    """Returns the elements `indices` of a source, gathered at once where the source can."""
+    """Returns a source that holds the elements `indices` of another."""
     return (GatheredSubset if hasattr(source, "gather") else Subset)(source, indices)

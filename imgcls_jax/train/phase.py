@@ -21,7 +21,7 @@ from imgcls_jax.config.settings import Settings
 from imgcls_jax.contracts.objective import Batch, Objective, Task, apply_backbone
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.layers.frozen import Frozen, Precomputed
-from imgcls_jax.train.build import make_objective
+from imgcls_jax.train import build
 from imgcls_jax.train.optimizer import Schedule, frozen_params, make_optimizer, make_schedule
 
 
@@ -83,7 +83,7 @@ def make_phases(settings: Settings, data: DataSide, task: Task, backbone: Any, p
                 start=start,
                 stop=start + own.total_steps,
                 data=data if same else data.with_train_transforms(own.section, own.train_transforms),
-                objective=make_objective(settings.objective, task, held),
+                objective=build.make_objective(settings.objective, task, held),
                 schedule=schedule,
                 tx=make_optimizer(own.optimizer, schedule, params),
                 frozen=frozen if any(jax.tree.leaves(frozen)) else None,
@@ -119,7 +119,7 @@ def with_cached_features(
     if phase.data.settings.on_bad_example != "raise":
         return dataclasses.replace(phase, why_not_cached="data.on_bad_example is not 'raise'")
     precomputed = Precomputed(backbone)
-    objective = make_objective(settings.objective, task, precomputed)
+    objective = build.make_objective(settings.objective, task, precomputed)
     compute = functools.partial(compute_features, backbone)
     features = jax.eval_shape(compute, state.params, state.objective_state, prepared)
     batch = {key: prepared[key] for key in objective.batch_keys} | {"image": features}

@@ -19,8 +19,7 @@ from imgcls_jax.config.resolve import Configuration
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import TrainBatches
-from imgcls_jax.train import nonfinite, sharding
-from imgcls_jax.train.build import evaluated_splits, make_backbone, make_evaluators, make_objective
+from imgcls_jax.train import build, nonfinite, sharding
 from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
 from imgcls_jax.train.phase import Phase, make_phases, with_cached_features
 from imgcls_jax.train.state import TrainState
@@ -89,8 +88,8 @@ class Setup:
             class_counts=self.data.class_counts,
             axis_name=sharding.AXIS if self.settings.train.parallel == "per_replica" else None,
         )
-        backbone = self.backbone = make_backbone(self.settings.model)
-        self.objective = make_objective(self.settings.objective, self.task, backbone)
+        backbone = self.backbone = build.make_backbone(self.settings.model)
+        self.objective = build.make_objective(self.settings.objective, self.task, backbone)
         if "label" in self.objective.batch_keys and self.objective.multi_label != (sample["label"].ndim == 2):
             raise ValueError(
                 f"config.data.source = {self.data.settings.source!r} gives an image "
@@ -170,9 +169,9 @@ class Setup:
         Returns:
           The number of examples of each split.
         """
-        make_evaluators(self.settings.evals, self.predict, None, self.task)
+        build.make_evaluators(self.settings.evals, self.predict, None, self.task)
         sizes = {}
-        for field, split in evaluated_splits(self.settings.evals):
+        for field, split in build.evaluated_splits(self.settings.evals):
             try:
                 batches = self.data.eval_batches(
                     split, self.settings.train.evaluated_at_once, self.class_names
@@ -200,7 +199,7 @@ class Setup:
         """Whether the objective cannot be made without knowing the length of the run."""
         task = dataclasses.replace(self.task, total_steps=None)
         try:
-            make_objective(self.settings.objective, task, self.backbone)
+            build.make_objective(self.settings.objective, task, self.backbone)
         except TypeError:
             return True
         return False

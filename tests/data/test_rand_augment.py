@@ -81,15 +81,15 @@ def test_geometry_by_a_loop(pixels, sign):
     strength, image = 0.8, pixels / 255
     angle, shear = np.radians(30 * strength * sign), 0.3 * strength * sign
     down, across = int(150 / 331 * height * strength) * sign, int(150 / 331 * width * strength) * sign
-    centre = (height - 1) / 2, (width - 1) / 2
+    center = (height - 1) / 2, (width - 1) / 2
     sources = {
         Change.SHEAR_X: lambda y, x: (y, x + shear * (y + 0.5)),
         Change.SHEAR_Y: lambda y, x: (y + shear * (x + 0.5), x),
         Change.TRANSLATE_X: lambda y, x: (y, x - across),
         Change.TRANSLATE_Y: lambda y, x: (y - down, x),
         Change.ROTATE: lambda y, x: (
-            centre[0] + np.cos(angle) * (y - centre[0]) + np.sin(angle) * (x - centre[1]),
-            centre[1] + np.cos(angle) * (x - centre[1]) - np.sin(angle) * (y - centre[0]),
+            center[0] + np.cos(angle) * (y - center[0]) + np.sin(angle) * (x - center[1]),
+            center[1] + np.cos(angle) * (x - center[1]) - np.sin(angle) * (y - center[0]),
         ),
     }
     for kind, source in sources.items():

@@ -627,7 +627,7 @@ def test_tfds_not_prepared_or_unknown(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"mnist is not prepared .*{command}") as caught:
         Tfds("train", name="mnist", root=tmp_path)
     assert f"data_dir='{tmp_path}'" in str(caught.value)
-    with pytest.raises(ValueError, match="has no 'no_such_set'; mend the name"):
+    with pytest.raises(ValueError, match="has no 'no_such_set'; correct the name"):
         Tfds("train", name="no_such_set", root=tmp_path)
 
 

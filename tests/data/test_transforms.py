@@ -55,7 +55,7 @@ def test_jpeg():
     assert np.abs(pixels(encode(Image.fromarray(smooth), "JPEG", quality=95)).astype(int) - smooth).max() <= 4
 
 
-def test_grey_and_one_bit_become_rgb():
+def test_gray_and_one_bit_become_rgb():
     gray = RAMP[:, :, 0]
     np.testing.assert_array_equal(pixels(encode(Image.fromarray(gray), "PNG")), np.stack([gray] * 3, axis=-1))
     bits = Image.fromarray((gray > 100).astype(np.uint8) * 255).convert("1")
@@ -95,7 +95,7 @@ def test_cmyk_jpeg():
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "I;16"), ("TIFF", "I;16"), ("PPM", "I")])
-def test_16_bit_grey_is_scaled(kind, mode):
+def test_16_bit_gray_is_scaled(kind, mode):
     values = np.array([[0, 128, 129, 255, 256], [257, 32768, 65535, 65406, 65407]], np.uint16)
     data = encode(Image.fromarray(values), kind)
     assert Image.open(io.BytesIO(data)).mode == mode
@@ -170,7 +170,7 @@ def test_truncated_and_corrupt_files(kind):
 def test_what_is_no_image():
     with pytest.raises(ValueError, match=r"empty \(0 bytes\)"):
         decode(b"")
-    with pytest.raises(ValueError, match=r"\(9 bytes\): damaged at its head, or not one of JPEG"):
+    with pytest.raises(ValueError, match=r"\(9 bytes\): its header is damaged, or it is not one of JPEG"):
         decode(b"some text")
     with pytest.raises(ValueError, match="takes the bytes of an image or a uint8 array, got str"):
         decode("path.jpg")
@@ -336,7 +336,7 @@ def test_random_resized_crop_of_the_whole_is_resize(monkeypatch):
 @needs_resizer
 @pytest.mark.parametrize("size", [5, 40, 224])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_random_resized_crop_is_pillows_within_one_grey_level(size, channels):
+def test_random_resized_crop_is_pillows_within_one_gray_level(size, channels):
     rng = np.random.default_rng(size)
     for seed in range(50):
         image = rng.integers(0, 256, (*rng.integers(1, 300, 2), channels), np.uint8)
@@ -375,7 +375,7 @@ def test_the_generator_decides():
     assert (first != other).any()
 
 
-def test_grey_and_rgb():
+def test_gray_and_rgb():
     assert run("gray", RAMP).shape == (4, 6, 1) and run("gray | rgb", RAMP).shape == (4, 6, 3)
     np.testing.assert_allclose(run("gray", RAMP)[:, :, 0], RAMP @ [0.299, 0.587, 0.114], atol=1)
     assert run("decode", RAMP[:, :, :1]).shape == (4, 6, 1)

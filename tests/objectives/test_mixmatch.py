@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from imgcls_jax.config.settings import OptimizerSettings
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.layers.features import Features
 from imgcls_jax.objectives import mixmatch
@@ -218,8 +219,8 @@ def test_prediction_is_by_averaged_weights_and_live_statistics():
 
 def test_the_weight_decay_of_the_authors_is_that_of_adamw():
     params = {"head": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.ones(2)}}
-    schedule = make_schedule(0.002, total_steps=10)
-    tx = make_optimizer("adamw", schedule, params, weight_decay=0.02)
+    settings = OptimizerSettings("adamw", 0.002, weight_decay=0.02)
+    tx = make_optimizer(settings, make_schedule(settings, 10), params)
     state, zeros = tx.init(params), jax.tree.map(jnp.zeros_like, params)
     for _ in range(5):
         updates, state = tx.update(zeros, state, params)

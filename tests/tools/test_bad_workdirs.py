@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgcls_jax.config.written import plain
 from imgcls_jax.inference import trained
 from imgcls_jax.tools import export, index, predict, report, results, retrieve
-from imgcls_jax.train import experiment, loop
+from imgcls_jax.train import loop
+from imgcls_jax.train.workdir import load_configuration
 
 ROOT = Path(__file__).parents[2]
 DELETED = object()
@@ -26,7 +28,7 @@ def workdir(tmp_path_factory):
     spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits_simpleconv3.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = experiment.plain(module.get_config("test"))
+    config = plain(module.get_config("test"))
     config["data"] |= {"train_transforms": "normalize(0.5, 0.5)", "eval_transforms": "normalize(0.5, 0.5)"}
     for key in ("total_epochs", "eval_every_epochs"):
         del config["train"][key]
@@ -115,7 +117,7 @@ def readers(copy, config):
 
 def test_damaged_results(copy):
     path = copy / "result.json"
-    whole, config = json.loads(path.read_text()), experiment.load_config(copy)
+    whole, config = json.loads(path.read_text()), load_configuration(copy)
     for read in readers(copy, config):
         read()
     texts = [text for text in TEXTS if text] + [path.read_text()[:-10]]
@@ -181,7 +183,7 @@ def test_a_run_goes_on_from_a_file_of_metrics_cut_short(copy):
     good = path.read_text()
     (copy / "result.json").unlink()
     path.write_bytes(good.encode() + b'{"step": 1, "train/lo\xff')
-    loop.run(experiment.load_config(copy), copy)
+    loop.run(load_configuration(copy), copy)
     assert path.read_text().startswith(good) and '"train/lo' not in path.read_text().replace("train/loss", "")
 
 

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgcls_jax.config.written import plain
 from imgcls_jax.planning import step_cost
 from imgcls_jax.tools import plan
-from imgcls_jax.train import experiment, loop
+from imgcls_jax.train import loop
 
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "configs" / "digits_simpleconv3.py")
@@ -25,7 +26,7 @@ def configuration(stem, arg=""):
     spec = importlib.util.spec_from_file_location(stem, ROOT / "configs" / f"{stem}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return experiment.plain(module.get_config(arg))
+    return plain(module.get_config(arg))
 
 
 def planned(capsys, *arguments):

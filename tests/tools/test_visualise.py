@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from imgcls_jax.config.written import plain
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.figures import attribution, drawing, network_input, pictures
 from imgcls_jax.figures.pictures_of_sets import THUMBNAIL
 from imgcls_jax.tools import index, visualise
-from imgcls_jax.train import experiment, loop
+from imgcls_jax.train import loop
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +25,7 @@ def config_of(name, arg="test"):
     spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return experiment.plain(module.get_config(arg))
+    return plain(module.get_config(arg))
 
 
 @pytest.fixture(scope="session")

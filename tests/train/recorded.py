@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgcls_jax.data.pipeline import TrainBatches
-from imgcls_jax.train import experiment, loop
+from imgcls_jax.train import build, loop
 
 
 def write(folder, **line):
@@ -67,7 +67,7 @@ def stop_after(step):
 
 
 def poison(index):
-    make = experiment.make_objective
+    make = build.make_objective
 
     def poisoned(*arguments):
         objective = make(*arguments)
@@ -79,7 +79,7 @@ def poison(index):
 
         return dataclasses.replace(objective, loss=loss, batch_keys=(*objective.batch_keys, "index"))
 
-    experiment.make_objective = poisoned
+    build.make_objective = poisoned
 
 
 def main(folder, port="", processes="1", process="0"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgcls_jax.config.field_types import fits
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.train import experiment
 from imgcls_jax.train.setup import Setup
@@ -57,7 +58,7 @@ def outcome_of(config: experiment.Config, *names: str) -> str:
     """Says whether a run of the configuration could begin; a message must hold one of the names."""
     try:
         config = experiment.plain(config)
-        setup = Setup(config)
+        setup = Setup(resolve(config))
         assert math.isfinite(setup.phases[0].schedule(0)) and setup.settings.total_steps >= 0
     except ValueError as error:
         assert any(name in str(error) for name in names), f"{names} not in {str(error)[:300]!r}"

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgcls_jax.config import compare
+from imgcls_jax.config.resolve import resolve
+from imgcls_jax.config.written import plain
 from imgcls_jax.contracts.objective import EpochPlan
 from imgcls_jax.inference import trained
-from imgcls_jax.train import experiment, loop
+from imgcls_jax.train import build, loop
 from imgcls_jax.train.setup import Setup
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +27,7 @@ def digits_config(**train):
     spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits_simpleconv3.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = experiment.plain(module.get_config("test"))
+    config = plain(module.get_config("test"))
     config["data"] |= {"train_transforms": "normalize(0.5, 0.5)", "eval_transforms": "normalize(0.5, 0.5)"}
     for key in ("total_epochs", "eval_every_epochs"):
         del config["train"][key]
@@ -90,7 +93,7 @@ def planning(make):
 
 @pytest.mark.parametrize("stop", [22, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_planned_epoch_resumes_to_the_bit(stop, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "make_objective", planning(experiment.make_objective))
+    monkeypatch.setattr(build, "make_objective", planning(build.make_objective))
     config = digits_config(total_steps=50)
     whole = loop.run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -112,7 +115,7 @@ def test_a_finished_run_is_left_alone(tmp_path, capsys):
     assert set(first["metrics"]["test"]) >= {"loss", "accuracy", "top5_accuracy", "per_class_accuracy"}
     assert first["metrics"]["test"]["num_examples"] == 359
     assert (
-        first["config_digest"] == experiment.config_digest(config)
+        first["config_digest"] == compare.digest(first["config"])
         and first["versions"]["jax"] == jax.__version__
     )
 
@@ -136,7 +139,7 @@ def test_batches_and_devices_change_no_evaluation(tmp_path):
     results = []
     for batch_size in (8, 128):
         config = json.loads((tmp_path / "config.json").read_text())
-        config["train"]["eval_batch_size"] = batch_size
+        config["resolved"]["train"]["eval_batch_size"] = batch_size
         (tmp_path / "config.json").write_text(json.dumps(config))
         results.append(trained.evaluate(tmp_path)["test"])
     assert results[0]["num_examples"] == results[1]["num_examples"] == 359
@@ -206,7 +209,7 @@ def test_accumulation_equals_one_batch_where_nothing_couples_the_examples():
 @pytest.mark.parametrize(
     "section, field, value, message",
     [
-        ("model", "widht", 3, r"config\.model: .*widht"),
+        ("model", "widht", 3, "config.model.*widht"),
         (
             "objective",
             "label_smoothin",
@@ -214,25 +217,25 @@ def test_accumulation_equals_one_batch_where_nothing_couples_the_examples():
             "config.objective.label_smoothin: no such field; did you mean 'label_smoothing'",
         ),
         ("train", "batchsize", 3, "config.train.batchsize: no such field; did you mean 'batch_size'"),
-        ("optimizer", "momentun", 0.9, "optimizer.momentun: neither"),
+        ("optimizer", "momentun", 0.9, "optimizer.momentun: no such field; did you mean 'momentum'"),
         ("optimizer", "name", "sdg", "optimizer.name is the name"),
         ("optimizer", "schedule", "cosin", "optimizer.schedule is one of"),
         (
             "data",
             "source",
             "digit",
-            "config.data.source: imgcls_jax/data/sources/ has no file digit.py; it has",
+            "config.data.source: imgcls_jax/data/sources/ has no file digit.py; did you mean .digits.",
         ),
         ("data", "on_bad_example", "drop", "data.on_bad_example is one of"),
         ("data", "eval_transforms", "flip | normalize(0.5, 0.5)", "random operations"),
         ("data", "train_split", "tran", "tran"),
         ("data", "eval_transforms", "upsample(24) | normalize(0.5, 0.5)", r"images of shape \(24, 24, 1\)"),
         ("model", "name", "simpleconv4", "imgcls_jax/models/ has no file simpleconv4.py"),
-        ("model", "name", "layers", "holds no family"),
-        ("objective", "name", "base", "holds no algorithm"),
+        ("model", "name", "base", "has no file base.py"),
+        ("objective", "name", "base", "has no file base.py"),
         ("train", "batch_size", 60, "multiple of their number, 8"),
         ("train", "batch_size", 4096, "less than one batch"),
-        ("train", "total_epochs", 3.0, "two units"),
+        ("train", "total_epochs", 3.0, "are one duration"),
         ("train", "best_metric", "val/acc", "none of the evaluations' metrics"),
     ],
 )
@@ -249,7 +252,7 @@ def test_pretrained_takes_the_backbone_of_a_workdir(tmp_path):
     source = trained.load(tmp_path)
     config["model"]["pretrained"] = str(tmp_path)
     config["objective"]["ema_decay"] = 0.9
-    state = Setup(config).initial_state()
+    state = Setup(resolve(config)).initial_state()
     same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), state.params, source.params)
     assert all(jax.tree.leaves(same["backbone"])) and not all(jax.tree.leaves(same["head"]))
     jax.tree.map(
@@ -262,10 +265,10 @@ def test_pretrained_takes_the_backbone_of_a_workdir(tmp_path):
     with pytest.raises(
         ValueError, match=r"holds another backbone: .*fc1/bias: saved \(512,\), wanted \(256,\)"
     ):
-        Setup(config).initial_state()
+        Setup(resolve(config)).initial_state()
     config["model"]["pretrained"] = str(tmp_path / "weights.pth")
     with pytest.raises(ValueError, match="weights.pth"):
-        Setup(config).initial_state()
+        Setup(resolve(config)).initial_state()
 
 
 def test_a_run_of_several_epochs_compiles_its_step_once(tmp_path):

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from imgcls_jax.config.resolve import resolve
+from imgcls_jax.config.written import plain
 from imgcls_jax.tools import replay
-from imgcls_jax.train import experiment, loop, nonfinite
+from imgcls_jax.train import build, loop, nonfinite
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import state_digest
@@ -23,7 +25,7 @@ def config_with(policy, **train):
     spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits_simpleconv3.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = experiment.plain(module.get_config("test"))
+    config = plain(module.get_config("test"))
     config["data"] |= {"train_transforms": "normalize(0.5, 0.5)", "eval_transforms": "normalize(0.5, 0.5)"}
     for key in ("total_epochs", "eval_every_epochs"):
         del config["train"][key]
@@ -35,7 +37,7 @@ def config_with(policy, **train):
 @pytest.fixture
 def poison(monkeypatch):
     """Makes losses NaN, or gradients alone infinite, at some steps, counted from 1."""
-    make = experiment.make_objective
+    make = build.make_objective
 
     def at(steps, *, gradients_only=False):
 
@@ -55,7 +57,7 @@ def poison(monkeypatch):
 
             return dataclasses.replace(objective, loss=loss)
 
-        monkeypatch.setattr(experiment, "make_objective", poisoned)
+        monkeypatch.setattr(build, "make_objective", poisoned)
 
     return at
 
@@ -134,7 +136,7 @@ def test_a_batch_left_out_changes_nothing_but_the_step(tmp_path, poison, policy)
     config = config_with(policy, total_steps=5, checkpoint_every_steps=1, keep_checkpoints=9)
     result = loop.run(config, tmp_path)
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
-        state, _ = loop.restore(Setup(config), checkpoints, before=3)
+        state, _ = loop.restore(Setup(resolve(config)), checkpoints, before=3)
     assert int(state.step) == 2 and state_digest(state) == result["state_digest"]
 
 

@@ -18,13 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from imgcls_jax.train.experiment import PARALLEL
 
+from imgcls_jax.config.resolve import resolve
+from imgcls_jax.config.settings import PARALLEL
+from imgcls_jax.config.written import plain
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.inference import trained
 from imgcls_jax.models import lenet, simpleconv3
 from imgcls_jax.objectives import iic, supervised
-from imgcls_jax.train import experiment, loop, sharding
+from imgcls_jax.train import loop, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState, state_digest
@@ -69,7 +71,7 @@ def test_a_leaf_is_split_along_its_longest_axis_that_divides():
 
 
 def test_params_optimizer_and_average_are_in_pieces_and_all_else_is_whole(small_pieces):
-    setup = Setup(config_of("sharded"))
+    setup = Setup(resolve(config_of("sharded")))
     state = setup.initial_state()
     for tree in (state.params, state.objective_state["ema"], state.opt_state):
         large = [leaf for leaf in jax.tree.leaves(tree) if leaf.size >= 1024]
@@ -81,7 +83,7 @@ def test_params_optimizer_and_average_are_in_pieces_and_all_else_is_whole(small_
 
 def memory_of(config):
     """Returns (bytes of a device's arguments, of the whole state) of a compiled step; allocates neither."""
-    setup = Setup(config)
+    setup = Setup(resolve(config))
     step, state, batch = setup.step_and_inputs(setup.phases[0])
     leaves = jax.tree.leaves(state)
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
@@ -206,7 +208,7 @@ def test_each_replica_draws_its_own_numbers_and_all_keep_one_carry():
 
 @pytest.mark.parametrize("before, after", [(0, 1), (1, 2), (1, 0)])
 def test_a_checkpoint_of_one_form_serves_another(before, after, small_pieces, tmp_path):
-    one, other = (Setup(config_of(PARALLEL[form])) for form in (before, after))
+    one, other = (Setup(resolve(config_of(PARALLEL[form]))) for form in (before, after))
     state = one.initial_state()
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, wait=True)
@@ -248,7 +250,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(form, small_pieces, tmp_path, mo
 
 def test_an_unknown_form_is_refused():
     with pytest.raises(ValueError, match="one of replicated, sharded, per_replica; got 'pmap'"):
-        Setup(config_of("pmap"))
+        Setup(resolve(config_of("pmap")))
 
 
 # ---- algorithms that compare all examples
@@ -258,7 +260,7 @@ def config_file(name, form, **train):
     spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = experiment.plain(module.get_config("test"))
+    config = plain(module.get_config("test"))
     config["train"] |= {"parallel": form, "log_every_steps": 1} | train
     return config
 
@@ -447,7 +449,7 @@ def test_all_processes_leave_out_the_batch_of_which_one_reads_a_nan(tmp_path):
         folder = tmp_path / policy
         config = config_of("replicated", total_steps=8, checkpoint_every_steps=2, on_nonfinite=policy)
         config["train"]["log_every_steps"] = 2
-        order = Setup(config).batches.order_of(0)[: 8 * 64].reshape(8, 64)
+        order = Setup(resolve(config)).batches.order_of(0)[: 8 * 64].reshape(8, 64)
         poisoned = int(order[4, 40])
         start(folder, config, 2, 1, POISON=poisoned)
         assert np.array_equal(batches_of(folder, 2), order[np.array(steps) - 1])

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.layers.frozen import Frozen, Precomputed
 from imgcls_jax.models import simpleconv3
-from imgcls_jax.train import experiment, loop
+from imgcls_jax.train import loop
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.setup import Setup
 from tests.train.test_loop import digits_config, stop_after
@@ -39,7 +40,7 @@ def equal(one, other):
 
 def test_the_trunk_stays_in_the_first_phase_and_moves_in_the_second(tmp_path, capsys):
     config = two_phases(checkpoint_every_steps=6, keep_checkpoints=3)
-    setup = Setup(config)
+    setup = Setup(resolve(config))
     before = setup.initial_state()
     loop.train(setup, tmp_path)
     params, objective_state = state_of(tmp_path, setup, 6)
@@ -68,8 +69,8 @@ def test_a_run_of_two_phases_resumes_to_the_bit(stop, tmp_path, monkeypatch):
 
 
 def test_a_frozen_trunk_costs_no_backward_pass_and_no_optimizer_memory():
-    frozen = Setup(config_of({"1": {"total_steps": 2, "groups": FREEZE}}, feature_cache_gib=0.0))
-    free = Setup(config_of({"1": {"total_steps": 2}}))
+    frozen = Setup(resolve(config_of({"1": {"total_steps": 2, "groups": FREEZE}}, feature_cache_gib=0.0)))
+    free = Setup(resolve(config_of({"1": {"total_steps": 2}})))
     flops = [s.compile_step(s.phases[0]).cost_analysis()["flops"] for s in (frozen, free)]
     assert flops[0] < 0.45 * flops[1]  # a forward pass is about a third of a step
     kept = sum(leaf.size for leaf in jax.tree.leaves(frozen.target(2).opt_state))
@@ -82,7 +83,7 @@ def test_cached_features_change_no_result(tmp_path):
     results = []
     for name, gib in (("cached", 1.0), ("not", 0.0)):
         config = config_of({"1": {"total_steps": 12, "groups": FREEZE}}, feature_cache_gib=gib)
-        setup = Setup(config)
+        setup = Setup(resolve(config))
         assert (setup.phases[0].features is not None) == bool(gib)
         loop.train(setup, tmp_path / name)
         results.append(state_of(tmp_path / name, setup, 12)[0]["head"])
@@ -100,7 +101,7 @@ def test_cached_features_change_no_result(tmp_path):
 def test_features_are_not_cached_where_that_would_change_a_result(section, fields, reason):
     config = config_of({"1": {"total_steps": 2, "groups": FREEZE}})
     config[section] |= fields
-    phase = Setup(config).phases[0]
+    phase = Setup(resolve(config)).phases[0]
     assert phase.features is None and reason in phase.why_not_cached
 
 
@@ -108,7 +109,7 @@ def test_a_phase_may_have_transforms_of_its_own(tmp_path):
     first = {"total_steps": 3, "groups": FREEZE, "train_transforms": "normalize(0.5, 0.5)"}
     config = config_of({"1": first, "2": {"total_steps": 2}})
     config["data"]["train_transforms"] = "flip | normalize(0.5, 0.5)"
-    setup = Setup(config)
+    setup = Setup(resolve(config))
     assert setup.phases[0].features is not None and setup.phases[1].features is None
     assert loop.train(setup, tmp_path)["steps"] == 5
 
@@ -120,14 +121,14 @@ def test_a_phase_may_have_transforms_of_its_own(tmp_path):
         ({"1": {"total_steps": 3}}, {"total_steps": 3}, "config.train.total_steps: with config.phases"),
         ({"1": {"total_steps": 3, "learning_rat": 1.0}}, {}, "did you mean 'learning_rate'|learning_rat"),
         ({"1": {"total_steps": 3, "train_transforms": "flop"}}, {}, "config.phases.1.train_transforms"),
-        ({"1": {"total_steps": 3, "total_epochs": 1.0}}, {}, "two units"),
+        ({"1": {"total_steps": 3, "total_epochs": 1.0}}, {}, "config.phases.1 needs its length"),
     ],
 )
 def test_mistakes_in_phases_are_named(phases, train, message):
     config = config_of(phases)
     config["train"] |= train
     with pytest.raises(ValueError, match=message):
-        Setup(experiment.plain(config))
+        Setup(resolve(config))
 
 
 def test_a_batch_norm_in_a_frozen_part_keeps_its_statistics():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgcls_jax.config.settings import ViewSettings
 from imgcls_jax.train.views import average_views, cut
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 10, 14, 3), np.uint8)
@@ -16,7 +17,7 @@ def predict(params, objective_state, batch):
 
 
 def test_ten_crops():
-    views = cut(IMAGES, crop=8, corners=True, flip=True, sizes=())
+    views = cut(IMAGES, ViewSettings(8))
     assert views.shape == (10, 3, 8, 8, 3) and views.dtype == np.uint8
     for number, (y, x) in enumerate([(0, 0), (0, 6), (2, 0), (2, 6), (1, 3)]):
         expected = IMAGES[:, y : y + 8, x : x + 8]
@@ -25,8 +26,8 @@ def test_ten_crops():
 
 
 def test_the_average_is_of_probabilities():
-    views = cut(IMAGES, crop=8, corners=True, flip=True, sizes=())
-    found = jax.jit(average_views(predict, crop=8))(2.0, {}, {"image": IMAGES})
+    views = cut(IMAGES, ViewSettings(8))
+    found = jax.jit(average_views(predict, ViewSettings(8)))(2.0, {}, {"image": IMAGES})
     each = [jax.nn.softmax(predict(2.0, {}, {"image": view})["logits"]) for view in views]
     np.testing.assert_allclose(found["probabilities"], np.mean(each, axis=0), rtol=1e-5)
     np.testing.assert_allclose(jax.nn.softmax(found["logits"]), found["probabilities"], rtol=1e-5)
@@ -36,19 +37,19 @@ def test_the_average_is_of_probabilities():
 
 def test_one_view_is_the_plain_prediction():
     whole = IMAGES[:, :, :10]
-    found = average_views(predict, crop=10, corners=False, flip=False)(2.0, {}, {"image": whole})
+    found = average_views(predict, ViewSettings(10, corners=False, flip=False))(2.0, {}, {"image": whole})
     expected = jax.nn.softmax(predict(2.0, {}, {"image": whole})["logits"])
     np.testing.assert_allclose(found["probabilities"], expected, rtol=1e-6)
 
 
 def test_views_of_an_even_image_are_alike():
     even = np.full((1, 12, 12, 3), 77, np.uint8)
-    views = cut(even, crop=8, corners=True, flip=True, sizes=(8, 16))
+    views = cut(even, ViewSettings(8, sizes=(8, 16)))
     assert views.shape == (20, 1, 8, 8, 3) and (views == 77).all()
 
 
 def test_scales():
-    views = cut(IMAGES, crop=8, corners=False, flip=False, sizes=(8, 20))
+    views = cut(IMAGES, ViewSettings(8, corners=False, flip=False, sizes=(8, 20)))
     assert views.shape == (2, 3, 8, 8, 3)
     smaller = jax.image.resize(IMAGES.astype(np.float32), (3, 8, 8, 3), "bilinear")
     np.testing.assert_allclose(views[0], smaller, atol=0.5001)
@@ -57,6 +58,6 @@ def test_scales():
 def test_mistakes():
     for fields in ({"crop": 0}, {"crop": 8, "sizes": (6,)}):
         with pytest.raises(ValueError, match="views: crop is positive"):
-            average_views(predict, **fields)
+            ViewSettings(**fields)
     with pytest.raises(ValueError, match="images of 10x14, smaller than the crop of 12"):
-        cut(IMAGES, crop=12, corners=True, flip=True, sizes=())
+        cut(IMAGES, ViewSettings(12))

@@ -68,7 +68,7 @@ class Cub200(Files):
 
     @staticmethod
     def _read_images(folder: Path) -> dict[int, str]:
-        """Returns {image id: normalised path inside images/}."""
+        """Returns {image id: normalized path inside images/}."""
         path = folder / "images.txt"
         id_of: dict[str, int] = {}
         for key, (image,) in read_table(path, (int, str)).items():

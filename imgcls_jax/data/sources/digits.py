@@ -9,7 +9,7 @@ from imgcls_jax.data.subsets import stratified_split
 
 
 class Digits(Arrays):
-    """scikit-learn's handwritten digits: 1,797 grey 8x8 images, 10 classes, 20 % of each class in "test".
+    """scikit-learn's handwritten digits: 1,797 gray 8x8 images, 10 classes, 20 % of each class in "test".
 
     Args:
         split: "train" or "test".

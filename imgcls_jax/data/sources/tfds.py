@@ -16,7 +16,7 @@ class Tfds:
 
     Elements are image and label alone. RGB images of varying size come as the bytes of the encoded file,
     others as the uint8 array [H, W, C] that tfds decodes. `labels` is None: tfds keeps them in the records.
-    The reader opens its files at the first read in each process, and leaves them behind when it is pickled.
+    The reader opens its files at the first read in each process, and drops them when it is pickled.
 
     Args:
         split: a split of the data set, or a part of one such as "train[:10%]".
@@ -45,7 +45,7 @@ class Tfds:
             builder = tfds.builder(name, data_dir=root)
         except tfds.core.DatasetNotFoundError:
             version = tfds.__version__
-            raise ValueError(f"tensorflow_datasets {version} has no {name!r}; mend the name") from None
+            raise ValueError(f"tensorflow_datasets {version} has no {name!r}; correct the name") from None
         features = dict(builder.info.features.items())
         for key, kind in ((image_key, tfds.features.Image), (label_key, tfds.features.ClassLabel)):
             if not isinstance(features.get(key), kind):
@@ -79,7 +79,7 @@ class Tfds:
         record = self._records[range(len(self))[index]]  # range knows negative indices and raises IndexError
         label = np.int32(record[self._label_key])
         if not 0 <= label < len(self.class_names):
-            raise ValueError(f"{self.describe(index)} has no label ({label}); choose a labelled split")
+            raise ValueError(f"{self.describe(index)} has no label ({label}); choose a labeled split")
         return {"image": record[self._image_key], "label": label}
 
     def describe(self, index: int) -> str:
