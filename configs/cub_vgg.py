@@ -1,84 +1,49 @@
-"""The book's plain VGG-16 beside its bilinear CNN, on CUB-200-2011.
+"""The book's plain VGG-16 beside its bilinear CNN, on CUB-200-2011. Not yet run beyond `:test`.
 
-  python -m imgcls_jax.main --config configs/cub_vgg.py --workdir runs/cub_vgg \\
-    --config.data.root=CUB_200_2011 --config.model.pretrained=vgg16.pth
+  python -m imgcls_jax.main --config configs/cub_vgg.py
 
-Recipe of the book: random 9:1 split of all 11,788 images (`data.protocol="official"` for the official one),
-resize 256x256, random resized crop 224, flip, rotation 20 degrees, mean and deviation 0.5, SGD 0.02 with
-momentum 0.9, batch 32, x0.1 every 20 of 80 epochs. `:tfds` reads the copy that tensorflow_datasets prepared
-(official split).
-
-Hardware, wall time, metric: not yet run beyond `:test`.
+Unpack CUB-200-2011 into data, or name its folder by `--config.data.root`. The book's recipe on its random 9:1
+split of all 11,788 images (`--config.data.protocol=official` for the official one), from PyTorch's weights:
+`--config.model.pretrained=vgg16.pth`. `:tfds` reads the copy that tensorflow_datasets prepared (official
+split).
 """
 
 from ml_collections import ConfigDict
 
+from imgcls_jax.config import sections
+
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the configuration; `:tfds` for that source, `:test` to shrink it, joined by commas."""
-    options = set(filter(None, arg.split(",")))
-    if not options <= {"tfds", "test"}:
-        raise ValueError(f"this configuration knows the arguments 'tfds' and 'test', got {arg!r}")
-    config = ConfigDict()
-    config.data = ConfigDict(
-        dict(
-            source="cub200",
-            root="data/CUB_200_2011",
-            protocol="random",
-            test_fraction=1191 / 11788,
-            crop_to_box=False,
-            train_split="train",
-            train_transforms="decode | resize(256) | random_resized_crop(224)"
-            " | flip | rotate(20) | normalize(0.5, 0.5)",
-            eval_transforms="decode | resize(224) | normalize(0.5, 0.5)",
-            on_bad_example="raise",
-            num_threads=4,
-            num_workers=0,
-        )
+    """Returns the configuration; `:test` shrinks it to a few steps of small images."""
+    config, options = sections(arg, tfds=False, test=False)
+    config.data.source = "cub200"
+    config.data.root = "data/CUB_200_2011"
+    config.data.protocol = "random"
+    config.data.test_fraction = 1191 / 11788
+    config.data.train_transforms = (
+        "decode | resize(256) | random_resized_crop(224) | flip | rotate(20) | normalize(0.5, 0.5)"
     )
-    if "tfds" in options:
-        for field in ("root", "protocol", "test_fraction", "crop_to_box"):
-            del config.data[field]
-        config.data.update(source="tfds", name="caltech_birds2011")
-    config.model = ConfigDict(dict(name="vgg", variant="vgg16", top=True, dtype="float32", pretrained=""))
-    config.objective = ConfigDict(dict(name="supervised", label_smoothing=0.0, dropout=0.5, ema_decay=0.0))
-    config.optimizer = ConfigDict(
-        dict(
-            name="sgd",
-            momentum=0.9,
-            nesterov=False,
-            learning_rate=0.02,
-            schedule="step",
-            decay_factor=0.1,
-            decay_every_epochs=20.0,
-            warmup_epochs=0.0,
-            weight_decay=0.0,
-            clip_norm=0.0,
-            groups=(),  # (pattern of param paths, factor on the rate, or None to freeze)
-        )
-    )
-    config.train = ConfigDict(
-        dict(
-            num_microbatches=1,
-            batch_size=32,
-            total_epochs=80.0,
-            seed=0,
-            log_every_steps=50,
-            eval_every_epochs=1.0,
-            checkpoint_every_steps=0,
-            keep_checkpoints=2,
-            best_metric="test/accuracy",
-        )
-    )
-    config.evals = ConfigDict(dict(test=ConfigDict(dict(evaluator="classification", split="test"))))
-    if "test" in options:
-        config.model.variant = "vgg11"
-        config.model.hidden = (64, 64)
+    config.data.eval_transforms = "decode | resize(224) | normalize(0.5, 0.5)"
+    config.data.num_threads = 4
+    config.model.name = "vgg"
+    config.objective.update(name="supervised", dropout=0.5)
+    config.optimizer.update(name="sgd", momentum=0.9)
+    config.optimizer.learning_rate = 0.02
+    config.optimizer.schedule = "step"
+    config.optimizer.decay_every_epochs = 20.0
+    config.train.batch_size = 32
+    config.train.total_epochs = 80.0
+    config.train.eval_every_epochs = 1.0
+    config.train.best_metric = "test/accuracy"
+    config.evals.test = {"evaluator": "classification", "split": "test"}
+    if options.tfds:
+        config.data.source, config.data.name = "tfds", "caltech_birds2011"
+        del config.data.root, config.data.protocol, config.data.test_fraction
+    if options.test:
+        config.model.update(variant="vgg11", hidden=(64, 64))
         config.data.train_transforms = (
             "decode | random_resized_crop(48) | flip | rotate(20) | normalize(0.5, 0.5)"
         )
         config.data.eval_transforms = "decode | resize(48) | normalize(0.5, 0.5)"
-        config.train.batch_size = 16
-        config.train.total_epochs = 0.05
-        config.train.log_every_steps = 1
+        config.train.update(batch_size=16, total_epochs=0.05, log_every_steps=1)
     return config

@@ -1,78 +1,39 @@
-"""MixMatch on MNIST with 100 labels, ten a class; the other training images come without theirs.
+"""MixMatch on MNIST with 100 labels, ten a class.
 
-  python -m imgcls_jax.main --config configs/mnist_mixmatch.py --workdir runs/mnist_mixmatch \\
-    --config.data.root=FOLDER
+  python -m imgcls_jax.main --config configs/mnist_mixmatch.py
 
-FOLDER holds the official idx files. `configs/mnist_supervised_100.py` learns from the same 100 labels
-alone.
-
-Measured: `results/mnist_04_mixmatch.json`, a row of the README's table.
+Put the official files into data/mnist, or name their folder by `--config.data.root`.
+`configs/mnist_supervised_100.py` learns from the same labels alone. Measured:
+`results/mnist_04_mixmatch.json`.
 """
 
 from ml_collections import ConfigDict
 
+from imgcls_jax.config import sections
+
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration; `:test` shrinks it to seconds."""
+    config, options = sections(arg, test=False)
     weak = "affine(15.0, 0.1, (0.85, 1.15)) | normalize(0.5, 0.5)"
-    config = ConfigDict()
-    config.data = ConfigDict(
-        dict(
-            source="mnist",
-            root="data/mnist",
-            train_split="train",
-            train_transforms=weak,
-            view_transforms=(weak, weak),
-            eval_transforms="normalize(0.5, 0.5)",
-            labels_per_class=10,
-            label_seed=0,
-            labeled_batch_size=64,
-            on_bad_example="raise",
-            num_threads=1,
-            num_workers=0,
-        )
-    )
-    config.model = ConfigDict(dict(name="simpleconv3", dtype="float32", pretrained=""))
-    config.objective = ConfigDict(
-        dict(
-            name="mixmatch",
-            alpha=0.75,
-            lambda_u=15.0,
-            ramp_fraction=0.1,
-            temperature=0.5,
-            ema_decay=0.99,
-        )
-    )
-    config.optimizer = ConfigDict(
-        dict(
-            name="adamw",
-            learning_rate=0.002,
-            schedule="cosine",
-            warmup_epochs=0.0,
-            weight_decay=0.02,
-            clip_norm=0.0,
-            groups=(),  # (pattern of param paths, factor on the rate, or None to freeze)
-        )
-    )
-    config.train = ConfigDict(
-        dict(
-            num_microbatches=1,
-            batch_size=64,
-            total_epochs=12.0,
-            seed=0,
-            log_every_steps=100,
-            eval_every_epochs=3.0,
-            checkpoint_every_steps=0,
-            keep_checkpoints=2,
-            best_metric="",
-        )
-    )
-    config.evals = ConfigDict(dict(test=ConfigDict(dict(evaluator="classification", split="test"))))
-    if arg == "test":
-        config.train.total_steps = 20
-        del config.train.total_epochs
-        config.train.log_every_steps = 10
-        config.train.eval_every_epochs = 0.0
-    elif arg:
-        raise ValueError(f"this configuration knows the argument 'test' alone, got {arg!r}")
+    config.data.source = "mnist"
+    config.data.root = "data/mnist"
+    config.data.train_transforms = weak
+    config.data.view_transforms = (weak, weak)
+    config.data.eval_transforms = "normalize(0.5, 0.5)"
+    config.data.labels_per_class = 10
+    config.data.labeled_batch_size = 64
+    config.model.name = "simpleconv3"
+    config.objective.update(name="mixmatch", alpha=0.75, lambda_u=15.0, ema_decay=0.99, ramp_fraction=0.1)
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 0.002
+    config.optimizer.schedule = "cosine"
+    config.optimizer.weight_decay = 0.02
+    config.train.batch_size = 64
+    config.train.total_epochs = 12.0
+    config.train.eval_every_epochs = 3.0
+    config.evals.test = {"evaluator": "classification", "split": "test"}
+    if options.test:
+        del config.train.total_epochs, config.train.eval_every_epochs
+        config.train.update(total_steps=20, log_every_steps=10)
     return config

@@ -17,32 +17,42 @@ OPTIONAL_SECTIONS = ("phases",)
 RENAMED = {"train.accumulate_steps": "train.num_microbatches"}
 
 
-def sections(arg: str = "", **options: bool) -> tuple[ConfigDict, Any]:
+def sections(arg: str = "", **options: bool | tuple[str, ...]) -> tuple[ConfigDict, Any]:
     """Returns an empty configuration and the options of its argument, for the `get_config` of a file.
 
-        config, options = sections(arg, compact=False, test=False)
+        config, options = sections(arg, way=("linear", "finetune"), compact=False, test=False)
 
     Args:
-      arg: what follows the colon of `--config FILE.py:compact,test`: names of options, joined by commas.
-      **options: the options that the file knows, each False.
+      arg: what follows the colon of `--config FILE.py:finetune,test`: names of options, joined by commas.
+      **options: the options that the file knows: each False, or a tuple of names, of which one may be given
+        and the first stands for none.
 
     Returns:
-      (config, options): a ConfigDict with all sections, each empty, and one with a bool for each option.
+      (config, options): a ConfigDict with all sections, each empty; and one with a bool for each option, or
+      the name chosen of a tuple.
 
     Raises:
-      ValueError: an option that the file does not know.
+      ValueError: an option that the file does not know, or two of one tuple.
     """
     from ml_collections import (
         ConfigDict,  # here, since all else of this room needs the standard library alone
     )
 
-    chosen = set(filter(None, arg.split(",")))
-    unknown = sorted(chosen - set(options))
-    if unknown:
-        known = f"; it has {', '.join(options)}" if options else ", and has none"
-        raise ValueError(f"this configuration has no option {unknown[0]!r}{known}")
+    given = [name for name in arg.split(",") if name]
+    choices = {field: choice if isinstance(choice, tuple) else (field,) for field, choice in options.items()}
+    known = [name for names in choices.values() for name in names]
+    for name in given:
+        if name not in known:
+            hint = f"; it has {', '.join(known)}" if known else ", and has none"
+            raise ValueError(f"this configuration has no option {name!r}{hint}")
+    chosen: dict[str, bool | str] = {}
+    for field, names in choices.items():
+        among = [name for name in names if name in given]
+        if len(among) > 1:
+            raise ValueError(f"this configuration takes one of {', '.join(names)}; got {' and '.join(among)}")
+        chosen[field] = (among or names)[0] if isinstance(options[field], tuple) else bool(among)
     config = ConfigDict({name: ConfigDict() for name in (*SECTIONS, *OPTIONAL_SECTIONS)})
-    return config, ConfigDict({name: name in chosen for name in options})
+    return config, ConfigDict(chosen)
 
 
 def plain(config: Any) -> Config:

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from imgcls_jax.config.settings import Settings
-from imgcls_jax.contracts.objective import Batch, Objective, Task, apply_backbone
+from imgcls_jax.contracts.backbone import apply_backbone
+from imgcls_jax.contracts.objective import Batch, Objective, Task
 from imgcls_jax.data.pipeline import EvalBatches, TrainBatches
 from imgcls_jax.layers.frozen import Precomputed
 from imgcls_jax.train import build, sharding

@@ -67,9 +67,8 @@ class Loop:
         self.phase, self.cached = setup.phase_of(int(state.step)), None
         self.checkpoints, self.writer, self.stop = checkpoints, writer, stop
         self.incidents = incidents
-        self.splits = Splits(
-            setup.data, setup.settings.train.evaluated_at_once, setup.class_names, stop=stop.here
-        )
+        train = setup.settings.train
+        self.splits = Splits(setup.data, train.evaluated_at_once, setup.class_names, stop=stop.here)
         self.evaluators = make_evaluators(setup.settings.evals, setup.predict, self.splits.open, setup.task)
         self.embedder = Embedder(setup, self.splits.read)
         self.evaluation: dict[str, dict[str, Any]] | None = None

@@ -1,4 +1,4 @@
-"""Results files against the runs they come from, and the README's table against the files."""
+"""Results files against the runs they come from, and the table of the documentation against the files."""
 
 import json
 import subprocess
@@ -63,5 +63,5 @@ def test_the_commands(tmp_path):
 
 
 @pytest.mark.skipif(not (ROOT / "results").exists(), reason="no results are kept yet")
-def test_the_readme_shows_what_the_files_hold():
-    assert results.table(ROOT / "results") in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_shows_what_the_files_hold():
+    assert results.table(ROOT / "results") in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")

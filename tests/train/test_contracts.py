@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.train import loop
 from imgcls_jax.train.setup import Setup
 from tests.train.test_loop import digits_config
@@ -12,7 +13,8 @@ from tests.train.test_loop import digits_config
 OBJECTIVE = """
 import jax
 import jax.numpy as jnp
-from imgcls_jax.contracts.objective import EpochPlan, Objective, apply_backbone, init_backbone
+from imgcls_jax.contracts.backbone import apply_backbone, init_backbone
+from imgcls_jax.contracts.objective import EpochPlan, Objective
 from imgcls_jax.layers.heads import Linear
 from imgcls_jax.losses import softmax_cross_entropy
 
@@ -120,7 +122,7 @@ def config_with(**sections):
 
 def refusal(config):
     with pytest.raises(ValueError) as refused:
-        Setup(config)
+        Setup(resolve(config))
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -289,7 +291,7 @@ def test_an_evaluator_says_what_it_reads(reads, named, file_in):
 def test_one_of_several_will_do(file_in):
     text = 'READS = (("probabilities", "logits"),)\n' + EVALUATOR.replace("RETURN", "return {}")
     file_in("evaluators", text)
-    Setup(digits_config() | {"evals": {"test": {"evaluator": "mine", "split": "test"}}})
+    Setup(resolve(digits_config() | {"evals": {"test": {"evaluator": "mine", "split": "test"}}}))
 
 
 def test_every_evaluator_of_the_package_declares_what_it_reads():

@@ -11,7 +11,7 @@ import pytest
 from imgcls_jax.contracts.objective import EpochPlan
 from imgcls_jax.evaluators import classification, knn
 from imgcls_jax.runtime.stop import Interrupted
-from imgcls_jax.train import experiment, loop, progress
+from imgcls_jax.train import build, loop, progress
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.loop import Loop
 from imgcls_jax.train.writer import MetricWriter
@@ -226,7 +226,7 @@ def test_an_evaluation_that_was_done_is_not_done_again(tmp_path, monkeypatch, wh
 
 
 def test_a_kill_after_a_plan_leaves_its_line_once(tmp_path, monkeypatch):
-    make = planning(experiment.make_objective)
+    make = planning(build.make_objective)
 
     def telling(*arguments):
         made = make(*arguments)
@@ -236,7 +236,7 @@ def test_a_kill_after_a_plan_leaves_its_line_once(tmp_path, monkeypatch):
 
         return dataclasses.replace(made, plan_epoch=plan_epoch)
 
-    monkeypatch.setattr(experiment, "make_objective", telling)
+    monkeypatch.setattr(build, "make_objective", telling)
     config = digits_config(total_steps=50)
     result = loop.run(config, tmp_path / "whole")
     assert evaluated(tmp_path / "whole", "plan/changed") == {0: 1, 22: 1, 44: 1}
@@ -258,7 +258,7 @@ def test_a_kill_after_a_plan_leaves_its_line_once(tmp_path, monkeypatch):
 
 
 def test_an_error_in_the_first_batch_after_a_plan_does_not_plan_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "make_objective", planning(experiment.make_objective))
+    monkeypatch.setattr(build, "make_objective", planning(build.make_objective))
     config = digits_config(total_steps=50)
     result = loop.run(config, tmp_path / "whole")
     take = Loop._take
