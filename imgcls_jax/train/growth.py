@@ -31,6 +31,6 @@ def _objective_reads_length(setup: Setup) -> bool:
     task = dataclasses.replace(setup.task, total_steps=None)
     try:
         build.make_objective(setup.settings.objective, task, setup.backbone)
-    except TypeError:
+    except ValueError:
         return True
     return False
