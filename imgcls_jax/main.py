@@ -19,11 +19,11 @@ from typing import NoReturn
 
 from imgcls_jax.config import files
 from imgcls_jax.config.field_types import did_you_mean
-from imgcls_jax.runtime.command import exit_with, user_path
+from imgcls_jax.runtime.command import DATA_ROOT_HELP, TRUST_DATA_HELP, exit_with, user_path
 from imgcls_jax.runtime.mistakes import user_mistake
 
 # A flag of one mode, or of several processes, is refused elsewhere: it would do nothing.
-OF_EVAL = ("split", "checkpoint", "eval_transforms")
+OF_EVAL = ("split", "checkpoint", "eval_transforms", "data_root", "trust_data")
 OF_PROCESSES = ("coordinator", "num_processes", "process_id", "start_seconds", "heartbeat_seconds")
 
 
@@ -50,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--split", help="the split, instead of those of the configuration")
     evaluation.add_argument("--checkpoint", help="'latest' (default), 'best' or a step")
     evaluation.add_argument("--eval_transforms", metavar="LINE", help="instead of data.eval_transforms")
+    evaluation.add_argument("--data_root", type=user_path, metavar="FOLDER", help=DATA_ROOT_HELP)
+    evaluation.add_argument("--trust_data", action="store_true", default=None, help=TRUST_DATA_HELP)
     several = parser.add_argument_group("several processes")
     several.add_argument(
         "--distributed",
@@ -170,12 +172,14 @@ def _evaluate(flags: argparse.Namespace) -> None:
     import jax
 
     from imgcls_jax.inference import trained
+    from imgcls_jax.train.known_data import Named
 
     result = trained.evaluate(
         flags.workdir,
         split=flags.split or "",
         checkpoint=flags.checkpoint or "latest",
         transforms=flags.eval_transforms or "",
+        data=Named(flags.data_root, bool(flags.trust_data)),
     )
     if jax.process_index() == 0:
         print(json.dumps(result, indent=2))

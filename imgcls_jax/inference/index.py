@@ -15,7 +15,7 @@ import numpy as np
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.evaluators.knn import nearest, vote
 from imgcls_jax.inference.trained import Trained, embedding
-from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.files import naming, whole
 from imgcls_jax.runtime.mistakes import reason
 from imgcls_jax.runtime.progress import tracked
 
@@ -113,10 +113,8 @@ def write(workdir: str | Path, index: Index) -> Path:
       OSError: it cannot be written; names it.
     """
     file = Path(workdir) / FILE
-    partial = file.with_name(f"partial_{FILE}")
-    with naming(file, way_out=""):
-        np.savez(partial, **index._asdict())
-        partial.replace(file)
+    with naming(file, way_out=""), whole(file) as opened:
+        np.savez(opened, **index._asdict())
     return file
 
 

@@ -16,10 +16,10 @@ from imgcls_jax.config.settings import Settings
 from imgcls_jax.contracts.objective import Batch, Objective, Task
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.image_files import FileOutput, outputs_of_files
-from imgcls_jax.runtime.agreement import union
+from imgcls_jax.runtime.agreement import of_first, union
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.progress import bar
-from imgcls_jax.train import evaluation, sharding
+from imgcls_jax.train import evaluation, known_data, sharding
 from imgcls_jax.train.build import make_backbone, make_evaluators, make_objective
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.evaluation import Splits
@@ -132,18 +132,21 @@ def embedding(outputs: dict[str, jax.Array]) -> jax.Array:
     return outputs["embedding"].astype(jnp.float32)
 
 
-def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
+def load(
+    workdir: str | Path, checkpoint: str = "latest", *, data: known_data.Named = known_data.NOTHING
+) -> Trained:
     """Loads a workdir's network; the data it was trained on need not be there.
 
     Args:
       workdir: of a run.
       checkpoint: "latest", "best" or a step.
+      data: what the user says of the run's data; see known_data.py for those that are opened.
 
     Raises:
-      ValueError: no such workdir or checkpoint.
+      ValueError: no such workdir or checkpoint, or --data_root for data without a root.
     """
     workdir = Path(workdir)
-    configuration = load_configuration(workdir)
+    configuration, withheld = known_data.placed(load_configuration(workdir), workdir, data)
     task, class_names, source_shape = load_task(workdir)
     settings = configuration.settings(task.steps_per_epoch)
     with Checkpoints(
@@ -160,7 +163,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
         task,
         class_names,
         source_shape,
-        DataSide(settings.data, (jax.process_index(), jax.process_count())),
+        DataSide(settings.data, (jax.process_index(), jax.process_count()), of_first(withheld)),
         make_objective(settings.objective, task, make_backbone(settings.model)),
         params,
         objective_state,
@@ -169,7 +172,12 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
 
 
 def evaluate(
-    workdir: str | Path, *, split: str = "", checkpoint: str = "latest", transforms: str = ""
+    workdir: str | Path,
+    *,
+    split: str = "",
+    checkpoint: str = "latest",
+    transforms: str = "",
+    data: known_data.Named = known_data.NOTHING,
 ) -> dict[str, Any]:
     """Evaluates a workdir's checkpoint; of several processes each reads its part, and all return the same.
 
@@ -178,6 +186,7 @@ def evaluate(
       split: to evaluate on instead of each evaluation's own; "" for theirs.
       checkpoint: "latest", "best" or a step.
       transforms: a line instead of data.eval_transforms, such as another crop or size; "" for that.
+      data: what the user says of the run's data.
 
     Returns:
       {"step": ..., evaluation's name: metrics, "bad_examples": images that could not be read and were left
@@ -186,11 +195,11 @@ def evaluate(
     Raises:
       ValueError: no such workdir, checkpoint or split, or a mistake in the line.
     """
-    trained = load(workdir, checkpoint)
+    trained = load(workdir, checkpoint, data=data)
     if transforms:
         changed = dataclasses.replace(trained.settings.data, eval_transforms=transforms)
-        data = DataSide(changed, trained.data.shard)
-        trained = dataclasses.replace(trained, data=data)
+        side = DataSide(changed, trained.data.shard, trained.data.withheld)
+        trained = dataclasses.replace(trained, data=side)
     batch_size = trained.settings.train.evaluated_at_once
     sharding.check_batch_size(batch_size, sharding.data_mesh())
 

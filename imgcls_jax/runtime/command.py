@@ -25,6 +25,9 @@ from imgcls_jax.runtime import compiler, huge_pages
 from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
 
+DATA_ROOT_HELP = "where the run's data lie; needed for data on which you did not train here"
+TRUST_DATA_HELP = "open whatever data the workdir's configuration names"
+
 MISTAKE = 2  # the exit status
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -102,6 +105,12 @@ def add_workdir(parser: argparse.ArgumentParser, about: str = "of a training run
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Adds --checkpoint."""
     parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Adds --data_root and --trust_data, by which a user vouches for the data that a workdir names."""
+    parser.add_argument("--data_root", type=user_path, metavar="FOLDER", help=DATA_ROOT_HELP)
+    parser.add_argument("--trust_data", action="store_true", help=TRUST_DATA_HELP)
 
 
 def add_batch_size(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ from imgcls_jax.runtime.environment import environment
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.mistakes import in_one_line
 from imgcls_jax.runtime.stop import Interrupted, StopRequest
-from imgcls_jax.train import evaluation, finished, sharding
+from imgcls_jax.train import evaluation, finished, known_data, sharding
 from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.build import make_evaluators
 from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
@@ -399,6 +399,7 @@ def _prepare(configuration: Configuration, workdir: Path, held: contextlib.ExitS
     setup = Setup(configuration)
     workdir.mkdir(parents=True, exist_ok=True)
     if setup.first_process:
+        known_data.remember(configuration)
         held.enter_context(workdirs.lock(workdir))
         # Another run may have begun since.
         if workdirs.check(configuration, workdir, setup.task.steps_per_epoch):

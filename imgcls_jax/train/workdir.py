@@ -11,16 +11,19 @@ import platform
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from imgcls_jax.config import compare
 from imgcls_jax.config.field_types import fits
 from imgcls_jax.config.resolve import Configuration, resolve
 from imgcls_jax.config.written import Config, with_present_names
 from imgcls_jax.contracts.objective import Task
-from imgcls_jax.runtime.files import naming, read_json, write_json
+from imgcls_jax.runtime.files import naming, open_own, read_json, write_json
+from imgcls_jax.runtime.names import printable
 
 logger = logging.getLogger(__name__)
+
+MAX_HOLDER = 200  # characters of a lock that a message shows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +177,7 @@ def lock(workdir: Path) -> Iterator[None]:
     """
     import fcntl  # here, since Windows has none
 
-    with (workdir / "lock").open("a+", encoding="utf-8") as file:
+    with _lock_file(workdir / "lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
@@ -183,12 +186,18 @@ def lock(workdir: Path) -> Iterator[None]:
             file.flush()
         except BlockingIOError:
             file.seek(0)
+            holder = printable(file.read(MAX_HOLDER)) or "another run"
             raise ValueError(
-                f"{workdir} is in use by {file.read() or 'another run'}: end it, or choose another --workdir"
+                f"{workdir} is in use by {holder}: end it, or choose another --workdir"
             ) from None
         except OSError as error:
             logger.warning("%s cannot be locked (%s): see to it that no other run uses it", workdir, error)
         yield
+
+
+def _lock_file(path: Path) -> IO[str]:
+    with naming(path, way_out=". Choose another --workdir, or make this one your own"):
+        return open_own(path, "a+")
 
 
 def save_task(workdir: Path, task: Task, class_names: tuple[str, ...], source_shape: tuple[int, ...]) -> None:

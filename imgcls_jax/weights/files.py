@@ -22,6 +22,8 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.runtime.files import whole
+
 Arrays = dict[str, np.ndarray]
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
@@ -96,10 +98,9 @@ def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Non
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    partial.write_bytes(_safetensors().save(whole))
-    partial.replace(path)
+    content = _safetensors().save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    with whole(path) as file:
+        file.write(content)
 
 
 def _safetensors() -> Any:

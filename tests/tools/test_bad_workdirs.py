@@ -112,7 +112,7 @@ def readers(copy, config):
     """What reads result.json, each as a function that raises ValueError."""
     yield lambda: loop.run(config, copy)
     yield lambda: results.gather([copy], "test/accuracy", **WORDS)
-    yield lambda: report.build([report.read_run(copy, split="", data=False)])
+    yield lambda: report.build([report.read_run(copy, split="", data=None)])
 
 
 def test_damaged_results(copy):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 
 from imgcls_jax.data.folders import require_folder
-from imgcls_jax.data.lists import inside_root, read_lines
+from imgcls_jax.data.lists import inside_root, quoted_inside, read_lines
 from imgcls_jax.data.source import Files, Root
 
 
@@ -31,6 +31,13 @@ class LabelTable(Files):
     def __init__(self, split: str, *, root: Root, table: str = "labels.csv", images: str = "images") -> None:
         folder = require_folder(root, f"the table {table!r} and the folder {images!r}")
         self._table = folder / table.replace("{split}", split)
+        with quoted_inside(folder, self._table):
+            columns, rows = self._read(split)
+        self._line_numbers = [number for number, _ in rows.values()]
+        super().__init__(folder / images, list(rows), [row for _, row in rows.values()], columns)
+
+    def _read(self, split: str) -> tuple[list[str], dict[str, tuple[int, list[int]]]]:
+        """Returns the names of the labels, and {path: (line number, its row of 0 and 1)} of a split."""
         lines = read_lines(self._table)
         _, header = next(lines, (1, ""))
         columns = next(csv.reader([header]), [])
@@ -57,8 +64,7 @@ class LabelTable(Files):
         if not rows:
             known = f"; its splits are {sorted(splits)}" if splits else ""
             raise ValueError(f"{self._table} holds no line of the split {split!r}{known}")
-        self._line_numbers = [number for number, _ in rows.values()]
-        super().__init__(folder / images, list(rows), [row for _, row in rows.values()], columns[first:])
+        return columns[first:], rows
 
     def describe(self, index: int) -> str:
         return f"{self.paths[index]} ({self._table.name}, line {self._line_numbers[index]})"

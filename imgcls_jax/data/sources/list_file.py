@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from imgcls_jax.data.folders import require_folder
-from imgcls_jax.data.lists import read_list, read_names
+from imgcls_jax.data.lists import quoted_inside, read_list, read_names
 from imgcls_jax.data.source import Files, Root
 
 
@@ -35,14 +35,17 @@ class ListFile(Files):
     ) -> None:
         folder = require_folder(root, f"the list {list_file.replace('{split}', split)} and the images")
         self._list, train_list = (folder / list_file.replace("{split}", name) for name in (split, "train"))
-        paths, labels, self._line_numbers = read_list(self._list)
+        with quoted_inside(folder, self._list):
+            paths, labels, self._line_numbers = read_list(self._list)
         if classes is not None:
-            class_names = read_names(folder / classes)
+            with quoted_inside(folder, folder / classes):
+                class_names = read_names(folder / classes)
             self._check_labels(labels, folder / classes, len(class_names))
         else:
             largest = labels.max()
             if train_list != self._list and train_list.is_file():
-                largest = max(largest, read_list(train_list)[1].max())
+                with quoted_inside(folder, train_list):
+                    largest = max(largest, read_list(train_list)[1].max())
             class_names = tuple(map(str, range(largest + 1)))
         super().__init__(folder, paths, labels, class_names)
 
