@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1]
 _STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 _THIRD_PARTY = {"site-packages", "dist-packages"}
 MAX_LENGTH = 400
-# What may be over in a minute: rights, a disk or a share that is gone, too many open files, too little memory.
+# What may be over in a minute: rights, a disk or share that is gone, too many open files, too little memory.
 _PASSING = tuple(
     getattr(errno, name)
     for name in "EACCES EPERM EIO EMFILE ENFILE ENOMEM ESTALE ETIMEDOUT EAGAIN EINTR ENOTCONN".split()
