@@ -105,7 +105,11 @@ class Trained:
                 found.append(np.asarray(output, np.float32)[mask])
                 labels.append(batch["label"][mask])
                 shown.advance(len(labels[-1]))
-        return np.concatenate(found), np.concatenate(labels)
+        outputs = np.concatenate(found)
+        if not np.isfinite(outputs).all():
+            bad = int((~np.isfinite(outputs)).any(axis=-1).sum())
+            raise ValueError(f"the network gives no numbers (NaN or infinity) for {bad} images of {split}")
+        return outputs, np.concatenate(labels)
 
 
 def probabilities(outputs: dict[str, jax.Array]) -> jax.Array:

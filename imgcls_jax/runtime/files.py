@@ -93,7 +93,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
             raise ValueError(f"{path} is no regular file")
         if found.st_size > limit:
             raise ValueError(f"{path} has {found.st_size} bytes; a file of its kind has at most {limit}")
-        return file.read(limit + 1)
+        return file.read(found.st_size)
 
 
 def parse_json(text: str) -> Any:
