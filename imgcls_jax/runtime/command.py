@@ -128,7 +128,8 @@ def exit_with(main: Callable[[], Any]) -> NoReturn:
     (a full disk), and with a line on Ctrl-C.
     """
     huge_pages.ask_for_them()
-    compiler.configure()
+    if note := compiler.configure():
+        tell(f"warning: {note}")
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter ends no command
     try:
