@@ -117,6 +117,12 @@ def _leave(message: str) -> NoReturn:
     os._exit(1)
 
 
+def _bound_to(coordinator: str | None) -> str | None:
+    """Returns where process 0 listens: of a loopback address there alone, else wherever jax does."""
+    host = (coordinator or "").rpartition(":")[0].strip("[]")
+    return coordinator if host in ("localhost", "::1") or host.startswith("127.") else None
+
+
 def _start_processes(flags: argparse.Namespace) -> None:
     """Joins the processes of one run; must come before any other use of jax."""
     import jax
@@ -140,6 +146,7 @@ def _start_processes(flags: argparse.Namespace) -> None:
             flags.process_id,
             initialization_timeout=seconds + 60,
             heartbeat_timeout_seconds=flags.heartbeat_seconds or 100,
+            coordinator_bind_address=_bound_to(flags.coordinator),  # else it listens on every interface
         )
     except (ValueError, TypeError, RuntimeError) as error:
         text = str(error).split("\n", 1)[0]
