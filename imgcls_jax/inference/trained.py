@@ -197,9 +197,11 @@ def evaluate(
       out, a number}; without transforms also written to <workdir>/eval_<checkpoint's step>[_<split>].json.
 
     Raises:
-      ValueError: no such workdir, checkpoint or split, or a mistake in the line.
+      ValueError: no such workdir, checkpoint or split, data that stay closed, or a mistake in the line.
     """
     trained = load(workdir, checkpoint, data=data)
+    if trained.data.withheld:
+        raise ValueError(trained.data.withheld)
     if transforms:
         changed = dataclasses.replace(trained.settings.data, eval_transforms=transforms)
         side = DataSide(changed, trained.data.shard, trained.data.withheld)

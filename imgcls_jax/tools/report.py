@@ -52,7 +52,9 @@ def read_run(workdir: Path, *, split: str, data: Named | None) -> Run:
         evaluations = list(result["config"].get("evals", {}).values())
         split = split or (evaluations[0].get("split", "test") if evaluations else "test")
         try:
-            predictions, why_not = predict(load(workdir, data=data), split), ""
+            trained = load(workdir, data=data)
+            why_not = f"left out: {trained.data.withheld}" if trained.data.withheld else ""
+            predictions = None if why_not else predict(trained, split)
         except (ValueError, OSError) as error:
             why_not = user_mistake(error) or reason(error)
     by_class = None

@@ -108,13 +108,13 @@ def placed(configuration: Configuration, workdir: Path, says: Named) -> tuple[Co
     if says.root is None:
         what = f"{data['source']} of {texts.get(ROOT) or texts}"
         return configuration, (
-            "left out: pass --data_root FOLDER to say where the data lie. The configuration of "
+            "pass --data_root FOLDER to say where the data lie. The configuration of "
             f"{workdir} names {what}, on which you did not train here; --trust_data opens that"
         )
     outside = [name for name, value in texts.items() if name != ROOT and _leaves(value)]
     if outside:
         return configuration, (
-            f"left out: the configuration of {workdir} names data.{outside[0]} = {texts[outside[0]]!r}, "
+            f"the configuration of {workdir} names data.{outside[0]} = {texts[outside[0]]!r}, "
             "which lies outside --data_root; --trust_data opens it"
         )
     return configuration, ""
