@@ -1,4 +1,4 @@
-"""Files of a workdir: what is no JSON of ours, what stands in a file's place, who may read what is written."""
+"""Files of a workdir: JSON that is none of ours, what stands in their place, who may read what is written."""
 
 import json
 import os
