@@ -43,8 +43,8 @@ ATTEMPTS = 5  # at a checkpoint, while another run removes those that it no long
 class Checkpoints:
     """The checkpoints of one run.
 
-    A checkpoint holds the whole TrainState, the epoch's order where there is one, and checksums of their bits,
-    which whoever reads it verifies: Orbax itself does not notice a flipped bit.
+    A checkpoint holds the whole TrainState, the epoch's order where there is one, and checksums of their
+    bits, which whoever reads it verifies: Orbax itself does not notice a flipped bit.
 
     Args:
       directory: made where absent, unless read_only.
