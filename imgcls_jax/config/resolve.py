@@ -102,7 +102,7 @@ class Configuration:
         )
         return Settings(
             data=self.data,
-            model=settings.ModelSettings(*(model.pop(name) for name in names), fields=model),
+            model=settings.ModelSettings(**{name: model.pop(name) for name in names}, fields=model),
             objective=settings.ObjectiveSettings(objective.pop("name"), objective),
             train=train,
             evals=tuple(_evaluation(name, dict(fields)) for name, fields in config["evals"].items()),
@@ -379,7 +379,7 @@ def _filled(section: str, parameters: Mapping[str, tuple[Any, Any]], fields: Con
             hint = did_you_mean(field, known) or f"there are {', '.join(names) or 'none'}"
             raise ValueError(f"config.{section}.{field}: no such field; {hint}")
     filled: Config = {}
-    for name, (hint, default) in parameters.items():
+    for name, (annotation, default) in parameters.items():
         given = [spelling for spelling in names[name] if spelling in fields]
         if len(given) > 1:
             raise ValueError(f"config.{section}: {' and '.join(given)} are one duration; keep one of them")
@@ -391,8 +391,8 @@ def _filled(section: str, parameters: Mapping[str, tuple[Any, Any]], fields: Con
         (spelling,) = given
         value = fields[spelling]
         if spelling != name:  # epochs and examples need not be whole
-            hint = Sequence[float] if fits([1], hint) else float
-        _require_type(section, spelling, value, hint)
+            annotation = Sequence[float] if fits([1], annotation) else float
+        _require_type(section, spelling, value, annotation)
         if spelling != name and not value:  # 0 epochs are 0 steps, whatever an epoch is
             spelling, value = name, [] if isinstance(value, list) else 0
         filled[spelling] = value

@@ -6,8 +6,8 @@ import gzip
 import math
 import zlib
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
         raise ValueError(f"{path}: damaged gzip file ({error}); download it again") from error
 
 
-def _parse_idx(file: BinaryIO, path: Path, rank: int) -> np.ndarray:
+def _parse_idx(file: gzip.GzipFile | BufferedReader, path: Path, rank: int) -> np.ndarray:
     """Reads the header, and of the rest no more than it announces: a small gzip file may hold terabytes."""
     magic = bytes([0, 0, 8, rank])  # two zero bytes, 8 for unsigned byte, the number of dimensions
     header = file.read(4 + 4 * rank)

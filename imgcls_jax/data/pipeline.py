@@ -53,7 +53,11 @@ class Labeled:
 
 
 class _Batches:
-    """The base of both kinds of batches: loads examples, and names those that cannot be read."""
+    """The base of both kinds of batches: loads examples, and names those that cannot be read.
+
+    Attributes:
+      gather: indices -> a whole batch of an array in memory; None where examples are loaded one by one.
+    """
 
     view_ops: tuple[Sequence[Any], ...] = ()
 
@@ -70,11 +74,7 @@ class _Batches:
         self.source, self.host_ops = source, tuple(host_ops)
         self.batch_size, self.on_bad_example = batch_size, on_bad_example
         self.local = _rows(batch_size, shard, "the batch size")
-
-    @property
-    def gathers(self) -> bool:
-        """Whether whole batches are gathered from an array in memory."""
-        return not self.host_ops and hasattr(self.source, "gather")
+        self.gather = None if host_ops else getattr(source, "gather", None)
 
     def load(
         self, index: int, rng: np.random.Generator, view_ops: Sequence[Sequence[Any]] = ()
@@ -167,12 +167,12 @@ class TrainBatches(_Batches):
         if self.labeled is not None:
             hidden = ~np.isin(columns["index"], self.labeled.indices)
             columns["label"] = np.where(hidden, np.int32(-1), columns["label"])
-            columns["labeled"] = self._columns(self._labeled_places(int(step)), (), bad)
+            columns["labeled"] = self._columns(self._labeled_places(self.labeled, int(step)), (), bad)
         return columns | {"bad_examples": np.array(bad, np.int64)}
 
-    def _labeled_places(self, step: int) -> list[_Place]:
+    def _labeled_places(self, labeled: Labeled, step: int) -> list[_Place]:
         """The places of a step's labeled examples: one shuffle after the other, no batch cut short."""
-        indices, size = self.labeled.indices, self.labeled.batch_size
+        indices, size = labeled.indices, labeled.batch_size
         places = []
         for position in range(step * size, (step + 1) * size)[self._labeled_rows]:
             shuffle, offset = divmod(position, len(indices))
@@ -184,9 +184,9 @@ class TrainBatches(_Batches):
         self, places: Sequence[_Place], view_ops: Sequence[Sequence[Any]], bad: list[int]
     ) -> dict[str, Any]:
         """Returns the examples at some places as columns, and their index."""
-        if self.gathers and not view_ops:
+        if self.gather is not None and not view_ops:
             indices = np.array([place.order[place.position] for place in places])
-            columns = self.source.gather(indices)
+            columns = self.gather(indices)
         else:
             loaded = [self._load_at(place, view_ops, bad) for place in places]
             indices = np.array([index for index, _ in loaded])
@@ -242,8 +242,8 @@ class EvalBatches(_Batches):
         mask = indices < len(self.source)
         indices = np.where(mask, indices, 0)
         bad: list[int] = []
-        if self.gathers:
-            columns = self.source.gather(indices)
+        if self.gather is not None:
+            columns = self.gather(indices)
         else:
             columns = self._load_rows(indices, mask, bad)
         return columns | {
@@ -300,7 +300,7 @@ def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
             f"the images of a batch differ in size: {sorted(shapes)[:3]}; end the host transforms with one "
             "that sets it, such as resize(224), random_resized_crop(224) or center_crop(224)"
         )
-    columns = {
+    columns: dict[str, Any] = {
         key: np.stack([example[key] for example in examples]) for key in examples[0] if key != "view_images"
     }
     if "view_images" in examples[0]:
@@ -342,7 +342,7 @@ def iterate(
     Yields:
       An iterator over batches[start:stop]; leaving the context ends threads and workers.
     """
-    if batches.gathers and not batches.view_ops and not num_workers:
+    if batches.gather is not None and not batches.view_ops and not num_workers:
         yield (batches[step] for step in range(start, stop))
         return
     import grain  # here, so that this module loads where grain is not installed

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 Root = str | os.PathLike[str]
 Indices = Sequence[int] | np.ndarray
@@ -212,7 +213,9 @@ class Files:
         FileNotFoundError: the first file is not there.
     """
 
-    def __init__(self, root: Path, paths: Sequence[str], labels: Indices, class_names: Sequence[str]) -> None:
+    def __init__(
+        self, root: Path, paths: Sequence[str], labels: npt.ArrayLike, class_names: Sequence[str]
+    ) -> None:
         self.root = root
         self.paths = list(paths)
         self.labels = np.asarray(labels, np.int32)

@@ -14,7 +14,7 @@ from imgcls_jax.data.source import Indices, Source
 
 def _shuffled_in_classes(labels: Indices, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the examples sorted by class and shuffled within each, and the rank of each in its class."""
-    order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
+    order = np.lexsort([np.random.PCG64(seed).random_raw(len(labels)), np.asarray(labels)])
     counts = np.unique(labels, return_counts=True)[1]
     return order, np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
 

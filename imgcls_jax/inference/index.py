@@ -51,7 +51,7 @@ def read(workdir: str | Path, step: int) -> Index:
     file = Path(workdir) / FILE
     try:
         with np.load(file, allow_pickle=False) as content:
-            index = Index(*(content[name] for name in ("embedding", "path", "label")), int(content["step"]))
+            index = Index(content["embedding"], content["path"], content["label"], int(content["step"]))
         _check(index)
     except FileNotFoundError as error:
         raise ValueError(f"{file} is absent: make it by imgcls_jax.tools.index") from error
@@ -123,8 +123,8 @@ def write(workdir: str | Path, index: Index) -> Path:
 def joined(old: Index, new: Index) -> Index:
     """Returns both indices as one, the new one's images in place of the same of the old."""
     kept = ~np.isin(old.path, new.path)
-    columns = [np.concatenate([a[kept], b]) for a, b in zip(old[:3], new[:3], strict=True)]
-    return Index(*columns, new.step)
+    embedding, path, label = (np.concatenate([a[kept], b]) for a, b in zip(old[:3], new[:3], strict=True))
+    return Index(embedding, path, label, new.step)
 
 
 def retrieve(

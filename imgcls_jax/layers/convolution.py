@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -47,13 +47,13 @@ def convolution(
     Returns:
       float [B, h, w, D].
     """
-    native = functools.partial(
+    native: Callable[..., jax.Array] = functools.partial(
         jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
     )
     dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
     if any(dilation != 1 for dilation in dilations):
         return native(inputs, kernel)
-    size, groups = kernel.shape[:2], options.get("feature_group_count", 1)
+    size, groups = (kernel.shape[0], kernel.shape[1]), options.get("feature_group_count", 1)
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(inputs.shape[1:3], size, strides, padding)
 

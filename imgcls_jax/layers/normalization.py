@@ -23,7 +23,9 @@ class BatchNorm(nn.BatchNorm):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None, *, mask: None = None
+    ) -> jax.Array:
         """Args: x float [..., C]. Returns: float [..., C] in `dtype`, of x and the params by default.
 
         Raises:
