@@ -33,12 +33,14 @@ def measure(steps: int, parallel: str, workdir: Path) -> dict[str, float]:
     from imgcls_jax.data.pipeline import iterate
     from imgcls_jax.train import sharding
     from imgcls_jax.train.checkpoint import Checkpoints
+    from imgcls_jax.train.compiled import compile_step
+    from imgcls_jax.train.initial import initial_state
     from imgcls_jax.train.setup import Setup
 
     config = plain(runpy.run_path(str(CONFIG))["get_config"]("test"))
     config["train"]["parallel"] = parallel
     setup = Setup(config)
-    state, compiled = setup.initial_state(), setup.compile_step(setup.phases[0])
+    state, compiled = initial_state(setup), compile_step(setup, setup.phases[0])
     times: dict[str, list[float]] = {"input": [], "step": [], "checkpoint": []}
     with (
         iterate(setup.batches, 0, steps, **setup.data.reading) as batches,

@@ -2,10 +2,11 @@
 
   python -m imgcls_jax.main --config configs/imagenet_deepcluster.py
 
-data/imagenet holds train/ and val/ with a folder a class; another folder by `--config.data.root`. The labels
-are read by the evaluation alone. 10,000 clusters for 200 epochs, arXiv:1807.05520. Before every epoch the
-features of the training split, 21 GB of float32, are held by the host, and at most twice by one device. The
-classifier's SGD has momentum within an epoch, the authors' has none.
+data/imagenet, or the folder named by `--config.data.root`, holds ImageNet (ILSVRC 2012,
+https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. The labels are read by the
+evaluation alone. 10,000 clusters for 200 epochs, arXiv:1807.05520. Before every epoch the features of the
+training split, 21 GB of float32, are held by the host, and at most twice by one device. The classifier's SGD
+has momentum within an epoch, the authors' has none.
 """
 
 from ml_collections import ConfigDict

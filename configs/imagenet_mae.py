@@ -2,10 +2,11 @@
 
   python -m imgcls_jax.main --config configs/imagenet_mae.py
 
-data/imagenet holds train/ and val/ with a folder a class; another folder by `--config.data.root`. The paper,
-arXiv:2111.06377, reports 68.0 % by a linear classifier on the frozen network and 83.6 % after fine-tuning;
-mmpretrain 60.8 % and 83.1 % after 300 epochs, 67.1 % and 83.5 % after 1600. Measured here by nearest
-neighbors, which are not what MAE is good at. Difference: crops are resized bilinearly, not bicubically.
+data/imagenet, or the folder named by `--config.data.root`, holds ImageNet (ILSVRC 2012,
+https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. The paper, arXiv:2111.06377,
+reports 68.0 % by a linear classifier on the frozen network and 83.6 % after fine-tuning; mmpretrain 60.8 %
+and 83.1 % after 300 epochs, 67.1 % and 83.5 % after 1600. Measured here by nearest neighbors, which are not
+what MAE is good at. Difference: crops are resized bilinearly, not bicubically.
 """
 
 from ml_collections import ConfigDict

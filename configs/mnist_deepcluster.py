@@ -3,8 +3,8 @@
   python -m imgcls_jax.main --config configs/mnist_deepcluster.py
 
 Put the official files into data/mnist, or name their folder by `--config.data.root`. To compare with, k-means
-on the pixels (fit on "train", 10,000 images of "test"): into 10 clusters 51.1 % one-to-one and NMI 0.490,
-into 100 clusters 87.3 % many-to-one. Measured: `results/mnist_10_deepcluster.json`.
+on the pixels (fit on "train", 10,000 images of the development split): into 10 clusters 51.1 % one-to-one and
+NMI 0.490, into 100 clusters 87.3 % many-to-one. Measured: `results/mnist_10_deepcluster.json`.
 """
 
 from ml_collections import ConfigDict

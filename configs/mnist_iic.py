@@ -3,10 +3,11 @@
   python -m imgcls_jax.main --config configs/mnist_iic.py
 
 Put the official files into data/mnist, or name their folder by `--config.data.root`. Measured:
-`results/mnist_11_iic.json`, 96.4 % one-to-one by the sub-head of lowest loss with seed 1. Of its 360 errors
-138 are sevens with a bar, which join the twos. Sixteen epochs, another seed, tighter crops and erased patches
-did not separate them. With marginal_weight 1 and a network half as wide seven of the ten clusters kept
-members, and 68 %. The authors' logs have 99.2 % after 3,200 epochs of a deeper network.
+`results/mnist_11_iic.json`, seed 1, 10,000 images of the development split: 96.4 % one-to-one by the sub-head
+of lowest loss. Of its 360 errors 138 are sevens with a bar, which join the twos. Sixteen epochs, another
+seed, tighter crops and erased patches did not separate them. With marginal_weight 1 and a network half as
+wide seven of the ten clusters kept members, and 68 %. The authors' logs have 99.2 % after 3,200 epochs of a
+deeper network.
 """
 
 from ml_collections import ConfigDict

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from imgcls_jax.config import files
-from imgcls_jax.runtime.command import exit_with
+from imgcls_jax.config.field_types import did_you_mean
+from imgcls_jax.runtime.command import exit_with, user_path
+from imgcls_jax.runtime.mistakes import user_mistake
 
 # A flag of one mode, or of several processes, is refused elsewhere: it would do nothing.
 OF_EVAL = ("split", "checkpoint", "eval_transforms")
@@ -39,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--workdir",
-        type=lambda text: Path(text).expanduser(),
+        type=user_path,
         help="folder of the run: checkpoints, metrics, result; a run that it holds is resumed (default: "
         "runs/NAME[_OPTIONS] of the configuration)",
     )
@@ -80,7 +82,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, files.Named | None]
     flags, rest = parser.parse_known_args(others)
     if rest:
         what = "no such flag" if rest[0].startswith("-") else "flags begin with --"
-        hint = files.did_you_mean(rest[0].partition("=")[0], parser._option_string_actions)
+        hint = did_you_mean(rest[0].partition("=")[0], parser._option_string_actions)
         raise ValueError(f"what is {rest[0]!r}? {hint or what[0].upper() + what[1:]}")
     _refuse_idle(flags, overrides)
     named = None if flags.config is None else files.find(flags.config, overrides)
@@ -150,12 +152,6 @@ def _start_processes(flags: argparse.Namespace) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether an error was raised by this package itself, to tell the user of a mistake."""
-    package = Path(__file__).parent
-    return package in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents
-
-
 def _train(named: files.Named, workdir: Path | None) -> None:
     import jax
 
@@ -187,20 +183,17 @@ def _evaluate(flags: argparse.Namespace) -> None:
 
 def _run(job: Callable[[], None]) -> None:
     """Runs what was asked for; a user's mistake becomes one line."""
-    from imgcls_jax.train.loop import Interrupted
+    from imgcls_jax.runtime.stop import Interrupted
 
     try:
         job()
     except Interrupted as stop:
         print(f"{stop}; the same command goes on from there")
-    except BrokenPipeError:
-        raise
-    except FloatingPointError as error:
-        raise SystemExit(f"error: {error}") from error
-    except (ValueError, OSError) as error:
-        if not _is_ours(error):
+    except Exception as error:
+        line = user_mistake(error)
+        if line is None:
             raise
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {line}") from error
 
 
 def _run_as_one_of_several(flags: argparse.Namespace, job: Callable[[], None]) -> None:

@@ -112,10 +112,15 @@ def read_config(arguments: Sequence[str]) -> Config:
       ValueError: it cannot be loaded, or another argument is among them.
     """
     others, overrides = split_overrides(arguments)
-    files = [word.partition("=")[2] for word in others if word.startswith("--config=")]
-    rest = [word for word in others if not word.startswith("--config=")]
-    if len(others) == 2 and others[0] == "--config":
-        files, rest = [others[1]], []
+    files: list[str] = []
+    rest: list[str] = []
+    words = iter(others)
+    for word in words:
+        name, equals, text = word.partition("=")
+        if name == "--config":
+            files.append(text if equals else next(words, ""))
+        else:
+            rest.append(word)
     if rest or len(files) != 1:
         raise ValueError(f"what is {rest[0]!r}?" if rest else "--config FILE.py is missing")
     return load(find(files[0], overrides))[0]

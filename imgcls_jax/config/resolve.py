@@ -60,7 +60,7 @@ class Configuration:
         Raises:
           ValueError: the run has phases and a length of its own besides.
         """
-        units = {"steps": 1, "epochs": steps_per_epoch, "examples": 1 / self.batch_size}
+        units = {"steps": 1, "epochs": steps_per_epoch, "examples": 1 / max(self.batch_size, 1)}
         config = {name: dict(fields) for name, fields in self.resolved.items()}
         for name in ("train", "optimizer"):
             config[name] = _converted(config[name], units)

@@ -105,9 +105,9 @@ def flat_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def with_present_names(config: Config) -> Config:
     """Returns a configuration of an earlier version with the fields of RENAMED under their present names."""
-    present = {name: dict(fields) for name, fields in config.items()}
+    present = {name: dict(fields) if isinstance(fields, dict) else fields for name, fields in config.items()}
     for old, new in RENAMED.items():
         section, _, field = old.partition(".")
-        if field in present.get(section, {}):
+        if isinstance(present.get(section), dict) and field in present[section]:
             present[section][new.partition(".")[2]] = present[section].pop(field)
     return present

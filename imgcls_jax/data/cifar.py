@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgcls_jax.data.folders import locate
+from imgcls_jax.data.folders import Origin, locate
 from imgcls_jax.data.source import Root, check_labels
 
 
@@ -33,13 +33,18 @@ def read_cifar(path: Path, label_counts: Sequence[int]) -> tuple[np.ndarray, np.
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, : len(label_counts)].copy()
 
 
-def locate_cifar(root: Root, folder: str, marker: str, pickled: Sequence[str]) -> Path:
-    remedy = "download the binary version (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz), unpack it there"
+def locate_cifar(root: Root, folder: str, marker: str, pickled: Sequence[str], origin: Origin) -> Path:
+    """Returns root or root/folder, whichever holds the file `marker`.
+
+    Raises:
+      FileNotFoundError: neither does.
+      ValueError: one of the files `pickled` is there instead.
+    """
     try:
-        return locate(root, folder, marker, remedy)
+        return locate(root, folder, marker, origin.remedy)
     except FileNotFoundError:
         for found in (Path(root).expanduser() / name for name in pickled):
             if found.exists():
                 reason = "the pickled Python version, which is not read because unpickling can run any code"
-                raise ValueError(f"{found} is {reason}; {remedy}") from None
+                raise ValueError(f"{found} is {reason}. {origin.remedy}") from None
         raise

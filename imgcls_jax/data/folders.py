@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from imgcls_jax.data.source import Root
 
@@ -11,20 +12,62 @@ IMAGE_SUFFIXES = tuple(".jpg .jpeg .jpe .png .bmp .gif .webp .tif .tiff .ppm .pg
 SPLIT_FOLDERS = ("train", "val", "test")
 
 
-def require_folder(root: Root, holds: str) -> Path:
+class Origin(NamedTuple):
+    """Where a public data set comes from.
+
+    Attributes:
+      data_set: what it is, a name and a few words.
+      page: address of its official page.
+      download: what to download there, with its size, and where it goes.
+    """
+
+    data_set: str
+    page: str
+    download: str
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it is absent, the end of a message."""
+        return (
+            f"{self.data_set}, comes from {self.page}: download {self.download}, or name the folder that "
+            f"holds it by --config.data.root=FOLDER"
+        )
+
+
+def require_folder(root: Root, holds: str, remedy: str = "") -> Path:
+    """Returns root.
+
+    Args:
+      root: a folder.
+      holds: what it should hold.
+      remedy: of an `Origin`; "" for images of the user's own.
+
+    Raises:
+      FileNotFoundError: it is no folder.
+    """
     folder = Path(root).expanduser()
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"root {str(folder)!r} is not a folder; it should hold {holds}")
+        remedy = remedy or (
+            "Name your own by --config.data.root=FOLDER; the head of a configuration's file says which "
+            "images it expects"
+        )
+        raise FileNotFoundError(
+            f"config.data.root: {str(folder)!r} is not a folder; it should hold {holds}. {remedy}"
+        )
     return folder
 
 
 def locate(root: Root, folder: str, marker: str, remedy: str) -> Path:
-    """Returns root or root/folder, whichever holds the file `marker`."""
+    """Returns root or root/folder, whichever holds the file `marker`.
+
+    Raises:
+      FileNotFoundError: neither does; the message ends with the remedy of an `Origin`.
+    """
     root = Path(root).expanduser()
     for candidate in (root, root / folder):
         if os.path.isfile(candidate / marker):
             return candidate
-    raise FileNotFoundError(f"neither {root} nor {root / folder} holds {marker}; {remedy}")
+    raise FileNotFoundError(f"config.data.root: neither {root} nor {root / folder} holds {marker}. {remedy}")
 
 
 def subfolders(folder: Path) -> list[str]:

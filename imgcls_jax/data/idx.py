@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgcls_jax.data.folders import require_folder
+from imgcls_jax.data.folders import Origin, require_folder
 from imgcls_jax.data.source import Arrays, Root, check_labels, require_choice
 
 MAX_IDX_BYTES = 2**30  # EMNIST, the largest of the kind, has 0.6 GB
@@ -24,19 +24,20 @@ class IdxImages(Arrays):
         split: "train" or "test" (files t10k-*).
         root: the folder that holds the four files.
         class_names: K names.
-        name: of the data set, for messages.
+          name: of the data set, for messages.
+        origin: where its files come from.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a file's magic number, size or a label is wrong; the message names the file.
     """
 
-    def __init__(self, split: str, root: Root, class_names: Sequence[str], name: str) -> None:
+    def __init__(self, split: str, root: Root, class_names: Sequence[str], name: str, origin: Origin) -> None:
         require_choice(f"the split of {name}", split, ("train", "test"))
-        folder = require_folder(root, f"the official idx files of {name}")
+        folder = require_folder(root, "four idx files", origin.remedy)
         stem = {"train": "train", "test": "t10k"}[split]
-        images_path = find_idx(folder, f"{stem}-images", 3)
-        labels_path = find_idx(folder, f"{stem}-labels", 1)
+        images_path = find_idx(folder, f"{stem}-images", 3, origin)
+        labels_path = find_idx(folder, f"{stem}-labels", 1, origin)
         images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
         if len(images) != len(labels):
             counts = f"{len(images)} images, but {labels_path} {len(labels)} labels"
@@ -45,12 +46,12 @@ class IdxImages(Arrays):
         super().__init__(images[..., None], labels, class_names, f"{name}/{split}")
 
 
-def find_idx(root: Path, stem: str, rank: int) -> Path:
+def find_idx(root: Path, stem: str, rank: int, origin: Origin) -> Path:
     names = [f"{stem}{separator}idx{rank}-ubyte{suffix}" for separator in "-." for suffix in ("", ".gz")]
     for name in names:
         if (root / name).is_file():
             return root / name
-    raise FileNotFoundError(f"{root} holds none of {', '.join(names)}; download the official files into it")
+    raise FileNotFoundError(f"{root} holds none of {', '.join(names)}. {origin.remedy}")
 
 
 def read_idx(path: Path, rank: int) -> np.ndarray:

@@ -77,14 +77,15 @@ class Bar:
         Args:
           done: of the total.
           text: numbers to show in place of the rate; None leaves those of before.
-          seconds_left: where the caller knows better than the rate so far.
+          seconds_left: where the caller knows better than the rate so far; None leaves that of before.
         """
         self.done = done
         if self._screen is None:
             return
         if text is not None:
             self.text = text
-        self.seconds_left = seconds_left
+        if seconds_left is not None:
+            self.seconds_left = seconds_left
         if self._first is None:
             self._first = time.monotonic(), done  # after the first part, whose programs are compiled
         self._screen.draw()

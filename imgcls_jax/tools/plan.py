@@ -39,6 +39,7 @@ from imgcls_jax.planning.stand_in import PlannedData
 from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of
 from imgcls_jax.runtime.mistakes import user_mistake
 from imgcls_jax.runtime.names import printable
+from imgcls_jax.train.compiled import step_and_inputs
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.setup import Setup
 
@@ -81,7 +82,7 @@ def plan(configuration: Configuration, stand_in: tuple[int, int] | None, xla: bo
 
 def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
     """Returns what a phase needs; memory is that of one device."""
-    step, state, batch = setup.step_and_inputs(phase)
+    step, state, batch = step_and_inputs(setup, phase)
     devices, platform = setup.mesh.size, "cpu" if xla else "cuda"
 
     def rows(times: int) -> Any:

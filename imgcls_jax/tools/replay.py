@@ -32,6 +32,7 @@ from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import StopRequest
 from imgcls_jax.train import nonfinite
 from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.initial import initial_state
 from imgcls_jax.train.loop import Loop, restore
 from imgcls_jax.train.nonfinite import Incidents
 from imgcls_jax.train.setup import Setup
@@ -94,7 +95,7 @@ def find(setup: Setup, workdir: Path, step: int) -> tuple[_Replay, tuple[Any, ..
     incidents.left_out -= {step}
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints, StopRequest() as stop:
         restored = restore(setup, checkpoints, before=step)
-        state, order = restored or (setup.initial_state(), None)
+        state, order = restored or (initial_state(setup), None)
         began = f"the checkpoint of step {int(state.step)}" if restored else "the beginning"
         writer = MetricWriter(workdir, active=False)
         loop = _Replay(setup, state, order, checkpoints, writer, stop, incidents)

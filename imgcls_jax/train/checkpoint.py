@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from imgcls_jax.runtime.agreement import all_or_none, require_agreement
+from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.train.state import TrainState, checksum
 
@@ -158,7 +158,7 @@ class Checkpoints:
         Raises:
           NotSaved: they could not be written.
         """
-        if not self._tracks_best or self._manager.metrics(step) is not None:
+        if not self._tracks_best or of_first(self._manager.metrics(step) is not None):
             return
         self.wait()
         with self._saving(), all_or_none():

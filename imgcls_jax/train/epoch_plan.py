@@ -35,7 +35,7 @@ class Embedder:
                 lambda *inputs: setup.predict(*inputs)[key], out_shardings=setup.sharding
             )
         predict = self._compiled[key]
-        batches = setup.data.training_in_order(setup.eval_batch_size)
+        batches = setup.data.training_in_order(setup.settings.train.evaluated_at_once)
         rows = [
             np.asarray(predict(state.params, state.objective_state, batch), np.float32)
             for batch in self._read(batches, setup.data.training)

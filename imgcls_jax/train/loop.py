@@ -18,6 +18,7 @@ from imgcls_jax.contracts.objective import Batch
 from imgcls_jax.data.pipeline import TrainBatches, iterate, note_bad_examples
 from imgcls_jax.runtime import compilations
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement, union
+from imgcls_jax.runtime.environment import environment
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.mistakes import in_one_line
 from imgcls_jax.runtime.stop import Interrupted, StopRequest
@@ -25,14 +26,17 @@ from imgcls_jax.train import evaluation, finished, sharding
 from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.build import make_evaluators
 from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
+from imgcls_jax.train.compiled import compile_step
 from imgcls_jax.train.due import Due
 from imgcls_jax.train.epoch_plan import Embedder, plan
 from imgcls_jax.train.evaluation import Splits
 from imgcls_jax.train.features import cache_features
+from imgcls_jax.train.growth import require_growth
+from imgcls_jax.train.initial import initial_state
 from imgcls_jax.train.nonfinite import Incidents, NonFinite, RollBack
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.progress import Progress, named
-from imgcls_jax.train.setup import Setup, environment
+from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState, state_digest
 from imgcls_jax.train.writer import MetricWriter, evaluated_at, flatten
 
@@ -110,7 +114,7 @@ class Loop:
             self.splits.read,
             batch_size=setup.settings.train.evaluated_at_once,
         )
-        compiled = setup.compile_step(phase)
+        compiled = compile_step(setup, phase)
         if phase is not self.phase:
             self._save_before_change()
             opt_state = phase.tx.init(self.state.params)
@@ -313,7 +317,7 @@ def _go_on(
 ) -> dict[str, Any]:
     """Trains from the newest checkpoint to the end and returns the result, all but wall_seconds."""
     restored = restore(setup, checkpoints)
-    state, order = restored or (setup.initial_state(), None)
+    state, order = restored or (initial_state(setup), None)
     first_step, total = int(state.step), setup.settings.train.total_steps
     if restored and setup.first_process:
         print(f"resumed from the checkpoint of step {first_step}", flush=True)
@@ -398,5 +402,5 @@ def _prepare(configuration: Configuration, workdir: Path, held: contextlib.ExitS
         held.enter_context(workdirs.lock(workdir))
         # Another run may have begun since.
         if workdirs.check(configuration, workdir, setup.task.steps_per_epoch):
-            setup.require_growth(workdirs.saved_length(workdir))
+            require_growth(setup, workdirs.saved_length(workdir))
     return setup

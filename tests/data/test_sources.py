@@ -127,9 +127,13 @@ def test_mnist_refuses(tmp_path, images, labels, message):
 
 
 def test_mnist_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds none of t10k-images-idx3-ubyte, .*download"):
+    with pytest.raises(
+        FileNotFoundError, match="holds none of t10k-images-idx3-ubyte, .*MNIST, 70,000 .*download the four"
+    ):
         Mnist("test", root=tmp_path)
-    with pytest.raises(FileNotFoundError, match="nowhere' is not a folder; it should hold the official idx"):
+    with pytest.raises(
+        FileNotFoundError, match="^config.data.root: .*nowhere' is not a folder; .*four idx files. MNIST"
+    ):
         Mnist("test", root=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="split of FashionMnist .*'val'"):
         FashionMnist("val", root=tmp_path)
@@ -197,9 +201,14 @@ def test_cifar10_refuses(tmp_path, name, content, message):
 
 
 def test_cifar_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds batches.meta.txt; download the binary version"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="holds batches.meta.txt. CIFAR-10, .*kriz/cifar.html: .*cifar-10-binary.tar.gz, 162 MB",
+    ):
         Cifar10("train", root=tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds fine_label_names.txt; download the binary version"):
+    with pytest.raises(
+        FileNotFoundError, match="holds fine_label_names.txt. CIFAR-100, .*cifar-100-binary.tar.gz"
+    ):
         Cifar100("train", root=tmp_path)
     write_cifar10(tmp_path)
     (tmp_path / "data_batch_2.bin").unlink()
@@ -287,7 +296,9 @@ def test_image_folder_fixed_split(tmp_path):
 
 
 def test_image_folder_refuses(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere' is not a folder"):
+    with pytest.raises(
+        FileNotFoundError, match="nowhere' is not a folder; it should hold .*--config.data.root=FOLDER"
+    ):
         ImageFolder("train", root=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no class folder; expected .*<class>"):
         ImageFolder("train", root=tmp_path)
@@ -416,7 +427,9 @@ def test_list_file_refuses(tmp_path, text, message):
 
 
 def test_list_file_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere' is not a folder"):
+    with pytest.raises(
+        FileNotFoundError, match="nowhere' is not a folder; it should hold .*--config.data.root=FOLDER"
+    ):
         ListFile("train", root=tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="train.txt is missing"):
         ListFile("train", root=tmp_path)
@@ -531,7 +544,10 @@ def test_cub_refuses(tmp_path, name, text, message):
 
 
 def test_cub_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="images.txt; download CUB_200_2011.tgz from Caltech"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="^config.data.root: neither .* images.txt. CUB-200-2011, .*caltech.*CUB_200_2011.tgz",
+    ):
         Cub200("train", root=tmp_path)
     root = write_cub(tmp_path)
     (root / "classes.txt").unlink()

@@ -120,6 +120,9 @@ def test_extremes_stay_finite(dtype, scale):
 def test_l2_normalize():
     vectors = jnp.array([[3.0, 4.0], [3e30, 4e30], [3e-25, 4e-25], [0.0, 0.0]])
     np.testing.assert_allclose(l2_normalize(vectors), [[0.6, 0.8]] * 3 + [[0, 0]], rtol=1e-6)
+    gradients = jax.grad(lambda x: jnp.sum(l2_normalize(x)[:, 0]))(vectors)
+    assert np.all(np.isfinite(gradients))
+    np.testing.assert_allclose(gradients[0], [0.8**2 / 5, -0.6 * 0.8 / 5], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", LOSSES)

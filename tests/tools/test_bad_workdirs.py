@@ -117,7 +117,7 @@ def readers(copy, config):
 
 def test_damaged_results(copy):
     path = copy / "result.json"
-    whole, config = json.loads(path.read_text()), load_configuration(copy)
+    whole, config = json.loads(path.read_text()), load_configuration(copy).written
     for read in readers(copy, config):
         read()
     texts = [text for text in TEXTS if text] + [path.read_text()[:-10]]
@@ -183,7 +183,7 @@ def test_a_run_goes_on_from_a_file_of_metrics_cut_short(copy):
     good = path.read_text()
     (copy / "result.json").unlink()
     path.write_bytes(good.encode() + b'{"step": 1, "train/lo\xff')
-    loop.run(load_configuration(copy), copy)
+    loop.run(load_configuration(copy).written, copy)
     assert path.read_text().startswith(good) and '"train/lo' not in path.read_text().replace("train/loss", "")
 
 
@@ -203,11 +203,10 @@ def test_damaged_results_files(tmp_path, copy):
 
 
 def test_an_evaluation_without_a_batch_size(copy):
-    config = json.loads((copy / "config.json").read_text())
+    content = json.loads((copy / "config.json").read_text())
     for size in (DELETED, None, "x", -1, 0, 2.5):
-        train = {k: v for k, v in config["train"].items() if k != "batch_size"}
-        train |= {} if size is DELETED else {"batch_size": size}
-        (copy / "config.json").write_text(json.dumps(config | {"train": train}))
+        changed = replaced(content, "resolved.train.batch_size", size)
+        (copy / "config.json").write_text(json.dumps(changed))
         with pytest.raises(ValueError, match="config.train.batch_size"):
             trained.evaluate(copy)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import plain
 from imgcls_jax.planning import step_cost
 from imgcls_jax.tools import plan
@@ -47,7 +48,7 @@ def imagenet_resnet50():
 
 
 def test_resnet50_at_224_has_the_parameters_and_flops_that_are_known():
-    found = plan.plan(imagenet_resnet50(), (1281167, 1000), xla=False)
+    found = plan.plan(resolve(imagenet_resnet50()), (1281167, 1000), xla=False)
     (phase,) = found["phases"]
     assert found["params"] == 25_557_032
     assert phase["params_bytes"] == phase["opt_state_bytes"] - 4 == 4 * 25_557_032  # momentum, and a count
@@ -164,7 +165,7 @@ SMALL = (dict(name="simpleconv3"), dict(name="cifar_resnet", variant="resnet20")
 def test_memory_is_near_xlas_own(model):
     config = configuration("digits_simpleconv3") | {"model": model}
     config["train"]["batch_size"] = 256
-    (phase,) = plan.plan(config, None, xla=True)["phases"]
+    (phase,) = plan.plan(resolve(config), None, xla=True)["phases"]
     arguments, temporaries = phase["xla_argument_bytes"], phase["xla_temporary_bytes"]
     assert phase["total_bytes"] - phase["temporary_bytes"] == pytest.approx(arguments, rel=0.01)
     assert phase["total_bytes"] == pytest.approx(arguments + temporaries, rel=0.15)
@@ -178,7 +179,7 @@ def test_memory_of_a_network_that_a_step_passes_through_often_is_near_xlas_own(f
     """Several passes make a gradient, and the gradients are most of what a device holds."""
     config = configuration("digits_pseudo_label", "test")
     config["train"]["parallel"] = form
-    (phase,) = plan.plan(config, None, xla=True)["phases"]
+    (phase,) = plan.plan(resolve(config), None, xla=True)["phases"]
     xla = phase["xla_argument_bytes"] + phase["xla_temporary_bytes"]
     assert phase["total_bytes"] == pytest.approx(xla, rel=0.1)
 
@@ -208,7 +209,7 @@ def test_memory_of_every_configuration_is_near_xlas_own(stem, devices):
 
 def test_checkpoint_is_what_a_run_writes(tmp_path):
     config = configuration("digits_simpleconv3", "test")
-    found = plan.plan(config, None, xla=False)
+    found = plan.plan(resolve(config), None, xla=False)
     loop.run(config, tmp_path)
     written = sum(file.stat().st_size for file in (tmp_path / "checkpoints").rglob("*") if file.is_file())
     assert found["kept_checkpoints_bytes"] == 2 * found["checkpoint_bytes"]

@@ -2,7 +2,6 @@
 
 import importlib.util
 import itertools
-import json
 from pathlib import Path
 
 import jax
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import plain
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.figures import attribution, drawing, network_input
@@ -18,6 +18,7 @@ from imgcls_jax.figures import network_pictures as pictures
 from imgcls_jax.figures.drawing import THUMBNAIL
 from imgcls_jax.tools import index, visualise
 from imgcls_jax.train import loop
+from imgcls_jax.train.workdir import save_configuration
 
 ROOT = Path(__file__).parents[2]
 
@@ -132,7 +133,7 @@ def test_augmentation_goes_through_the_pipeline_of_training(run, tmp_path, monke
         return batch
 
     monkeypatch.setattr(DataSide, "augment", watched)
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_configuration(tmp_path, resolve(config), steps_per_epoch=10)
     output = tmp_path / "picture.png"
     options = ["--output", str(output), "--examples", "2", "--draws", "3"]
     assert visualise.main(["augmentation", "--workdir", str(tmp_path), *options]) == 0

@@ -225,6 +225,34 @@ def test_data_that_differ_in_size_are_refused_at_the_start(tmp_path, disks, spli
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
 
 
+def test_an_evaluation_that_fails_in_one_process_loses_no_step(tmp_path, disks):
+    """An image of the evaluated split is damaged on the disk of process 0, which reads it."""
+    for folder in disks:
+        picture = folder / "pictures" / "late.png"
+        shutil.copy(folder / "pictures" / "train" / "dark" / "0.png", picture)
+        with (folder / "pictures" / "test.txt").open("a") as file:
+            file.write("late.png 0\n")
+    late = disks[0] / "pictures" / "late.png"
+    content = late.read_bytes()
+    late.write_bytes(content[:60])
+    text = LISTED.format(digits=str(ROOT / "configs" / "digits_simpleconv3.py"))
+    best = '    with config.unlocked():\n        config.train.best_metric = "test/accuracy"\n'
+    (tmp_path / "config.py").write_text(text.replace("    return config", f"{best}    return config"))
+    config = [f"--config={tmp_path}/config.py"]
+    (status, said), (other, also_said) = ends(start_two(tmp_path / "run", *config, folders=disks), 120)
+    assert status == 1 and other not in (0, None) and "Traceback" not in said + also_said
+    told = next(line for line in said.splitlines() if line.startswith("error: "))
+    assert told.startswith("error: process 0: the evaluation 'test' failed: ") and "late.png" in told
+    step = int(told.split("The state of step ")[1].split()[0])
+    assert step >= 1 and (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+    late.write_bytes(content)
+    for status, said in ends(start_two(tmp_path / "run", *config, folders=disks), 120):
+        assert status == 0, said
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [line["step"] for line in lines if "test/accuracy" in line]
+    assert len(evaluated) == len(set(evaluated)) >= 1 and evaluated[0] == step
+
+
 def test_a_workdir_takes_one_run_at_a_time(tmp_path):
     """Refused while another process holds it; free again once that one was killed."""
     code = f"""

@@ -18,6 +18,7 @@ from imgcls_jax.config.written import plain
 from imgcls_jax.contracts.objective import EpochPlan
 from imgcls_jax.inference import trained
 from imgcls_jax.train import build, loop
+from imgcls_jax.train.initial import initial_state
 from imgcls_jax.train.setup import Setup
 
 ROOT = Path(__file__).parents[2]
@@ -252,7 +253,7 @@ def test_pretrained_takes_the_backbone_of_a_workdir(tmp_path):
     source = trained.load(tmp_path)
     config["model"]["pretrained"] = str(tmp_path)
     config["objective"]["ema_decay"] = 0.9
-    state = Setup(resolve(config)).initial_state()
+    state = initial_state(Setup(resolve(config)))
     same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), state.params, source.params)
     assert all(jax.tree.leaves(same["backbone"])) and not all(jax.tree.leaves(same["head"]))
     jax.tree.map(
@@ -265,10 +266,10 @@ def test_pretrained_takes_the_backbone_of_a_workdir(tmp_path):
     with pytest.raises(
         ValueError, match=r"holds another backbone: .*fc1/bias: saved \(512,\), wanted \(256,\)"
     ):
-        Setup(resolve(config)).initial_state()
+        initial_state(Setup(resolve(config)))
     config["model"]["pretrained"] = str(tmp_path / "weights.pth")
     with pytest.raises(ValueError, match="weights.pth"):
-        Setup(resolve(config)).initial_state()
+        initial_state(Setup(resolve(config)))
 
 
 def test_a_run_of_several_epochs_compiles_its_step_once(tmp_path):

@@ -28,6 +28,8 @@ from imgcls_jax.models import lenet, simpleconv3
 from imgcls_jax.objectives import iic, supervised
 from imgcls_jax.train import loop, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.compiled import step_and_inputs
+from imgcls_jax.train.initial import initial_state
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState, state_digest
 from imgcls_jax.train.step import make_init, make_train_step
@@ -72,7 +74,7 @@ def test_a_leaf_is_split_along_its_longest_axis_that_divides():
 
 def test_params_optimizer_and_average_are_in_pieces_and_all_else_is_whole(small_pieces):
     setup = Setup(resolve(config_of("sharded")))
-    state = setup.initial_state()
+    state = initial_state(setup)
     for tree in (state.params, state.objective_state["ema"], state.opt_state):
         large = [leaf for leaf in jax.tree.leaves(tree) if leaf.size >= 1024]
         assert large and all(8 * leaf.addressable_shards[0].data.size == leaf.size for leaf in large)
@@ -84,7 +86,7 @@ def test_params_optimizer_and_average_are_in_pieces_and_all_else_is_whole(small_
 def memory_of(config):
     """Returns (bytes of a device's arguments, of the whole state) of a compiled step; allocates neither."""
     setup = Setup(resolve(config))
-    step, state, batch = setup.step_and_inputs(setup.phases[0])
+    step, state, batch = step_and_inputs(setup, setup.phases[0])
     leaves = jax.tree.leaves(state)
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     batch_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch)) / setup.mesh.size
@@ -209,7 +211,7 @@ def test_each_replica_draws_its_own_numbers_and_all_keep_one_carry():
 @pytest.mark.parametrize("before, after", [(0, 1), (1, 2), (1, 0)])
 def test_a_checkpoint_of_one_form_serves_another(before, after, small_pieces, tmp_path):
     one, other = (Setup(resolve(config_of(PARALLEL[form]))) for form in (before, after))
-    state = one.initial_state()
+    state = initial_state(one)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, wait=True)
         restored, _ = checkpoints.restore_latest(other.target)
@@ -311,6 +313,8 @@ from pathlib import Path
 import jax, numpy as np, optax
 from imgcls_jax.train import sharding
 from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.initial import initial_state
+from imgcls_jax.train.compiled import step_and_inputs
 from imgcls_jax.train.state import TrainState
 
 folder, port, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

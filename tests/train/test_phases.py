@@ -9,6 +9,8 @@ from imgcls_jax.layers.frozen import Frozen, Precomputed
 from imgcls_jax.models import simpleconv3
 from imgcls_jax.train import loop
 from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.compiled import compile_step
+from imgcls_jax.train.initial import initial_state
 from imgcls_jax.train.setup import Setup
 from tests.train.test_loop import digits_config, stop_after
 
@@ -41,7 +43,7 @@ def equal(one, other):
 def test_the_trunk_stays_in_the_first_phase_and_moves_in_the_second(tmp_path, capsys):
     config = two_phases(checkpoint_every_steps=6, keep_checkpoints=3)
     setup = Setup(resolve(config))
-    before = setup.initial_state()
+    before = initial_state(setup)
     loop.train(setup, tmp_path)
     params, objective_state = state_of(tmp_path, setup, 6)
     assert equal(params["backbone"], before.params["backbone"])
@@ -71,7 +73,7 @@ def test_a_run_of_two_phases_resumes_to_the_bit(stop, tmp_path, monkeypatch):
 def test_a_frozen_trunk_costs_no_backward_pass_and_no_optimizer_memory():
     frozen = Setup(resolve(config_of({"1": {"total_steps": 2, "groups": FREEZE}}, feature_cache_gib=0.0)))
     free = Setup(resolve(config_of({"1": {"total_steps": 2}})))
-    flops = [s.compile_step(s.phases[0]).cost_analysis()["flops"] for s in (frozen, free)]
+    flops = [compile_step(s, s.phases[0]).cost_analysis()["flops"] for s in (frozen, free)]
     assert flops[0] < 0.45 * flops[1]  # a forward pass is about a third of a step
     kept = sum(leaf.size for leaf in jax.tree.leaves(frozen.target(2).opt_state))
     head = sum(leaf.size for leaf in jax.tree.leaves(frozen.target(2).params["head"]))

@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from imgcls_jax.data.cifar import locate_cifar, read_cifar
+from imgcls_jax.data.folders import Origin
 from imgcls_jax.data.lists import read_names
 from imgcls_jax.data.source import Arrays, Root, require_choice
+
+ORIGIN = Origin(
+    "CIFAR-10, 60,000 photographs of 10 classes",
+    "https://www.cs.toronto.edu/~kriz/cifar.html",
+    "the binary version (cifar-10-binary.tar.gz, 162 MB) and unpack it there",
+)
 
 
 class Cifar10(Arrays):
@@ -24,7 +31,7 @@ class Cifar10(Arrays):
     def __init__(self, split: str, *, root: Root) -> None:
         require_choice("the split of Cifar10", split, ("train", "test"))
         pickled = ("cifar-10-batches-py", "data_batch_1")
-        folder = locate_cifar(root, "cifar-10-batches-bin", "batches.meta.txt", pickled)
+        folder = locate_cifar(root, "cifar-10-batches-bin", "batches.meta.txt", pickled, ORIGIN)
         files = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
         batches = [read_cifar(folder / name, [10]) for name in files[split]]
         images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from imgcls_jax.data.cifar import locate_cifar, read_cifar
+from imgcls_jax.data.folders import Origin
 from imgcls_jax.data.lists import read_names
 from imgcls_jax.data.source import Arrays, Root, require_choice
+
+ORIGIN = Origin(
+    "CIFAR-100, 60,000 photographs of 100 classes",
+    "https://www.cs.toronto.edu/~kriz/cifar.html",
+    "the binary version (cifar-100-binary.tar.gz, 161 MB) and unpack it there",
+)
 
 
 class Cifar100(Arrays):
@@ -23,7 +30,7 @@ class Cifar100(Arrays):
         require_choice("the split of Cifar100", split, ("train", "test"))
         require_choice("the label of Cifar100", label, ("fine", "coarse"))
         pickled = ("cifar-100-python", "meta")
-        folder = locate_cifar(root, "cifar-100-binary", "fine_label_names.txt", pickled)
+        folder = locate_cifar(root, "cifar-100-binary", "fine_label_names.txt", pickled, ORIGIN)
         images, labels = read_cifar(folder / f"{split}.bin", [20, 100])
         column, num_classes = {"coarse": (0, 20), "fine": (1, 100)}[label]
         class_names = read_names(folder / f"{label}_label_names.txt", num_classes)

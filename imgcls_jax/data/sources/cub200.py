@@ -10,10 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from imgcls_jax.data.folders import locate
+from imgcls_jax.data.folders import Origin, locate
 from imgcls_jax.data.lists import check_names, inside_root, read_matching, read_table
 from imgcls_jax.data.source import Files, Root, require_choice
 from imgcls_jax.data.subsets import stratified_split
+
+ORIGIN = Origin(
+    "CUB-200-2011, 11,788 photographs of 200 bird species",
+    "https://data.caltech.edu/records/65de6-vp158",
+    "CUB_200_2011.tgz (1.2 GB) and unpack it there",
+)
 
 
 class Cub200(Files):
@@ -46,8 +52,7 @@ class Cub200(Files):
     ) -> None:  # fmt: skip
         require_choice("the split of Cub200", split, ("train", "test"))
         require_choice("the protocol of Cub200", protocol, ("official", "random"))
-        place = "CUB_200_2011.tgz from Caltech (https://data.caltech.edu/records/65de6-vp158)"
-        folder = locate(root, "CUB_200_2011", "images.txt", f"download {place} and unpack it there")
+        folder = locate(root, "CUB_200_2011", "images.txt", ORIGIN.remedy)
         images = self._read_images(folder)
         class_names, label_of = self._read_classes(folder, images)
         if protocol == "random":

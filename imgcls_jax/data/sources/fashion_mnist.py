@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from imgcls_jax.data.folders import Origin
 from imgcls_jax.data.idx import IdxImages
 from imgcls_jax.data.source import Root
 
+ORIGIN = Origin(
+    "Fashion-MNIST, 70,000 images of clothing",
+    "https://github.com/zalandoresearch/fashion-mnist",
+    "the four files *-ubyte.gz (31 MB) into that folder",
+)
 CLASS_NAMES = (
     "T-shirt/top",
     "Trouser",
@@ -32,7 +38,7 @@ class FashionMnist(IdxImages):
     """
 
     def __init__(self, split: str, *, root: Root) -> None:
-        super().__init__(split, root, CLASS_NAMES, "FashionMnist")
+        super().__init__(split, root, CLASS_NAMES, "FashionMnist", ORIGIN)
 
 
 make = FashionMnist

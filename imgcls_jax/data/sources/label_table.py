@@ -29,7 +29,7 @@ class LabelTable(Files):
     """
 
     def __init__(self, split: str, *, root: Root, table: str = "labels.csv", images: str = "images") -> None:
-        folder = require_folder(root, "the label table and the images")
+        folder = require_folder(root, f"the table {table!r} and the folder {images!r}")
         self._table = folder / table.replace("{split}", split)
         lines = read_lines(self._table)
         _, header = next(lines, (1, ""))

@@ -33,7 +33,7 @@ class ListFile(Files):
     def __init__(
         self, split: str, *, root: Root, list_file: str = "{split}.txt", classes: str | None = None
     ) -> None:
-        folder = require_folder(root, "the list files and the images")
+        folder = require_folder(root, f"the list {list_file.replace('{split}', split)} and the images")
         self._list, train_list = (folder / list_file.replace("{split}", name) for name in (split, "train"))
         paths, labels, self._line_numbers = read_list(self._list)
         if classes is not None:

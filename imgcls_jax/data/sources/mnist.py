@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from imgcls_jax.data.folders import Origin
 from imgcls_jax.data.idx import IdxImages
 from imgcls_jax.data.source import Root
+
+ORIGIN = Origin(
+    "MNIST, 70,000 handwritten digits",
+    "http://yann.lecun.com/exdb/mnist (mirror: https://ossci-datasets.s3.amazonaws.com/mnist)",
+    "the four files *-ubyte.gz (12 MB) into that folder",
+)
 
 
 class Mnist(IdxImages):
@@ -19,7 +26,7 @@ class Mnist(IdxImages):
     """
 
     def __init__(self, split: str, *, root: Root) -> None:
-        super().__init__(split, root, "0123456789", "Mnist")
+        super().__init__(split, root, "0123456789", "Mnist", ORIGIN)
 
 
 make = Mnist

@@ -1,0 +1,78 @@
+"""The training step of a phase, compiled for the devices at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+
+from imgcls_jax.train import nonfinite, sharding
+from imgcls_jax.train.phase import Phase
+from imgcls_jax.train.setup import Setup
+from imgcls_jax.train.state import TrainState
+from imgcls_jax.train.step import make_train_step
+
+
+def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
+    """Returns a phase's step under jit, and the state and the batch that it takes, in shapes with
+    shardings."""
+    split = sharding.split_batch(setup.mesh)
+
+    def of_all_processes(leaf: Any, rows: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype, sharding=split)
+
+    processes = jax.process_count()
+    sample = jax.tree.map(lambda leaf: of_all_processes(leaf, leaf.shape[0] * processes), setup.spec)
+    if phase.features is not None:
+        sample["image"] = jax.tree.map(
+            lambda leaf: of_all_processes(leaf, setup.settings.train.batch_size), phase.features
+        )
+    objective = phase.objective
+    if setup.settings.train.parallel == "sharded":
+        loss = objective.loss
+        objective = dataclasses.replace(
+            objective, loss=lambda params, *inputs: loss(setup.gathered(params), *inputs)
+        )
+    step = make_train_step(
+        objective,
+        phase.tx,
+        phase.augment,
+        num_microbatches=setup.settings.train.num_microbatches,
+        frozen=phase.frozen,
+        axis_name=setup.task.axis_name,
+    )
+    if setup.task.axis_name is not None:
+        step = sharding.per_replica(step, setup.mesh)
+    step = nonfinite.watch(step, setup.settings.train.on_nonfinite)
+    state = setup.target(phase.stop)
+    shardings = (setup.shardings(state), setup.sharding)
+    return jax.jit(step, donate_argnums=0, out_shardings=shardings), state, sample
+
+
+def compile_step(setup: Setup, phase: Phase) -> Any:
+    """Compiles a phase's step; prints the parameter table, and FLOPs and memory by XLA's own analysis."""
+    step, state, batch = step_and_inputs(setup, phase)
+    start = time.monotonic()
+    compiled = step.lower(state, batch).compile()
+    if setup.first_process:
+        print(_overview(state.params, compiled, time.monotonic() - start), flush=True)
+    return compiled
+
+
+def _overview(params: Any, compiled: Any, seconds: float) -> str:
+    """Returns the parameter table, and what XLA says of the compiled step."""
+    try:
+        from clu import parameter_overview
+
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+    except ModuleNotFoundError:
+        table = f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
+    flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
+    memory = compiled.memory_analysis()
+    mebibytes = {name: getattr(memory, f"{name}_size_in_bytes", 0) / 2**20 for name in ("argument", "temp")}
+    return (
+        f"{table}\nstep: {flops / 1e9:.3f} GFLOP; memory by XLA: {mebibytes['argument']:.1f} MiB arguments, "
+        f"{mebibytes['temp']:.1f} MiB temporaries; compiled in {seconds:.1f} s"
+    )

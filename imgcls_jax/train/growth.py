@@ -1,0 +1,36 @@
+"""Whether a run may become longer: only where what was trained is the beginning of the longer run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from imgcls_jax.train import build
+from imgcls_jax.train.setup import Setup
+
+# Schedules whose first steps are the same in a longer run.
+FREE_OF_LENGTH = ("constant", "step")
+
+
+def require_growth(setup: Setup, steps: int) -> None:
+    """Raises ValueError where the run is not the longer form of one that was to take `steps` steps."""
+    schedule, objective = setup.settings.phases[-1].optimizer.schedule, setup.settings.objective.name
+    reason = ""
+    if schedule not in FREE_OF_LENGTH:
+        reason = f"optimizer.schedule = {schedule!r} spreads over all of the run"
+    elif setup.objective.plan_epoch is not None or _objective_reads_length(setup):
+        reason = f"the objective {objective!r} reads the length of the run"
+    if reason:
+        raise ValueError(
+            f"the workdir's run has {steps} steps and cannot become one of {setup.task.total_steps}: "
+            f"{reason}, so what was trained is not its beginning. Choose another --workdir"
+        )
+
+
+def _objective_reads_length(setup: Setup) -> bool:
+    """Whether the objective cannot be made without knowing the length of the run."""
+    task = dataclasses.replace(setup.task, total_steps=None)
+    try:
+        build.make_objective(setup.settings.objective, task, setup.backbone)
+    except ValueError:
+        return True
+    return False

@@ -1,0 +1,34 @@
+"""The list of heads, and what an unknown one is told."""
+
+import inspect
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from imgcls_jax.layers import heads
+
+
+def test_the_list_names_every_head_of_the_file():
+    found = {
+        value
+        for value in vars(heads).values()
+        if inspect.isclass(value) and issubclass(value, nn.Module) and hasattr(value, "reads")
+    }
+    assert set(heads.HEADS.values()) == found
+
+
+@pytest.mark.parametrize("name", heads.HEADS)
+def test_every_head_makes_float32_logits_of_what_it_reads(name):
+    head = heads.build(name, 3, dropout=0.5)
+    reads = {"map": jnp.ones((2, 4, 4, 6), jnp.bfloat16), "embedding": jnp.ones((2, 6), jnp.bfloat16)}
+    logits, _ = head.init_with_output(jax.random.key(0), reads[head.reads], train=False)
+    assert logits.shape == (2, 3) and logits.dtype == jnp.float32
+
+
+def test_an_unknown_head_and_an_unknown_field():
+    with pytest.raises(ValueError, match="has no head 'liner'; it has bilinear, conv_pool, linear"):
+        heads.build("liner", 3)
+    with pytest.raises(ValueError, match="the head 'linear' has no field 'dim'; it has dropout, dtype"):
+        heads.build("linear", 3, dim=8)
