@@ -123,6 +123,8 @@ class Objective:
     ]
     predict: Callable[[Params, ObjectiveState, Batch], dict[str, jax.Array]]
     after_update: Callable[[Params, ObjectiveState, jax.Array], ObjectiveState] = keep_objective_state
-    plan_epoch: Callable[..., EpochPlan] | None = None
+    plan_epoch: (
+        Callable[[Params, ObjectiveState, int, Callable[[str], np.ndarray], jax.Array], EpochPlan] | None
+    ) = None
     reads_pixels: bool = True
     multi_label: bool = False

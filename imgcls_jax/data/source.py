@@ -36,8 +36,8 @@ class Source(Protocol):
     A file of `data/sources/` opens one with `make(split, *, root, ...)`. An element is a dictionary with
         image: uint8 [H, W, C], or the `bytes` of an encoded image file, which the transform `decode` decodes;
         label: int32 scalar in [0, K), or int32 [K] of 0 and 1 where an image has any number of labels;
-    and any further fields of the data set, such as the boxes of `Cub200`. A source in memory may also have
-    `gather(indices)`, which returns a whole batch at once (see `Arrays`).
+    and any further fields of the data set, such as the boxes of `Cub200`. A source in memory may also be a
+    `GatheringSource`.
 
     Attributes:
         class_names: K names; a label is an index into them.
@@ -45,8 +45,11 @@ class Source(Protocol):
             tell.
     """
 
-    class_names: tuple[str, ...]
-    labels: np.ndarray | None
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
 
     def __len__(self) -> int: ...
 
@@ -54,6 +57,14 @@ class Source(Protocol):
 
     def describe(self, index: int) -> str:
         """Returns where element `index` comes from, for error messages."""
+        ...
+
+
+class GatheringSource(Source, Protocol):
+    """A source that also returns a whole batch at once, such as `Arrays`."""
+
+    def gather(self, indices: Indices) -> dict[str, np.ndarray]:
+        """Returns the elements at integer indices [B] as arrays [B, ...], new ones."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from imgcls_jax.data.source import Indices, Source
+from imgcls_jax.data.source import GatheringSource, Indices, Source
 
 
 def _shuffled_in_classes(labels: Indices, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,6 +135,8 @@ class Subset:
 
 class GatheredSubset(Subset):
     """A subset of a source in memory, which gathers whole batches."""
+
+    source: GatheringSource
 
     def gather(self, indices: Indices) -> dict[str, np.ndarray]:
         """Returns the source's columns for integer indices [B] into the subset."""

@@ -85,7 +85,8 @@ def resized(image: Image.Image, side: int) -> Image.Image:
     if factor >= 2:
         factor = round(factor)
     width, height = (max(1, round(length * factor)) for length in image.size)
-    return image.resize((width, height), Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS)
+    filtering = Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS
+    return image.resize((width, height), filtering)
 
 
 def stretched(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.extend.core
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from imgcls_jax.layers.features import Features

@@ -54,7 +54,9 @@ def conv_norm(
     """
     size = (kernel, kernel) if isinstance(kernel, int) else kernel
     pads: dict[str, str | list[tuple[int, int]]] = {
-        "half": [(side // 2, side // 2) for side in size], "none": [(0, 0), (0, 0)], "same": "SAME"
+        "half": [(side // 2, side // 2) for side in size],
+        "none": [(0, 0), (0, 0)],
+        "same": "SAME",
     }
     x = Conv(
         features,

@@ -53,7 +53,7 @@ def convolution(
     dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
     if any(dilation != 1 for dilation in dilations):
         return native(inputs, kernel)
-    size, groups = (kernel.shape[0], kernel.shape[1]), options.get("feature_group_count", 1)
+    size, groups = kernel.shape[:2], options.get("feature_group_count", 1)
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(inputs.shape[1:3], size, strides, padding)
 

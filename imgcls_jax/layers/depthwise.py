@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ depthwise_convolution.defvjp(_forward, _backward)
 
 
 def _kernel_gradient(
-    inputs: jax.Array, gradient: jax.Array, size: Pair, strides: Pair, padding: tuple[Pair, Pair]
+    inputs: jax.Array, gradient: jax.Array, size: Sequence[int], strides: Pair, padding: tuple[Pair, Pair]
 ) -> jax.Array:
     """Returns the gradient of the filters, [kh, kw, 1, C].
 

@@ -24,14 +24,15 @@ class BatchNorm(nn.BatchNorm):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, use_running_average: bool | None = None, *, mask: None = None
+        self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
     ) -> jax.Array:
         """Args: x float [..., C]. Returns: float [..., C] in `dtype`, of x and the params by default.
 
         Raises:
-          ValueError: an attribute of FIXED is not at its default.
+          ValueError: an attribute of FIXED is not at its default, or a mask is given.
         """
         changed = [name for name in FIXED if getattr(self, name) != getattr(nn.BatchNorm, name)]
+        changed += ["mask"] if mask is not None else []
         if changed:
             raise ValueError(f"this BatchNorm has no {', '.join(changed)}; use flax.linen.BatchNorm")
         use_running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)

@@ -6,6 +6,7 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929 (2020).
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 XAVIER = nn.initializers.xavier_uniform()
 
 
-def sincos_positions(grid: tuple[int, int], width: int) -> jax.Array:
+def sincos_positions(grid: Sequence[int], width: int) -> jax.Array:
     """Returns fixed position embeddings, first half of the channels the column, second half the row.
 
     Args:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -152,7 +152,7 @@ class VisionTransformer(nn.Module):
             name="conv_proj",
         )(images)
 
-    def _positions(self, grid: tuple[int, int]) -> jax.Array:
+    def _positions(self, grid: Sequence[int]) -> jax.Array:
         """Returns the position embeddings, the class token's first: float32 [1, 1 + L, D]."""
         if self.position == "sincos":
             return jnp.pad(sincos_positions(grid, self.width), ((1, 0), (0, 0)))[None]

@@ -147,7 +147,7 @@ class _CNNRNN:
     """
 
     backbone: Any
-    decoder: Decoder
+    decoder: Any
     order: np.ndarray
     beams: int
     steps: int

@@ -146,8 +146,8 @@ class _DeepCluster:
     backbone: Any
     num_examples: int
     reads: str
-    projector: Projector | None
-    classifier: nn.Dense
+    projector: Any
+    classifier: Any
     pca_dim: int
     kmeans: dict[str, Any]
 
@@ -180,7 +180,7 @@ class _DeepCluster:
         train: bool,
     ) -> tuple[jax.Array, jax.Array, Params]:
         """Returns embedding float [B, D], logits float32 [B, k] and batch_stats."""
-        rng_backbone, rng_dropout = jax.random.split(rng) if train else (None, None)
+        rng_backbone, rng_dropout = (None, None) if rng is None else jax.random.split(rng)
         features, batch_stats = apply_backbone(
             self.backbone,
             params["backbone"],
@@ -226,7 +226,8 @@ class _DeepCluster:
         del epoch
         # A copy on this host: the work below is its own, and every host does the same.
         seed = np.asarray(jax.random.key_data(rng))
-        rng_kmeans, rng_head = jax.random.split(jax.random.wrap_key_data(seed, impl=jax.random.key_impl(rng)))
+        own = jax.random.wrap_key_data(jnp.asarray(seed), impl=jax.random.key_impl(rng))
+        rng_kmeans, rng_head = jax.random.split(own)
         embedding = embed("embedding")
         dim = min(self.pca_dim, embedding.shape[1])
         found = _cluster(embedding, rng_kmeans, dim=dim, **self.kmeans)
@@ -271,7 +272,7 @@ def uniform_order(assignments: np.ndarray, rng: np.random.Generator) -> np.ndarr
     extra[rng.permutation(len(members))[:more]] = 1
     drawn = [
         rng.choice(own, visits + one, replace=len(own) < visits + one)
-        for own, one in zip(members, extra, strict=True)
+        for own, one in zip(members, extra.tolist(), strict=True)
     ]
     return rng.permutation(np.concatenate(drawn)).astype(np.int64)
 

@@ -96,11 +96,11 @@ class _IIC:
     """
 
     backbone: Any
-    layers: dict[str, heads.Linear]
+    layers: dict[str, Any]
     task: Task
     num_subheads: int
     marginal_weight: float
-    head_epochs: tuple[int, int]
+    head_epochs: tuple[int, ...]
     overclusters_first: bool
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, ObjectiveState]:

@@ -20,7 +20,9 @@ params, objective_state: those of contracts/classifier.py.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -136,7 +138,7 @@ class _MixMatch:
             jax.nn.softmax(self.classifier.train_logits(params, objective_state, view, key)[0])
             for view, key in zip(views, rngs, strict=True)
         ]
-        mean = sum(predictions) / len(views)
+        mean = functools.reduce(operator.add, predictions) / len(views)
         return jax.lax.stop_gradient(sharpen(mean, temperature=self.temperature))
 
 

@@ -34,7 +34,9 @@ objective_state:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -143,7 +145,7 @@ class _TriNet:
     """The algorithm; the attributes are arguments of `make`, or made of them."""
 
     backbone: Any
-    module: LabelingModule
+    module: Any
     rounds: Rounds
     num_examples: int
     smear_std: float
@@ -195,7 +197,7 @@ class _TriNet:
             has_target = targets[number] >= 0
             losses = softmax_cross_entropy(logits[-1], smeared)
             values.append(jnp.sum(losses, where=has_target) / jnp.maximum(jnp.sum(has_target), 1))
-        value = sum(values)
+        value = functools.reduce(operator.add, values)
         of_labeled = log_mean_probability(jnp.stack(logits))[: labeled["label"].shape[0]]
         metrics = {
             "loss": value,
@@ -230,7 +232,7 @@ class _TriNet:
         unlabeled = np.flatnonzero(label < 0)
         t, first_epoch = self.rounds.at(epoch)
         smearing = self.rounds.smears(t, len(unlabeled))
-        metrics = {"round": t}
+        metrics: dict[str, float] = {"round": t}
         if first_epoch:
             pseudo = np.full_like(pseudo, -1)
             if not smearing:
@@ -282,7 +284,7 @@ def log_mean_probability(logits: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(log_p, axis=0) - jnp.log(logits.shape[0])
 
 
-def ask_modules(module: LabelingModule, params: list[Params]) -> Callable[..., jax.Array]:
+def ask_modules(module: Any, params: list[Params]) -> Callable[..., jax.Array]:
     """Returns the function (embedding [B, D], key = None) -> logits [3, B, K].
 
     With a key, dropout is on, and drops the same entries for every example.

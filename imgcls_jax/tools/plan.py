@@ -204,7 +204,8 @@ def _phase_lines(phase: dict[str, Any], planned: dict[str, Any]) -> list[str]:
 
 def _use_devices(number: int) -> None:
     """Makes the CPU look like that many devices; must come before the first use of any."""
-    if jax.config.jax_num_cpu_devices != number or jax.config.jax_platforms != "cpu":
+    present = jax.config.values
+    if present["jax_num_cpu_devices"] != number or present["jax_platforms"] != "cpu":
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", number)
 

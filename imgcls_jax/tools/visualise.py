@@ -88,7 +88,8 @@ def draw_neighbours(arguments: argparse.Namespace) -> Drawn:
 def draw_embedding(arguments: argparse.Namespace) -> Drawn:
     if (arguments.folder is None) == (arguments.split is None):
         raise ValueError("give either a folder of class folders or --split")
-    trained, errors = load(arguments.workdir, arguments.checkpoint), {}
+    trained = load(arguments.workdir, arguments.checkpoint)
+    errors: dict[Path, str] = {}
     if arguments.split is not None:
         what = f"the split {arguments.split!r}"
         embedded = embedding_map.embed_split(trained, arguments.split, batch_size=arguments.batch_size)

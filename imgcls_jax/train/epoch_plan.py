@@ -25,7 +25,8 @@ class Embedder:
     """
 
     def __init__(self, setup: Setup, read: Callable[[EvalBatches, Any], Iterator[Batch]]):
-        self._setup, self._read, self._compiled = setup, read, {}
+        self._setup, self._read = setup, read
+        self._compiled: dict[str, Callable[..., jax.Array]] = {}
 
     def embed(self, state: TrainState, key: str) -> np.ndarray:
         """Returns predict's output of a key over what is trained on in index order, float32 [N, D]."""
@@ -62,6 +63,8 @@ def plan(
       ValueError: the plan is not of the form of the state, or its order not of the examples.
     """
     objective = setup.objective
+    if objective.plan_epoch is None:
+        return state, setup.batches.order_of(epoch), {}
     rng = jax.random.fold_in(jax.random.fold_in(state.rng, epoch), setup.settings.train.total_steps)
     with contract.naming(objective.plan_epoch):
         made = objective.plan_epoch(state.params, state.objective_state, epoch, embed, rng)

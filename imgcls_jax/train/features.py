@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -94,6 +94,7 @@ class CachedFeatures:
 
     def __init__(self, features: Any, labels: np.ndarray, shard: tuple[int, int] = (0, 1)):
         self.features, self.labels, self.shard = features, labels, shard
+        self.class_names: tuple[str, ...] = ()  # no message names a class
 
     def train_batches(self, batch_size: int, seed: int, order: Any = None) -> TrainBatches:
         """Returns the batches to train on."""
@@ -102,7 +103,13 @@ class CachedFeatures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def gather(self, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.gather(index)
+
+    def describe(self, index: int) -> str:
+        return f"the cached features of example {index}"
+
+    def gather(self, indices: Any) -> dict[str, Any]:
         """Returns {"image": Features of arrays [B, ...], "label": int32 [B]}."""
         return {
             "image": jax.tree.map(lambda leaf: leaf[indices], self.features),

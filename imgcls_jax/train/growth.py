@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from imgcls_jax.train import build
 from imgcls_jax.train.setup import Setup
@@ -28,7 +29,8 @@ def require_growth(setup: Setup, steps: int) -> None:
 
 def _objective_reads_length(setup: Setup) -> bool:
     """Whether the objective cannot be made without knowing the length of the run."""
-    task = dataclasses.replace(setup.task, total_steps=None)
+    unknown: Any = None
+    task = dataclasses.replace(setup.task, total_steps=unknown)
     try:
         build.make_objective(setup.settings.objective, task, setup.backbone)
     except ValueError:

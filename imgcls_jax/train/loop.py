@@ -30,7 +30,7 @@ from imgcls_jax.train.compiled import compile_step
 from imgcls_jax.train.due import Due
 from imgcls_jax.train.epoch_plan import Embedder, plan
 from imgcls_jax.train.evaluation import Splits
-from imgcls_jax.train.features import cache_features
+from imgcls_jax.train.features import CachedFeatures, cache_features
 from imgcls_jax.train.growth import require_growth
 from imgcls_jax.train.initial import initial_state
 from imgcls_jax.train.nonfinite import Incidents, NonFinite, RollBack
@@ -68,7 +68,8 @@ class Loop:
         incidents: Incidents,
     ):
         self.setup, self.state, self.order = setup, state, order
-        self.phase, self.cached = setup.phase_of(int(state.step)), None
+        self.phase = setup.phase_of(int(state.step))
+        self.cached: CachedFeatures | None = None
         self.checkpoints, self.writer, self.stop = checkpoints, writer, stop
         self.incidents = incidents
         train = setup.settings.train
@@ -377,7 +378,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
             configuration = resolve(config)
             grown = workdirs.check(configuration, workdir)
             is_finished = (workdir / "result.json").exists() and not grown
-            result = finished.read_result(workdir) if is_finished else None
+            result = finished.read_result(workdir) if is_finished else {}
             setup = None if result else _prepare(configuration, workdir, held)
         require_agreement({"whether its workdir holds a finished run": setup is None})
         if setup is None:

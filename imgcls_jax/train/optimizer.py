@@ -100,13 +100,13 @@ def make_optimizer(
         raise ValueError("optimizer.groups freezes every parameter: nothing is left to train")
     transforms = {}
     for label in used:
-        if factors[label] is None:
+        factor = factors[label]
+        if factor is None:
             transforms[label] = optax.set_to_zero()
             continue
         chosen = _masked_to(decay_mask, labels, label)
-        transforms[label] = _one_group(
-            function, _scaled(schedule, factors[label]), weight_decay, chosen, settings.fields
-        )
+        scaled = _scaled(schedule, factor)
+        transforms[label] = _one_group(function, scaled, weight_decay, chosen, settings.fields)
     tx = optax.partition(transforms, labels)
     if settings.clip_norm:
         trainable = jax.tree.map(lambda label: factors[label] is not None, labels)

@@ -98,7 +98,8 @@ class Setup:
         phases = make_phases(self.settings, self.data, self.task, backbone, params)
         init = make_init(self.objective, phases[0].tx, small)
         opt_state, rng = jax.eval_shape(phases[0].tx.init, params), jax.eval_shape(lambda: jax.random.key(0))
-        self._state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, objective_state, opt_state, rng)
+        step: Any = jax.ShapeDtypeStruct((), jnp.int32)  # in place of the array
+        self._state = TrainState(step, params, objective_state, opt_state, rng)
         self.init = jax.jit(init, out_shardings=self.shardings(self._state))
         self.phases = [
             with_cached_features(phase, self.settings, self.task, backbone, self._state, small)

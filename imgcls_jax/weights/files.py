@@ -17,7 +17,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -220,7 +220,8 @@ class _Unpickler(pickle._Unpickler):
     tuples nested forty deep can take longer than a life.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding="utf-8")
@@ -258,7 +259,7 @@ class _Unpickler(pickle._Unpickler):
         raise ValueError("the pickle uses an opcode that no state dict needs")
 
     dispatch[pickle.BUILD[0]] = ignore_state  # no attribute of any object is ever set
-    dispatch[pickle.TUPLE[0]] = pickle._Unpickler.load_list
+    dispatch[pickle.TUPLE[0]] = pickle._Unpickler.dispatch[pickle.LIST[0]]
     for number, opcode in enumerate((pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)):
         dispatch[opcode[0]] = functools.partial(gather, count=number)
     for opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER):

@@ -278,8 +278,8 @@ def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames) -
         yield f"{module}: {reason}"
         for path in theirs:
             del arrays[names.key(path)]
-        for path in ours:
-            del leaves[path]
+        for own in ours:
+            del leaves[own]
 
 
 def _drop_optional(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames) -> Iterator[str]:
@@ -304,9 +304,9 @@ def _adapt(array: np.ndarray, shape: tuple[int, ...], path: KeyPath) -> tuple[np
         if shape == (*array.shape[:2], 1, array.shape[3]):
             return array.sum(axis=2, keepdims=True), "summed over R, G and B for gray images"
     if path[-1].endswith(POSITIONS) and array.ndim == 3 and array.shape != shape:
-        grids = [_grid(length) for length in (array.shape[1], shape[1])]
-        if array.shape[::2] == shape[::2] and all(grids) and grids[0][0] == grids[1][0]:
-            (prefix, old), (_, new) = grids
+        theirs, ours = _grid(array.shape[1]), _grid(shape[1])
+        if array.shape[::2] == shape[::2] and theirs and ours and theirs[0] == ours[0]:
+            (prefix, old), (_, new) = theirs, ours
             square = array[:, prefix:].reshape(1, old, old, -1)
             square = np.asarray(jax.image.resize(square, (1, new, new, shape[2]), "bicubic"))
             tokens = np.concatenate([array[:, :prefix], square.reshape(1, new * new, -1)], axis=1)

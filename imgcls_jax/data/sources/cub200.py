@@ -156,7 +156,8 @@ class Cub200(Files):
         element["image"] = np.array(image.crop((left, top, right, bottom)))
         element["box"][:2] -= left, top
         if "parts" in element:
-            element["parts"][:, :2] -= element["parts"][:, 2:] * np.array([left, top], np.float32)  # hidden: stays 0
+            corner = np.array([left, top], np.float32)
+            element["parts"][:, :2] -= element["parts"][:, 2:] * corner  # hidden: stays 0
         return element
 
 
