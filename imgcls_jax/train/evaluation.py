@@ -16,7 +16,9 @@ from imgcls_jax.runtime.agreement import all_or_none, require_agreement
 from imgcls_jax.runtime.mistakes import in_one_line
 from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.train import contract, sharding
-from imgcls_jax.train.writer import OWN_PREFIXES
+from imgcls_jax.train.progress import named
+from imgcls_jax.train.state import TrainState
+from imgcls_jax.train.writer import OWN_PREFIXES, MetricWriter, flatten
 
 Evaluator = Callable[[Any, Any], dict[str, Any]]
 
@@ -130,3 +132,28 @@ def run(
         except Exception as error:
             raise EvaluationFailed(f"the evaluation {name!r} failed: {in_one_line(error)}") from error
         yield name, metrics
+
+
+def run_and_tell(
+    evaluators: Mapping[str, Evaluator], state: TrainState, step: int, writer: MetricWriter
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Runs one evaluation after the other; writes and prints the numbers of those that succeed.
+
+    Returns:
+      (metrics by evaluation, their numbers by name).
+
+    Raises:
+      EvaluationFailed, Interrupted, JaxRuntimeError: as run does; what succeeded before is written.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    scalars: dict[str, float] = {}
+    try:
+        for name, metrics in run(evaluators, state.params, state.objective_state):
+            found[name] = metrics
+            scalars |= flatten(metrics, name)
+    finally:
+        if scalars:
+            writer.write_scalars(step, scalars)
+            if jax.process_index() == 0:
+                print(f"evaluation at step {step}: {named(scalars)}", flush=True)
+    return found, scalars

@@ -86,7 +86,6 @@ class Loop:
             total_steps=train.total_steps,
             writer=writer,
             incidents=incidents,
-            told=setup.first_process,
         )
 
     # ---- stepping
@@ -204,20 +203,11 @@ class Loop:
           EvaluationFailed, ValueError: one failed, or none measured train.best_metric.
           Interrupted: the run was asked to stop; a resume makes up for the evaluation.
         """
-        state, self.evaluation = self.state, None
-        each = evaluation.run(self.evaluators, state.params, state.objective_state)
-        found: dict[str, dict[str, Any]] = {}
-        try:
-            found.update(each)
-        finally:
-            scalars = {k: v for name, metrics in found.items() for k, v in flatten(metrics, name).items()}
-            if scalars:
-                self.writer.write_scalars(self.step, scalars)
-            if scalars and self.setup.first_process:
-                print(f"evaluation at step {self.step}: {named(scalars)}", flush=True)
+        self.evaluation, scalars = evaluation.run_and_tell(
+            self.evaluators, self.state, self.step, self.writer
+        )
         evaluation.require_metric(self.setup.settings.train.best_metric, scalars)
         self.checkpoints.record(self.step, scalars)
-        self.evaluation = found
 
     def save(self, *, wait: bool = False) -> None:
         """Saves the state in the background; `wait` returns only when it is on disk."""

@@ -46,7 +46,6 @@ class Progress:
       batch_size, steps_per_epoch, total_steps: of the run.
       writer: of the lines' numbers.
       incidents: the steps that were not finite.
-      told: whether lines are printed.
     """
 
     def __init__(
@@ -58,10 +57,9 @@ class Progress:
         total_steps: int,
         writer: MetricWriter,
         incidents: Incidents,
-        told: bool,
     ):
         self._batch_size, self._steps_per_epoch, self._total = batch_size, steps_per_epoch, total_steps
-        self._writer, self._incidents, self._told = writer, incidents, told
+        self._writer, self._incidents = writer, incidents
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self._checked, self.clock = step, Clock()
         self._steps, self._waited, self._mark = 0, 0.0, (0, 0.0, 0.0)
@@ -121,7 +119,7 @@ class Progress:
         self._mark = now
         speed = steps * self._batch_size / max(seconds, 1e-9)
         epoch = step / self._steps_per_epoch
-        if self._told:
+        if jax.process_index() == 0:
             left = (self._total - step) * seconds / max(steps, 1)
             line = progress_line(
                 step, self._total, epoch, means, examples_per_second=speed, seconds_left=left
