@@ -183,7 +183,7 @@ def _new_progress() -> Progress | None:
     together = sys.stdout is not None and sys.stdout.isatty()
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=20),
         _words_column(),
         console=Terminal(file=sys.stderr, force_terminal=True),
         auto_refresh=False,

@@ -14,6 +14,7 @@ from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import EvalBatches, iterate, note_bad_examples
 from imgcls_jax.runtime.agreement import all_or_none, require_agreement
 from imgcls_jax.runtime.mistakes import in_one_line
+from imgcls_jax.runtime.progress import tracked
 from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.train import contract, sharding
 from imgcls_jax.train.progress import named
@@ -62,12 +63,19 @@ class Splits:
                 batches = self._data.eval_batches(split, self._batch_size, self._class_names)
             require_agreement({f"examples of the split {split!r}": len(batches.source)})
             self._opened[split] = batches
-        yield from self.read(self._opened[split], self._opened[split].source)
+        batches = self._opened[split]
+        yield from self.read(batches, batches.source, f"evaluating {split}")
 
-    def read(self, batches: EvalBatches, source: Any) -> Iterator[Batch]:
-        """Yields batches, placed on the devices, and notes the examples of the source that are left out."""
+    def read(self, batches: EvalBatches, source: Any, what: str) -> Iterator[Batch]:
+        """Yields batches, placed on the devices, and notes the examples of the source that are left out.
+
+        Args:
+          batches: of any split.
+          source: of their examples.
+          what: is done, for the bar.
+        """
         with iterate(batches, 0, len(batches), **self._data.reading) as iterator:
-            for batch in iterator:
+            for batch in tracked(iterator, what, len(batches), "batches"):
                 if self._stop():
                     raise Interrupted
                 note_bad_examples(source, batch.pop("bad_examples"), self.bad_examples)
