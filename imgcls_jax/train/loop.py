@@ -15,7 +15,7 @@ import numpy as np
 from imgcls_jax.config import compare
 from imgcls_jax.config.resolve import Configuration, resolve
 from imgcls_jax.contracts.objective import Batch
-from imgcls_jax.data.pipeline import TrainBatches, iterate, note_bad_examples
+from imgcls_jax.data.pipeline import TrainBatches, iterate, note_bad_examples, refuse_in_worker
 from imgcls_jax.runtime import compilations
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement, union
 from imgcls_jax.runtime.environment import environment
@@ -372,6 +372,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         nothing but the lock was written then. Of several processes all raise it.
       Interrupted, Failed, FloatingPointError: see train.
     """
+    refuse_in_worker()
     workdir = Path(workdir)
     with contextlib.ExitStack() as held:
         with all_or_none():

@@ -90,6 +90,25 @@ def test_threads_and_workers_change_nothing(reading):
         same(batch, batches[step])
 
 
+def test_a_script_without_a_guard_is_told_so_by_its_workers(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from imgcls_jax.data.pipeline import refuse_in_worker\n"
+        "refuse_in_worker()\n"
+        "worker = multiprocessing.get_context('spawn').Process(target=print)\n"
+        "worker.start()\n"
+        "worker.join()\n"
+        "print(worker.exitcode)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "1\n"
+    assert done.stderr.startswith("error: a worker process") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_batches_cut_out_of_an_array_are_the_same_read_by_iterate(num_workers):
     batches, threads = train(ops=()), threading.active_count()
