@@ -17,7 +17,9 @@ PARTS = ("imgcls_jax", "configs", "pyproject.toml", "setup.py", "README.md", "LI
 def build(kind, source):
     """Builds what pip would; returns the file."""
     code = f"from setuptools import build_meta; print(build_meta.build_{kind}('dist'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return source / "dist" / done.stdout.split("\n")[-2]
 

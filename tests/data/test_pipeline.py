@@ -1,7 +1,11 @@
 """The input as a pure function of the step: order, resume, processes, workers, padding, bad images."""
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from imgcls_jax.data.pipeline import MAX_BAD_IN_A_ROW, EvalBatches, TrainBatches
 from imgcls_jax.data.source import Arrays
 from imgcls_jax.data.sources.image_folder import ImageFolder
 
+ROOT = Path(__file__).parents[2]
 RANDOM_OPS = transforms.parse("random_resized_crop(6)")[0]
 
 
