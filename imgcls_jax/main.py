@@ -17,6 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+if not __package__:  # python imgcls_jax/main.py: packages are looked for in this folder, not above it
+    sys.path[0] = str(Path(__file__).parents[1])
+
 from imgcls_jax.config import files
 from imgcls_jax.config.field_types import did_you_mean
 from imgcls_jax.runtime.command import exit_with, user_path

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from imgcls_jax.config.resolve import Configuration, resolve
+from imgcls_jax.data.pipeline import refuse_in_worker
 from imgcls_jax.runtime import compilations
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
 from imgcls_jax.runtime.files import write_json
@@ -46,6 +47,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         nothing but the lock was written then. Of several processes all raise it.
       Interrupted, Failed, FloatingPointError: see train.
     """
+    refuse_in_worker()
     workdir = Path(workdir)
     with contextlib.ExitStack() as held:
         with all_or_none():

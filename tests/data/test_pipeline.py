@@ -1,7 +1,11 @@
 """The input as a pure function of the step: order, resume, processes, workers, padding, bad images."""
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from imgcls_jax.data.pipeline import MAX_BAD_IN_A_ROW, EvalBatches, TrainBatches
 from imgcls_jax.data.source import Arrays
 from imgcls_jax.data.sources.image_folder import ImageFolder
 
+ROOT = Path(__file__).parents[2]
 RANDOM_OPS = transforms.parse("random_resized_crop(6)")[0]
 
 
@@ -88,6 +93,25 @@ def test_threads_and_workers_change_nothing(reading):
     assert len(read) == 11
     for step, batch in enumerate(read, start=4):
         same(batch, batches[step])
+
+
+def test_a_script_without_a_guard_is_told_so_by_its_workers(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from imgcls_jax.data.pipeline import refuse_in_worker\n"
+        "refuse_in_worker()\n"
+        "worker = multiprocessing.get_context('spawn').Process(target=print)\n"
+        "worker.start()\n"
+        "worker.join()\n"
+        "print(worker.exitcode)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "1\n"
+    assert done.stderr.startswith("error: a worker process") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
