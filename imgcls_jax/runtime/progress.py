@@ -21,7 +21,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgcls_jax.runtime.names import printable
@@ -66,7 +66,7 @@ class Bar:
         """
         if self._progress is not None:
             said = {"text": text and printable(text), "seconds_left": seconds_left}
-            fields = {name: value for name, value in said.items() if value is not None}
+            fields: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
             self._progress.update(self._task, completed=done, **fields)
             self._draw()
 
@@ -138,7 +138,7 @@ def tracked(
       total: how much all items are together; None for their number, where they have one.
       count: how much of the total an item is.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with bar(description, total, unit) as shown:
         for item in items:
