@@ -32,8 +32,9 @@ from typing import Any
 
 import jax
 
+from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.files import read_config
-from imgcls_jax.config.resolve import Configuration, resolve
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.planning import step_cost
 from imgcls_jax.planning.stand_in import PlannedData
 from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of

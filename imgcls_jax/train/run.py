@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from imgcls_jax.config.resolve import Configuration, resolve
+from imgcls_jax.config.configuration import Configuration
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.data.pipeline import refuse_in_worker
 from imgcls_jax.runtime import compilations
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement

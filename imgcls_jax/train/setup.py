@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.config import compare
+from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.field_types import require_at_least
-from imgcls_jax.config.resolve import Configuration
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import TrainBatches

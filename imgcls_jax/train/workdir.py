@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_jax.config import compare
+from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.field_types import fits
-from imgcls_jax.config.resolve import Configuration, resolve
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import Config, with_present_names
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.runtime.files import naming, read_json, write_json
