@@ -16,7 +16,7 @@ objective_state:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -87,12 +87,10 @@ class Classifier:
             variables, getattr(features, self.head.reads), train=rng is not None, rngs=rngs
         )
 
-    def aux_logits(self, params: Params, features: Any) -> list[jax.Array]:
-        """Returns the logits of each side output, float32 [B, K]; [] where there is none."""
-        return [
-            self.aux_head.apply({"params": params[f"aux_head_{number}"]}, aux, train=False)
-            for number, aux in enumerate(features.aux)
-        ]
+    def aux_logits(self, params: Params, features: Any) -> Iterator[jax.Array]:
+        """Yields the logits of each side output, float32 [B, K]."""
+        for number, aux in enumerate(features.aux):
+            yield self.aux_head.apply({"params": params[f"aux_head_{number}"]}, aux, train=False)
 
     def train_logits(
         self, params: Params, objective_state: ObjectiveState, images: jax.Array, rng: jax.Array

@@ -175,8 +175,8 @@ class _TriNet:
         images = jnp.concatenate([labeled["image"], batch["image"]])
         index = jnp.concatenate([labeled["index"], batch["index"]])  # [Bl + B]
         label = objective_state["label"].at[labeled["index"]].set(labeled["label"])
-        pseudo = objective_state["pseudo"][:, index]  # [3, Bl + B]
-        targets = jnp.where(label[index] >= 0, label[index], pseudo)
+        pseudo = objective_state["pseudo"]
+        targets = jnp.where(label[index] >= 0, label[index], pseudo[:, index])  # [3, Bl + B]
         trunk, batch_stats = params["backbone"], objective_state["batch_stats"]
         features, batch_stats = apply_backbone(
             self.backbone, trunk, batch_stats, images, train=True, rng=rng_backbone

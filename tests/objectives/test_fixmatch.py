@@ -130,7 +130,7 @@ def test_prediction_is_by_averaged_weights():
 
 @pytest.mark.parametrize("options", [{"threshold": -0.1}, {"lambda_u": -1.0}])
 def test_bad_hyper_parameters(options):
-    with pytest.raises(ValueError, match="must be at least 0"):
+    with pytest.raises(ValueError, match=f"objective.{next(iter(options))} is at least 0"):
         fixmatch.make(Pixels(), TASK, **options)
 
 

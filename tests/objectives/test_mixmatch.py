@@ -233,5 +233,5 @@ def test_the_weight_decay_of_the_authors_is_that_of_adamw():
     "options", [{"alpha": -1.0}, {"lambda_u": -1.0}, {"ramp_fraction": 1.5}, {"temperature": 0.0}]
 )
 def test_bad_hyper_parameters(options):
-    with pytest.raises(ValueError, match="objective.temperature above 0; got"):
+    with pytest.raises(ValueError, match=f"objective.{next(iter(options))} "):
         make(**options)

@@ -135,9 +135,9 @@ def test_prediction_is_by_averaged_weights(start):
     ("options", "message"),
     [
         ({"term": "consistency"}, "objective.term is one of pseudo_label, entropy; got 'consistency'"),
-        ({"threshold": -0.1}, "must be at least 0"),
-        ({"lambda_u": -1.0}, "must be at least 0"),
-        ({"ramp_fraction": 1.5}, r"objective.ramp_fraction in \[0, 1\]"),
+        ({"threshold": -0.1}, "objective.threshold is at least 0; got -0.1"),
+        ({"lambda_u": -1.0}, "objective.lambda_u is at least 0; got -1.0"),
+        ({"ramp_fraction": 1.5}, r"objective.ramp_fraction lies in \[0, 1\]; got 1.5"),
     ],
 )
 def test_bad_hyper_parameters(options, message):
