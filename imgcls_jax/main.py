@@ -1,4 +1,4 @@
-"""The command: a configuration -> train/loop.py.
+"""The command: a configuration -> train/run.py.
 
 python -m imgcls_jax.main --config configs/digits_simpleconv3.py
 python -m imgcls_jax.main --mode eval --workdir runs/digits_simpleconv3 --split test
@@ -24,6 +24,7 @@ from imgcls_jax.config import files
 from imgcls_jax.config.field_types import did_you_mean
 from imgcls_jax.runtime.command import exit_with, user_path
 from imgcls_jax.runtime.mistakes import user_mistake
+from imgcls_jax.train.run import run
 
 # A flag of one mode, or of several processes, is refused elsewhere: it would do nothing.
 OF_EVAL = ("split", "checkpoint", "eval_transforms")
@@ -158,15 +159,13 @@ def _start_processes(flags: argparse.Namespace) -> None:
 def _train(named: files.Named, workdir: Path | None) -> None:
     import jax
 
-    from imgcls_jax.train import loop
-
     config, notes = files.load(named)
     if workdir is None:
         workdir = named.default_workdir
         notes = [*notes, f"workdir: {workdir} (--workdir chooses another)"]
     if jax.process_index() == 0:
         print("\n".join(notes), end="\n" if notes else "", flush=True)
-    loop.run(config, workdir)
+    run(config, workdir)
 
 
 def _evaluate(flags: argparse.Namespace) -> None:

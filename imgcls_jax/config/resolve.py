@@ -226,7 +226,11 @@ def _optimizer(section: str, fields: Config) -> Config:
     own = _parameters(settings.OptimizerSettings)
     of_optax = _hyperparameters(_required(section, fields, "name"))
     for field, value in fields.items():
-        if field in of_optax and not field.endswith("dtype") and not fits(value, float | bool | None):
+        if field in of_optax and field.endswith("dtype"):
+            if value is not None and value not in settings.DTYPES:
+                names = ", ".join(settings.DTYPES)
+                raise ValueError(f"config.{section}.{field} is one of {names} or None; got {value!r}")
+        elif field in of_optax and not fits(value, float | bool | None):
             raise ValueError(f"config.{section}.{field} is a number, or True or False; got {value!r}")
     of_optax = {name: (Any, default) for name, (_, default) in of_optax.items() if name not in own}
     return _filled(section, own | of_optax, fields)

@@ -24,7 +24,7 @@ class Embedder:
       read: (batches, source) -> the batches on the devices, as Splits.read.
     """
 
-    def __init__(self, setup: Setup, read: Callable[[EvalBatches, Any], Iterator[Batch]]):
+    def __init__(self, setup: Setup, read: Callable[[EvalBatches, Any, str], Iterator[Batch]]):
         self._setup, self._read = setup, read
         self._compiled: dict[str, Callable[..., jax.Array]] = {}
 
@@ -39,7 +39,7 @@ class Embedder:
         batches = setup.data.training_in_order(setup.settings.train.evaluated_at_once)
         rows = [
             np.asarray(predict(state.params, state.objective_state, batch), np.float32)
-            for batch in self._read(batches, setup.data.training)
+            for batch in self._read(batches, setup.data.training, "embedding")
         ]
         return np.concatenate(rows)[: setup.task.num_examples]
 

@@ -121,7 +121,7 @@ def cache_features(
     phase: Phase,
     backbone: Any,
     state: Any,
-    read: Callable[[EvalBatches, Any], Iterable[Batch]],
+    read: Callable[[EvalBatches, Any, str], Iterable[Batch]],
     *,
     batch_size: int,
 ) -> CachedFeatures | None:
@@ -132,7 +132,7 @@ def cache_features(
       phase: of with_cached_features.
       backbone: of the run.
       state: TrainState, whose params and statistics the backbone takes.
-      read: (batches, source) -> the batches on the devices, as Splits.read.
+      read: (batches, source, what is done) -> the batches on the devices, as Splits.read.
       batch_size: examples at a time.
     """
     told = jax.process_index() == 0
@@ -150,7 +150,9 @@ def cache_features(
     source = phase.data.training
     rows = [
         jax.device_get(computed(state.params, state.objective_state, batch))
-        for batch in read(phase.data.training_in_order(batch_size, train_line=True), source)
+        for batch in read(
+            phase.data.training_in_order(batch_size, train_line=True), source, "caching features"
+        )
     ]
     features, labels = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(source)], *rows)
     if told:
