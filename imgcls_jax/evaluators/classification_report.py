@@ -167,12 +167,11 @@ def calibration(
     at = np.clip(np.ceil(np.asarray(confidence, np.float64) * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(at, minlength=bins)
     sums = {"confidence": np.bincount(at, confidence, bins), "accuracy": np.bincount(at, hits, bins)}
-    means = {
-        name: [float(value / n) if n else None for value, n in zip(total, count, strict=True)]
-        for name, total in sums.items()
-    }
+    columns: dict[str, list[float | None]] = {"count": [int(n) for n in count]}
+    for name, total in sums.items():
+        columns[name] = [float(value / n) if n else None for value, n in zip(total, count, strict=True)]
     ece = float(np.abs(sums["accuracy"] - sums["confidence"]).sum() / len(hits))
-    return {"count": count.tolist()} | means, ece
+    return columns, ece
 
 
 def accuracy_by_shots(
