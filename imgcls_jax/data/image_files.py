@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgcls_jax.data import transforms
-from imgcls_jax.data.folders import IMAGE_SUFFIXES
+from imgcls_jax.data.folders import describe_left_out, list_images
 from imgcls_jax.data.source import read_regular
+
+logger = logging.getLogger(__name__)
 
 
 class FileOutput(NamedTuple):
@@ -29,17 +32,24 @@ class FileOutput(NamedTuple):
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
-    """Returns the files named, and those below the folders named that have an image's suffix, sorted."""
+    """Returns the files named, and the image files below the folders named, sorted.
+
+    A folder that is named twice, or lies in another, is listed once. What is left out of folders is told.
+
+    Raises:
+      OSError: a folder, or one below it, cannot be listed.
+    """
     paths: list[Path] = []
+    seen: set[tuple[int, int]] = set()
     for argument in map(Path, arguments):
-        if os.path.isdir(argument):
-            paths += sorted(
-                path
-                for path in argument.rglob("*")
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-            )
-        else:
+        if not os.path.isdir(argument):
             paths.append(argument)
+            continue
+        listing = list_images(argument, seen)
+        paths += [argument / path for path in listing.paths]
+        left_out = {kind: count for kind, count in listing.left_out.items() if kind != "hidden"}
+        if left_out:
+            logger.warning("left out of %s: %s", argument, describe_left_out(left_out))
     return paths
 
 

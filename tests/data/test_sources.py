@@ -370,23 +370,27 @@ def test_label_table_mistakes(tmp_path, text, message):
 
 def test_list_file(tmp_path):
     write_folders(tmp_path, ["images/my cat.png", "b.png", "c.png"])
-    write(tmp_path / "train.txt", b"\xef\xbb\xbfimages/my cat.png 2\r\n\r\n  ./b.png\t0  \r\n")
-    write(tmp_path / "val.txt", "c.png 1")
+    write(tmp_path / "train.txt", b"\xef\xbb\xbfimages/my cat.png 1\r\n\r\n  ./b.png\t0  \r\n")
+    write(tmp_path / "val.txt", "c.png 2")
     train, val = (ListFile(split, root=tmp_path) for split in ("train", "val"))
-    check_contract(train, 2, 3)
-    check_contract(val, 1, 3)  # K is that of the train list
-    assert train.class_names == ("0", "1", "2") and train.labels.tolist() == [2, 0]
-    assert train[0] == {"image": png(0), "label": 2} and train[1]["image"] == png(1)
+    check_contract(train, 2, 2)
+    check_contract(val, 1, 3)  # K is that of both lists
+    assert train.class_names == ("0", "1") and train.labels.tolist() == [1, 0]
+    assert train[0] == {"image": png(0), "label": 1} and train[1]["image"] == png(1)
     assert train.describe(1) == "b.png (train.txt, line 3)"
 
 
 def test_list_file_takes_the_larger_label_and_other_names(tmp_path):
     write_folders(tmp_path, ["a.png"])
-    write(tmp_path / "lists/only_val.lst", "a.png 4\n")
+    write_folders(tmp_path, ["b.png", "c.png"])
+    write(tmp_path / "lists/only_validation.lst", "a.png 1\nb.png 0\n")
     source = ListFile("val", root=tmp_path, list_file="lists/only_{split}.lst")
-    assert len(source.class_names) == 5
-    write(tmp_path / "lists/only_train.lst", "a.png 6\n")
-    assert len(ListFile("val", root=tmp_path, list_file="lists/only_{split}.lst").class_names) == 7
+    assert len(source.class_names) == 2 and source.labels.tolist() == [1, 0]
+    write(tmp_path / "lists/only_Train.lst", "c.png 2\n")
+    assert len(ListFile("val", root=tmp_path, list_file="lists/only_{split}.lst").class_names) == 3
+    write(tmp_path / "lists/only_valid.lst", "a.png 1\n")
+    with pytest.raises(ValueError, match=r"'val' may be any of \['valid', 'validation'\]"):
+        ListFile("val", root=tmp_path, list_file="lists/only_{split}.lst")
 
 
 def test_list_file_class_names(tmp_path):
