@@ -91,10 +91,8 @@ def _require_size(image: Image.Image, num_bytes: int, may_shrink: bool) -> None:
     if limit is None or pixels <= limit:
         return
     if may_shrink and image.format == "JPEG" and pixels <= MAX_JPEG_PIXELS:
-        scales = (2, 4, 8)
-        image.draft(
-            None, next(((width // s, height // s) for s in scales if pixels <= limit * s * s), (1, 1))
-        )
+        scale = next((scale for scale in (2, 4, 8) if pixels <= limit * scale**2), 8)
+        image.draft(None, (width // scale, height // scale))
         if image.width * image.height <= limit:
             return
     raise ValueError(f"{width} x {height} pixels, over PIL.Image.MAX_IMAGE_PIXELS = {limit}")
@@ -129,11 +127,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """16-bit integers as round(value / 257), floats of 0..1 or 0..255: Pillow's own conversions would clip."""
+    """Integers as round(value / 257), floats of 0..1 or 0..255: Pillow's own conversions would clip."""
     low, high = pixels.min(), pixels.max()
     limit = 65535 if pixels.dtype.kind != "f" else 1 if high <= 1 else 255
     if not (low >= 0 and high <= limit):
         raise ValueError(
-            f"{pixels.dtype} pixels must lie in 0..{255 if limit == 1 else limit}, got {low}..{high}; rescale the file first"
+            f"{pixels.dtype} pixels must lie in 0..{limit}, got {low}..{high}; rescale the file first"
         )
     return np.rint(pixels / (limit / 255)).astype(np.uint8)

@@ -25,7 +25,8 @@ HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read where pillow-heif is installe
 AVIF_SUFFIX = ".avif"  # read where Pillow was built with it
 # The first bytes of files that have no suffix, as those that are named by a hash.
 STARTS = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|BM|RIFF....WEBP|II\*\0|MM\0\*|P[1-6][\s#]|....ftyp(avif|avis|heic|heix|mif1)",
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|BM|RIFF....WEBP|II\*\0|MM\0\*|P[1-6][\s#]|"
+    rb"....ftyp(avif|avis|heic|heix|mif1)",
     re.DOTALL,
 )
 # Folders that systems put beside those of a user.
@@ -137,8 +138,9 @@ class Listing(NamedTuple):
 def list_images(folder: Path, seen: set[tuple[int, int]] | None = None) -> Listing:
     """Lists the image files below a folder: the one place that decides what an image file is.
 
-    Links are followed, but not upwards; a folder that is reached twice is listed once. Files are told by their suffix, those
-    without one by their first bytes. Hidden files and folders, and those of systems, are left out.
+    Links are followed, but not upwards; a folder that is reached twice is listed once. Files are told by
+    their suffix, those without one by their first bytes. Hidden files and folders, and those of systems, are
+    left out.
 
     Args:
       folder: exists.
@@ -300,7 +302,7 @@ def find_layout(root: Path) -> Layout:
     Raises:
       ValueError: folders may be either.
     """
-    top = _unwrapped(root)
+    top = unwrapped(root)
     names = subfolders(top)
     named = [name for name in names if split_of(name)]
     kinds = {split_of(name) for name in named}
@@ -316,7 +318,7 @@ def find_layout(root: Path) -> Layout:
     return Layout(top, {name: top / name for name in names})
 
 
-def _unwrapped(folder: Path, known: Collection[str] = ()) -> Path:
+def unwrapped(folder: Path, known: Collection[str] = ()) -> Path:
     """Returns the folder, or what it holds where that is one folder of folders alone, and so on."""
     for _ in range(MAX_WRAPPERS):
         names = subfolders(folder)
@@ -352,8 +354,8 @@ def _require_splits(top: Path, named: list[str], others: list[str], beside: list
     ]
     if beside or unlike:
         raise ValueError(
-            f"{top}: is {_quoted(named)} a split or a class? Beside it lies {_quoted(beside or unlike)}, which "
-            f"no split is. If a split, move the others away; if a class, give it another name"
+            f"{top}: is {_quoted(named)} a split or a class? Beside it lies {_quoted(beside or unlike)}. "
+            "Move that away if it is a split; give it another name if it is a class"
         )
 
 
@@ -376,7 +378,7 @@ def class_folders(folder: Path, known: Collection[str] = ()) -> dict[str, Path]:
     Raises:
       ValueError: there is none.
     """
-    inside = _unwrapped(folder, known)
+    inside = unwrapped(folder, known)
     names = subfolders(inside)
     if not names:
         raise ValueError(f"{folder} holds no class folder; expected {folder}/<class>/<image file>")

@@ -93,8 +93,8 @@ def _resize_short(image: Image.Image, rng: np.random.Generator, *, low: int, hig
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise ValueError(
-            f"{image.width} x {image.height} pixels: with a shorter side of {size} it would have {width} x "
-            f"{height}, over PIL.Image.MAX_IMAGE_PIXELS = {limit}; cut such a strip into parts, or leave it out"
+            f"{image.width} x {image.height} pixels: with a shorter side of {size} they would be {width} x "
+            f"{height}, over PIL.Image.MAX_IMAGE_PIXELS = {limit}; cut such a strip into parts"
         )
     return image.resize((width, height), Image.Resampling.BILINEAR)
 

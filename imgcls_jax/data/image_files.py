@@ -78,6 +78,7 @@ def outputs_of_files(
     outputs: Callable[[np.ndarray], Any],
     *,
     batch_size: int,
+    watch: Callable[[np.ndarray], None] = lambda images: None,
 ) -> Iterator[FileOutput]:
     """Yields the network's output for each file, in order.
 
@@ -86,11 +87,13 @@ def outputs_of_files(
       line, shape: as in `operations_for_files`.
       outputs: uint8 [batch_size, H, W, C] -> array [batch_size, ...].
       batch_size: files at a time.
+      watch: is shown the readable images, uint8 [n, H, W, C].
     """
     ops = operations_for_files(line, shape)
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
         images, errors = _read(batch, ops, tuple(shape))
+        watch(images)
         padded = np.zeros((batch_size, *shape), np.uint8)
         padded[: len(images)] = images
         rows = iter(np.asarray(outputs(padded)))

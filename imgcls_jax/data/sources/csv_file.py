@@ -121,7 +121,8 @@ def _column(table: Path, header: Sequence[str], name: str, usual: Sequence[str],
         found = [plain.index(own) for own in usual if own in plain][:1]
     if len(found) != 1:
         raise ValueError(
-            f"{table}, line 1: which column is the {what}? Set config.data.{what}_column to one of {list(header)!r}"
+            f"{table}, line 1: which column is the {what}? Set config.data.{what}_column to one of "
+            f"{list(header)!r}"
         )
     return found[0]
 

@@ -45,7 +45,7 @@ class LabelTable(Files):
             where = f"{self._table}, line {number}"
             row, rest = cells[: len(columns)], cells[len(columns) :]
             values = [BINARY.get(cell.lower()) for cell in row[first:]]
-            if len(row) < len(columns) or any(rest) or None in values:
+            if len(row) < len(columns) or any(rest) or None in values or not row[0]:
                 wanted = f"{len(columns)} columns, of which the last {len(columns) - first} are 0 or 1"
                 hint = "; data.source = 'csv_file' reads a column of classes" if len(columns) == 2 else ""
                 raise ValueError(f"{where}: expected {wanted}; got {cells!r}{hint}")
