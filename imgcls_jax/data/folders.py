@@ -322,7 +322,9 @@ def unwrapped(folder: Path, known: Collection[str] = ()) -> Path:
     """Returns the folder, or what it holds where that is one folder of folders alone, and so on."""
     for _ in range(MAX_WRAPPERS):
         names = subfolders(folder)
-        if len(names) != 1 or split_of(names[0]) or names[0] in known or holds_images(folder):
+        if len(names) != 1 or names[0] in known or holds_images(folder):
+            break
+        if split_of(names[0]) not in ("", split_of(folder.name)):  # train/train/<class> is passed through
             break
         inner = folder / names[0]
         if not subfolders(inner) or holds_images(inner):
