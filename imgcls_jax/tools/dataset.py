@@ -216,7 +216,8 @@ def _require_listable(root: Path, name: str) -> None:
     """Raises ValueError for a name that a list, a line a name, gives back as another."""
     if name != name.strip() or len(name.splitlines()) > 1:
         raise ValueError(
-            f"{root / name}: a name in a list has no line break and no blank at its ends: rename it"
+            f"{printable(root / name)}: a name in a list has no line break, and no blank at its ends: rename "
+            "it"
         )
 
 
