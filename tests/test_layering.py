@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "data": (
         {"data", "config"},
-        {"numpy", "grain", "PIL", "cykooz_resizer", "absl"},
+        {"numpy", "grain", "PIL", "pillow_heif", "cykooz_resizer", "absl"},
     ),
     "data/datasets.py": ({"data", "config"}, {"jax", "numpy"}),
     "data/sources": (

@@ -17,12 +17,13 @@ from imgcls_jax.data.pipeline import refuse_in_worker
 from imgcls_jax.runtime import compilations
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
 from imgcls_jax.runtime.files import write_json
+from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import Interrupted, StopRequest
-from imgcls_jax.train import evaluation, finished
+from imgcls_jax.train import evaluation, finished, kept_data
 from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
 from imgcls_jax.train.due import Due
-from imgcls_jax.train.growth import require_growth
+from imgcls_jax.train.growth import require_data_growth, require_growth
 from imgcls_jax.train.initial import initial_state
 from imgcls_jax.train.loop import Failed, Loop
 from imgcls_jax.train.nonfinite import Incidents, NonFinite, RollBack
@@ -33,12 +34,13 @@ from imgcls_jax.train.writer import MetricWriter, evaluated_at
 logger = logging.getLogger(__name__)
 
 
-def run(config: Any, workdir: str | Path) -> dict[str, Any]:
+def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -> dict[str, Any]:
     """Trains a configuration in a workdir; prints as it goes on, and a summary.
 
     Args:
       config: ConfigDict or dict with the sections of config/written.py.
       workdir: a folder, made where absent.
+      accept_data_growth: whether a run goes on where its data have more images and are else as they were.
 
     Returns:
       What <workdir>/result.json holds.
@@ -56,31 +58,48 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
             grown = workdirs.check(configuration, workdir)
             is_finished = (workdir / "result.json").exists() and not grown
             result = finished.read_result(workdir) if is_finished else {}
-            setup = None if result else _prepare(configuration, workdir, held)
+            setup = None if result else _prepare(configuration, workdir, held, accept_data_growth)
         require_agreement({"whether its workdir holds a finished run": setup is None})
         if setup is None:
             print(f"{workdir} holds a finished run of this configuration; nothing to do", flush=True)
         else:
             require_agreement(setup.facts())
             if setup.first_process:
-                workdirs.claim(
-                    workdir, setup.configuration, setup.task, setup.class_names, setup.source_shape
-                )
+                _tell_data(setup)
             result = train(setup, workdir)
     if jax.process_index() == 0:
         print(finished.summary(result, workdir), flush=True)
     return result
 
 
-def _prepare(configuration: Configuration, workdir: Path, held: contextlib.ExitStack) -> Setup:
+def _tell_data(setup: Setup) -> None:
+    lines, warnings = setup.describe_data()
+    for line in lines:
+        print(printable(line), flush=True)
+    for warning in warnings:
+        logger.warning("%s", printable(warning))
+
+
+def _found(setup: Setup, *, accept_growth: bool = False) -> workdirs.Found:
+    """Returns what a workdir keeps, or is compared with, of the data."""
+    return workdirs.Found(setup.contents, setup.class_names, setup.task.steps_per_epoch, accept_growth)
+
+
+def _prepare(
+    configuration: Configuration, workdir: Path, held: contextlib.ExitStack, accept_growth: bool
+) -> Setup:
     """Returns the setup; the first process holds the workdir's lock from here on."""
     setup = Setup(configuration)
     workdir.mkdir(parents=True, exist_ok=True)
     if setup.first_process:
         held.enter_context(workdirs.lock(workdir))
         # Another run may have begun since.
-        if workdirs.check(configuration, workdir, setup.task.steps_per_epoch):
+        found = _found(setup, accept_growth=accept_growth)
+        if workdirs.check(configuration, workdir, found):
             require_growth(setup, workdirs.saved_length(workdir))
+        train_split = setup.data.settings.train_split
+        if kept_data.has_grown(workdir, train_split, setup.contents[train_split].examples):
+            require_data_growth(setup)
     return setup
 
 
@@ -138,6 +157,15 @@ def _go_on(
     """Trains from the newest checkpoint to the end and returns the result, all but wall_seconds."""
     restored = restore(setup, checkpoints)
     state, order = restored or (initial_state(setup), None)
+    if setup.first_process:  # only now: what is refused changes nothing in the workdir
+        workdirs.claim(
+            workdir,
+            setup.configuration,
+            setup.task,
+            setup.source_shape,
+            _found(setup),
+            setup.data.brightness,
+        )
     first_step, total = int(state.step), setup.settings.train.total_steps
     if restored and setup.first_process:
         print(f"resumed from the checkpoint of step {first_step}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from imgcls_jax.config import compare
 from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.field_types import require_at_least
 from imgcls_jax.contracts.objective import Task
+from imgcls_jax.data.contents import Contents
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import TrainBatches
 from imgcls_jax.runtime.environment import environment
@@ -178,6 +180,25 @@ class Setup:
             sizes[split] = len(batches.source)
         return sizes
 
+    @functools.cached_property
+    def contents(self) -> dict[str, Contents]:
+        """What each split of the run holds."""
+        return self.data.contents([self.data.settings.train_split, *self.evaluated_sizes])
+
+    def describe_data(self) -> tuple[list[str], list[str]]:
+        """Returns what to say of the data at the start of a run: (lines, warnings)."""
+        lines = [self.data.rule(split) for split in self.contents]
+        lines[1:1] = filter(None, [self.data.training_rule()])
+        warnings = [self.data.normalization_warning(self.source_shape[-1])]
+        for split in self.evaluated_sizes:
+            shared = self.data.shared_with_training(split)
+            if shared:
+                warnings.append(
+                    f"{shared} of {self.evaluated_sizes[split]} images of the split {split!r} are trained "
+                    "on, too: what is measured on them tells nothing of others"
+                )
+        return lines, [warning for warning in warnings if warning]
+
     def facts(self) -> dict[str, Any]:
         """Returns what every process of a run must see alike."""
         found = environment()["versions"]
@@ -186,6 +207,7 @@ class Setup:
             **{f"config.{name}": value for name, value in compare.binding_fields(self.resolved).items()},
             "examples to train on": self.task.num_examples,
             **{f"examples of the split {name!r}": size for name, size in self.evaluated_sizes.items()},
+            **{f"digest of the split {name!r}": own.digest for name, own in self.contents.items()},
             "class names": self.class_names,
             "class counts": self.task.class_counts,
             **{f"version of {name}": version for name, version in versions.items()},

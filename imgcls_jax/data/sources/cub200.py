@@ -69,6 +69,9 @@ class Cub200(Files):
             raise FileNotFoundError(f"crop_to_box needs {folder / 'bounding_boxes.txt'}, which is missing")
         self._crop_to_box = crop_to_box
         paths, labels = [images[key] for key in ids], [label_of[key] for key in ids]
+        self.rule = f"the {protocol} split of {folder}"
+        if protocol == "random":
+            self.rule += f", {test_fraction:.3g} of all for test (data.test_fraction, data.split_seed)"
         super().__init__(folder / "images", paths, labels, class_names)
 
     @staticmethod

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from imgcls_jax.data.folders import expanded
 from imgcls_jax.data.source import Root
 
 
@@ -40,7 +40,7 @@ class Tfds:
             import tensorflow_datasets as tfds
         except ImportError as error:
             raise ImportError("Tfds needs tensorflow_datasets: pip install 'imgcls-jax[tfds]'") from error
-        root = None if root is None else str(Path(root).expanduser())
+        root = None if root is None else str(expanded(root))
         try:
             builder = tfds.builder(name, data_dir=root)
         except tfds.core.DatasetNotFoundError:
