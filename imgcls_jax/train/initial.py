@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from imgcls_jax.config.modules import find_module
-from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
+from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.checkpoint_tree import differing_leaves
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.weights import pretrained

@@ -19,7 +19,7 @@ from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreemen
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import Interrupted, StopRequest
-from imgcls_jax.train import evaluation, finished, kept_data
+from imgcls_jax.train import evaluation, finished, kept_data, known_data
 from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
 from imgcls_jax.train.due import Due
@@ -92,6 +92,7 @@ def _prepare(
     setup = Setup(configuration)
     workdir.mkdir(parents=True, exist_ok=True)
     if setup.first_process:
+        known_data.remember(configuration)
         held.enter_context(workdirs.lock(workdir))
         # Another run may have begun since.
         found = _found(setup, accept_growth=accept_growth)
