@@ -22,6 +22,7 @@ from imgcls_jax.config.written import RENAMED, Config, plain
 
 REQUIRED = inspect.Parameter.empty
 UNITS = ("steps", "epochs", "examples")
+TRUST_PARAMS = "trust_params"  # a field of optimizers with trust ratios, of which optax takes a mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,9 +227,10 @@ def _optimizer(section: str, fields: Config) -> Config:
     own = _parameters(settings.OptimizerSettings)
     of_optax = _hyperparameters(_required(section, fields, "name"))
     for field, value in fields.items():
-        if field in of_optax and not field.endswith("dtype") and not fits(value, float | bool | None):
+        plain_number = field in of_optax and field != TRUST_PARAMS and not field.endswith("dtype")
+        if plain_number and not fits(value, float | bool | None):
             raise ValueError(f"config.{section}.{field} is a number, or True or False; got {value!r}")
-    of_optax = {name: (Any, default) for name, (_, default) in of_optax.items() if name not in own}
+    of_optax = {name: field for name, field in of_optax.items() if name not in own}
     return _filled(section, own | of_optax, fields)
 
 
@@ -238,14 +240,15 @@ def _hyperparameters(name: Any) -> dict[str, tuple[Any, Any]]:
     Raises:
       ValueError: optax has no such optimizer.
     """
-    signature = inspect.signature(optax_function(name))
-    return {
+    parameters = inspect.signature(optax_function(name)).parameters
+    # decay_params and trust_params make the masks
+    made = ("learning_rate", "mask", "weight_decay_mask", "trust_ratio_mask")
+    fields = {
         name: (Any, parameter.default)
-        for name, parameter in signature.parameters.items()
-        # decay_params makes the mask
-        if name not in ("learning_rate", "mask", "weight_decay_mask")
-        and (parameter.default is REQUIRED or _is_json(parameter.default))
+        for name, parameter in parameters.items()
+        if name not in made and (parameter.default is REQUIRED or _is_json(parameter.default))
     }
+    return fields | ({TRUST_PARAMS: (str, r".*/kernel")} if "trust_ratio_mask" in parameters else {})
 
 
 def optax_function(name: Any) -> Callable[..., Any]:
