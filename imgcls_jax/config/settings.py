@@ -33,8 +33,8 @@ class DataSettings:
         0 for all. The training split is then the labeled examples alone, unless
       labeled_batch_size: is positive: then it is the whole split with the other labels hidden, and so many
         labeled examples come as a second stream beside each batch.
-      unlabeled_has_labeled: whether the labeled examples are among the others too, their labels hidden; FixMatch's
-        authors have them there, MixMatch's leave them out.
+      unlabeled_has_labeled: whether the labeled examples are among the others too, their labels hidden;
+        FixMatch's authors have them there, MixMatch's leave them out.
       imbalance_factor: above 1 the training split becomes long-tailed: class sizes fall exponentially, and
         the first class has so many times as many examples as the last; label_seed chooses them.
       oversample: whether to repeat the examples of smaller classes until all classes are equally large.

@@ -154,8 +154,8 @@ class TrainBatches(_Batches):
         visited = len(source) if self._pool is None else len(self._pool)
         if visited < batch_size:
             raise ValueError(
-                f"the training split has {visited} examples{' without a label' * apart}, less than one batch of "
-                f"{batch_size}; make train.batch_size smaller"
+                f"the training split has {visited} examples{' without a label' * apart}, less than one batch "
+                f"of {batch_size}; make train.batch_size smaller"
             )
         self.seed, self.order = seed, order
         self.steps_per_epoch = visited // batch_size

@@ -16,9 +16,9 @@ How strong a change is, and what comes in from outside an image, goes by one of 
   solarize            from 1 - level / 30 on              from (256 - floor(25.6 level)) / 255 on
   outside             black                               mid-gray at the end, black to the changes between
 
-The second is that of the authors of FixMatch (Sohn et al. 2020, arXiv:2001.07685) for images of 32x32, made for
-Pillow's RGBA: posterize, solarize, autocontrast and equalize forget what came from outside, which stays black
-then.
+The second is that of the authors of FixMatch (Sohn et al. 2020, arXiv:2001.07685) for images of 32x32, made
+for Pillow's RGBA: posterize, solarize, autocontrast and equalize forget what came from outside, which stays
+black then.
 """
 
 from __future__ import annotations
@@ -72,10 +72,11 @@ def rand_augment(
 
     Args:
       num_ops: changes in a row, at least 1.
-      magnitude: the level of each, in [0, 30] or, of "fixmatch", in [0, 10]; None draws it for each change, from
-        U(0, 30), or of "fixmatch" one of 1, 2, ..., 9.
+      magnitude: the level of each, in [0, 30] or, of "fixmatch", in [0, 10]; None draws it for each change,
+        from U(0, 30), or of "fixmatch" one of 1, 2, ..., 9.
       p: probability that a change is applied; FixMatch has 0.5.
-      levels: "torchvision" or "fixmatch": what a level means, see the table in imgcls_jax/data/rand_augment.py.
+      levels: "torchvision" or "fixmatch": what a level means, see the table in
+        imgcls_jax/data/rand_augment.py.
     """
     if not isinstance(num_ops, int) or num_ops < 1:
         raise ValueError(f"rand_augment: num_ops must be a whole number, at least 1, got {num_ops!r}")
@@ -144,8 +145,8 @@ def apply_fixmatch(images: jax.Array, kinds: jax.Array, strengths: jax.Array, si
     """Applies one change to each image, as strong as FixMatch's.
 
     Args:
-      images: float [B, H, W, C + 1] in [0, 1], C = 1 or 3; the last channel is 0 where a pixel came from outside
-        the image, else 1.
+      images: float [B, H, W, C + 1] in [0, 1], C = 1 or 3; the last channel is 0 where a pixel came from
+        outside the image, else 1.
       kinds, strengths, signs: as `apply_changes` has them.
 
     Returns:
@@ -178,9 +179,7 @@ def _only(kinds: jax.Array, wanted: tuple[Change, ...], amounts: jax.Array) -> t
     return tuple(jnp.where(kinds == kind, amounts, 0.0) for kind in wanted)
 
 
-def _by_table(
-    images: jax.Array, kinds: jax.Array, left_out: jax.Array, threshold: jax.Array
-) -> jax.Array:
+def _by_table(images: jax.Array, kinds: jax.Array, left_out: jax.Array, threshold: jax.Array) -> jax.Array:
     """The changes of each value by itself or by its channel's histogram.
 
     Args:

@@ -2,9 +2,10 @@
 
 Everything is computed by scikit-learn from the probabilities of the whole split at once, on the host. The
 prediction is the most probable class. A tie of the label with another class counts as an error, as in the
-evaluator `classification` and among the top K: the prediction is then the lowest of the other classes that tie,
-so that a network which has collapsed does not score on the first class. A rate whose denominator is zero counts as 0, in means too; a ranking metric of a class that the split lacks, or
-that fills it, is None and left out of the mean.
+evaluator `classification` and among the top K: the prediction is then the lowest of the other classes that
+tie, so that a network which has collapsed does not score on the first class. A rate whose denominator is zero
+counts as 0, in means too; a ranking metric of a class that the split lacks, or that fills it, is None and
+left out of the mean.
 """
 
 from __future__ import annotations

@@ -182,8 +182,8 @@ def mean_over(losses: jax.Array, divisor: jax.Array) -> jax.Array:
 
     Eq.: sum_i l_i / d. With class weights d = sum_i w(y_i), so that one rare class does not change the scale.
     That is PyTorch's `mean`, with label smoothing too: w(y) is the weight of the label itself, whatever share
-    of the target the smoothing gave to the other classes. Labels that `mixup` and `cutmix` mixed have the same
-    sum, for one coefficient holds for the batch.
+    of the target the smoothing gave to the other classes. Labels that `mixup` and `cutmix` mixed have the
+    same sum, for one coefficient holds for the batch.
 
     Args:
       losses: float [N]; of class weights already weighted (`softmax_cross_entropy(..., class_weights=...)`).

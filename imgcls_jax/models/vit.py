@@ -56,8 +56,9 @@ class VisionTransformer(nn.Module):
       epsilon: of the norms.
       begins_as: whose initial values: "torchvision", or "mae": Xavier's uniform distribution for every linear
         map, that of the patches among them, biases 0, and the class token from N(0, 0.02^2).
-      resize_positions: how a file's position embedding is brought to another grid: "timm" (bicubic, antialiased),
-        "torchvision" (bicubic, the corners stay) or "mae" (bicubic, not antialiased), as in their code.
+      resize_positions: how a file's position embedding is brought to another grid: "timm" (bicubic,
+        antialiased), "torchvision" (bicubic, the corners stay) or "mae" (bicubic, not antialiased), as in
+        their code.
     """
 
     patch: int = 16
@@ -161,9 +162,7 @@ class VisionTransformer(nn.Module):
     @property
     def _all_xavier(self) -> bool:
         if self.begins_as not in BEGINNINGS:
-            raise ValueError(
-                f"begins_as of VisionTransformer is one of {BEGINNINGS}; got {self.begins_as!r}"
-            )
+            raise ValueError(f"begins_as of VisionTransformer is one of {BEGINNINGS}; got {self.begins_as!r}")
         return self.begins_as == "mae"
 
     def _patches(self, images: jax.Array) -> jax.Array:

@@ -99,8 +99,8 @@ def make(
       reads: what the first of those layers, or the classifier, reads: "embedding", or "map" for all entries
         of the last map.
       dropout: probability, before each of those layers.
-      dropout_first: whether it acts before the first of them too, as in the authors' AlexNet; their VGG-16 has
-        none there.
+      dropout_first: whether it acts before the first of them too, as in the authors' AlexNet; their VGG-16
+        has none there.
       pca_dim: of the whitened features; all of them where there are fewer.
       kmeans_iterations: of every epoch's k-means.
       kmeans_start: "random" or "kmeans++".

@@ -64,8 +64,8 @@ def make(
       head_epochs: how many epochs in a row belong to the clusters' head and how many to the auxiliary one;
         (1, 0) leaves the auxiliary one out.
       overclusters_first: whether the run begins with the auxiliary head's epochs.
-      head_std: of the normal distribution that the heads are drawn from, biases 0; the authors' is 0.01. 0 for
-        PyTorch's usual initializer.
+      head_std: of the normal distribution that the heads are drawn from, biases 0; the authors' is 0.01. 0
+        for PyTorch's usual initializer.
 
     Raises:
       ValueError: a number is out of range.

@@ -90,7 +90,7 @@ def make(
         loss=learner.loss,
         predict=learner.predict,
         in_parts=(
-            "this is another loss: the other images that a view must differ from are those of its own part; a "
+            "this is another loss: the images that a view must differ from are those of its own part; a "
             "smaller train.batch_size says the same openly"
         ),
     )

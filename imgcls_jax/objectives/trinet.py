@@ -257,8 +257,8 @@ class _TriNet:
 
 
 def _targets(objective_state: ObjectiveState, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns index int [Bl + B] of the labeled and the other rows, label int [N] with those of the batch, and
-    targets int [3, Bl + B], -1 for none."""
+    """Returns index int [Bl + B] of the labeled and the other rows, label int [N] with those of the batch,
+    and targets int [3, Bl + B], -1 for none."""
     labeled = batch["labeled"]
     index = jnp.concatenate([labeled["index"], batch["index"]])
     label = objective_state["label"].at[labeled["index"]].set(labeled["label"])

@@ -131,8 +131,10 @@ def _accumulate(
 
 
 def differences_in_parts(objective: Objective, objective_state: Any, parts: int) -> list[str]:
-    """Returns what a step in parts (train.num_microbatches) does otherwise than one of the whole batch, a line
-    each: of the objective's loss, and of BatchNorm. Draws of random numbers differ besides."""
+    """Returns what a step in parts (train.num_microbatches) does otherwise than one of the whole batch.
+
+    That is a line of the objective's loss, and one of BatchNorm; draws of random numbers differ besides.
+    """
     if parts == 1:
         return []
     lines = [objective.in_parts] if objective.in_parts else []

@@ -329,7 +329,10 @@ def _adapt(
             square = array[:, prefix:].reshape(1, old, old, -1)
             square = resize_positions(square, new, positions)
             tokens = np.concatenate([array[:, :prefix], square.reshape(1, new * new, -1)], axis=1)
-            return tokens, f"interpolated as {positions} does, from a grid of {old}x{old} to one of {new}x{new}"
+            return (
+                tokens,
+                f"interpolated in {positions}'s way from a grid of {old}x{old} to {new}x{new}",
+            )
     return array, ""
 
 

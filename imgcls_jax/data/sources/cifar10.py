@@ -20,8 +20,8 @@ class Cifar10(Arrays):
     """CIFAR-10, 32x32 RGB, in the official binary version.
 
     Args:
-        split: "train" (data_batch_1..5.bin), "test" (test_batch.bin), or "train+test" for both, on which methods
-            without labels are often trained and measured.
+        split: "train" (data_batch_1..5.bin), "test" (test_batch.bin), or "train+test" for both, on which
+            methods without labels are often trained and measured.
         root: the folder cifar-10-batches-bin, or the one that holds it.
 
     Raises:
