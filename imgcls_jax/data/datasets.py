@@ -188,7 +188,8 @@ class DataSide:
         """Returns the batches of the training split."""
         labeled = None
         if self.settings.labeled_batch_size:
-            labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size)
+            apart = not self.settings.unlabeled_has_labeled
+            labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size, apart)
         source, (host_ops, *view_ops) = self._cached(self.training, self.train_host, *self._view_hosts)
         return TrainBatches(
             source,

@@ -47,10 +47,17 @@ class _Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Labeled:
-    """The second stream: int64 [n] indices of the examples with known labels, and its global batch size."""
+    """The second stream.
+
+    Attributes:
+      indices: int64 [n], the examples with known labels.
+      batch_size: global.
+      apart: whether the first stream leaves those examples out.
+    """
 
     indices: np.ndarray
     batch_size: int
+    apart: bool = False
 
 
 class _Batches:
@@ -143,20 +150,29 @@ class TrainBatches(_Batches):
         self.labeled = labeled
         if labeled is not None:
             self._labeled_rows = _rows(labeled.batch_size, shard, "data.labeled_batch_size")
-        if len(source) < batch_size:
+        self._pool = None
+        if labeled is not None and labeled.apart:
+            self._pool = np.setdiff1d(np.arange(len(source)), labeled.indices)
+        visited = len(source) if self._pool is None else len(self._pool)
+        if visited < batch_size:
             raise ValueError(
-                f"the training split has {len(source)} examples, less than one batch of {batch_size}; "
-                "make train.batch_size smaller"
+                f"the training split has {visited} examples{'' if self._pool is None else ' without a label'}, less than one batch "
+                f"of {batch_size}; make train.batch_size smaller"
             )
         self.seed, self.order = seed, order
-        self.steps_per_epoch = len(source) // batch_size
+        self.steps_per_epoch = visited // batch_size
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def order_of(self, epoch: int) -> np.ndarray:
-        """Returns the order in which an epoch visits the examples, int64 [N]."""
-        return shuffled((self.seed, epoch), len(self.source)) if self.order is None else self.order
+        """Returns the order in which an epoch visits the examples, int64 [N] or, where the labeled ones stay
+        apart, fewer."""
+        if self.order is not None:
+            return self.order
+        if self._pool is not None:
+            return self._pool[shuffled((self.seed, epoch), len(self._pool))]
+        return shuffled((self.seed, epoch), len(self.source))
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         epoch, batch = divmod(int(step), self.steps_per_epoch)
