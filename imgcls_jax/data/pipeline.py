@@ -155,9 +155,10 @@ class TrainBatches(_Batches):
             self._pool = np.setdiff1d(np.arange(len(source)), labeled.indices)
         visited = len(source) if self._pool is None else len(self._pool)
         if visited < batch_size:
+            kind = "examples" if self._pool is None else "examples without a label"
             raise ValueError(
-                f"the training split has {visited} examples{'' if self._pool is None else ' without a label'}, less than one batch "
-                f"of {batch_size}; make train.batch_size smaller"
+                f"the training split has {visited} {kind}, less than one batch of {batch_size}; make "
+                "train.batch_size smaller"
             )
         self.seed, self.order = seed, order
         self.steps_per_epoch = visited // batch_size
