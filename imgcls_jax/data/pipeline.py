@@ -17,6 +17,7 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -371,6 +372,7 @@ def iterate(
         options = grain.MultiprocessingOptions(
             num_workers=num_workers, per_worker_buffer_size=max(1, prefetch // num_workers)
         )
+        _start_tracker()
         read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         dataset = dataset.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=_die_with_parent)
     else:
@@ -379,9 +381,27 @@ def iterate(
         )
     iterator = iter(dataset)
     try:
-        yield iterator
+        yield map(_own, iterator) if num_workers else iterator
     finally:
         iterator.close()
+
+
+def _own(batch: dict[str, Any]) -> dict[str, Any]:
+    """Returns a batch in memory of its own, so that the shared memory of the workers is freed now."""
+    return {
+        key: tuple(map(np.array, value)) if isinstance(value, tuple) else np.array(value)
+        for key, value in batch.items()
+    }
+
+
+def _start_tracker() -> None:
+    """Starts Python's tracker of shared memory, which frees in silence what workers have left as they end."""
+    before = list(sys.warnoptions)
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions[:] = before
 
 
 class _Range:

@@ -223,3 +223,36 @@ def test_sizes_that_cannot_work_are_refused():
         train(shard=(0, 3))
     with pytest.raises(ValueError, match="on_bad_example"):
         train(on_bad_example="ignore")
+
+
+WORKERS = """
+import numpy as np
+from imgcls_jax.data.pipeline import TrainBatches, iterate
+from imgcls_jax.data.source import Arrays
+
+def read(last):
+    source = Arrays(np.zeros((64, 64, 64, 3), np.uint8), np.zeros(64, np.int32), ["a"], "zeros")
+    batches = TrainBatches(source, (), batch_size=8, seed=0)
+    with iterate(batches, 0, 12, num_workers=2) as iterator:
+        for number, batch in enumerate(iterator):
+            assert type(batch["image"]) is np.ndarray
+            if number == last:
+                return batch
+
+if __name__ == "__main__":
+    kept = read(LAST)
+"""
+
+
+@pytest.mark.parametrize("last", [3, 11, 99], ids=["left early", "to the last", "to the end"])
+def test_workers_leave_no_shared_memory_behind(tmp_path, last):
+    (tmp_path / "reading.py").write_text(WORKERS.replace("LAST", str(last)))
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "reading.py"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
