@@ -188,6 +188,7 @@ def test_cifar10(tmp_path):
     assert source.labels.tolist() == [1, 0, 2, 0, 3, 0, 4, 0, 5, 0] and source.class_names[9] == "class 9"
     assert source.images[1, 20, 7].tolist() == [11, 20, 7]  # red, green = row, blue = column
     test = Cifar10("test", root=tmp_path / "cifar-10-batches-bin")
+    assert len(Cifar10("train+test", root=tmp_path)) == len(source) + len(test)
     check_contract(test, 1, 10)
     assert test.labels.tolist() == [9]
 
