@@ -18,7 +18,7 @@ from typing import Any
 from imgcls_jax.runtime import huge_pages
 
 if __name__ == "__main__":
-    huge_pages.ask_for_them()
+    huge_pages.ask_for_them(__file__)
 
 import train_step  # noqa: E402
 

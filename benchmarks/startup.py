@@ -72,7 +72,7 @@ def forms_of(config: str, caches: Path) -> dict[str, Callable[[], float]]:
         "import jax": lambda: seconds_of("-c", "import jax"),
         "import imgcls_jax.losses": lambda: seconds_of("-c", "import imgcls_jax.losses"),
         "main --help": lambda: seconds_of("-m", "imgcls_jax.main", "--help", status=1),
-        "import train.loop": lambda: seconds_of("-c", "import imgcls_jax.train.loop"),
+        "import train.run": lambda: seconds_of("-c", "import imgcls_jax.train.run"),
         "first step, off": lambda: first_step(config, {"JAX_ENABLE_COMPILATION_CACHE": "false"}),
         "first step, cold": cold,
         "first step, cached": cached,

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from imgcls_jax.runtime import compiler, huge_pages
 
 if __name__ == "__main__":
-    huge_pages.ask_for_them()
+    huge_pages.ask_for_them(__file__)
 compiler.configure()
 
 import jax  # noqa: E402

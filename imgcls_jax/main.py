@@ -1,4 +1,4 @@
-"""The command: a configuration -> train/loop.py.
+"""The command: a configuration -> train/run.py.
 
 python -m imgcls_jax.main --config configs/digits_simpleconv3.py
 python -m imgcls_jax.main --mode eval --workdir runs/digits_simpleconv3 --split test
@@ -13,14 +13,18 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from imgcls_jax.config import files
+if not __package__:  # python imgcls_jax/main.py: packages are looked for in this folder, not above it
+    sys.path[0] = str(Path(__file__).parents[1])
+
+from imgcls_jax.config import compare, files
 from imgcls_jax.config.field_types import did_you_mean
 from imgcls_jax.runtime.command import DATA_ROOT_HELP, TRUST_DATA_HELP, exit_with, user_path
 from imgcls_jax.runtime.mistakes import user_mistake
+from imgcls_jax.train.run import run
 
 # A flag of one mode, or of several processes, is refused elsewhere: it would do nothing.
 OF_EVAL = ("split", "checkpoint", "eval_transforms", "data_root", "trust_data")
@@ -44,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
         type=user_path,
         help="folder of the run: checkpoints, metrics, result; a run that it holds is resumed (default: "
         "runs/NAME[_OPTIONS] of the configuration)",
+    )
+    parser.add_argument(
+        "--accept_data_growth",
+        action="store_true",
+        help="go on with a run whose data have more images, and are else as they were",
     )
     parser.add_argument("--mode", choices=("train", "eval"), default="train", help="default: train")
     evaluation = parser.add_argument_group("with --mode eval")
@@ -73,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, files.Named | None]:
-    """Returns the flags, and the configuration that they name.
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, files.Named | None, dict[str, str]]:
+    """Returns the flags, the configuration that they name, and the overrides.
 
     Raises:
       ValueError: an override without a value, no such file, or a flag that would do nothing.
@@ -92,16 +101,23 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, files.Named | None]
         raise ValueError("--config is missing; for example --config configs/digits_simpleconv3.py")
     if flags.mode == "eval" and flags.workdir is None:
         raise ValueError("--mode eval evaluates a run: --workdir is missing")
-    return flags, named
+    return flags, named, overrides
 
 
-def _refuse_idle(flags: argparse.Namespace, overrides: object) -> None:
+def _refuse_idle(flags: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     """Raises ValueError for the first flag that would do nothing."""
     for name in OF_EVAL:
         if flags.mode != "eval" and getattr(flags, name) is not None:
             raise ValueError(f"--{name} is of --mode eval, and this run trains")
-    if flags.mode == "eval" and (flags.config is not None or overrides):
-        raise ValueError("--mode eval takes the configuration of the workdir: leave out --config")
+    others = [field for field in overrides if field not in compare.WHERE]
+    if flags.mode == "eval" and (flags.config is not None or others):
+        raise ValueError(
+            f"--mode eval takes the configuration of the workdir: leave out "
+            f"{f'--config.{others[0]}' if others else '--config'}; --config.data.root=FOLDER alone may say "
+            "that the data have moved"
+        )
+    if flags.mode == "eval" and flags.accept_data_growth:
+        raise ValueError("--accept_data_growth is of a training, and --mode eval trains nothing")
     for name in OF_PROCESSES:
         value = getattr(flags, name)
         if value is not None and not flags.distributed:
@@ -161,10 +177,8 @@ def _start_processes(flags: argparse.Namespace) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
-def _train(named: files.Named, workdir: Path | None) -> None:
+def _train(named: files.Named, workdir: Path | None, accept_data_growth: bool) -> None:
     import jax
-
-    from imgcls_jax.train import loop
 
     config, notes = files.load(named)
     if workdir is None:
@@ -172,21 +186,23 @@ def _train(named: files.Named, workdir: Path | None) -> None:
         notes = [*notes, f"workdir: {workdir} (--workdir chooses another)"]
     if jax.process_index() == 0:
         print("\n".join(notes), end="\n" if notes else "", flush=True)
-    loop.run(config, workdir)
+    run(config, workdir, accept_data_growth=accept_data_growth)
 
 
-def _evaluate(flags: argparse.Namespace) -> None:
+def _evaluate(flags: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     import jax
 
     from imgcls_jax.inference import trained
     from imgcls_jax.train.known_data import Named
 
+    root = Path(overrides["data.root"]) if "data.root" in overrides else None
     result = trained.evaluate(
         flags.workdir,
         split=flags.split or "",
         checkpoint=flags.checkpoint or "latest",
         transforms=flags.eval_transforms or "",
-        data=Named(flags.data_root, bool(flags.trust_data)),
+        data=Named(flags.data_root or root, bool(flags.trust_data)),
+        moved={field.removeprefix("data."): place for field, place in overrides.items()},
     )
     if jax.process_index() == 0:
         print(json.dumps(result, indent=2))
@@ -236,16 +252,16 @@ def _run_as_one_of_several(flags: argparse.Namespace, job: Callable[[], None]) -
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs what the command line asks for."""
     try:
-        flags, named = _parse(sys.argv[1:] if argv is None else argv)
+        flags, named, overrides = _parse(sys.argv[1:] if argv is None else argv)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
 
     def job() -> None:
         if named is None:
-            _evaluate(flags)
+            _evaluate(flags, overrides)
         else:
-            _train(named, flags.workdir)
+            _train(named, flags.workdir, flags.accept_data_growth)
 
     # jax is imported only now, so that --help and a typo do not wait for it.
     if flags.distributed:

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import copy
 import itertools
+import json
 import re
 import runpy
 from pathlib import Path
@@ -20,6 +21,7 @@ from imgcls_jax.config.written import flat_fields
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 MAX_LINES = 65
+NUM_EXAMPLES = {"digits": 1438, "mnist": 50_000}  # of the training splits that results/ measured on
 NAMED_FILE = re.compile(r"\b(?:configs|results)/[\w.]+\.(?:py|json)\b")
 COMMAND = re.compile(r"--config (\S+)((?:\s+(?:\\\n\s*)?--config\.\S+)*)")
 
@@ -79,7 +81,7 @@ def fields_at_their_default(config):
 
 
 def test_every_configuration_has_options():
-    assert len(FILES) == 40
+    assert len(FILES) >= 40
     assert all("test" in [name for _, name in options_of(path)] for path in FILES)
 
 
@@ -141,3 +143,22 @@ def test_the_docstring_names_what_exists(path):
 @pytest.mark.parametrize("path", BY_FILE)
 def test_a_source_with_a_folder_has_a_default_one(path):
     assert resolve(written(path, "")).resolved["data"].get("root", "") != "", path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_the_command_of_a_result_makes_the_run_that_was_measured(path):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    ((config, overrides),) = COMMAND.findall(content["command"])
+    name, _, arg = config.partition(":")
+    for run in content["runs"]:
+        fields = dict(word.removeprefix("--config.").split("=") for word in overrides.split())
+        fields |= {field: str(run["seeds"][field]) for field, value in fields.items() if value == "SEED"}
+        configuration = resolve(written(ROOT / name, arg, **fields))
+        data = configuration.resolved["data"]
+        assert {"train.seed": configuration.seed, "data.label_seed": data["label_seed"]} == run["seeds"]
+        num_examples = NUM_EXAMPLES[data["source"]]
+        if data["labels_per_class"] and not data["labeled_batch_size"]:
+            num_examples = 10 * data["labels_per_class"]
+        resolved = configuration.in_steps(num_examples // configuration.batch_size)
+        assert resolved["train"]["total_steps"] == run["steps"]
+        assert set(run["metrics"]) == set(resolved["evals"])

@@ -15,7 +15,7 @@ from imgcls_jax.config import compare, settings
 from imgcls_jax.config.files import read_config
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.data import sources, transforms
-from imgcls_jax.train import loop
+from imgcls_jax.train.run import run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,7 +26,7 @@ EXAMPLE = (
     r"`((?:imgcls_jax|configs)/[\w/]+\.py)`:?\n\n```python\n(.*?)```"  # a file that the page itself shows
 )
 EXAMPLES = {path: text for page in TEXTS.values() for path, text in re.findall(EXAMPLE, page, re.S)}
-FILE_ENDINGS = r"(?:txt|onnx|stablehlo)\b"  # train.txt is no field
+FILE_ENDINGS = r"(?:txt|json|onnx|stablehlo)\b"  # train.txt is no field
 SECTIONS = ("data", "model", "objective", "optimizer", "train")
 
 
@@ -185,14 +185,14 @@ def test_the_model_and_the_evaluator_run(tmp_path, monkeypatch):
     extended(tmp_path, monkeypatch, models, "imgcls_jax/models/tinyconv.py")
     extended(tmp_path, monkeypatch, evaluators, "imgcls_jax/evaluators/confidence.py")
     words = overrides("--config.model.name=tinyconv") + overrides("--config.evals.test.evaluator=confidence")
-    metrics = loop.run(short_config(*words), tmp_path / "run")["metrics"]["test"]
+    metrics = run(short_config(*words), tmp_path / "run")["metrics"]["test"]
     assert metrics["num_examples"] == 359 and 0.1 < metrics["confidence"] < 1
 
 
 def test_the_source_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     extended(tmp_path, monkeypatch, sources, "imgcls_jax/data/sources/stripes.py")
-    result = loop.run(short_config(*overrides("--config.data.source=stripes")), tmp_path / "run")
+    result = run(short_config(*overrides("--config.data.source=stripes")), tmp_path / "run")
     assert result["metrics"]["test"]["num_examples"] == 200
 
 

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "data": (
         {"data", "config"},
-        {"numpy", "grain", "PIL", "cykooz_resizer", "absl"},
+        {"numpy", "grain", "PIL", "pillow_heif", "cykooz_resizer", "absl"},
     ),
     "data/datasets.py": ({"data", "config"}, {"jax", "numpy"}),
     "data/sources": (
@@ -153,7 +153,7 @@ for room in ("losses", "layers", "models", "weights", "contracts", "objectives",
     package = importlib.import_module(f"imgcls_jax.{room}")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"imgcls_jax.{room}.{module.name}")
-for name in ("train.step", "train.state", "train.optimizer", "train.checkpoint", "train.loop",
+for name in ("train.step", "train.state", "train.optimizer", "train.checkpoint", "train.run",
 "data.pipeline"):
     importlib.import_module(f"imgcls_jax.{name}")
 print("loaded")

@@ -281,8 +281,8 @@ def test_exported_weights_and_description(exported):
     assert {"params/head/classifier/kernel", "batch_stats/backbone/bn1/mean"} & set(weights)
 
 
-def test_prediction_from_an_export_needs_no_training_packages(exported, pictures):
-    absent = ("flax", "optax", "orbax", "grain", "sklearn", "clu", "safetensors")
+def predicted_without(absent, exported, picture):
+    """Predicts from an export in a process where packages are not installed."""
     script = (
         "import sys\n"
         "class No:\n"
@@ -291,11 +291,23 @@ def test_prediction_from_an_export_needs_no_training_packages(exported, pictures
         "            raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, No())\n"
         "from imgcls_jax.tools import predict\n"
-        f"sys.exit(predict.main(['--exported', {str(exported)!r}, {str(pictures / '3.png')!r}]))\n"
+        f"sys.exit(predict.main(['--exported', {str(exported)!r}, {str(picture)!r}]))\n"
     )
     arguments = [sys.executable, "-c", script]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+def test_prediction_from_an_export_needs_no_training_packages(exported, pictures):
+    absent = ("flax", "optax", "orbax", "grain", "sklearn", "clu", "safetensors")
+    done = predicted_without(absent, exported, pictures / "3.png")
     assert done.returncode == 0, done.stderr
+
+
+def test_an_export_says_which_package_reads_it(exported, pictures):
+    done = predicted_without(("flatbuffers",), exported, pictures / "3.png")
+    assert done.returncode == 2
+    assert done.stderr.endswith("the package flatbuffers, which is missing: pip install flatbuffers\n")
+    assert "damaged" not in done.stderr
 
 
 def test_mistakes_with_an_export(exported, pictures, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 from imgcls_jax import objectives
 from imgcls_jax.config.files import read_config
 from imgcls_jax.tools import results
-from imgcls_jax.train import loop
+from imgcls_jax.train.run import run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_the_example_learns(tmp_path, monkeypatch):
     short = ["--config.train.total_epochs=4", "--config.train.log_every_steps=22"]
     config = read_config(["--config=configs/digits_simpleconv3.py", *overrides, *short])
     config["objective"] = {"name": config["objective"]["name"]}
-    metrics = loop.run(config, tmp_path / "run")["metrics"]["test"]
+    metrics = run(config, tmp_path / "run")["metrics"]["test"]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     errors = [row["train/error"] for row in map(json.loads, lines) if "train/error" in row]
     assert len(text.splitlines()) <= 40

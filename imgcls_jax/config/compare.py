@@ -22,6 +22,8 @@ FREE_ON_RESUME = (
     "train.best_mode",
     "train.parallel",
 )
+# Where data lie, not what they are: these may differ where the workdir's digest of its data agrees.
+WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images")
 LENGTH = "train.total_steps"
 ABSENT = "absent"
 

@@ -16,7 +16,7 @@ from imgcls_jax.config.resolve import optax_function
 from imgcls_jax.config.written import OPTIONAL_SECTIONS, SECTIONS, Config, plain
 
 PREFIX = "--config."
-# In a checkout the configurations stand beside the package, in an installation inside it.
+# In an installation the configurations stand inside the package, in a checkout beside it.
 PACKAGED = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
 WORDS = {"true": True, "false": False, "none": None}
 
@@ -80,12 +80,10 @@ def find(config: str, overrides: Mapping[str, str]) -> Named:
         return Named(path, options, overrides)
     # A name, or the path that it has in a checkout, is found from any folder.
     is_name = len(path.parts) == 1 or path.parts[:-1] == ("configs",)
-    folders = [folder for folder in PACKAGED if folder.is_dir()] if is_name else []
-    for folder in folders:
-        packaged = folder / f"{path.stem}.py"
-        if packaged.is_file():
-            return Named(packaged, options, overrides)
-    known = [file.stem for folder in folders for file in folder.glob("*.py")]
+    folder = next((folder for folder in PACKAGED if folder.is_dir()), None) if is_name else None
+    known = {} if folder is None else {file.stem: file for file in folder.glob("*.py")}
+    if path.stem in known:
+        return Named(known[path.stem], options, overrides)
     hint = did_you_mean(path.stem, known)
     raise ValueError(f"--config {name}: there is no such file{f'; {hint}' if hint else ''}")
 

@@ -66,7 +66,8 @@ class Cached:
     def __getitem__(self, index: int) -> dict[str, Any]:
         source = self.source
         while isinstance(source, Subset):
-            source, index = source.source, int(source.indices[index])
+            index = int(source.indices[index])
+            source = source.source
         key = (source, self.ops, index)
         example = self.cache.get(key)
         if example is None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from imgcls_jax.data.folders import Origin, locate
+from imgcls_jax.data.folders import Origin, expanded, locate
 from imgcls_jax.data.source import Root, check_labels
+
+MAX_CIFAR_BYTES = 2**28  # the largest, train.bin of CIFAR-100, has 0.15 GB
 
 
 def read_cifar(path: Path, label_counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -19,7 +21,7 @@ def read_cifar(path: Path, label_counts: Sequence[int]) -> tuple[np.ndarray, np.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; unpack the official binary archive again")
-    content = np.fromfile(path, np.uint8)
+    content = np.fromfile(path, np.uint8, count=MAX_CIFAR_BYTES)
     record = len(label_counts) + 3 * 32 * 32
     if not len(content) or len(content) % record:
         raise ValueError(
@@ -43,7 +45,7 @@ def locate_cifar(root: Root, folder: str, marker: str, pickled: Sequence[str], o
     try:
         return locate(root, folder, marker, origin.remedy)
     except FileNotFoundError:
-        for found in (Path(root).expanduser() / name for name in pickled):
+        for found in (expanded(root) / name for name in pickled):
             if found.exists():
                 reason = "the pickled Python version, which is not read because unpickling can run any code"
                 raise ValueError(f"{found} is {reason}. {origin.remedy}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from imgcls_jax.config.modules import find_function
 from imgcls_jax.config.settings import DataSettings
 from imgcls_jax.data import augment, subsets, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
+from imgcls_jax.data.contents import Contents, contents, whole
+from imgcls_jax.data.folders import describe_left_out
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
 from imgcls_jax.data.source import class_counts, require_source
 
@@ -185,7 +188,8 @@ class DataSide:
         """Returns the batches of the training split."""
         labeled = None
         if self.settings.labeled_batch_size:
-            labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size)
+            apart = not self.settings.unlabeled_has_labeled
+            labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size, apart)
         source, (host_ops, *view_ops) = self._cached(self.training, self.train_host, *self._view_hosts)
         return TrainBatches(
             source,
@@ -222,6 +226,63 @@ class DataSide:
             )
         return self._in_order(source, self.eval_host, batch_size)
 
+    def rule(self, split: str) -> str:
+        """Returns what a run says of a split at its start: examples, classes, by what rule it was made."""
+        source = self.source(split)
+        made = whole(source)
+        count, classes = len(source), len(source.class_names)
+        of = f" of {len(made)}" if len(made) != count else ""
+        line = f"{split}: {count:,}{of} images, {classes} {'class' if classes == 1 else 'classes'}"
+        rule = getattr(made, "rule", "") or f"the split {split!r} of {self.settings.source}"
+        line += f" ({_first(source.class_names)}), {rule}"
+        empty = [name for name, n in zip(source.class_names, class_counts(source), strict=False) if not n]
+        if empty:
+            line += f"; {len(empty)} without an image: {_first(empty)}"
+        left_out = describe_left_out(getattr(made, "left_out", {}))
+        return f"{line}; left out: {left_out}" if left_out else line
+
+    def training_rule(self) -> str:
+        """Returns what the fields of the section take of the training split; "" where all of it."""
+        whole_split, count = self.source(self.settings.train_split), len(self._distinct)
+        if len(self.training) == len(whole_split):
+            return ""
+        return f"trained on: {len(self.training):,} examples, {count:,} different images of them"
+
+    def shared_with_training(self, split: str) -> int:
+        """Returns how many image files of another split are trained on, too: 0 is what it should be."""
+        here, training = whole(self.source(split)), whole(self.source(self.settings.train_split))
+        if split == self.settings.train_split or not (hasattr(here, "paths") and hasattr(training, "paths")):
+            return 0
+        return len(_files(here) & _files(training))
+
+    def contents(self, splits: Sequence[str]) -> dict[str, Contents]:
+        """Returns what each split holds, without reading an image."""
+        return {split: contents(self.source(split)) for split in splits}
+
+    def brightness(self, count: int = 64) -> tuple[float, float] | None:
+        """Returns the mean brightness of some images as prediction sees them before the device side, in 0..1,
+        and its standard deviation from image to image; None where none could be read."""
+        source = self.training
+        found = []
+        for index in np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist():
+            try:
+                image = transforms.apply(self.eval_host, source[index]["image"], np.random.default_rng(0))
+            except (OSError, ValueError, SyntaxError, EOFError):  # on_bad_example decides about it
+                continue
+            found.append(float(np.mean(image)) / 255)
+        return (float(np.mean(found)), float(np.std(found))) if found else None
+
+    def normalization_warning(self, channels: int) -> str:
+        """Returns what to say where evaluation normalizes otherwise than training; "" where it does not."""
+        scales = [_normalized(ops, channels) for ops in (self._train_device, self._eval_device)]
+        if np.allclose(scales[0], scales[1], rtol=1e-3, atol=1e-3):
+            return ""
+        low, high = (", ".join(f"{value:.3g}" for value in scale.ravel()) for scale in scales)
+        return (
+            f"config.data.eval_transforms normalizes otherwise than config.data.train_transforms: black and "
+            f"white become {low} in training and {high} in evaluation"
+        )
+
     def _cached(self, source: Any, *lines: Any) -> tuple[Any, Sequence[Any]]:
         """Returns a source that caches the lines' shared deterministic prefix, and the rest of each line."""
         start = transforms.deterministic_prefix(lines)
@@ -240,8 +301,27 @@ class DataSide:
         )
 
 
+def _files(source: Any) -> set[str]:
+    """Returns the paths of a source's files; links of folders are resolved."""
+    folders = {path: os.path.realpath(source.root / path) for path in set(map(os.path.dirname, source.paths))}
+    return {os.path.join(folders[os.path.dirname(path)], os.path.basename(path)) for path in source.paths}
+
+
+def _normalized(ops: Any, channels: int) -> np.ndarray:
+    """Returns what the operations `normalize` make of black and white, float [2, channels]."""
+    pixels = np.stack([np.zeros(channels), np.ones(channels)]).astype(np.float32)[:, None, None, :]
+    for op in ops:
+        if op.name == "normalize":
+            pixels = op(jax.random.key(0), pixels)
+    return np.asarray(pixels)[:, 0, 0, :]
+
+
 def _shortened(names: Sequence[str]) -> str:
-    return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+    return f"{len(names)} ({_first(names)})"
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
 
 
 def _parse(field: str, line: str) -> tuple[Any, Any]:

@@ -1,15 +1,53 @@
-"""Folders of images: where a data set lies, its class folders, and the image files in them."""
+"""Folders of images: where a data set lies, its splits and class folders, and the image files in them.
+
+Every part of the project that looks into a folder asks here, so all see the same files: `list_images` decides
+what an image file is, `find_layout` what a folder is, a split or a class.
+"""
 
 from __future__ import annotations
 
+import collections
+import functools
+import importlib.util
 import os
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from imgcls_jax.data.source import Root
 
-IMAGE_SUFFIXES = tuple(".jpg .jpeg .jpe .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm".split())
-SPLIT_FOLDERS = ("train", "val", "test")
+IMAGE_SUFFIXES = tuple(
+    ".jpg .jpeg .jpe .jfif .jfi .jif .pjpeg .pjp .mpo .png .apng .bmp .dib .gif .webp .tif .tiff "
+    ".ppm .pgm .pbm .pnm".split()
+)
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read where pillow-heif is installed
+AVIF_SUFFIX = ".avif"  # read where Pillow was built with it
+# The first bytes of files that have no suffix, as those that are named by a hash.
+STARTS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|BM|RIFF....WEBP|II\*\0|MM\0\*|P[1-6][\s#]|"
+    rb"....ftyp(avif|avis|heic|heix|mif1)",
+    re.DOTALL,
+)
+# Folders that systems put beside those of a user.
+SYSTEM_FOLDERS = (
+    "__MACOSX",
+    "__pycache__",
+    "@eaDir",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+)
+
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_WORDS = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+_FILLER = "sets?|data|datasets?|images?|imgs?|pictures?|photos?|splits?|folder|samples?"
+_SPLIT_NAME = re.compile(f"(?:{_FILLER})*({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?:{_FILLER})*")
+MAX_WRAPPERS = 8  # folders of one folder each that are passed through
 
 
 class Origin(NamedTuple):
@@ -34,6 +72,18 @@ class Origin(NamedTuple):
         )
 
 
+def expanded(root: Root) -> Path:
+    """Returns a path in which `~` is the home folder.
+
+    Raises:
+      FileNotFoundError: there is no such user.
+    """
+    try:
+        return Path(root).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"config.data.root: {os.fspath(root)!r}: {error}") from error
+
+
 def require_folder(root: Root, holds: str, remedy: str = "") -> Path:
     """Returns root.
 
@@ -45,7 +95,7 @@ def require_folder(root: Root, holds: str, remedy: str = "") -> Path:
     Raises:
       FileNotFoundError: it is no folder.
     """
-    folder = Path(root).expanduser()
+    folder = expanded(root)
     if not os.path.isdir(folder):
         remedy = remedy or (
             "Name your own by --config.data.root=FOLDER; the head of a configuration's file says which "
@@ -63,38 +113,350 @@ def locate(root: Root, folder: str, marker: str, remedy: str) -> Path:
     Raises:
       FileNotFoundError: neither does; the message ends with the remedy of an `Origin`.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     for candidate in (root, root / folder):
         if os.path.isfile(candidate / marker):
             return candidate
     raise FileNotFoundError(f"config.data.root: neither {root} nor {root / folder} holds {marker}. {remedy}")
 
 
-def subfolders(folder: Path) -> list[str]:
-    folders = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
-    return sorted(name for name in folders if not name.startswith("."))
+# ---- image files
 
 
-def class_folders(folder: Path) -> list[str]:
-    names = subfolders(folder)
-    if not names:
-        raise ValueError(f"{folder} holds no class folder; expected {folder}/<class>/<image file>")
-    return names
+class Listing(NamedTuple):
+    """The image files of a folder.
+
+    Attributes:
+      paths: of the image files at any depth, relative to the folder, sorted.
+      left_out: how many of what else there is: {".heic": 30, "hidden": 2}.
+    """
+
+    paths: list[str]
+    left_out: Mapping[str, int]
 
 
-def image_files(folder: Path) -> list[str]:
-    """Returns the image files below `folder` at any depth, relative to it and sorted, without hidden ones."""
+def list_images(folder: Path, seen: set[tuple[int, int]] | None = None) -> Listing:
+    """Lists the image files below a folder: the one place that decides what an image file is.
 
-    def stop(error: OSError) -> None:
-        raise error
+    Links are followed, but not upwards; a folder that is reached twice is listed once. Files are told by
+    their suffix, those without one by their first bytes. Hidden files and folders, and those of systems, are
+    left out.
 
+    Args:
+      folder: exists.
+      seen: (device, inode) of folders listed before, which are left out; those found are added.
+
+    Raises:
+      OSError: the folder or one below it cannot be listed.
+    """
+    seen = set() if seen is None else seen
+    left_out: collections.Counter[str] = collections.Counter()
+    above = set(map(_identity, map(os.stat, folder.resolve().parents)))
     paths = []
-    for parent, folders, files in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = os.path.relpath(parent, folder)
-        for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                paths.append(os.path.normpath(os.path.join(inside, name)))
-    if not paths:
-        raise ValueError(f"{folder} holds no image file ({' '.join(IMAGE_SUFFIXES)}); add some or remove it")
-    return sorted(paths)
+    waiting = [""] if _is_new(os.stat(folder), seen) else []
+    while waiting:
+        inside = waiting.pop()
+        folders = []
+        for entry in _entries(folder / inside):
+            path = os.path.join(inside, entry.name)
+            if _is_folder(entry):
+                folders.append((entry.is_symlink(), path, entry))
+            elif kind := _left_out_as(entry):
+                left_out[kind] += 1
+            else:
+                paths.append(path)
+        # Of two ways to a folder that without a link is taken.
+        for _, path, entry in sorted(folders, key=lambda found: found[:2]):
+            if _is_hidden(entry.name):
+                left_out["hidden"] += 1
+            elif _identity(entry.stat()) not in above and _is_new(entry.stat(), seen):
+                waiting.append(path)
+            else:
+                left_out["folders linked twice or upwards"] += 1
+    return Listing(sorted(paths), left_out)
+
+
+def describe_left_out(left_out: Mapping[str, int]) -> str:
+    """Returns what to say of files that are no images: "30 .heic (...), 2 hidden"; "" where there is none."""
+    most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{count} {kind}" for kind, count in most[:5] if count]
+    if len(most) > 5:
+        parts.append(f"{sum(count for _, count in most[5:])} others")
+    if any(kind in HEIF_SUFFIXES for kind in left_out):
+        parts.append("pip install 'imgcls-jax[heif]' reads HEIC")
+    return ", ".join(parts)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _is_new(found: os.stat_result, seen: set[tuple[int, int]]) -> bool:
+    """Adds a folder to those seen; returns whether it was not among them."""
+    key = _identity(found)
+    if key in seen:
+        return False
+    seen.add(key)
+    return True
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def _left_out_as(entry: os.DirEntry[str]) -> str:
+    """Returns what a file that is no image is counted as; "" for an image."""
+    if _is_hidden(entry.name):
+        return "hidden"
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if suffix in IMAGE_SUFFIXES:
+        return ""
+    if suffix in HEIF_SUFFIXES or suffix == AVIF_SUFFIX:
+        return "" if _can_decode(suffix) else suffix
+    if not suffix:
+        return "" if _starts_as_image(entry) else "without a suffix"
+    return suffix if re.fullmatch(r"\.[a-z0-9_]{1,10}", suffix) else "of other suffixes"
+
+
+@functools.cache
+def _can_decode(suffix: str) -> bool:
+    if suffix in HEIF_SUFFIXES:
+        return importlib.util.find_spec("pillow_heif") is not None
+    from PIL import features  # loaded where such a file lies alone
+
+    return bool(features.check("avif"))
+
+
+def _starts_as_image(entry: os.DirEntry[str]) -> bool:
+    try:
+        if not entry.is_file():  # a pipe would wait for ever
+            return False
+        with open(entry.path, "rb") as file:
+            found = STARTS.match(file.read(16))
+    except OSError:
+        return False
+    if found is None or found[1] is None:
+        return found is not None
+    return _can_decode(AVIF_SUFFIX if found[1].startswith(b"avi") else HEIF_SUFFIXES[0])
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether an image file lies in a folder itself."""
+    return any(not _is_folder(entry) and not _left_out_as(entry) for entry in _entries(folder))
+
+
+# ---- splits and classes
+
+
+class Layout(NamedTuple):
+    """How a folder of images is arranged.
+
+    Attributes:
+      top: the folder that holds the splits, or else the classes; where root holds nothing but one folder of
+        folders, that one.
+      splits: {name: folder} of what lies in top and is split; {} where top holds the classes.
+    """
+
+    top: Path
+    splits: dict[str, Path]
+
+
+def split_of(name: str) -> str:
+    """Returns the split that a name means, however it is written: "Training set" is "train"; "" for none."""
+    found = _SPLIT_NAME.fullmatch(re.sub(r"[\W_]+", "", name.lower()))
+    return _WORDS[found[1]] if found else ""
+
+
+def named_split(split: str, names: Collection[str], where: Path) -> str | None:
+    """Returns which of some names a split has there: the same, or the one that means the same; None for none.
+
+    Raises:
+      ValueError: several mean it.
+    """
+    if split in names:
+        return split
+    same = sorted(name for name in names if split_of(name) and split_of(name) == split_of(split))
+    if len(same) > 1:
+        raise ValueError(f"{where}: the split {split!r} may be any of {same}; name one of them in full")
+    return same[0] if same else None
+
+
+def find_layout(root: Path) -> Layout:
+    """Tells splits from classes.
+
+    A folder that is called as splits are (`split_of`) and holds folders is a split; one that holds images
+    itself, beside others that do, is a class.
+
+    Raises:
+      ValueError: folders may be either.
+    """
+    top = unwrapped(root)
+    names = subfolders(top)
+    named = [name for name in names if split_of(name)]
+    kinds = {split_of(name) for name in named}
+    others = [name for name in names if name not in named]
+    if not named:
+        _require_no_split_among(top, names)
+        return Layout(top, {})
+    beside = [name for name in others if holds_images(top / name)]
+    if len(kinds) == 1 and beside and all(holds_images(top / name) for name in named):
+        return Layout(top, {})  # a class that is called train
+    if len(kinds) == 1:
+        _require_splits(top, named, others, beside)
+    return Layout(top, {name: top / name for name in names})
+
+
+def unwrapped(folder: Path, known: Collection[str] = ()) -> Path:
+    """Returns the folder, or what it holds where that is one folder of folders alone, and so on."""
+    for _ in range(MAX_WRAPPERS):
+        names = subfolders(folder)
+        if len(names) != 1 or names[0] in known or holds_images(folder):
+            break
+        if split_of(names[0]) not in ("", split_of(folder.name)):  # train/train/<class> is passed through
+            break
+        inner = folder / names[0]
+        if not subfolders(inner) or holds_images(inner):
+            break
+        folder = inner
+    return folder
+
+
+def _require_no_split_among(top: Path, names: list[str]) -> None:
+    """Raises ValueError where folders seem to be splits by an unusual name, as `seg_train` and `seg_test`."""
+    words = {name: [_WORDS[w] for w in re.split(r"[\W_\d]+", name.lower()) if w in _WORDS] for name in names}
+    alike = [name for name in names if words[name] and not holds_images(top / name)]
+    if len({words[name][0] for name in alike}) > 1:
+        raise ValueError(
+            f"{top}: are {_quoted(alike)} splits? They hold no images but folders. Call them train, val and "
+            "test, or name one of them by config.data.root"
+        )
+
+
+def _require_splits(top: Path, named: list[str], others: list[str], beside: list[str]) -> None:
+    """Raises ValueError where a folder with a split's name lies beside folders that may be classes."""
+    classes = {name for split in named for name in subfolders(top / split)}
+    unlike = [
+        name
+        for name in others
+        if name not in beside
+        and not classes & set(subfolders(top / name))
+        and any(holds_images(top / name / inner) for inner in subfolders(top / name))
+    ]
+    if beside or unlike:
+        raise ValueError(
+            f"{top}: is {_quoted(named)} a split or a class? Beside it lies {_quoted(beside or unlike)}. "
+            "Move that away if it is a split; give it another name if it is a class"
+        )
+
+
+def _quoted(names: Collection[str]) -> str:
+    shown = ", ".join(map(repr, sorted(names)[:4]))
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
+
+
+def subfolders(folder: Path) -> list[str]:
+    return sorted(e.name for e in _entries(folder) if _is_folder(e) and not _is_hidden(e.name))
+
+
+def class_folders(folder: Path, known: Collection[str] = ()) -> dict[str, Path]:
+    """Returns {class: its folder} of a split, or of a whole that is not split.
+
+    Args:
+      folder: of the classes, or of one folder that holds them.
+      known: the classes' names where they are.
+
+    Raises:
+      ValueError: there is none.
+    """
+    inside = unwrapped(folder, known)
+    names = subfolders(inside)
+    if not names:
+        flat = "; images without labels lie in one such folder of any name" if holds_images(inside) else ""
+        raise ValueError(f"{folder} holds no class folder; expected {folder}/<class>/<image file>{flat}")
+    return {name: inside / name for name in names}
+
+
+class Labeled(NamedTuple):
+    """The images of a split, or of a whole that is not split.
+
+    Attributes:
+      folder: the paths start here.
+      paths, names: of N images, and the names of their classes.
+      left_out: how many of what is no image.
+    """
+
+    folder: Path
+    paths: list[str]
+    names: list[str]
+    left_out: Mapping[str, int]
+
+
+def labeled_images(folder: Path, known: Collection[str] = ()) -> Labeled:
+    """Lists the images of class folders; arguments as of `class_folders`.
+
+    Raises:
+      ValueError: no class folder, one without an image, or splits inside the classes.
+      OSError: a folder cannot be listed.
+    """
+    paths: list[str] = []
+    names: list[str] = []
+    left_out: collections.Counter[str] = collections.Counter()
+    classes = class_folders(folder, known)
+    inside = next(iter(classes.values())).parent
+    for name, own in classes.items():
+        listing = list_images(own)
+        if not listing.paths:
+            found = describe_left_out(listing.left_out)
+            raise ValueError(
+                f"{own} holds no image file ({' '.join(IMAGE_SUFFIXES)}"
+                f"{f'; it holds {found}' if found else ''}); add some or remove it"
+            )
+        paths += [os.path.join(name, path) for path in listing.paths]
+        names += [name] * len(listing.paths)
+        left_out.update(listing.left_out)
+    _require_no_split_inside(inside, paths)
+    for entry in _entries(inside):
+        if not _is_folder(entry):
+            left_out[_left_out_as(entry) or "beside the class folders"] += 1
+    return Labeled(inside, paths, names, left_out)
+
+
+def _require_no_split_inside(folder: Path, paths: Collection[str]) -> None:
+    """Raises ValueError for <class>/train/<image> with <class>/test/<image>."""
+    inner = {parts[1] for parts in (path.split(os.sep, 2) for path in paths) if len(parts) == 3}
+    splits = {split_of(name) for name in inner} - {""}
+    if len(splits) > 1 and all(map(split_of, inner)):
+        raise ValueError(
+            f"{folder} holds <class>/<split>/<image>, with {_quoted(inner)} inside the classes; expected "
+            "<split>/<class>/<image>"
+        )
+
+
+def all_labeled(root: Path) -> Iterator[tuple[str, Labeled]]:
+    """Yields (split's folder name, its images) of a folder, ("", images) where it is not split.
+
+    Raises:
+      ValueError, OSError: as of `find_layout` and `labeled_images`.
+    """
+    layout = find_layout(root)
+    known: Collection[str] = ()
+    train = named_split("train", layout.splits, layout.top)
+    if train:
+        known = class_folders(layout.splits[train])
+    for name, folder in layout.splits.items():
+        if split_of(name):
+            yield name, labeled_images(folder, known)
+    if not layout.splits:
+        yield "", labeled_images(layout.top)

@@ -157,7 +157,7 @@ def resized_crop(
 
     def enlarge(rng: jax.Array, images: jax.Array) -> jax.Array:
         area_rng, ratio_rng, corner_rng = jax.random.split(rng, 3)
-        sides, draws = images.shape[1:3], (len(images), CROP_TRIES)
+        sides, draws = (images.shape[1], images.shape[2]), (len(images), CROP_TRIES)
         areas = math.prod(sides) * jax.random.uniform(area_rng, draws, minval=smallest, maxval=largest)
         ratios = jax.random.uniform(ratio_rng, draws, minval=math.log(narrow), maxval=math.log(wide))
         sizes = jnp.sqrt(jnp.stack([areas / jnp.exp(ratios), areas * jnp.exp(ratios)], axis=-1))

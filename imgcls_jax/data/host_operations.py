@@ -58,7 +58,7 @@ def decode(min_short: int = 0) -> HostOp:
 
 
 def _decode_example(example: bytes | np.ndarray, rng: np.random.Generator, *, min_short: int) -> Image.Image:
-    return decoding.decode(example, min_short)
+    return decoding.decode(example, min_short, may_shrink=True)
 
 
 def resize(height: int, width: int | None = None) -> HostOp:
@@ -90,6 +90,12 @@ def _resize_short(image: Image.Image, rng: np.random.Generator, *, low: int, hig
     size = low if low == high else int(rng.integers(low, high, endpoint=True))
     short = min(image.size)
     width, height = (size * side // short for side in image.size)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels: with a shorter side of {size} they would be {width} x "
+            f"{height}, over PIL.Image.MAX_IMAGE_PIXELS = {limit}; cut such a strip into parts"
+        )
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 

@@ -6,8 +6,8 @@ import gzip
 import math
 import zlib
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class IdxImages(Arrays):
 
     Args:
         split: "train" or "test" (files t10k-*).
-        root: the folder that holds the four files.
+        root: the folder that holds the four files, or the one into which torchvision put them.
         class_names: K names.
           name: of the data set, for messages.
         origin: where its files come from.
@@ -35,6 +35,11 @@ class IdxImages(Arrays):
     def __init__(self, split: str, root: Root, class_names: Sequence[str], name: str, origin: Origin) -> None:
         require_choice(f"the split of {name}", split, ("train", "test"))
         folder = require_folder(root, "four idx files", origin.remedy)
+        inside = (
+            folder / place for place in (f"{name.replace('Mnist', 'MNIST')}/raw", "raw")
+        )  # as torchvision leaves them
+        folder = next((place for place in inside if place.is_dir()), folder)
+        self.rule = f"the official {split} split in {folder}"
         stem = {"train": "train", "test": "t10k"}[split]
         images_path = find_idx(folder, f"{stem}-images", 3, origin)
         labels_path = find_idx(folder, f"{stem}-labels", 1, origin)
@@ -65,7 +70,7 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
         raise ValueError(f"{path}: damaged gzip file ({error}); download it again") from error
 
 
-def _parse_idx(file: BinaryIO, path: Path, rank: int) -> np.ndarray:
+def _parse_idx(file: gzip.GzipFile | BufferedReader, path: Path, rank: int) -> np.ndarray:
     """Reads the header, and of the rest no more than it announces: a small gzip file may hold terabytes."""
     magic = bytes([0, 0, 8, rank])  # two zero bytes, 8 for unsigned byte, the number of dimensions
     header = file.read(4 + 4 * rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgcls_jax.data import transforms
-from imgcls_jax.data.folders import IMAGE_SUFFIXES
+from imgcls_jax.data.folders import describe_left_out, list_images
 from imgcls_jax.data.source import read_regular
+
+logger = logging.getLogger(__name__)
 
 
 class FileOutput(NamedTuple):
@@ -29,17 +32,24 @@ class FileOutput(NamedTuple):
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
-    """Returns the files named, and those below the folders named that have an image's suffix, sorted."""
+    """Returns the files named, and the image files below the folders named, sorted.
+
+    A folder that is named twice, or lies in another, is listed once. What is left out of folders is told.
+
+    Raises:
+      OSError: a folder, or one below it, cannot be listed.
+    """
     paths: list[Path] = []
+    seen: set[tuple[int, int]] = set()
     for argument in map(Path, arguments):
-        if os.path.isdir(argument):
-            paths += sorted(
-                path
-                for path in argument.rglob("*")
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-            )
-        else:
+        if not os.path.isdir(argument):
             paths.append(argument)
+            continue
+        listing = list_images(argument, seen)
+        paths += [argument / path for path in listing.paths]
+        left_out = {kind: count for kind, count in listing.left_out.items() if kind != "hidden"}
+        if left_out:
+            logger.warning("left out of %s: %s", argument, describe_left_out(left_out))
     return paths
 
 
@@ -68,6 +78,7 @@ def outputs_of_files(
     outputs: Callable[[np.ndarray], Any],
     *,
     batch_size: int,
+    watch: Callable[[np.ndarray], None] = lambda images: None,
 ) -> Iterator[FileOutput]:
     """Yields the network's output for each file, in order.
 
@@ -76,11 +87,13 @@ def outputs_of_files(
       line, shape: as in `operations_for_files`.
       outputs: uint8 [batch_size, H, W, C] -> array [batch_size, ...].
       batch_size: files at a time.
+      watch: is shown the readable images, uint8 [n, H, W, C].
     """
     ops = operations_for_files(line, shape)
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
         images, errors = _read(batch, ops, tuple(shape))
+        watch(images)
         padded = np.zeros((batch_size, *shape), np.uint8)
         padded[: len(images)] = images
         rows = iter(np.asarray(outputs(padded)))

@@ -6,6 +6,7 @@ Every error names the file and the line.
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from imgcls_jax.data.folders import expanded, named_split
 
 MAX_NUMBER = 2**31  # ids and pixels lie below
 MAX_LINE = 2**16  # characters of a line of a list
@@ -48,11 +51,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise FileNotFoundError(f"{path} is missing; restore it, or correct config.data")
     # surrogateescape is how Python spells file names that are not UTF-8, so such lists find their files.
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        for number, text in enumerate(file, start=1):
-            if len(text) > MAX_LINE or "\0" in text:
-                raise ValueError(
-                    f"{path}, line {number}: a NUL or over {MAX_LINE} characters; is this a list in UTF-8?"
-                )
+        # No more of a line than that is read: a file of another kind may hold one of gigabytes.
+        lines = enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), start=1)
+        for number, text in enumerate(_sound(path, lines), start=1):
             if text.strip():
                 yield number, text.strip()
 
@@ -79,16 +80,82 @@ def inside_root(path: str, where: str) -> str:
     return normal
 
 
+def pattern_for(split: str, folder: Path, pattern: str) -> Path:
+    """Returns the file of a split by a pattern with "{split}": the one of its name, or of one that means the
+    same ("Train", "validation").
+
+    Args:
+      split: as the configuration names it.
+      folder: the pattern starts here, unless it is absolute or begins with "~".
+      pattern: perhaps without "{split}", then one file for all splits.
+
+    Raises:
+      ValueError: several files may be meant.
+    """
+    path = folder / expanded(pattern)
+    exact = Path(str(path).replace("{split}", split))
+    before, placeholder, after = path.name.partition("{split}")
+    if not placeholder or exact.exists() or not path.parent.is_dir():
+        return exact
+    files = [name for name in os.listdir(path.parent) if name.startswith(before) and name.endswith(after)]
+    names = [name[len(before) : len(name) - len(after)] for name in files]
+    found = named_split(split, names, path.parent)
+    return exact if found is None else path.parent / f"{before}{found}{after}"
+
+
+def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields (number of its first line, cells) for the rows of a CSV file, the header first, without blanks.
+
+    Cells are stripped. The separator is the one of comma, semicolon and tab that the header has most of.
+    Quoted cells may hold separators and line ends. UTF-8, or UTF-16 with a byte order mark, as spreadsheets
+    write it.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no text of this kind; names the line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; restore it, or correct config.data")
+    with open(path, "rb") as start:
+        is_utf16 = start.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    encoding = "utf-16" if is_utf16 else "utf-8-sig"
+    with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
+        header = file.readline(MAX_LINE + 1)
+        file.seek(0)
+        separator = max(",;\t", key=header.count)
+        lines = enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), start=1)
+        reader = csv.reader(_sound(path, lines), delimiter=separator, skipinitialspace=True)
+        first = 1
+        try:
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    yield first, [cell.strip() for cell in cells]
+                first = reader.line_num + 1
+        except (csv.Error, UnicodeError) as error:
+            raise ValueError(f"{path}, line {first}: {error}; is this a table in UTF-8?") from error
+
+
+def _sound(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[str]:
+    for number, text in lines:
+        if len(text) > MAX_LINE or "\0" in text:
+            raise ValueError(
+                f"{path}, line {number}: a NUL or over {MAX_LINE} characters; is this a list in UTF-8?"
+            )
+        yield text
+
+
 def _parse_list_line(text: str, where: str) -> tuple[str, int]:
     """Splits a line "path label" into (normalized path inside root, label)."""
     words = text.rsplit(maxsplit=1)
     if len(words) < 2:
-        raise ValueError(f"{where}: expected 'path label', got {text!r}; add the label")
+        csv_source = "; data.source = 'csv_file' reads tables with commas" if "," in text else ""
+        raise ValueError(f"{where}: expected 'path label', got {text!r}; add the label{csv_source}")
     label = words[1]
     short = len(label) < len(str(MAX_CLASSES))  # Python refuses to convert thousands of digits
     if not (short and label.isascii() and label.isdigit()):
         wanted = f"the last word must be the label, an integer in 0..{MAX_CLASSES - 1}"
-        raise ValueError(f"{where}: {wanted}; got {label!r} in {text!r}")
+        names = "" if label[:1] in "0123456789.+-" else "; data.source = 'csv_file' takes classes by name"
+        raise ValueError(f"{where}: {wanted}; got {label!r} in {text!r}{names}")
     return inside_root(words[0], where), int(label)
 
 

@@ -13,6 +13,7 @@ import ctypes
 import dataclasses
 import functools
 import logging
+import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -47,14 +48,25 @@ class _Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Labeled:
-    """The second stream: int64 [n] indices of the examples with known labels, and its global batch size."""
+    """The second stream.
+
+    Attributes:
+      indices: int64 [n], the examples with known labels.
+      batch_size: global.
+      apart: whether the first stream leaves those examples out.
+    """
 
     indices: np.ndarray
     batch_size: int
+    apart: bool = False
 
 
 class _Batches:
-    """The base of both kinds of batches: loads examples, and names those that cannot be read."""
+    """The base of both kinds of batches: loads examples, and names those that cannot be read.
+
+    Attributes:
+      gather: indices -> a whole batch of an array in memory; None where examples are loaded one by one.
+    """
 
     view_ops: tuple[Sequence[Any], ...] = ()
 
@@ -71,11 +83,7 @@ class _Batches:
         self.source, self.host_ops = source, tuple(host_ops)
         self.batch_size, self.on_bad_example = batch_size, on_bad_example
         self.local = _rows(batch_size, shard, "the batch size")
-
-    @property
-    def gathers(self) -> bool:
-        """Whether whole batches are gathered from an array in memory."""
-        return not self.host_ops and hasattr(self.source, "gather")
+        self.gather = None if host_ops else getattr(source, "gather", None)
 
     def load(
         self, index: int, rng: np.random.Generator, view_ops: Sequence[Sequence[Any]] = ()
@@ -143,20 +151,30 @@ class TrainBatches(_Batches):
         self.labeled = labeled
         if labeled is not None:
             self._labeled_rows = _rows(labeled.batch_size, shard, "data.labeled_batch_size")
-        if len(source) < batch_size:
+        self._pool = None
+        if labeled is not None and labeled.apart:
+            self._pool = np.setdiff1d(np.arange(len(source)), labeled.indices)
+        visited = len(source) if self._pool is None else len(self._pool)
+        if visited < batch_size:
+            kind = "examples" if self._pool is None else "examples without a label"
             raise ValueError(
-                f"the training split has {len(source)} examples, less than one batch of {batch_size}; "
-                "make train.batch_size smaller"
+                f"the training split has {visited} {kind}, less than one batch of {batch_size}; make "
+                "train.batch_size smaller"
             )
         self.seed, self.order = seed, order
-        self.steps_per_epoch = len(source) // batch_size
+        self.steps_per_epoch = visited // batch_size
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def order_of(self, epoch: int) -> np.ndarray:
-        """Returns the order in which an epoch visits the examples, int64 [N]."""
-        return shuffled((self.seed, epoch), len(self.source)) if self.order is None else self.order
+        """Returns the order in which an epoch visits the examples, int64 [N] or, where the labeled ones stay
+        apart, fewer."""
+        if self.order is not None:
+            return self.order
+        if self._pool is not None:
+            return self._pool[shuffled((self.seed, epoch), len(self._pool))]
+        return shuffled((self.seed, epoch), len(self.source))
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         epoch, batch = divmod(int(step), self.steps_per_epoch)
@@ -168,12 +186,12 @@ class TrainBatches(_Batches):
         if self.labeled is not None:
             hidden = ~np.isin(columns["index"], self.labeled.indices)
             columns["label"] = np.where(hidden, np.int32(-1), columns["label"])
-            columns["labeled"] = self._columns(self._labeled_places(int(step)), (), bad)
+            columns["labeled"] = self._columns(self._labeled_places(self.labeled, int(step)), (), bad)
         return columns | {"bad_examples": np.array(bad, np.int64)}
 
-    def _labeled_places(self, step: int) -> list[_Place]:
+    def _labeled_places(self, labeled: Labeled, step: int) -> list[_Place]:
         """The places of a step's labeled examples: one shuffle after the other, no batch cut short."""
-        indices, size = self.labeled.indices, self.labeled.batch_size
+        indices, size = labeled.indices, labeled.batch_size
         places = []
         for position in range(step * size, (step + 1) * size)[self._labeled_rows]:
             shuffle, offset = divmod(position, len(indices))
@@ -185,9 +203,9 @@ class TrainBatches(_Batches):
         self, places: Sequence[_Place], view_ops: Sequence[Sequence[Any]], bad: list[int]
     ) -> dict[str, Any]:
         """Returns the examples at some places as columns, and their index."""
-        if self.gathers and not view_ops:
+        if self.gather is not None and not view_ops:
             indices = np.array([place.order[place.position] for place in places])
-            columns = self.source.gather(indices)
+            columns = self.gather(indices)
         else:
             loaded = [self._load_at(place, view_ops, bad) for place in places]
             indices = np.array([index for index, _ in loaded])
@@ -243,8 +261,8 @@ class EvalBatches(_Batches):
         mask = indices < len(self.source)
         indices = np.where(mask, indices, 0)
         bad: list[int] = []
-        if self.gathers:
-            columns = self.source.gather(indices)
+        if self.gather is not None:
+            columns = self.gather(indices)
         else:
             columns = self._load_rows(indices, mask, bad)
         return columns | {
@@ -301,7 +319,7 @@ def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
             f"the images of a batch differ in size: {sorted(shapes)[:3]}; end the host transforms with one "
             "that sets it, such as resize(224), random_resized_crop(224) or center_crop(224)"
         )
-    columns = {
+    columns: dict[str, Any] = {
         key: np.stack([example[key] for example in examples]) for key in examples[0] if key != "view_images"
     }
     if "view_images" in examples[0]:
@@ -343,7 +361,7 @@ def iterate(
     Yields:
       An iterator over batches[start:stop]; leaving the context ends threads and workers.
     """
-    if batches.gathers and not batches.view_ops and not num_workers:
+    if batches.gather is not None and not batches.view_ops and not num_workers:
         yield (batches[step] for step in range(start, stop))
         return
     import grain  # here, so that this module loads where grain is not installed
@@ -405,6 +423,18 @@ def _parse_absl_flags() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+def refuse_in_worker() -> None:
+    """Ends a worker process that is about to train; says what the script lacks.
+
+    Python starts a worker process by importing the script. Without a guard, the script would train there too.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as in multiprocessing.spawn
+        raise SystemExit(
+            "error: a worker process (data.num_workers) ran the script from its beginning; put what the "
+            'script does under `if __name__ == "__main__":`, or set data.num_workers=0'
+        )
 
 
 def _die_with_parent(*_: Any) -> None:

@@ -10,14 +10,18 @@ import errno
 import os
 import reprlib
 import stat
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 Root = str | os.PathLike[str]
 Indices = Sequence[int] | np.ndarray
+
+MAX_IMAGE_BYTES = 2**30  # PIL.Image.MAX_IMAGE_PIXELS of 16-bit RGBA, uncompressed, are 0.7 GB
 
 # The parts of `Source`, as messages describe them.
 PARTS = {
@@ -35,8 +39,10 @@ class Source(Protocol):
     A file of `data/sources/` opens one with `make(split, *, root, ...)`. An element is a dictionary with
         image: uint8 [H, W, C], or the `bytes` of an encoded image file, which the transform `decode` decodes;
         label: int32 scalar in [0, K), or int32 [K] of 0 and 1 where an image has any number of labels;
-    and any further fields of the data set, such as the boxes of `Cub200`. A source in memory may also have
-    `gather(indices)`, which returns a whole batch at once (see `Arrays`).
+    and any further fields of the data set, such as the boxes of `Cub200`. A source in memory may also be a
+    `GatheringSource`. What a run says of a split at its start it finds in two more attributes, where a source
+    has them: `rule`, by what rule the split was made ("from FOLDER/train"), and `left_out`, {kind: files that
+    are no images}. `paths`, N names, tell a run that its data have changed, and which.
 
     Attributes:
         class_names: K names; a label is an index into them.
@@ -44,8 +50,11 @@ class Source(Protocol):
             tell.
     """
 
-    class_names: tuple[str, ...]
-    labels: np.ndarray | None
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
 
     def __len__(self) -> int: ...
 
@@ -53,6 +62,14 @@ class Source(Protocol):
 
     def describe(self, index: int) -> str:
         """Returns where element `index` comes from, for error messages."""
+        ...
+
+
+class GatheringSource(Source, Protocol):
+    """A source that also returns a whole batch at once, such as `Arrays`."""
+
+    def gather(self, indices: Indices) -> dict[str, np.ndarray]:
+        """Returns the elements at integer indices [B] as arrays [B, ...], new ones."""
         ...
 
 
@@ -147,6 +164,8 @@ class Arrays:
         ValueError: another dtype or shape, or a label out of range.
     """
 
+    rule = ""
+
     def __init__(self, images: np.ndarray, labels: Indices, class_names: Sequence[str], name: str) -> None:
         images, labels = np.asarray(images), np.asarray(labels)
         if images.dtype != np.uint8 or images.ndim != 4:
@@ -188,19 +207,25 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str | Path) -> Non
         raise ValueError(f"{where}: labels must lie in 0..{num_classes - 1}; {got}")
 
 
-def read_regular(path: Root) -> bytes:
+def read_regular(path: Root, limit: int = MAX_IMAGE_BYTES) -> bytes:
     """Returns what a file holds.
 
     Raises:
-        OSError: it cannot be read, or is a pipe or a device, which may never end.
+        OSError: it cannot be read, is a pipe or a device, which may never end, or holds over `limit` bytes.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-    return Path(path).read_bytes()
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size <= limit:
+            return file.read(limit)
+    raise OSError(errno.EFBIG, f"over {limit / 2**30:.3g} GiB, more than an image may have", os.fspath(path))
 
 
 class Files:
     """A source of image files under one folder. It returns the files as they are, undecoded.
+
+    Attributes:
+        rule, left_out: see `Source`.
 
     Args:
         root: the folder that the paths start from.
@@ -212,7 +237,12 @@ class Files:
         FileNotFoundError: the first file is not there.
     """
 
-    def __init__(self, root: Path, paths: Sequence[str], labels: Indices, class_names: Sequence[str]) -> None:
+    rule = ""
+    left_out: Mapping[str, int] = types.MappingProxyType({})
+
+    def __init__(
+        self, root: Path, paths: Sequence[str], labels: npt.ArrayLike, class_names: Sequence[str]
+    ) -> None:
         self.root = root
         self.paths = list(paths)
         self.labels = np.asarray(labels, np.int32)

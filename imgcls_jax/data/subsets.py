@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from imgcls_jax.data.source import Indices, Source
+from imgcls_jax.data.source import GatheringSource, Indices, Source
 
 
 def _shuffled_in_classes(labels: Indices, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the examples sorted by class and shuffled within each, and the rank of each in its class."""
-    order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
+    order = np.lexsort([np.random.PCG64(seed).random_raw(len(labels)), np.asarray(labels)])
     counts = np.unique(labels, return_counts=True)[1]
     return order, np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
 
@@ -135,6 +135,8 @@ class Subset:
 
 class GatheredSubset(Subset):
     """A subset of a source in memory, which gathers whole batches."""
+
+    source: GatheringSource
 
     def gather(self, indices: Indices) -> dict[str, np.ndarray]:
         """Returns the source's columns for integer indices [B] into the subset."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgcls_jax.data.decoding import check_array, from_array
-from imgcls_jax.data.host_operations import HOST_OPERATIONS, HostOp
+from imgcls_jax.data.host_operations import HOST_OPERATIONS, Example, HostOp
 
 if TYPE_CHECKING:
     from imgcls_jax.data.device_operation import DeviceOp
@@ -46,14 +46,15 @@ def apply(ops: Sequence[HostOp], example: bytes | np.ndarray, rng: np.random.Gen
     """
     if not isinstance(example, np.ndarray) and (not ops or ops[0].name != "decode"):
         raise ValueError("the example is an encoded file: begin the line of transforms with decode")
+    image: Example = example
     if isinstance(example, np.ndarray):
         check_array(example)
         if not ops:
             return example
-        example = from_array(example) if ops[0].name != "decode" else example
+        image = from_array(example) if ops[0].name != "decode" else example
     for op in ops:
-        example = op(example, rng)
-    pixels = np.asarray(example)
+        image = op(image, rng)
+    pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
@@ -70,7 +71,8 @@ def parse(line: str) -> tuple[tuple[HostOp, ...], tuple[DeviceOp, ...]]:
       ValueError: on a syntax error, an unknown operation, arguments that are not literals or do not suit, a
         host operation after a device one, or a `decode` that is not the first.
     """
-    host, device = [], []
+    host: list[HostOp] = []
+    device: list[DeviceOp] = []
     for name, arguments, keywords in _calls(line):
         factory = _find(name)
         op = _make(name, factory, arguments, keywords)
@@ -92,7 +94,8 @@ def parse(line: str) -> tuple[tuple[HostOp, ...], tuple[DeviceOp, ...]]:
 
 def random_operations(host_ops: Sequence[HostOp], device_ops: Sequence[DeviceOp]) -> list[str]:
     """Returns the names of the random operations, in order."""
-    return [op.name for op in (*host_ops, *device_ops) if op.random]
+    operations: list[HostOp | DeviceOp] = [*host_ops, *device_ops]
+    return [op.name for op in operations if op.random]
 
 
 def deterministic_prefix(lines: Sequence[Sequence[HostOp]]) -> tuple[HostOp, ...]:

@@ -94,7 +94,7 @@ def nearest(
     """
     own = np.arange(len(queries)) if leave_one_out else np.full(len(queries), -1)
     chunks = [slice(start, start + QUERIES) for start in range(0, len(queries), QUERIES)]
-    sides = [(l2_normalize(queries[chunk]), np.int32(own[chunk])) for chunk in chunks]
+    sides = [(l2_normalize(jnp.asarray(queries[chunk])), own[chunk].astype(np.int32)) for chunk in chunks]
     best = [(jnp.full((len(row), k), -jnp.inf), jnp.zeros((len(row), k), jnp.int32)) for _, row in sides]
     for start in range(0, len(examples), EXAMPLES):
         block = jax.device_put(examples[start : start + EXAMPLES])

@@ -126,11 +126,13 @@ def report(probabilities: np.ndarray, chosen: np.ndarray, labels: np.ndarray) ->
         **dict(zip(("OP", "OR", "OF1"), overall[:3], strict=True)),
     }
     lists = {"precision": precision, "recall": recall, "f1": f1, "support": support}
-    result = {"num_examples": len(labels)} | {name: float(value) for name, value in numbers.items()}
+    result: dict[str, Any] = {"num_examples": len(labels)}
+    result |= {name: float(value) for name, value in numbers.items()}
     result |= {name: value.tolist() for name, value in lists.items()}
-    result |= ranking(labels, probabilities)
-    result["map"] = mean_of_known(result["average_precision"])
-    result["macro_roc_auc"] = mean_of_known(result["roc_auc"])
+    ranked = ranking(labels, probabilities)
+    result |= ranked
+    result["map"] = mean_of_known(ranked["average_precision"])
+    result["macro_roc_auc"] = mean_of_known(ranked["roc_auc"])
     return result
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from imgcls_jax.config.resolve import Configuration
+from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.figures import drawing
 from imgcls_jax.figures.drawing import THUMBNAIL, Cell

@@ -84,8 +84,9 @@ def resized(image: Image.Image, side: int) -> Image.Image:
     factor = side / max(image.size)
     if factor >= 2:
         factor = round(factor)
-    size = tuple(max(1, round(length * factor)) for length in image.size)
-    return image.resize(size, Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS)
+    width, height = (max(1, round(length * factor)) for length in image.size)
+    filtering = Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS
+    return image.resize((width, height), filtering)
 
 
 def stretched(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
@@ -216,7 +217,8 @@ def color(number: int) -> tuple[int, int, int]:
     """Returns one of 20 colors: ten hues, each dark and light, neighbours far apart."""
     light, turn = divmod(number % COLORS, COLORS // 2)
     rgb = colorsys.hls_to_rgb(turn * 3 % 10 / 10, (0.40, 0.70)[light], (0.85, 0.65)[light])
-    return tuple(round(255 * part) for part in rgb)
+    red, green, blue = (round(255 * part) for part in rgb)
+    return red, green, blue
 
 
 def marker(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, number: int) -> None:

@@ -62,11 +62,11 @@ def draw(trained: Trained, embedded: Embedded, *, method: str, seed: int, what: 
     if method == "pca":
         pca = PCA(2, random_state=seed)
         points = pca.fit_transform(vectors)
-        axes = tuple(
+        first, second = (
             f"component {i + 1}, {share:.1%} of the variance"
             for i, share in enumerate(pca.explained_variance_ratio_)
         )
-        return drawing.scatter(f"PCA of {what}", points, labels, names, notes=notes, axes=axes)
+        return drawing.scatter(f"PCA of {what}", points, labels, names, notes=notes, axes=(first, second))
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     with threadpool_limits(1):  # its threads would wait for those of jax
         points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(vectors)

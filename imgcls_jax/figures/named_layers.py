@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.extend.core
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from imgcls_jax.layers.features import Features
@@ -110,7 +111,7 @@ def run(function: Function, images: jax.Array, visit: Any, apply: Any = bind) ->
     return evaluate(closed.jaxpr, closed.consts, [images], visit=visit, apply=apply)[0]
 
 
-def layers(function: Function, images: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
+def layers(function: Function, images: jax.Array | np.ndarray) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the named layers, in the order in which they finish.
 
     Args:
@@ -149,7 +150,8 @@ def layer_outputs(function: Function, images: jax.Array, names: Sequence[str]) -
       function, images: as in `layers`.
       names: some of `layers`.
     """
-    known, found = layers(function, images), {}
+    known = layers(function, images)
+    found: dict[str, jax.Array] = {}
 
     def keep(name: str, value: jax.Array) -> jax.Array:
         found.setdefault(name, value)

@@ -165,10 +165,10 @@ def grad_cam(trained: Trained, images: Images, name: str | None, layer: str | No
     classes = choose(name, names, found)
     asked = function, jnp.asarray(images.prepared), jnp.asarray(classes)
     if layer is None:
-        layer, *values = attribution.last_layer_that_matters(*asked)
+        layer, activation, gradient = attribution.last_layer_that_matters(*asked)
     else:
-        values = attribution.activation_and_gradient(*asked, layer)
-    maps = np.asarray(attribution.grad_cam(*values), np.float32)
+        activation, gradient = attribution.activation_and_gradient(*asked, layer)
+    maps = np.asarray(attribution.grad_cam(activation, gradient), np.float32)
     groups = []
     for row, path in enumerate(images.paths):
         overlay = drawing.overlaid(images.shown[row], drawing.stretched(maps[row], 0.0))

@@ -141,7 +141,8 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 def reliability(bins: Mapping[str, Sequence[float | None]]) -> str:
     """Returns the reliability diagram of `classification_report.calibration`: accuracy over confidence."""
-    points = [(c, a) for c, a in zip(bins["confidence"], bins["accuracy"], strict=True) if None not in (c, a)]
+    pairs = zip(bins["confidence"], bins["accuracy"], strict=True)
+    points = [(c, a) for c, a in pairs if c is not None and a is not None]
     return chart(
         "Accuracy over confidence", [(6, [(0, 0), (1, 1)], False), (0, points, True)], unit="confidence"
     )

@@ -4,16 +4,17 @@ The folder holds `model.stablehlo`, the network with its weights and the device 
 batch of any size and for all the platforms named (jax.export, whose files newer versions of jax go on reading
 for six months at least); `weights.safetensors`, the weights alone, by their paths; and `export.json`, the
 class names, the evaluation line of transforms and the images' shape. Prediction from it needs jax, numpy and
-Pillow. Nothing in it is executed but the network, which is a program: allowed_operations.py says what one
-from a stranger may do.
+Pillow, and flatbuffers, by which jax.export reads its files (`pip install '.[predict]'`). Nothing in it is
+executed but the network, which is a program: allowed_operations.py says what one from a stranger may do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
       platforms: some of PLATFORMS.
 
     Raises:
-      ValueError: the objective predicts no classes.
+      ValueError: the objective predicts no classes, or flatbuffers is missing.
       OSError: the folder cannot be written; names it.
     """
     # Here, so that an exported network is read without what training needs.
@@ -84,7 +85,9 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
     if trained.objective_state.get("batch_stats"):
         weights["batch_stats"] = trained.objective_state["batch_stats"]
     leaves = zip(jax.tree.leaves(param_paths(weights)), jax.tree.leaves(weights), strict=True)
-    arrays, model = {path: np.asarray(leaf) for path, leaf in leaves}, bytes(exported.serialize())
+    arrays = {path: np.asarray(leaf) for path, leaf in leaves}
+    with _flatbuffers():
+        model = bytes(exported.serialize())
     description = {
         "class_names": trained.class_names,
         "eval_transforms": trained.data.settings.eval_transforms,
@@ -106,7 +109,7 @@ def read(folder: str | Path) -> Exported:
     """Reads a folder.
 
     Raises:
-      ValueError: it is not one, or damaged, or not for the platform at hand.
+      ValueError: it is not one, or damaged, or not for the platform at hand; or flatbuffers is missing.
     """
     folder = Path(folder)
     try:
@@ -115,7 +118,8 @@ def read(folder: str | Path) -> Exported:
         model = read_bytes(folder / MODEL, MAX_MODEL_BYTES)
         if hashlib.sha256(model).hexdigest() != fields["sha256"]:
             raise ValueError(f"{MODEL} is not the file that {DESCRIPTION} was written with")
-        exported = jax_export.deserialize(bytearray(model))
+        with _flatbuffers():
+            exported = jax_export.deserialize(bytearray(model))
         require_allowed(exported.mlir_module_serialized)
         described = Exported(
             jax.jit(exported.call),
@@ -126,6 +130,8 @@ def read(folder: str | Path) -> Exported:
         _check_description(described, exported)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is absent: {folder} is not a folder of tools.export") from error
+    except _Missing:
+        raise
     except Exception as error:  # whatever the reader of damaged bytes raises
         if is_passing(error):
             raise
@@ -137,6 +143,22 @@ def read(folder: str | Path) -> Exported:
             f"again with --platforms {platform}"
         )
     return described
+
+
+class _Missing(ValueError):
+    """A package is not installed."""
+
+
+@contextlib.contextmanager
+def _flatbuffers() -> Iterator[None]:
+    """Makes the lack of flatbuffers, which jax does not bring along, one line."""
+    try:
+        yield
+    except ImportError as error:
+        raise _Missing(
+            "exports are read and written with the package flatbuffers, which is missing: "
+            "pip install flatbuffers"
+        ) from error
 
 
 def require_sound(fields: Any) -> None:

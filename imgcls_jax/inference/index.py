@@ -7,6 +7,7 @@ The index of a workdir is `<workdir>/index.npz`.
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from imgcls_jax.data.folders import find_layout, unwrapped
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.evaluators.knn import nearest, vote
 from imgcls_jax.inference.trained import Trained, embedding
@@ -54,7 +56,7 @@ def read(workdir: str | Path, step: int) -> Index:
     try:
         _require_honest_size(file)
         with np.load(file, allow_pickle=False) as content:
-            index = Index(*(content[name] for name in ("embedding", "path", "label")), int(content["step"]))
+            index = Index(content["embedding"], content["path"], content["label"], int(content["step"]))
         _check(index)
     except FileNotFoundError as error:
         raise ValueError(f"{file} is absent: make it by imgcls_jax.tools.index") from error
@@ -96,12 +98,28 @@ def _check(index: Index) -> None:
 
 
 def class_of(path: Path, folders: Sequence[Path]) -> str:
-    """Returns the class of an image: the first folder below the one that was named, or that one."""
+    """Returns the class of an image: the first folder below the classes' own, or the folder that was named.
+
+    Args:
+      path: of the image.
+      folders: those that hold the classes, of `class_roots`.
+    """
     for folder in folders:
         if path.is_relative_to(folder):
             inside = path.relative_to(folder).parts
             return inside[0] if len(inside) > 1 else folder.resolve().name
     return path.resolve().parent.name
+
+
+def class_roots(folders: Sequence[Path]) -> list[Path]:
+    """Returns the folders of the classes in those named, the innermost first: the splits where they are split
+    (`data.folders.find_layout`), else themselves."""
+    roots = []
+    for folder in folders:
+        if folder.is_dir():
+            top, splits = find_layout(folder)
+            roots += [top, *map(unwrapped, splits.values())]
+    return sorted(dict.fromkeys(roots), key=lambda root: -len(root.parts))
 
 
 def build(trained: Trained, folders: Sequence[Path], *, batch_size: int) -> tuple[Index, dict[Path, str]]:
@@ -115,12 +133,13 @@ def build(trained: Trained, folders: Sequence[Path], *, batch_size: int) -> tupl
     """
     rows, errors = [], {}
     paths = find_images([str(folder) for folder in folders])
+    roots = class_roots(folders)
     found = trained.outputs_of_files(paths, embedding, batch_size=batch_size)
     for path, row, error in tracked(found, "embedding", len(paths)):
         if error:
             errors[path] = error
         else:
-            rows.append((row, str(path), class_of(path, folders)))
+            rows.append((row, str(path), class_of(path, roots)))
     if not rows:
         raise ValueError(f"no readable image in {', '.join(map(str, folders))}")
     vectors, names, labels = zip(*rows, strict=True)
@@ -140,10 +159,11 @@ def write(workdir: str | Path, index: Index) -> Path:
 
 
 def joined(old: Index, new: Index) -> Index:
-    """Returns both indices as one, the new one's images in place of the same of the old."""
-    kept = ~np.isin(old.path, new.path)
-    columns = [np.concatenate([a[kept], b]) for a, b in zip(old[:3], new[:3], strict=True)]
-    return Index(*columns, new.step)
+    """Returns both indices as one, the new one's images in place of the same of the old, by whatever path."""
+    here = {os.path.realpath(path) for path in new.path.tolist()}
+    kept = np.array([os.path.realpath(path) not in here for path in old.path.tolist()])
+    embedding, path, label = (np.concatenate([a[kept], b]) for a, b in zip(old[:3], new[:3], strict=True))
+    return Index(embedding, path, label, new.step)
 
 
 def retrieve(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,20 @@ import numpy as np
 
 from imgcls_jax.config.settings import Settings
 from imgcls_jax.contracts.objective import Batch, Objective, Task
-from imgcls_jax.data.datasets import DataSide
+from imgcls_jax.data.datasets import UNKNOWN, DataSide
 from imgcls_jax.data.image_files import FileOutput, outputs_of_files
 from imgcls_jax.runtime.agreement import of_first, union
+from imgcls_jax.runtime.command import tell
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.progress import bar
-from imgcls_jax.train import evaluation, known_data, sharding
-from imgcls_jax.train.build import make_backbone, make_evaluators, make_objective
+from imgcls_jax.train import evaluation, kept_data, known_data, sharding
+from imgcls_jax.train.build import evaluated_splits, make_backbone, make_evaluators, make_objective
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.evaluation import Splits
 from imgcls_jax.train.workdir import load_configuration, load_task
+
+# How many standard deviations, and at least which part of white, a brightness is far from that of training.
+FAR, FAR_AT_LEAST = 4.0, 0.15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Trained:
         before the device side.
       data: the section `data`, with its transforms.
       objective, params, objective_state, step: what predicts.
+      brightness: mean and spread over the images trained on, in 0..1; None where the workdir keeps none.
     """
 
     settings: Settings
@@ -46,6 +51,7 @@ class Trained:
     params: Any
     objective_state: Any
     step: int
+    brightness: tuple[float, float] | None = None
 
     def predict(self, params: Any, objective_state: Any, batch: Batch) -> dict[str, Any]:
         """Predicts a batch as a split is read: the device side of the evaluation line, then the objective."""
@@ -66,13 +72,18 @@ class Trained:
                 self.predict(params, objective_state, {"image": image})
             )
         )
-        return outputs_of_files(
+        seen: list[float] = []
+        yield from outputs_of_files(
             paths,
             self.data.settings.eval_transforms,
             self.source_shape,
             functools.partial(outputs, self.params, self.objective_state),
             batch_size=batch_size,
+            watch=lambda images: seen.extend((images.mean((1, 2, 3)) / 255).tolist()),
         )
+        hint = unlike_training(seen, self.brightness)
+        if hint:
+            tell(f"warning: {hint}")
 
     def outputs_of_split(
         self, split: str, wanted: Callable[[dict[str, jax.Array]], jax.Array], *, batch_size: int
@@ -110,6 +121,26 @@ class Trained:
             bad = int((~np.isfinite(outputs)).any(axis=-1).sum())
             raise ValueError(f"the network gives no numbers (NaN or infinity) for {bad} images of {split}")
         return outputs, np.concatenate(labels)
+
+
+def unlike_training(seen: Sequence[float], brightness: tuple[float, float] | None) -> str:
+    """Returns what to say where images are far darker or brighter than those trained on; "" where not.
+
+    Args:
+      seen: the mean of each image, in 0..1.
+      brightness: of those trained on: the mean of their means, and the standard deviation.
+    """
+    if not seen or brightness is None:
+        return ""
+    usual, spread = brightness
+    middle = float(np.median(seen))
+    if abs(middle - usual) <= max(FAR * spread, FAR_AT_LEAST):
+        return ""
+    kind = "brighter" if middle > usual else "darker"
+    return (
+        f"these images are far {kind} than those trained on (mean {middle:.2f} of white, there {usual:.2f} "
+        f"+- {spread:.2f}): are they inverted, as dark writing on white? The answers may be wrong"
+    )
 
 
 def probabilities(outputs: dict[str, jax.Array]) -> jax.Array:
@@ -172,7 +203,38 @@ def load(
         params,
         objective_state,
         step,
+        kept_data.brightness_of(workdir),
     )
+
+
+def _existing(fields: Mapping[str, Any], moved: Mapping[str, str]) -> Mapping[str, str]:
+    for name in moved:
+        if name not in fields:
+            raise ValueError(f"config.data.{name}: the data of this workdir have no such field")
+    return moved
+
+
+def _compare_data(workdir: Path, trained: Trained, splits: Sequence[str], *, moved: bool) -> None:
+    """Tells what is read, and whether the splits hold what they held in training.
+
+    Raises:
+      ValueError: `moved` data are others.
+    """
+    first = jax.process_index() == 0
+    warning = trained.data.normalization_warning(trained.source_shape[-1])
+    lines = [f"warning: {warning}"] if warning else []
+    found = {name: trained.data.contents([name])[name] for name in dict.fromkeys(splits)}
+    lines += [trained.data.rule(name) for name in found]
+    known = [name for name in found if not name.startswith(UNKNOWN)]
+    names = trained.data.source(known[0]).class_names if known else trained.class_names
+    try:
+        kept_data.require_same(workdir, found, names, told=first)
+    except ValueError as error:
+        if moved:
+            raise
+        lines.append(f"warning: {error}")
+    for line in lines if first else ():
+        tell(line)
 
 
 def evaluate(
@@ -182,6 +244,7 @@ def evaluate(
     checkpoint: str = "latest",
     transforms: str = "",
     data: known_data.Named = known_data.NOTHING,
+    moved: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a workdir's checkpoint; of several processes each reads its part, and all return the same.
 
@@ -191,6 +254,7 @@ def evaluate(
       checkpoint: "latest", "best" or a step.
       transforms: a line instead of data.eval_transforms, such as another crop or size; "" for that.
       data: what the user says of the run's data.
+      moved: {field of the section `data`: where it lies now}, of data that are the same.
 
     Returns:
       {"step": ..., evaluation's name: metrics, "bad_examples": images that could not be read and were left
@@ -202,10 +266,16 @@ def evaluate(
     trained = load(workdir, checkpoint, data=data)
     if trained.data.withheld:
         raise ValueError(trained.data.withheld)
-    if transforms:
-        changed = dataclasses.replace(trained.settings.data, eval_transforms=transforms)
-        side = DataSide(changed, trained.data.shard, trained.data.withheld)
-        trained = dataclasses.replace(trained, data=side)
+    if transforms or moved:
+        changed = trained.settings.data
+        changed = dataclasses.replace(
+            changed,
+            eval_transforms=transforms or changed.eval_transforms,
+            fields={**changed.fields, **_existing(changed.fields, moved or {})},
+        )
+        trained = dataclasses.replace(trained, data=DataSide(changed, trained.data.shard))
+    read = [split] if split else [own for _, own in evaluated_splits(trained.settings.evals)]
+    _compare_data(Path(workdir), trained, read, moved=bool(moved) or data.root is not None)
     batch_size = trained.settings.train.evaluated_at_once
     sharding.check_batch_size(batch_size, sharding.data_mesh())
 

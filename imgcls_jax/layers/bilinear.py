@@ -153,18 +153,15 @@ class Bilinear(nn.Module):
         if self.projection == "full":
             return gram(a, b).reshape(a.shape[0], -1)
         if self.projection == "tensor_sketch":
-            first = self.variable("projections", "first", draw_hashes, rng_first, sizes[0], self.dim).value
-            second = self.variable("projections", "second", draw_hashes, rng_second, sizes[1], self.dim).value
-            return tensor_sketch(gram(a, b), first, second, self.dim)
+            hashes_a = self.variable("projections", "first", draw_hashes, rng_first, sizes[0], self.dim)
+            hashes_b = self.variable("projections", "second", draw_hashes, rng_second, sizes[1], self.dim)
+            return tensor_sketch(gram(a, b), hashes_a.value, hashes_b.value, self.dim)
         if self.projection == "random_maclaurin":
             draw = jax.random.rademacher
-            first = self.variable(
-                "projections", "first", draw, rng_first, (self.dim, sizes[0]), jnp.float32
-            ).value
-            second = self.variable(
-                "projections", "second", draw, rng_second, (self.dim, sizes[1]), jnp.float32
-            ).value
-            return random_maclaurin(a, b, first, second)
+            signs_a, signs_b = (self.dim, sizes[0]), (self.dim, sizes[1])
+            first = self.variable("projections", "first", draw, rng_first, signs_a, jnp.float32)
+            second = self.variable("projections", "second", draw, rng_second, signs_b, jnp.float32)
+            return random_maclaurin(a, b, first.value, second.value)
         raise ValueError(
             f"projection is 'full', 'tensor_sketch' or 'random_maclaurin'; got {self.projection!r}"
         )

@@ -53,7 +53,11 @@ def conv_norm(
       float [B, h', w', D].
     """
     size = (kernel, kernel) if isinstance(kernel, int) else kernel
-    pads = {"half": [(side // 2, side // 2) for side in size], "none": [(0, 0), (0, 0)], "same": "SAME"}
+    pads: dict[str, str | list[tuple[int, int]]] = {
+        "half": [(side // 2, side // 2) for side in size],
+        "none": [(0, 0), (0, 0)],
+        "same": "SAME",
+    }
     x = Conv(
         features,
         size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -47,7 +47,7 @@ def convolution(
     Returns:
       float [B, h, w, D].
     """
-    native = functools.partial(
+    native: Callable[..., jax.Array] = functools.partial(
         jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
     )
     dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))

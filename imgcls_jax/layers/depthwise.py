@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,7 @@ def depthwise_convolution(
     """
     seen = windows(_widened(inputs), kernel.shape[:2], strides, padding)
     weights = _widened(kernel).reshape(-1, kernel.shape[3])
-    return sum(x * w for x, w in zip(seen, weights, strict=True)).astype(inputs.dtype)
+    return _sum(x * w for x, w in zip(seen, weights, strict=True)).astype(inputs.dtype)
 
 
 def _forward(
@@ -69,7 +71,7 @@ depthwise_convolution.defvjp(_forward, _backward)
 
 
 def _kernel_gradient(
-    inputs: jax.Array, gradient: jax.Array, size: Pair, strides: Pair, padding: tuple[Pair, Pair]
+    inputs: jax.Array, gradient: jax.Array, size: Sequence[int], strides: Pair, padding: tuple[Pair, Pair]
 ) -> jax.Array:
     """Returns the gradient of the filters, [kh, kw, 1, C].
 
@@ -82,7 +84,7 @@ def _kernel_gradient(
     step = math.ceil(height / math.ceil(height / ROWS))
 
     def over_rows(i: int, j: int, first: int) -> jax.Array:
-        return sum(
+        return _sum(
             padded[:, q * strides[0] + i, j : j + columns : strides[1]] * gradient[:, q]
             for q in range(first, min(first + step, height))
         )
@@ -91,7 +93,11 @@ def _kernel_gradient(
         jnp.stack([over_rows(i, j, first) for i, j in itertools.product(*map(range, size))])
         for first in range(0, height, step)
     ]  # [kh kw, B, w, C] each
-    return sum(parts).sum(axis=(1, 2)).reshape(*size, 1, channels)
+    return _sum(parts).sum(axis=(1, 2)).reshape(*size, 1, channels)
+
+
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(operator.add, terms)
 
 
 def _widened(x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ Pair = tuple[int, int]
 
 
 def windows(
-    x: jax.Array, size: Pair, strides: Sequence[int], padding: Sequence[Pair], fill: float = 0.0
+    x: jax.Array, size: Sequence[int], strides: Sequence[int], padding: Sequence[Pair], fill: float = 0.0
 ) -> list[jax.Array]:
     """Returns the pixels at each place of a moving window, by rows: kh * kw arrays [B, h, w, C].
 
@@ -36,10 +36,10 @@ def windows(
 def gathered(
     maps: Sequence[jax.Array],
     share: Callable[..., jax.Array],
-    size: Pair,
+    size: Sequence[int],
     strides: Sequence[int],
     padding: Sequence[Pair],
-    shape: Pair,
+    shape: Sequence[int],
 ) -> jax.Array:
     """Returns the image whose pixels are each the sum of their shares in all windows that hold them.
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,7 +91,9 @@ def _filter(inputs: jax.Array, kernel: jax.Array, *, padding: Padding, **options
     ]
     # A column of coefficients a product, in place of four sums side by side: XLA is slow to interleave those.
     columns = [jnp.asarray(row, inputs.dtype)[:, None] for row in OF_OUTPUTS]
-    tiles = sum(x[:, :, :, None] * column for x, column in zip(products, columns, strict=True))
+    tiles = functools.reduce(
+        operator.add, (x[:, :, :, None] * column for x, column in zip(products, columns, strict=True))
+    )
     return tiles.reshape(*tiles.shape[:2], -1, tiles.shape[4])[:, :, :width]  # of [B, h, tiles, 4, D]
 
 
@@ -136,7 +139,9 @@ def _blocks(x: jax.Array, axis: int) -> list[jax.Array]:
 
 def _combined(rows: Sequence[Sequence[float]], arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """Returns the sums of the arrays with the coefficients of each row."""
-    return [
-        sum(array * coefficient for coefficient, array in zip(row, arrays, strict=True) if coefficient)
-        for row in rows
-    ]
+
+    def combined(row: Sequence[float]) -> jax.Array:
+        terms = (array * coefficient for coefficient, array in zip(row, arrays, strict=True) if coefficient)
+        return functools.reduce(operator.add, terms)
+
+    return [combined(row) for row in rows]

@@ -112,13 +112,13 @@ class AlexNet(nn.Module):
         """Args: x [B, h, w, C]; layer from 0. Returns: [B, h', w', channels[layer]], before the ReLU."""
         kernel, groups = KERNELS[layer], self.groups[layer]
         margin = self.first_margin if layer == 0 else kernel // 2
-        initializers: dict[str, Initializer]
+        kernel_init: Initializer
         if self.initial_bias is None:
             bias = fan_in_uniform_bias(kernel**2 * x.shape[-1] // groups)
-            initializers = {"kernel_init": fan_in_uniform, "bias_init": bias}
+            kernel_init = fan_in_uniform
         else:
             bias = nn.initializers.constant(self.initial_bias if layer in BIASED else 0.0)
-            initializers = {"kernel_init": nn.initializers.normal(0.01), "bias_init": bias}
+            kernel_init = nn.initializers.normal(0.01)
         return Conv(
             self.channels[layer],
             (kernel, kernel),
@@ -126,8 +126,9 @@ class AlexNet(nn.Module):
             padding=((margin, margin), (margin, margin)),
             feature_group_count=groups,
             dtype=self.dtype,
+            kernel_init=kernel_init,
+            bias_init=bias,
             name=f"features.{LAYER_NUMBERS[layer]}",
-            **initializers,
         )(x)
 
     def _norm_and_pool(self, x: jax.Array) -> jax.Array:

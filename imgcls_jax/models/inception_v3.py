@@ -238,7 +238,7 @@ class InceptionV3(nn.Module):
         x = conv(80, 1, name="Conv2d_3b_1x1")(x, train)
         x = conv(192, 3, 1, "none", name="Conv2d_4a_3x3")(x, train)  # [B, 71, 71, 192]
         x = _halve(x)  # [B, 35, 35, 192]
-        side_outputs = ()
+        side_outputs: tuple[jax.Array, ...] = ()
         for name, kind, width in _MODULES:
             block = nn.remat(kind, static_argnums=(2,)) if self.remat else kind
             x = block(width, name=name, **fields)(x, train)

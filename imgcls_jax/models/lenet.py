@@ -104,8 +104,14 @@ class LeNet(nn.Module):
         feature_map = x
         x = x.reshape(x.shape[0], -1)
         for layer, width in enumerate(self.hidden, start=1):
-            initializers = {"kernel_init": self.kernel_init, "bias_init": self.bias_init(x.shape[-1])}
-            x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"fc{layer}", **initializers)(x))
+            dense = nn.Dense(
+                width,
+                dtype=self.dtype,
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init(x.shape[-1]),
+                name=f"fc{layer}",
+            )
+            x = nn.relu(dense(x))
         return Features(feature_map, x)
 
 

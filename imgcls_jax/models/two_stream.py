@@ -74,8 +74,10 @@ class TwoStream(nn.Module):
                 f"the two streams' maps have the shapes {first.map.shape} and {second.map.shape}; bilinear "
                 "pooling needs equal ones: choose networks and fields that agree in stride and channels"
             )
-        both = zip(first[:2], second[:2], strict=True)
-        return Features(*(jnp.concatenate(pair, axis=-1) for pair in both))
+        return Features(
+            jnp.concatenate([first.map, second.map], axis=-1),
+            jnp.concatenate([first.embedding, second.embedding], axis=-1),
+        )
 
 
 def _inner_path(stream: Path, context: Any) -> Path:
@@ -158,7 +160,7 @@ def _find_family(name: str) -> ModuleType:
         family = importlib.import_module(f"imgcls_jax.models.{name}")
     except ModuleNotFoundError:
         family = None
-    if not hasattr(family, "build") or name == __name__.rpartition(".")[2]:
+    if family is None or not hasattr(family, "build") or name == __name__.rpartition(".")[2]:
         raise ValueError(f"models/ has no family {name!r} for a stream")
     return family
 
@@ -199,7 +201,7 @@ def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the rows and columns of the map that each linear layer after a flatten reads."""
     return {
         f"{stream}.{module}": size
-        for stream, network in zip(("first", "second"), _parse(variant), strict=False)
+        for stream, network in zip(("first", "second"), _parse(variant)[:2], strict=True)
         for module, size in getattr(network.family, "torch_flatten", lambda variant: {})(
             network.variant
         ).items()

@@ -84,8 +84,8 @@ class Decoder(nn.Module):
     @nn.nowrap
     def start_of(self, size: int) -> tuple[Any, jax.Array, jax.Array]:
         """Returns state, token and emitted labels before the first step."""
-        tokens, emitted = jnp.full(size, self.num_labels), jnp.zeros((size, self.num_labels), bool)
-        return self.first_state(size), tokens, emitted
+        emitted = (size, self.num_labels)
+        return self.first_state(size), jnp.full(size, self.num_labels), jnp.zeros(emitted, bool)
 
 
 def make(
@@ -147,7 +147,7 @@ class _CNNRNN:
     """
 
     backbone: Any
-    decoder: Decoder
+    decoder: Any
     order: np.ndarray
     beams: int
     steps: int

@@ -133,7 +133,8 @@ def temporary_bytes(jaxpr: Any, *, platform: str, wider: Any = None, donated: in
     if platform == "cpu":
         program = _spread_out(_saved(program, donated))
     schedule = _schedule(program, platform)
-    births, deaths = defaultdict(int), defaultdict(int)
+    births: defaultdict[int, int] = defaultdict(int)
+    deaths: defaultdict[int, int] = defaultdict(int)
     for value, at in schedule.born.items():
         births[at] += program.sizes[value]
         deaths[max(schedule.last.get(value, at), at)] += program.sizes[value]
@@ -183,14 +184,16 @@ def _added_up(program: Program, sums: set[int]) -> Program:
 def _added_up_at_once(program: Program, sums: Sequence[int]) -> Program:
     totals = {value: len(program.sizes) + place for place, value in enumerate(sums)}
     sizes = program.sizes | {total: program.sizes[value] for value, total in totals.items()}
-    before, after, known_after = [], [], set(sums)
+    before: list[Operation] = []
+    after: list[Operation] = []
+    known_after = set(sums)
     for operation in program.operations:
         late = not known_after.isdisjoint(operation.reads)
         known_after |= set(operation.writes) if late else set()
         reads = tuple(totals.get(value, value) for value in operation.reads)
         (after if late else before).append(operation._replace(reads=reads))
     adding = Operation("all_reduce", tuple(sums), tuple(totals.values()))
-    outputs = tuple(totals.get(value, value) for value in program.outputs)
+    outputs = tuple(None if value is None else totals.get(value, value) for value in program.outputs)
     return Program([*before, adding, *after], sizes, program.inputs, outputs)
 
 
@@ -208,7 +211,8 @@ def _saved(program: Program, donated: int) -> Program:
         waits_for.append(functools.reduce(operator.or_, before, 1 << at))
     for at, operation in enumerate(program.operations):
         for value in operation.reads:
-            maker = makers.get(successors.get(value))
+            successor = successors.get(value)
+            maker = None if successor is None else makers.get(successor)
             if maker is not None and not waits_for[maker] >> at & 1:
                 copies.setdefault(value, len(program.sizes) + len(copies))
     copying = [Operation(COPY, (value,), (copy,)) for value, copy in copies.items()]

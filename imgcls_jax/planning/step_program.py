@@ -174,9 +174,9 @@ def program_of(jaxpr: Any, platform: str) -> Program:
             read = tuple(r for _, r in pairs)
             operations.append(Operation(name, read, writes, equation, len(large) <= 1))
 
-    names: dict[Any, int | None] = number(_open(jaxpr).invars)
-    inputs.extend(names.values())
-    names |= constants(jaxpr)
+    numbers = number(_open(jaxpr).invars)
+    inputs.extend(numbers.values())
+    names: dict[Any, int | None] = {**numbers, **constants(jaxpr)}
     walk(_open(jaxpr), names)
     outputs = [None if isinstance(v, Literal) else names[v] for v in _open(jaxpr).outvars]
     needed, kept = {value for value in outputs if value is not None}, []

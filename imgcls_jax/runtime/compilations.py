@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax.monitoring
 
@@ -16,7 +15,7 @@ def counted() -> Iterator[Callable[[], int]]:
     """Yields a function that returns how many programs were compiled since the context was entered."""
     count = 0
 
-    def note(event: str, seconds: float, **_: Any) -> None:
+    def note(event: str, duration_secs: float, **_: str | int) -> None:
         nonlocal count
         count += event == EVENT
 

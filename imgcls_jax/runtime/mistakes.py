@@ -39,7 +39,7 @@ def user_mistake(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return _of_the_machine(error)
     if isinstance(error, ModuleNotFoundError) and str(error) == f"No module named {error.name!r}":
-        return f"the package {error.name} is missing"
+        return f"the package {error.name} is missing; training needs pip install 'imgcls-jax[train]'"
     if isinstance(error, MemoryError):
         return f"not enough memory: {reason(error)}"
     if type(error).__name__ == "ScopeParamShapeError":  # flax's, which this module does not import

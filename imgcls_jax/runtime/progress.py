@@ -8,7 +8,7 @@
         if not shown.replaces_lines:
             print(line)
 
-The bar goes to standard error, and only to a terminal that moves its cursor: standard output holds results
+The bar is drawn by `rich`. It goes to standard error, and only to a terminal: standard output holds results
 alone. Lines printed while a bar lives appear above it. Elsewhere (a pipe, a file, NO_COLOR, TERM=dumb, a
 process other than the first, `rich` not installed) nothing is written. Bars may stand within bars: the
 evaluation within the training.
@@ -18,53 +18,38 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from imgcls_jax.runtime.names import printable
+
 if TYPE_CHECKING:
-    from rich.live import Live
+    from rich.progress import Progress
 
 Item = TypeVar("Item")
 
-REFRESH_SECONDS = 0.2  # between two drawings of a bar
-LEAST_BAR = 8  # columns; a narrower bar says nothing and is left out
-BYTES = "bytes"  # the unit that is shown in KiB, MiB and GiB
-_SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB")
+REFRESH_SECONDS = 0.2  # between two drawings
+BYTES = "bytes"  # the unit that is shown in kB, MB and GB
 
 
 class Bar:
-    """One task of a known length.
+    """One task on the terminal, or on none.
 
     Args:
-      description: what is done, such as "embedding".
-      total: how much there is to do; None where nobody knows.
-      unit: of it, such as "images".
-      done: how much of it an earlier start has done.
-      screen: where it is drawn; None to draw nothing.
-
-    Attributes:
-      description, total, unit, done: as above; done as of now.
-      text: numbers of the caller, shown after what is done.
-      seconds_left: what the caller knows of it; None to go by the rate so far.
+      progress: where it is drawn; None to draw nothing.
+      task: its number there.
     """
 
-    def __init__(
-        self, description: str, total: int | None, unit: str, done: int = 0, screen: Screen | None = None
-    ) -> None:
-        self.description, self.total, self.unit, self.done = description, total, unit, done
-        self.text = ""
-        self.seconds_left: float | None = None
-        self._screen = screen
-        self._first: tuple[float, int] | None = None  # when and where the rate begins to count
+    def __init__(self, progress: Progress | None = None, task: Any = None) -> None:
+        self._progress, self._task, self._drawn = progress, task, 0.0
 
     @property
     def live(self) -> bool:
         """Whether anybody sees it."""
-        return self._screen is not None and self._screen.open
+        return self._progress is not None
 
     @property
     def replaces_lines(self) -> bool:
@@ -79,108 +64,62 @@ class Bar:
           text: numbers to show in place of the rate; None leaves those of before.
           seconds_left: where the caller knows better than the rate so far; None leaves that of before.
         """
-        self.done = done
-        if self._screen is None:
-            return
-        if text is not None:
-            self.text = text
-        if seconds_left is not None:
-            self.seconds_left = seconds_left
-        if self._first is None:
-            self._first = time.monotonic(), done  # after the first part, whose programs are compiled
-        self._screen.draw()
+        if self._progress is not None:
+            said = {"text": text and printable(text), "seconds_left": seconds_left}
+            fields: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+            self._progress.update(self._task, completed=done, **fields)
+            self._draw()
 
     def advance(self, count: int = 1) -> None:
         """Says that `count` more are done."""
-        self.update(self.done + count)
+        if self._progress is not None:
+            self._progress.advance(self._task, count)
+            self._draw()
 
-    def rate(self) -> float | None:
-        """Returns how much is done a second; None where it is too early to say."""
-        since, first = self._first or (0.0, self.done)
-        return (self.done - first) / (time.monotonic() - since) if self.done > first else None
+    def end(self) -> None:
+        """Takes the bar away."""
+        if self._progress is not None:
+            self._progress.remove_task(self._task)
+        self._progress = None
 
-    def words(self) -> tuple[str, ...]:
-        """Returns what stands after the bar: what is done, the caller's text or the rate, the time left."""
-        words = [amount(self.done, self.total, self.unit)]
-        rate = self.rate()
-        if self.text:
-            words.append(self.text)
-        elif rate is not None:
-            number = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
-            words.append(f"{amount(rate, None, BYTES) if self.unit == BYTES else f'{number} {self.unit}'}/s")
-        left = self.seconds_left
-        if left is None and rate and self.total is not None:
-            left = (self.total - self.done) / rate
-        if left is not None and math.isfinite(left):
-            words.append(f"{clock(left)} left")
-        return tuple(words)
-
-
-class Screen:
-    """The terminal's last lines, a bar on each."""
-
-    def __init__(self, live: Live) -> None:
-        self._live, self._drawn = live, 0.0
-        self.bars: list[Bar] = []
-        self.open = True
-
-    def draw(self, *, now: bool = False) -> None:
-        """Draws the bars where REFRESH_SECONDS have passed, or now."""
+    def _draw(self) -> None:
         moment = time.monotonic()
-        if self.open and (now or moment - self._drawn >= REFRESH_SECONDS):
+        if self._progress is not None and moment - self._drawn >= REFRESH_SECONDS:
             self._drawn = moment
-            with self.guarded():
-                self._live.update(_rows(self.bars, self._live.console.width), refresh=True)
-
-    @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Gives the bars up where the terminal has gone; work goes on without them."""
-        try:
-            yield
-        except BrokenPipeError:
-            self.open = False
-            raise
-        except (OSError, ValueError):  # the latter of a file that is closed
-            self.open = False
-
-    def start(self) -> None:
-        """Takes the terminal."""
-        with self.guarded():
-            self._live.start()
-
-    def stop(self) -> None:
-        """Takes the bars away and gives the terminal back."""
-        with self.guarded():
-            self._live.stop()
-        self.open = False
+            try:
+                self._progress.refresh()
+            except BrokenPipeError:
+                raise
+            except (OSError, ValueError):  # the terminal has gone, or its file is closed: work goes on
+                self._progress = None
 
 
-_screens: list[Screen] = []  # the one that is open: a process has one terminal
+_open: list[Progress] = []  # a process has one terminal: bars within bars share it
 
 
 @contextlib.contextmanager
 def bar(description: str, total: int | None, unit: str = "", *, done: int = 0) -> Iterator[Bar]:
-    """Shows a bar for the time of the context; arguments as of Bar.
+    """Shows a bar for the time of the context.
 
-    Standard output and the handlers of logging write above it meanwhile.
+    Args:
+      description: what is done, such as "embedding".
+      total: how much there is to do; None where nobody knows.
+      unit: of it, such as "images".
+      done: how much of it an earlier start has done.
     """
-    outer = _screens[-1] if _screens else None
-    screen = outer or _new_screen()
-    shown = Bar(description, total, unit, done, screen)
-    if screen is None:
-        yield shown
-        return
     with contextlib.ExitStack() as stack:
-        if outer is None:
-            stack.enter_context(_taken(screen))
-        screen.bars.append(shown)
-        try:
-            screen.draw(now=True)
-            yield shown
-        finally:
-            screen.bars.remove(shown)
-            if screen.bars:
-                screen.draw(now=True)
+        progress = _open[-1] if _open else _new_progress()
+        if progress is None:
+            yield Bar()
+            return
+        if not _open:
+            stack.enter_context(_on_terminal(progress))
+        task = progress.add_task(
+            printable(description), total=total, completed=done, unit=unit, text="", seconds_left=None
+        )
+        shown = Bar(progress, task)
+        stack.callback(shown.end)
+        yield shown
 
 
 def tracked(
@@ -195,32 +134,16 @@ def tracked(
 
     Args:
       items: of any kind.
-      description, unit: as of Bar.
+      description, unit: as of bar.
       total: how much all items are together; None for their number, where they have one.
       count: how much of the total an item is.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with bar(description, total, unit) as shown:
         for item in items:
             yield item
             shown.advance(count(item))
-
-
-def amount(done: float, total: float | None, unit: str) -> str:
-    """Returns "1,234/5,000 images", sizes as "1.5/3.0 MiB"."""
-    numbers = [done] if total is None else [done, total]
-    if unit == BYTES:
-        power = min(int(math.log2(max(1, *numbers)) // 10), len(_SIZES) - 1)
-        parts = [f"{number / 1024**power:,.{1 if power else 0}f}" for number in numbers]
-        return f"{'/'.join(parts)} {_SIZES[power]}"
-    return f"{'/'.join(f'{number:,}' for number in numbers)} {unit}".rstrip()
-
-
-def clock(seconds: float) -> str:
-    """Returns "1:02:03"."""
-    whole = max(0, int(seconds))
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 # ---- the terminal
@@ -239,13 +162,13 @@ def _is_first_process() -> bool:
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
-def _new_screen() -> Screen | None:
-    """Returns a screen, None where bars are not to be shown."""
+def _new_progress() -> Progress | None:
+    """Returns what draws the bars, None where they are not to be shown."""
     if not has_terminal() or not _is_first_process():
         return None
     try:
         from rich.console import Console
-        from rich.live import Live
+        from rich.progress import BarColumn, Progress, TextColumn
     except ImportError:  # of an installation that predicts from an export alone
         return None
 
@@ -256,17 +179,64 @@ def _new_screen() -> Screen | None:
         def show_cursor(self, show: bool = True) -> bool:
             return False  # a process that is killed could not show it again
 
-    console = Terminal(file=sys.stderr, force_terminal=True)
     # Lines of standard output go through the console where both are the terminal, else they are left alone.
     together = sys.stdout is not None and sys.stdout.isatty()
-    return Screen(Live(console=console, auto_refresh=False, transient=True, redirect_stdout=together))
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        _words_column(),
+        console=Terminal(file=sys.stderr, force_terminal=True),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=together,
+    )
+
+
+def _words_column() -> Any:
+    from rich.filesize import decimal
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    def amount(number: float, unit: str) -> str:
+        if unit == BYTES:
+            return decimal(int(number))
+        return f"{number:,.3g}" if number < 100 and number % 1 else f"{number:,.0f}"
+
+    class Words(ProgressColumn):
+        """What is done, the caller's text or the rate, the time left."""
+
+        def render(self, task: Task) -> Text:
+            unit = task.fields["unit"]
+            numbers = [task.completed] if task.total is None else [task.completed, task.total]
+            words = ["/".join(amount(number, unit) for number in numbers)]
+            shown_unit = "" if unit == BYTES else f" {unit}"
+            words[0] = f"{words[0]}{shown_unit}".rstrip()
+            left = task.fields["seconds_left"]
+            if left is None:
+                left = task.time_remaining
+            if left is not None and left < 1e9:
+                words.append(f"{clock(left)} left")
+            if task.fields["text"]:
+                words.append(task.fields["text"])
+            elif task.speed:
+                words.append(f"{amount(task.speed, unit)}{shown_unit}/s")
+            return Text("  ".join(words), no_wrap=True, overflow="ellipsis")
+
+    return Words()
+
+
+def clock(seconds: float) -> str:
+    """Returns "1:02:03"."""
+    whole = max(0, int(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 @contextlib.contextmanager
-def _taken(screen: Screen) -> Iterator[None]:
-    """Opens a screen, through which the handlers of logging write too."""
+def _on_terminal(progress: Progress) -> Iterator[None]:
+    """Opens the bars' lines, above which standard error and the handlers of logging write."""
     plain = sys.stderr
-    screen.start()
+    with contextlib.suppress(OSError, ValueError):
+        progress.start()
     handlers = [
         handler
         for handler in logging.getLogger().handlers
@@ -274,37 +244,12 @@ def _taken(screen: Screen) -> Iterator[None]:
     ]
     for handler in handlers:
         handler.setStream(sys.stderr)
-    _screens.append(screen)
+    _open.append(progress)
     try:
         yield
     finally:
-        _screens.remove(screen)
+        _open.remove(progress)
         for handler in handlers:
             handler.setStream(plain)
-        screen.stop()
-
-
-def _rows(bars: list[Bar], width: int) -> Any:
-    """Returns the bars to draw, each on one line of a terminal of so many columns."""
-    from rich.cells import cell_len
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    from imgcls_jax.runtime.names import printable
-
-    rows = Table.grid(expand=True)
-    for shown in bars:
-        description, parts = printable(shown.description), list(map(printable, shown.words()))
-        if len(parts) == 3 and cell_len("  ".join([description, *parts])) > width:
-            del parts[1]  # of a narrow terminal
-        words = "  ".join(parts)
-        room = width - cell_len(description) - cell_len(words) - 3
-        row = Table.grid(padding=(0, 1))
-        if shown.total and room >= LEAST_BAR:
-            drawn = ProgressBar(total=shown.total, completed=shown.done, width=min(room, 40))
-            row.add_row(Text(description, no_wrap=True), drawn, Text(words, no_wrap=True))
-        else:
-            row.add_row(Text(f"{description}  {words}", no_wrap=True, overflow="ellipsis"))
-        rows.add_row(row)
-    return rows
+        with contextlib.suppress(OSError, ValueError):
+            progress.stop()

@@ -33,7 +33,7 @@ def load_family(name: str) -> ModuleType:
         family = importlib.import_module(f"imgcls_jax.models.{name}")
     except ModuleNotFoundError:
         family = None
-    if not hasattr(family, "build") or not hasattr(family, "torch_head"):
+    if family is None or not hasattr(family, "build") or not hasattr(family, "torch_head"):
         raise ValueError(f"models/ has no family {name!r} whose weights can be converted")
     return family
 

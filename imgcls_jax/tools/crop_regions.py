@@ -87,7 +87,8 @@ def landmark_finder(landmarks: Path, cascade: Path | None, min_neighbors: int) -
         )
         if not len(faces):
             return None
-        left, top, width, height = map(int, max(faces, key=lambda face: face[2] * face[3]))
+        largest: Any = max(faces, key=lambda face: face[2] * face[3])
+        left, top, width, height = map(int, largest)
         found = predictor(gray, dlib.rectangle(left, top, left + width, top + height))
         return np.array([(point.x, point.y) for point in found.parts()], np.float64)
 

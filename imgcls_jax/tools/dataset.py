@@ -3,10 +3,11 @@
   python -m imgcls_jax.tools.dataset check ROOT [--near 2] [--small 32] [--format text|json]
   python -m imgcls_jax.tools.dataset split ROOT [--fraction 0.1] [--seed 0]
 
-ROOT holds `<class>/<image>` or `<split>/<class>/<image>`. `check` counts images by split and class, and
-reports files that cannot be decoded, sides under `--small` pixels, exact duplicates (of the decoded pixels),
-near ones (difference hashes of 64 bits that differ in at most `--near`), and which of these pairs lie in two
-splits, where they leak, or in two classes, where one label is wrong. `split` writes `train.txt` and `val.txt`
+ROOT holds `<class>/<image>` or `<split>/<class>/<image>`, told apart as in training. `check` counts images by
+split and class, and reports files that cannot be decoded, sides under `--small` pixels, exact duplicates (of
+the decoded pixels), groups of near ones (difference hashes of 64 bits that differ in at most `--near` from
+another's), and which of these lie in two splits, where they leak, or in two classes, where one label is
+wrong. `split` writes `train.txt` and `val.txt`
 into ROOT, `path label` lines that hold out the fraction of every class, and `classes.txt`, for
 `data.source = "list_file"`. Exit status of `check`: 0 nothing found, 1 something, 2 a mistake in the command.
 """
@@ -14,9 +15,10 @@ into ROOT, `path label` lines that hold out the fraction of every class, and `cl
 from __future__ import annotations
 
 import argparse
+import collections
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +26,7 @@ import numpy as np
 from PIL import Image
 
 from imgcls_jax.data.decoding import decode
-from imgcls_jax.data.folders import IMAGE_SUFFIXES, SPLIT_FOLDERS
-from imgcls_jax.data.image_files import find_images
+from imgcls_jax.data.folders import all_labeled, describe_left_out, find_layout
 from imgcls_jax.data.source import read_regular
 from imgcls_jax.data.sources.image_folder import ImageFolder
 from imgcls_jax.data.subsets import stratified_split
@@ -36,7 +37,8 @@ from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.progress import tracked
 
 HASH_SIDE = 8
-BLOCK = 2048  # hashes compared at a time with all others
+NO_FAULTS = ("counts", "left_out")  # parts of a report that tell of nothing wrong
+SHOWN = 10  # names of a group that are printed
 
 
 class Found(NamedTuple):
@@ -68,38 +70,42 @@ def difference_hash(image: Image.Image) -> int:
     return int(np.packbits(bits).view(">u8")[0])
 
 
-def look(root: Path) -> tuple[list[Found], dict[str, str]]:
+def look(root: Path) -> tuple[list[Found], dict[str, str], Mapping[str, int]]:
     """Reads every image below a folder.
 
     Returns:
-      The images that could be read, and {path: why not} for the others.
+      The images that could be read, {path: why not} for the others, and {kind: number} of what is no image.
 
     Raises:
       ValueError: there is no image, or one lies in no class folder.
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder")
-    paths = find_images([str(root)])
-    if not paths:
-        raise ValueError(f"{root} holds no image ({' '.join(IMAGE_SUFFIXES)})")
-    has_splits = any((root / name).is_dir() for name in SPLIT_FOLDERS)
+    parts = list(all_labeled(root))
+    left_out: collections.Counter[str] = collections.Counter()
+    rows = []
+    for split, part in parts:
+        stray = part.left_out.get("beside the class folders")
+        if stray:
+            raise ValueError(
+                f"{part.folder}: {stray} of its images lies in no class folder; expected <class>/<image>"
+            )
+        left_out.update(part.left_out)
+        rows += [
+            (part.folder / path, split, label) for path, label in zip(part.paths, part.names, strict=True)
+        ]
     found, broken = [], {}
-    for file in tracked(paths, "reading"):
-        parts = file.relative_to(root).parts
-        if len(parts) < 2 + has_splits:
-            wanted = "<split>/<class>/<image>" if has_splits else "<class>/<image>"
-            raise ValueError(f"{file} lies in no class folder; expected {root}/{wanted}")
-        split, label = (parts[0], parts[1]) if has_splits else ("", parts[0])
+    for file, split, label in tracked(rows, "reading"):
         name = file.relative_to(root).as_posix()
         try:
-            image = decode(read_regular(file))
+            image = decode(read_regular(file), may_shrink=True)
         except (OSError, ValueError) as error:
             broken[name] = user_mistake(error) or reason(error)
             continue
         pixels = np.asarray(image)
         digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
         found.append(Found(name, split, label, image.size, digest, difference_hash(image)))
-    return found, broken
+    return found, broken, left_out
 
 
 def exact_duplicates(found: Sequence[Found]) -> list[list[int]]:
@@ -110,23 +116,29 @@ def exact_duplicates(found: Sequence[Found]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def near_duplicates(found: Sequence[Found], most: int) -> list[tuple[int, int]]:
-    """Returns pairs of positions whose hashes differ in at most `most` bits, exact duplicates left out.
+def near_duplicates(found: Sequence[Found], most: int) -> list[list[int]]:
+    """Returns groups of positions, of two or more, whose hashes differ in at most `most` bits from that of
+    another of the group.
 
-    Images without any structure, whose hash is 0, are like everything even, and left out.
+    Of exact duplicates the first stands for all. Images without any structure, whose hash is 0, are like
+    everything even, and left out.
     """
-    hashes = np.array([image.hash for image in found], np.uint64)
-    pairs = []
-    for start in range(0, len(hashes), BLOCK):
-        block = hashes[start : start + BLOCK, None]
-        close = np.bitwise_count(block ^ hashes) <= most
-        rows, columns = np.nonzero(close & (hashes != 0) & (block != 0))
-        pairs += [
-            (start + row, column)
-            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
-            if start + row < column and found[start + row].digest != found[column].digest
-        ]
-    return pairs
+    first_of: dict[str, int] = {}
+    for position, image in enumerate(found):
+        if image.hash:
+            first_of.setdefault(image.digest, position)
+    positions = list(first_of.values())
+    hashes = np.array([found[position].hash for position in positions], np.uint64)
+    group = np.arange(len(hashes))
+    for row in range(len(hashes)):  # a row at a time: all pairs of alike images would not fit the memory
+        close = np.flatnonzero(np.bitwise_count(hashes[row + 1 :] ^ hashes[row]) <= most) + row + 1
+        others = np.unique(group[close])
+        if (others != group[row]).any():
+            group[np.isin(group, others)] = group[row]
+    members: dict[int, list[int]] = {}
+    for position, number in zip(positions, group.tolist(), strict=True):
+        members.setdefault(number, []).append(position)
+    return [own for own in members.values() if len(own) > 1]
 
 
 def check(root: Path, *, near: int, small: int) -> dict[str, Any]:
@@ -138,23 +150,24 @@ def check(root: Path, *, near: int, small: int) -> dict[str, Any]:
       small: least side, in pixels, that is not reported.
 
     Returns:
-      counts {split: {class: images}}; unreadable {path: why}; small, paths; duplicates and near_duplicates,
-      lists of paths each; leaks and conflicts, those of both kinds whose images lie in several splits and in
-      several classes.
+      counts {split: {class: images}}; left_out {kind: files that are no images}; unreadable {path: why};
+      small, paths; duplicates and near_duplicates, lists of paths each; leaks and conflicts, those of both
+      kinds whose images lie in several splits and in several classes.
     """
-    found, broken = look(root)
+    found, broken, left_out = look(root)
     counts: dict[str, dict[str, int]] = {}
     for image in found:
         classes = counts.setdefault(image.split, {})
         classes[image.label] = classes.get(image.label, 0) + 1
     exact, alike = exact_duplicates(found), near_duplicates(found, near)
-    groups = [*exact, *map(list, alike)]
+    groups = [*exact, *alike]
 
     def paths(chosen: Sequence[Sequence[int]]) -> list[list[str]]:
         return [[found[position].path for position in group] for group in chosen]
 
     return {
         "counts": counts,
+        "left_out": dict(left_out),
         "unreadable": broken,
         "small": [image.path for image in found if min(image.size) < small],
         "duplicates": paths(exact),
@@ -178,7 +191,7 @@ def split(root: Path, *, fraction: float, seed: int) -> dict[str, int]:
     Raises:
       ValueError: root has split folders already, holds no class, or a fraction leaves nothing.
     """
-    if any((root / name).is_dir() for name in SPLIT_FOLDERS):
+    if find_layout(root).splits:
         raise ValueError(f"{root} is split into folders already; data.source = 'image_folder' reads it")
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction lies between 0 and 1; got {fraction}")
@@ -186,7 +199,8 @@ def split(root: Path, *, fraction: float, seed: int) -> dict[str, int]:
     parts = stratified_split(everything.labels, fraction, seed)
     if not all(map(len, parts)):
         raise ValueError(f"{root}: a fraction of {fraction} leaves a part of the split without images")
-    names = [Path(file).as_posix() for file in everything.paths]
+    inside = everything.root.relative_to(root)
+    names = [(inside / file).as_posix() for file in everything.paths]
     for name in (*names, *everything.class_names):
         _require_listable(root, name)
     lists = {"classes": [f"{name}\n" for name in everything.class_names]}
@@ -202,7 +216,8 @@ def _require_listable(root: Path, name: str) -> None:
     """Raises ValueError for a name that a list, a line a name, gives back as another."""
     if name != name.strip() or len(name.splitlines()) > 1:
         raise ValueError(
-            f"{root / name}: a name in a list has no line break and no blank at its ends: rename it"
+            f"{printable(root / name)}: a name in a list has no line break, and no blank at its ends: rename "
+            "it"
         )
 
 
@@ -214,14 +229,17 @@ def write_text(report: dict[str, Any]) -> None:
         print(printable(f"{name or 'all'}: {sum(sizes)} images in {spread}"))
         for label, count in sorted(classes.items()):
             print(printable(f"  {count:7d}  {label}"))
+    if report["left_out"]:
+        print(f"left out: {describe_left_out(report['left_out'])}")
     for file, why in report["unreadable"].items():
         print(printable(f"unreadable: {file}: {why}"))
     for file in report["small"]:
         print(printable(f"small: {file}"))
     for kind in ("duplicates", "near_duplicates", "leaks", "conflicts"):
         for group in report[kind]:
-            print(printable(f"{kind.replace('_', ' ')}: {'  '.join(group)}"))
-    kinds = {kind: len(value) for kind, value in report.items() if kind != "counts"}
+            more = f"  and {len(group) - SHOWN} more" if len(group) > SHOWN else ""
+            print(printable(f"{kind.replace('_', ' ')}: {'  '.join(group[:SHOWN])}{more}"))
+    kinds = {kind: len(value) for kind, value in report.items() if kind not in NO_FAULTS}
     print(", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in kinds.items()))
 
 
@@ -232,7 +250,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2))
     else:
         write_text(report)
-    return int(any(value for kind, value in report.items() if kind != "counts"))
+    return int(any(value for kind, value in report.items() if kind not in NO_FAULTS))
 
 
 def run_split(arguments: argparse.Namespace) -> int:

@@ -32,8 +32,9 @@ from typing import Any
 
 import jax
 
+from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.files import read_config
-from imgcls_jax.config.resolve import Configuration, resolve
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.planning import step_cost
 from imgcls_jax.planning.stand_in import PlannedData
 from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of
@@ -204,7 +205,8 @@ def _phase_lines(phase: dict[str, Any], planned: dict[str, Any]) -> list[str]:
 
 def _use_devices(number: int) -> None:
     """Makes the CPU look like that many devices; must come before the first use of any."""
-    if jax.config.jax_num_cpu_devices != number or jax.config.jax_platforms != "cpu":
+    present = jax.config.values
+    if present["jax_num_cpu_devices"] != number or present["jax_platforms"] != "cpu":
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", number)
 

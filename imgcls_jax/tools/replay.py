@@ -34,8 +34,9 @@ from imgcls_jax.train import nonfinite
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.initial import initial_state
 from imgcls_jax.train.known_data import require_open
-from imgcls_jax.train.loop import Loop, restore
+from imgcls_jax.train.loop import Loop
 from imgcls_jax.train.nonfinite import Incidents
+from imgcls_jax.train.run import restore
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.workdir import load_configuration

@@ -92,7 +92,8 @@ def draw_embedding(arguments: argparse.Namespace) -> Drawn:
         raise ValueError("give either a folder of class folders or --split")
     if arguments.split is None and named(arguments) != NOTHING:
         raise ValueError("--data_root and --trust_data are of --split, which reads the run's data")
-    trained, errors = load(arguments.workdir, arguments.checkpoint, data=named(arguments)), {}
+    trained = load(arguments.workdir, arguments.checkpoint, data=named(arguments))
+    errors: dict[Path, str] = {}
     if arguments.split is not None:
         what = f"the split {arguments.split!r}"
         embedded = embedding_map.embed_split(trained, arguments.split, batch_size=arguments.batch_size)

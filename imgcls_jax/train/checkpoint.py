@@ -383,7 +383,7 @@ class _OtherStructure(Exception):
 
 def _to_tree(state: TrainState, order: np.ndarray | None) -> Tree:
     """Returns the state as nested dicts of plain arrays; typed keys become their words."""
-    rng = state.rng
+    rng: Any = state.rng
     if isinstance(rng, jax.ShapeDtypeStruct):
         rng = jax.eval_shape(jax.random.key_data, rng)
         rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=state.step.sharding)

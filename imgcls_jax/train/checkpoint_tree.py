@@ -19,10 +19,11 @@ Tree = Any
 def part_checksums(tree: Tree) -> dict[str, Sequence[int]]:
     """Returns the checksums of the leaves of each part of a tree, in the order of all its leaves."""
     found = np.asarray(leaf_checksums(tree))
-    parts, start = {}, 0
+    parts: dict[str, Sequence[int]] = {}
+    start = 0
     for name in sorted(tree):
         count = len(jax.tree.leaves(tree[name]))
-        parts[name] = found[start : start + count]
+        parts[name] = found[start : start + count].tolist()
         start += count
     return parts
 

@@ -291,6 +291,7 @@ def _check_form(function: Any, wanted: Any, came: Any, name: str = "objective_st
         {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(jax.tree.map(_shape, tree))}
         for tree in (wanted, came)
     )
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (wanted, came)]
     lost, added = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())
     changed = [path for path, leaf in old.items() if path in new and _told(leaf) != _told(new[path])]
     if lost:
@@ -299,7 +300,7 @@ def _check_form(function: Any, wanted: Any, came: Any, name: str = "objective_st
         fault = f"has {', '.join(added[:3])}, which init did not make"
     elif changed:
         fault = f"has {changed[0]} as {_told(new[changed[0]])}, where init made {_told(old[changed[0]])}"
-    elif jax.tree.structure(wanted) != jax.tree.structure(came):
+    elif structures[0] != structures[1]:
         fault = f"is {_told(came)}, where init made {_told(wanted)}"
     else:
         return

@@ -24,8 +24,9 @@ class Embedder:
       read: (batches, source) -> the batches on the devices, as Splits.read.
     """
 
-    def __init__(self, setup: Setup, read: Callable[[EvalBatches, Any], Iterator[Batch]]):
-        self._setup, self._read, self._compiled = setup, read, {}
+    def __init__(self, setup: Setup, read: Callable[[EvalBatches, Any, str], Iterator[Batch]]):
+        self._setup, self._read = setup, read
+        self._compiled: dict[str, Callable[..., jax.Array]] = {}
 
     def embed(self, state: TrainState, key: str) -> np.ndarray:
         """Returns predict's output of a key over what is trained on in index order, float32 [N, D]."""
@@ -38,7 +39,7 @@ class Embedder:
         batches = setup.data.training_in_order(setup.settings.train.evaluated_at_once)
         rows = [
             np.asarray(predict(state.params, state.objective_state, batch), np.float32)
-            for batch in self._read(batches, setup.data.training)
+            for batch in self._read(batches, setup.data.training, "embedding")
         ]
         return np.concatenate(rows)[: setup.task.num_examples]
 
@@ -62,6 +63,8 @@ def plan(
       ValueError: the plan is not of the form of the state, or its order not of the examples.
     """
     objective = setup.objective
+    if objective.plan_epoch is None:
+        return state, setup.batches.order_of(epoch), {}
     rng = jax.random.fold_in(jax.random.fold_in(state.rng, epoch), setup.settings.train.total_steps)
     with contract.naming(objective.plan_epoch):
         made = objective.plan_epoch(state.params, state.objective_state, epoch, embed, rng)

@@ -14,9 +14,12 @@ from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import EvalBatches, iterate, note_bad_examples
 from imgcls_jax.runtime.agreement import all_or_none, require_agreement
 from imgcls_jax.runtime.mistakes import in_one_line
+from imgcls_jax.runtime.progress import tracked
 from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.train import contract, sharding
-from imgcls_jax.train.writer import OWN_PREFIXES
+from imgcls_jax.train.progress import named
+from imgcls_jax.train.state import TrainState
+from imgcls_jax.train.writer import OWN_PREFIXES, MetricWriter, flatten
 
 Evaluator = Callable[[Any, Any], dict[str, Any]]
 
@@ -60,12 +63,19 @@ class Splits:
                 batches = self._data.eval_batches(split, self._batch_size, self._class_names)
             require_agreement({f"examples of the split {split!r}": len(batches.source)})
             self._opened[split] = batches
-        yield from self.read(self._opened[split], self._opened[split].source)
+        batches = self._opened[split]
+        yield from self.read(batches, batches.source, f"evaluating {split}")
 
-    def read(self, batches: EvalBatches, source: Any) -> Iterator[Batch]:
-        """Yields batches, placed on the devices, and notes the examples of the source that are left out."""
+    def read(self, batches: EvalBatches, source: Any, what: str) -> Iterator[Batch]:
+        """Yields batches, placed on the devices, and notes the examples of the source that are left out.
+
+        Args:
+          batches: of any split.
+          source: of their examples.
+          what: is done, for the bar.
+        """
         with iterate(batches, 0, len(batches), **self._data.reading) as iterator:
-            for batch in iterator:
+            for batch in tracked(iterator, what, len(batches), "batches"):
                 if self._stop():
                     raise Interrupted
                 note_bad_examples(source, batch.pop("bad_examples"), self.bad_examples)
@@ -130,3 +140,28 @@ def run(
         except Exception as error:
             raise EvaluationFailed(f"the evaluation {name!r} failed: {in_one_line(error)}") from error
         yield name, metrics
+
+
+def run_and_tell(
+    evaluators: Mapping[str, Evaluator], state: TrainState, step: int, writer: MetricWriter
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Runs one evaluation after the other; writes and prints the numbers of those that succeed.
+
+    Returns:
+      (metrics by evaluation, their numbers by name).
+
+    Raises:
+      EvaluationFailed, Interrupted, JaxRuntimeError: as run does; what succeeded before is written.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    scalars: dict[str, float] = {}
+    try:
+        for name, metrics in run(evaluators, state.params, state.objective_state):
+            found[name] = metrics
+            scalars |= flatten(metrics, name)
+    finally:
+        if scalars:
+            writer.write_scalars(step, scalars)
+            if jax.process_index() == 0:
+                print(f"evaluation at step {step}: {named(scalars)}", flush=True)
+    return found, scalars

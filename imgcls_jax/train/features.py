@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -94,6 +94,7 @@ class CachedFeatures:
 
     def __init__(self, features: Any, labels: np.ndarray, shard: tuple[int, int] = (0, 1)):
         self.features, self.labels, self.shard = features, labels, shard
+        self.class_names: tuple[str, ...] = ()  # no message names a class
 
     def train_batches(self, batch_size: int, seed: int, order: Any = None) -> TrainBatches:
         """Returns the batches to train on."""
@@ -102,7 +103,13 @@ class CachedFeatures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def gather(self, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.gather(index)
+
+    def describe(self, index: int) -> str:
+        return f"the cached features of example {index}"
+
+    def gather(self, indices: Any) -> dict[str, Any]:
         """Returns {"image": Features of arrays [B, ...], "label": int32 [B]}."""
         return {
             "image": jax.tree.map(lambda leaf: leaf[indices], self.features),
@@ -114,7 +121,7 @@ def cache_features(
     phase: Phase,
     backbone: Any,
     state: Any,
-    read: Callable[[EvalBatches, Any], Iterable[Batch]],
+    read: Callable[[EvalBatches, Any, str], Iterable[Batch]],
     *,
     batch_size: int,
 ) -> CachedFeatures | None:
@@ -125,7 +132,7 @@ def cache_features(
       phase: of with_cached_features.
       backbone: of the run.
       state: TrainState, whose params and statistics the backbone takes.
-      read: (batches, source) -> the batches on the devices, as Splits.read.
+      read: (batches, source, what is done) -> the batches on the devices, as Splits.read.
       batch_size: examples at a time.
     """
     told = jax.process_index() == 0
@@ -143,7 +150,9 @@ def cache_features(
     source = phase.data.training
     rows = [
         jax.device_get(computed(state.params, state.objective_state, batch))
-        for batch in read(phase.data.training_in_order(batch_size, train_line=True), source)
+        for batch in read(
+            phase.data.training_in_order(batch_size, train_line=True), source, "caching features"
+        )
     ]
     features, labels = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(source)], *rows)
     if told:

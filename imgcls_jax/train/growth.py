@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from imgcls_jax.train import build
 from imgcls_jax.train.setup import Setup
@@ -26,9 +27,25 @@ def require_growth(setup: Setup, steps: int) -> None:
         )
 
 
+def require_data_growth(setup: Setup) -> None:
+    """Raises ValueError where more images would make another run of what was trained."""
+    data, objective = setup.settings.data, setup.settings.objective.name
+    fields = {"labels_per_class": data.labels_per_class, "imbalance_factor": data.imbalance_factor != 1}
+    reason = next(
+        (f"data.{name} draws other images from more" for name, is_set in fields.items() if is_set), ""
+    )
+    if setup.objective.plan_epoch is not None:
+        reason = f"the objective {objective!r} remembers every image by its number"
+    if reason:
+        raise ValueError(
+            f"the data have grown, which this run cannot take: {reason}. Choose another --workdir"
+        )
+
+
 def _objective_reads_length(setup: Setup) -> bool:
     """Whether the objective cannot be made without knowing the length of the run."""
-    task = dataclasses.replace(setup.task, total_steps=None)
+    unknown: Any = None
+    task = dataclasses.replace(setup.task, total_steps=unknown)
     try:
         build.make_objective(setup.settings.objective, task, setup.backbone)
     except ValueError:

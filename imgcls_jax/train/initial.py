@@ -30,12 +30,16 @@ def initial_state(setup: Setup) -> TrainState:
         return state
     target = {"params": state.params, "batch_stats": state.objective_state.get("batch_stats", {})}
     if Path(path).is_dir():
-        params, batch_stats, report = _from_workdir(Path(path), target, setup.sharding)
+        params, batch_stats, told = _from_workdir(Path(path), target, setup.sharding)
     else:
         family = find_module("models", model.name)
-        params, batch_stats, report = pretrained.load(path, family, model.variant, target)
+        positions = getattr(setup.backbone, "resize_positions", "timm")
+        params, batch_stats, report = pretrained.load(
+            path, family, model.variant, target, positions=positions
+        )
+        told = str(report)
     if setup.first_process:
-        print(f"pretrained weights from {path}: {report}", flush=True)
+        print(f"pretrained weights from {path}: {told}", flush=True)
     params = state.params | params
     objective_state = {"batch_stats": batch_stats} if "batch_stats" in state.objective_state else {}
     objective_state |= {"ema": params} if "ema" in state.objective_state else {}

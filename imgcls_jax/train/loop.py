@@ -1,44 +1,37 @@
-"""The run: from a configuration and a workdir to a trained, evaluated, checkpointed network."""
+"""The loop: steps, lines, evaluations and checkpoints, until the last step."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from imgcls_jax.config import compare
-from imgcls_jax.config.resolve import Configuration, resolve
 from imgcls_jax.contracts.objective import Batch
 from imgcls_jax.data.pipeline import TrainBatches, iterate, note_bad_examples
-from imgcls_jax.runtime import compilations
-from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement, union
+from imgcls_jax.runtime.agreement import union
 from imgcls_jax.runtime.environment import environment
-from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.mistakes import in_one_line
+from imgcls_jax.runtime.progress import bar
 from imgcls_jax.runtime.stop import Interrupted, StopRequest
-from imgcls_jax.train import evaluation, finished, known_data, sharding
-from imgcls_jax.train import workdir as workdirs
+from imgcls_jax.train import evaluation, sharding
 from imgcls_jax.train.build import make_evaluators
 from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
 from imgcls_jax.train.compiled import compile_step
 from imgcls_jax.train.due import Due
 from imgcls_jax.train.epoch_plan import Embedder, plan
 from imgcls_jax.train.evaluation import Splits
-from imgcls_jax.train.features import cache_features
-from imgcls_jax.train.growth import require_growth
-from imgcls_jax.train.initial import initial_state
-from imgcls_jax.train.nonfinite import Incidents, NonFinite, RollBack
+from imgcls_jax.train.features import CachedFeatures, cache_features
+from imgcls_jax.train.nonfinite import Incidents
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.progress import Progress, named
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState, state_digest
-from imgcls_jax.train.writer import MetricWriter, evaluated_at, flatten
+from imgcls_jax.train.writer import MetricWriter, flatten
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +61,8 @@ class Loop:
         incidents: Incidents,
     ):
         self.setup, self.state, self.order = setup, state, order
-        self.phase, self.cached = setup.phase_of(int(state.step)), None
+        self.phase = setup.phase_of(int(state.step))
+        self.cached: CachedFeatures | None = None
         self.checkpoints, self.writer, self.stop = checkpoints, writer, stop
         self.incidents = incidents
         train = setup.settings.train
@@ -85,7 +79,6 @@ class Loop:
             total_steps=train.total_steps,
             writer=writer,
             incidents=incidents,
-            told=setup.first_process,
         )
 
     # ---- stepping
@@ -97,9 +90,11 @@ class Loop:
           Interrupted: the run was asked to stop; nothing is saved yet.
           FloatingPointError: the loss is not finite.
         """
-        for phase in self.setup.phases:
-            if self.step < phase.stop:
-                self._advance_phase(self._begin(phase))
+        total = self.setup.settings.train.total_steps
+        with bar("training", total, "steps", done=self.step) as self.progress.bar:
+            for phase in self.setup.phases:
+                if self.step < phase.stop:
+                    self._advance_phase(self._begin(phase))
 
     def _begin(self, phase: Phase) -> Any:
         """Makes a phase the running one, with a fresh optimizer where it begins here; returns its step."""
@@ -203,20 +198,11 @@ class Loop:
           EvaluationFailed, ValueError: one failed, or none measured train.best_metric.
           Interrupted: the run was asked to stop; a resume makes up for the evaluation.
         """
-        state, self.evaluation = self.state, None
-        each = evaluation.run(self.evaluators, state.params, state.objective_state)
-        found: dict[str, dict[str, Any]] = {}
-        try:
-            found.update(each)
-        finally:
-            scalars = {k: v for name, metrics in found.items() for k, v in flatten(metrics, name).items()}
-            if scalars:
-                self.writer.write_scalars(self.step, scalars)
-            if scalars and self.setup.first_process:
-                print(f"evaluation at step {self.step}: {named(scalars)}", flush=True)
+        self.evaluation, scalars = evaluation.run_and_tell(
+            self.evaluators, self.state, self.step, self.writer
+        )
         evaluation.require_metric(self.setup.settings.train.best_metric, scalars)
         self.checkpoints.record(self.step, scalars)
-        self.evaluation = found
 
     def save(self, *, wait: bool = False) -> None:
         """Saves the state in the background; `wait` returns only when it is on disk."""
@@ -262,146 +248,3 @@ class Loop:
             "state_digest": state_digest(self.state),
             **environment(),
         }
-
-
-def train(setup: Setup, workdir: Path) -> dict[str, Any]:
-    """Trains to the end, from the newest checkpoint where there is one, and writes result.json.
-
-    Args:
-      setup: of the configuration.
-      workdir: exists.
-
-    Returns:
-      What result.json holds.
-
-    Raises:
-      Interrupted: SIGTERM or Ctrl-C came; the state was saved.
-      Failed: anything else ended the run; the state was saved.
-      FloatingPointError: the loss is not finite; names step and leaf.
-    """
-    started, settings = time.monotonic(), setup.settings.train
-    incidents = Incidents(workdir, settings.on_nonfinite, write=setup.first_process)
-    with (
-        StopRequest() as stop,
-        Checkpoints(
-            workdir / "checkpoints",
-            keep_last=settings.keep_checkpoints,
-            best_metric=settings.best_metric,
-            best_mode=settings.best_mode,
-        ) as checkpoints,
-        compilations.counted() as compiled,
-    ):
-        result = None
-        while result is None:
-            try:
-                result = _go_on(setup, workdir, checkpoints, stop, incidents)
-            except RollBack as back:
-                logger.warning("GOING BACK to the newest checkpoint: %s", back)
-    result |= {"compilations": compiled(), "wall_seconds": time.monotonic() - started}
-    if setup.first_process:
-        write_json(workdir / "result.json", result)
-    return result
-
-
-def restore(
-    setup: Setup, checkpoints: Checkpoints, *, before: int | None = None
-) -> tuple[TrainState, np.ndarray | None] | None:
-    """Returns (state, order) of the newest readable checkpoint; see Checkpoints.restore_latest."""
-    plans = setup.objective.plan_epoch is not None
-    order = np.zeros(setup.task.num_examples, np.int64) if plans else None
-    return checkpoints.restore_latest(setup.target, order, before=before)
-
-
-def _go_on(
-    setup: Setup, workdir: Path, checkpoints: Checkpoints, stop: StopRequest, incidents: Incidents
-) -> dict[str, Any]:
-    """Trains from the newest checkpoint to the end and returns the result, all but wall_seconds."""
-    restored = restore(setup, checkpoints)
-    state, order = restored or (initial_state(setup), None)
-    first_step, total = int(state.step), setup.settings.train.total_steps
-    if restored and setup.first_process:
-        print(f"resumed from the checkpoint of step {first_step}", flush=True)
-    names = [own.name for own in setup.settings.evals]
-    # An evaluation that was due at this step is made up for; the last one of a run always, for result.json.
-    evaluated = of_first(evaluated_at(workdir, first_step, names))
-    owed = first_step == total or (Due(setup.settings.train, 0).evaluation(first_step) and evaluated is None)
-    again = ("plan", *(names if owed else ()))
-    writer = MetricWriter(workdir, resume_step=first_step, again=again, active=setup.first_process)
-    loop = Loop(setup, state, order, checkpoints, writer, stop, incidents)
-    try:
-        if owed:
-            loop.save()
-            loop.evaluate()
-        elif evaluated:
-            evaluation.require_metric(setup.settings.train.best_metric, evaluated)
-            checkpoints.record(first_step, evaluated)
-        loop.advance()
-        return loop.result() | {"resumed_from_step": first_step}
-    except Interrupted:
-        loop.save(wait=True)
-        raise Interrupted(
-            f"stopped by {stop.reason} after step {loop.step} of {total}, which is saved in {workdir}"
-        ) from None
-    except (NotSaved, NonFinite, RollBack):
-        raise
-    except Exception as error:
-        if not loop.step or (jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)):
-            raise  # nothing to save, or no others to save it with
-        message = loop.end(error)
-        if isinstance(error, BrokenPipeError):  # nobody reads what a run prints
-            logger.error(message)
-            raise
-        raise Failed(message) from error
-    finally:
-        writer.close()
-
-
-def run(config: Any, workdir: str | Path) -> dict[str, Any]:
-    """Trains a configuration in a workdir; prints as it goes on, and a summary.
-
-    Args:
-      config: ConfigDict or dict with the sections of config/written.py.
-      workdir: a folder, made where absent.
-
-    Returns:
-      What <workdir>/result.json holds.
-
-    Raises:
-      ValueError: a mistake in configuration, data or workdir, a workdir in use, or processes that differ;
-        nothing but the lock was written then. Of several processes all raise it.
-      Interrupted, Failed, FloatingPointError: see train.
-    """
-    workdir = Path(workdir)
-    with contextlib.ExitStack() as held:
-        with all_or_none():
-            configuration = resolve(config)
-            grown = workdirs.check(configuration, workdir)
-            is_finished = (workdir / "result.json").exists() and not grown
-            result = finished.read_result(workdir) if is_finished else None
-            setup = None if result else _prepare(configuration, workdir, held)
-        require_agreement({"whether its workdir holds a finished run": setup is None})
-        if setup is None:
-            print(f"{workdir} holds a finished run of this configuration; nothing to do", flush=True)
-        else:
-            require_agreement(setup.facts())
-            if setup.first_process:
-                workdirs.claim(
-                    workdir, setup.configuration, setup.task, setup.class_names, setup.source_shape
-                )
-            result = train(setup, workdir)
-    if jax.process_index() == 0:
-        print(finished.summary(result, workdir), flush=True)
-    return result
-
-
-def _prepare(configuration: Configuration, workdir: Path, held: contextlib.ExitStack) -> Setup:
-    """Returns the setup; the first process holds the workdir's lock from here on."""
-    setup = Setup(configuration)
-    workdir.mkdir(parents=True, exist_ok=True)
-    if setup.first_process:
-        known_data.remember(configuration)
-        held.enter_context(workdirs.lock(workdir))
-        # Another run may have begun since.
-        if workdirs.check(configuration, workdir, setup.task.steps_per_epoch):
-            require_growth(setup, workdirs.saved_length(workdir))
-    return setup

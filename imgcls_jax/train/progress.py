@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from imgcls_jax.data.pipeline import TrainBatches
+from imgcls_jax.runtime.progress import Bar, clock
 from imgcls_jax.train import nonfinite
 from imgcls_jax.train.nonfinite import Incidents
 from imgcls_jax.train.state import TrainState, first_nonfinite
@@ -46,7 +47,6 @@ class Progress:
       batch_size, steps_per_epoch, total_steps: of the run.
       writer: of the lines' numbers.
       incidents: the steps that were not finite.
-      told: whether lines are printed.
     """
 
     def __init__(
@@ -58,12 +58,11 @@ class Progress:
         total_steps: int,
         writer: MetricWriter,
         incidents: Incidents,
-        told: bool,
     ):
         self._batch_size, self._steps_per_epoch, self._total = batch_size, steps_per_epoch, total_steps
-        self._writer, self._incidents, self._told = writer, incidents, told
+        self._writer, self._incidents = writer, incidents
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
-        self._checked, self.clock = step, Clock()
+        self._checked, self.clock, self.bar = step, Clock(), Bar()
         self._steps, self._waited, self._mark = 0, 0.0, (0, 0.0, 0.0)
 
     def waited(self, seconds: float) -> None:
@@ -74,6 +73,7 @@ class Progress:
     def took(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Keeps a step's metrics; waits where the device is too far behind."""
         self.pending.append((step, metrics))
+        self.bar.update(step)
         if len(self.pending) > STEPS_IN_FLIGHT:
             jax.block_until_ready(self.pending[-STEPS_IN_FLIGHT - 1])
 
@@ -121,12 +121,11 @@ class Progress:
         self._mark = now
         speed = steps * self._batch_size / max(seconds, 1e-9)
         epoch = step / self._steps_per_epoch
-        if self._told:
-            left = (self._total - step) * seconds / max(steps, 1)
-            line = progress_line(
-                step, self._total, epoch, means, examples_per_second=speed, seconds_left=left
-            )
-            print(line, flush=True)
+        left = (self._total - step) * seconds / max(steps, 1)
+        said = f"epoch {epoch:.2f}  {named(means)}  {speed:,.0f} examples/s"
+        self.bar.update(step, said, seconds_left=left)
+        if jax.process_index() == 0 and not self.bar.replaces_lines:
+            print(f"step {step}/{self._total}  {said}  {clock(left)} left", flush=True)
         extra = {"epoch": epoch, "examples_per_second": speed, "input_wait": waited / max(seconds, 1e-9)}
         self._writer.write_scalars(step, flatten(means | extra, "train"))
 
@@ -137,21 +136,6 @@ class Progress:
             "examples_per_second": self._steps * self._batch_size / seconds if seconds else None,
             "input_wait": self._waited / seconds if seconds else None,
         }
-
-
-def progress_line(
-    step: int,
-    total_steps: int,
-    epoch: float,
-    metrics: Mapping[str, float],
-    *,
-    examples_per_second: float,
-    seconds_left: float,
-) -> str:
-    """Returns one line: step of total, epoch, metrics, examples/s and time left."""
-    left = f"{int(seconds_left // 3600)}:{int(seconds_left // 60) % 60:02d}:{int(seconds_left) % 60:02d}"
-    speed = f"{examples_per_second:,.0f} examples/s"
-    return f"step {step}/{total_steps}  epoch {epoch:.2f}  {named(metrics)}  {speed}  {left} left"
 
 
 def named(numbers: Mapping[str, float]) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from imgcls_jax.config import compare
+from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.field_types import require_at_least
-from imgcls_jax.config.resolve import Configuration
 from imgcls_jax.contracts.objective import Task
+from imgcls_jax.data.contents import Contents
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import TrainBatches
 from imgcls_jax.runtime.environment import environment
@@ -98,7 +100,8 @@ class Setup:
         phases = make_phases(self.settings, self.data, self.task, backbone, params)
         init = make_init(self.objective, phases[0].tx, small)
         opt_state, rng = jax.eval_shape(phases[0].tx.init, params), jax.eval_shape(lambda: jax.random.key(0))
-        self._state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, objective_state, opt_state, rng)
+        step: Any = jax.ShapeDtypeStruct((), jnp.int32)  # in place of the array
+        self._state = TrainState(step, params, objective_state, opt_state, rng)
         self.init = jax.jit(init, out_shardings=self.shardings(self._state))
         self.phases = [
             with_cached_features(phase, self.settings, self.task, backbone, self._state, small)
@@ -177,16 +180,36 @@ class Setup:
             sizes[split] = len(batches.source)
         return sizes
 
+    @functools.cached_property
+    def contents(self) -> dict[str, Contents]:
+        """What each split of the run holds."""
+        return self.data.contents([self.data.settings.train_split, *self.evaluated_sizes])
+
+    def describe_data(self) -> tuple[list[str], list[str]]:
+        """Returns what to say of the data at the start of a run: (lines, warnings)."""
+        lines = [self.data.rule(split) for split in self.contents]
+        lines[1:1] = filter(None, [self.data.training_rule()])
+        warnings = [self.data.normalization_warning(self.source_shape[-1])]
+        for split in self.evaluated_sizes:
+            shared = self.data.shared_with_training(split)
+            if shared:
+                warnings.append(
+                    f"{shared} of {self.evaluated_sizes[split]} images of the split {split!r} are trained "
+                    "on, too: what is measured on them tells nothing of others"
+                )
+        return lines, [warning for warning in warnings if warning]
+
     def facts(self) -> dict[str, Any]:
         """Returns what every process of a run must see alike."""
         found = environment()["versions"]
         versions = {name: found.get(name, "absent") for name in ("jax", "jaxlib", "flax", "optax")}
         return {
-            **{f"config.{name}": value for name, value in compare.binding_fields(self.resolved).items()},
             "examples to train on": self.task.num_examples,
             **{f"examples of the split {name!r}": size for name, size in self.evaluated_sizes.items()},
+            **{f"digest of the split {name!r}": own.digest for name, own in self.contents.items()},
             "class names": self.class_names,
             "class counts": self.task.class_counts,
+            **{f"config.{name}": value for name, value in compare.binding_fields(self.resolved).items()},
             **{f"version of {name}": version for name, version in versions.items()},
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -76,7 +76,7 @@ def leaf_checksums(tree: Any) -> jax.Array:
     return jnp.stack([jnp.uint32(0), *map(_leaf_checksum, jax.tree.leaves(tree))])[1:]
 
 
-def combined(checksums: Sequence[int]) -> int:
+def combined(checksums: Iterable[int]) -> int:
     """Returns the checksum of a tree, from those of its leaves in order."""
     total = 0
     for one in checksums:
@@ -86,7 +86,7 @@ def combined(checksums: Sequence[int]) -> int:
 
 def checksum(tree: Any) -> int:
     """Returns the checksum, below 2^32, of all bits of a tree."""
-    return combined(np.asarray(leaf_checksums(tree)))
+    return combined(np.asarray(leaf_checksums(tree)).tolist())
 
 
 def first_nonfinite(state: TrainState) -> str | None:

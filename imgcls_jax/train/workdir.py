@@ -9,17 +9,20 @@ import logging
 import os
 import platform
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from imgcls_jax.config import compare
+from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.field_types import fits
-from imgcls_jax.config.resolve import Configuration, resolve
+from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import Config, with_present_names
 from imgcls_jax.contracts.objective import Task
+from imgcls_jax.data.contents import Contents
 from imgcls_jax.runtime.files import naming, open_own, read_json, write_json
 from imgcls_jax.runtime.names import printable
+from imgcls_jax.train import kept_data
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,22 @@ class Saved:
     written: Config
     resolved: Config
     steps_per_epoch: int
+
+
+class Found(NamedTuple):
+    """The data at hand.
+
+    Attributes:
+      splits: what each split of the run holds.
+      class_names: of the training split.
+      steps_per_epoch: of the run.
+      accept_growth: whether more images than before are accepted.
+    """
+
+    splits: Mapping[str, Contents]
+    class_names: tuple[str, ...]
+    steps_per_epoch: int
+    accept_growth: bool = False
 
 
 def save_configuration(workdir: Path, configuration: Configuration, steps_per_epoch: int) -> None:
@@ -101,42 +120,74 @@ def with_used_values(resolved: Config) -> Config:
     return resolved | {"train": train}
 
 
-def check(configuration: Configuration, workdir: Path, steps_per_epoch: int = 0) -> bool:
-    """Checks that a workdir is new or of this configuration.
+def check(configuration: Configuration, workdir: Path, found: Found | None = None) -> bool:
+    """Checks that a workdir is new or of this configuration, and of these data.
 
     Args:
       configuration: of the run that is to start or go on.
       workdir: perhaps absent.
-      steps_per_epoch: of the data at hand; 0 where they are not open yet.
+      found: of the data; None where they are not open yet.
 
     Returns:
-      Whether the workdir's run is a shorter one: `Setup.require_growth` then asks whether it may grow.
+      Whether the workdir's run is a shorter one: `growth.require_growth` then asks whether it may grow.
 
     Raises:
-      ValueError: it is of another configuration, or its training split had another number of steps an epoch.
+      ValueError: it is of another configuration or of other data.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir {workdir} is a file")
     if not (workdir / "config.json").exists():
         return False
-    saved = _read_configuration(workdir)
+    saved, keeps_data = _read_configuration(workdir), kept_data.read(workdir) is not None
     old, new = saved.resolved, configuration.in_steps(saved.steps_per_epoch)
     differing = compare.differing_fields(old, new)
-    lengths = differing.get(compare.LENGTH, (0, 0))
-    grows = lengths[0] < lengths[1]
-    if grows:
-        del differing[compare.LENGTH]
+    if keeps_data:
+        differing = {name: values for name, values in differing.items() if name not in compare.WHERE}
+    grows = _take_length(differing)
     if differing:
         lines = compare.describe(differing, saved.written, configuration.written)
         raise ValueError(
             f"{workdir} belongs to a run of another configuration; choose another --workdir, or "
             + "\n  ".join(["give back:", *lines])
         )
-    if steps_per_epoch not in (0, saved.steps_per_epoch):
+    if found is None:
+        return grows
+    grown = kept_data.require_same(
+        workdir, found.splits, found.class_names, accept_growth=found.accept_growth
+    )
+    if found.steps_per_epoch == saved.steps_per_epoch:
+        return grows
+    if not grown:
         raise ValueError(
             f"{workdir} belongs to a run of {saved.steps_per_epoch} steps an epoch, and the training split "
-            f"has {steps_per_epoch} now: the data have changed. Choose another --workdir, or bring the data "
-            "back"
+            f"has {found.steps_per_epoch} now: the data have changed. Choose another --workdir, or bring the "
+            "data back"
+        )
+    return grows or _grows_with_data(saved, configuration, found.steps_per_epoch)
+
+
+def _take_length(differing: dict[str, tuple[Any, Any]]) -> bool:
+    """Removes the length of the run where the new one is larger; returns whether it is."""
+    old, new = differing.get(compare.LENGTH, (0, 0))
+    if old < new:
+        del differing[compare.LENGTH]
+    return old < new
+
+
+def _grows_with_data(saved: Saved, configuration: Configuration, steps_per_epoch: int) -> bool:
+    """Returns whether a run becomes longer because an epoch does.
+
+    Raises:
+      ValueError: so does a duration that shapes what is trained, as that of a warm-up.
+    """
+    differing = compare.differing_fields(saved.resolved, configuration.in_steps(steps_per_epoch))
+    grows = _take_length(differing)
+    shaping = [name for name in differing if name not in compare.WHERE and not name.startswith("train.")]
+    if shaping:
+        raise ValueError(
+            f"the data have grown, and an epoch from {saved.steps_per_epoch} to {steps_per_epoch} steps. So "
+            f"do {', '.join(shaping)}: what was trained is not the beginning of this run. Choose another "
+            "--workdir, or bring the data back"
         )
     return grows
 
@@ -150,10 +201,11 @@ def claim(
     workdir: Path,
     configuration: Configuration,
     task: Task,
-    class_names: tuple[str, ...],
     source_shape: tuple[int, ...],
+    found: Found,
+    brightness: Callable[[], tuple[float, float] | None],
 ) -> None:
-    """Makes a workdir that of a run: writes config.json and task.json.
+    """Makes a workdir that of a run: writes config.json, task.json and data.json.
 
     The result of a shorter run is kept under the number of its steps.
     """
@@ -162,7 +214,8 @@ def claim(
         with naming(result):
             result.replace(workdir / f"result_{saved_length(workdir)}.json")
     save_configuration(workdir, configuration, task.steps_per_epoch)
-    save_task(workdir, task, class_names, source_shape)
+    save_task(workdir, task, found.class_names, source_shape)
+    kept_data.write(workdir, found.splits, found.class_names, brightness)
 
 
 @contextlib.contextmanager

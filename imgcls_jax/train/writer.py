@@ -153,7 +153,8 @@ def evaluated_at(workdir: Path, step: int, evaluations: Iterable[str]) -> dict[s
       step: of the evaluation.
       evaluations: their names.
     """
-    path, found = workdir / "metrics.jsonl", {}
+    path = workdir / "metrics.jsonl"
+    found: dict[str, float] = {}
     for _, record in _records(path) if path.exists() else ():
         if record["step"] == step:
             found |= {name: math.nan if value is None else value for name, value in record.items()}

@@ -17,7 +17,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -231,7 +231,11 @@ _GLOBALS: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle._Unpickler):
+# The one that is written in Python: each of its opcodes is a method.
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _Unpickler(_PythonUnpickler):
     """Unpickles records of tensors and plain containers.
 
     The unpickler written in Python is the one to restrict: its memo is a dictionary, so a huge index in a
@@ -239,7 +243,8 @@ class _Unpickler(pickle._Unpickler):
     there are no sets: to hash tuples or sets nested forty deep can take longer than a life.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding="utf-8")
@@ -298,7 +303,7 @@ class _Unpickler(pickle._Unpickler):
         raise ValueError("the pickle uses an opcode that no state dict needs")
 
     dispatch[pickle.BUILD[0]] = ignore_state  # no attribute of any object is ever set
-    dispatch[pickle.TUPLE[0]] = pickle._Unpickler.load_list
+    dispatch[pickle.TUPLE[0]] = _PythonUnpickler.dispatch[pickle.LIST[0]]
     for number, opcode in enumerate((pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)):
         dispatch[opcode[0]] = functools.partial(gather, count=number)
     dispatch[pickle.SETITEM[0]], dispatch[pickle.SETITEMS[0]] = set_item, set_items

@@ -10,7 +10,8 @@ from imgcls_jax.config import compare, files, settings
 from imgcls_jax.config.resolve import resolve, resolve_data
 from imgcls_jax.config.written import plain, sections
 from imgcls_jax.inference import trained
-from imgcls_jax.train import loop, workdir
+from imgcls_jax.train import workdir
+from imgcls_jax.train.run import run
 
 ROOT = Path(__file__).parents[2]
 DIGITS = {
@@ -83,13 +84,13 @@ def test_what_matters_changes_the_digest():
 
 
 def test_a_default_left_out_is_resumed(tmp_path):
-    first = loop.run(digits(objective__label_smoothing=0.0, optimizer__warmup_epochs=0.0), tmp_path)
-    again = loop.run(DIGITS, tmp_path)
+    first = run(digits(objective__label_smoothing=0.0, optimizer__warmup_epochs=0.0), tmp_path)
+    again = run(DIGITS, tmp_path)
     assert again["config_digest"] == first["config_digest"] and again["steps"] == 4
 
 
 def test_a_default_changed_in_the_code_is_refused(tmp_path, monkeypatch):
-    loop.run(DIGITS, tmp_path)
+    run(DIGITS, tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     field = settings.OptimizerSettings.__dataclass_fields__["decay_params"]
     assert field.default == r".*/kernel"
@@ -99,15 +100,15 @@ def test_a_default_changed_in_the_code_is_refused(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"optimizer.decay_params: '.\*/kernel' in the workdir, '.\*' now"
     ) as e:
-        loop.run(DIGITS, tmp_path)
+        run(DIGITS, tmp_path)
     assert "a default of the code, which has changed" in str(e.value)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_what_is_written_otherwise_is_told_from_a_default(tmp_path):
-    loop.run(DIGITS, tmp_path)
+    run(DIGITS, tmp_path)
     with pytest.raises(ValueError, match="optimizer.momentum: 0.9 in the workdir, 0.8 now") as refused:
-        loop.run(digits(optimizer__momentum=0.8), tmp_path)
+        run(digits(optimizer__momentum=0.8), tmp_path)
     assert "default" not in str(refused.value)
 
 
@@ -115,14 +116,14 @@ def test_what_is_written_otherwise_is_told_from_a_default(tmp_path):
 def test_a_finished_run_may_become_longer(schedule, tmp_path):
     fields = {"optimizer__schedule": schedule}
     fields |= {"optimizer__decay_every_steps": 3} if schedule == "step" else {}
-    whole = loop.run(digits(train__total_steps=8, **fields), tmp_path / "whole")
-    loop.run(digits(**fields), tmp_path / "grown")
-    grown = loop.run(digits(train__total_steps=8, **fields), tmp_path / "grown")
+    whole = run(digits(train__total_steps=8, **fields), tmp_path / "whole")
+    run(digits(**fields), tmp_path / "grown")
+    grown = run(digits(train__total_steps=8, **fields), tmp_path / "grown")
     assert grown["steps"] == 8 and grown["resumed_from_step"] == 4
     assert grown["state_digest"] == whole["state_digest"]
     assert json.loads((tmp_path / "grown" / "result_4.json").read_text())["steps"] == 4
     with pytest.raises(ValueError, match="train.total_steps: 8 in the workdir, 4 now"):
-        loop.run(digits(**fields), tmp_path / "grown")
+        run(digits(**fields), tmp_path / "grown")
 
 
 @pytest.mark.parametrize(
@@ -135,36 +136,36 @@ def test_a_finished_run_may_become_longer(schedule, tmp_path):
 def test_a_run_whose_numbers_depend_on_its_length_may_not(fields, reason, tmp_path):
     labels = {"data__labels_per_class": 4, "data__labeled_batch_size": 16}
     fields |= labels if "objective__name" in fields else {}
-    loop.run(digits(**fields), tmp_path)
+    run(digits(**fields), tmp_path)
     with pytest.raises(ValueError, match=f"has 4 steps and cannot become one of 8: {reason}"):
-        loop.run(digits(train__total_steps=8, **fields), tmp_path)
+        run(digits(train__total_steps=8, **fields), tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["steps"] == 4
 
 
 def test_another_length_of_an_epoch_is_refused(tmp_path):
-    loop.run(DIGITS, tmp_path)
+    run(DIGITS, tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(content | {"steps_per_epoch": 21}))
     (tmp_path / "result.json").unlink()
     with pytest.raises(ValueError, match="a run of 21 steps an epoch, and the training split has 22 now"):
-        loop.run(DIGITS, tmp_path)
+        run(DIGITS, tmp_path)
 
 
 def test_a_workdir_of_the_first_version_resumes_and_predicts(tmp_path, caplog):
     """Its config.json was the written form alone, with one field under its former name."""
-    first = loop.run(DIGITS, tmp_path)
+    first = run(DIGITS, tmp_path)
     (tmp_path / "result.json").unlink()
     old = digits(train__accumulate_steps=1, objective__label_smoothing=0.0)
     (tmp_path / "config.json").write_text(json.dumps(old))
     assert trained.evaluate(tmp_path)["test"]["accuracy"] == first["metrics"]["test"]["accuracy"]
-    again = loop.run(DIGITS, tmp_path)
+    again = run(DIGITS, tmp_path)
     assert again["resumed_from_step"] == 4 and again["state_digest"] == first["state_digest"]
     assert "of a version that kept no defaults" in caplog.text
     assert workdir.load_configuration(tmp_path).resolved["train"]["num_microbatches"] == 1
 
 
 def test_a_run_is_loaded_with_the_values_it_used(tmp_path, monkeypatch):
-    loop.run(DIGITS, tmp_path)
+    run(DIGITS, tmp_path)
     defaults = settings.DataSettings.__init__.__defaults__
     monkeypatch.setattr(settings.DataSettings.__init__, "__defaults__", defaults)
     content = json.loads((tmp_path / "config.json").read_text())

@@ -1,5 +1,6 @@
 """Damaged and hostile image files, some hundred: each is read as an upright RGB image or refused by name."""
 
+import importlib.util
 import io
 import os
 import struct
@@ -14,6 +15,7 @@ from PIL import Image
 from imgcls_jax.data import image_files, transforms
 from imgcls_jax.data.decoding import decode
 from imgcls_jax.data.pipeline import EvalBatches, TrainBatches
+from imgcls_jax.data.source import read_regular
 from imgcls_jax.data.sources.image_folder import ImageFolder
 
 RNG = np.random.default_rng(0)
@@ -250,3 +252,67 @@ def test_a_file_without_permission(folder):
     source = ImageFolder("train", root=folder)
     with pytest.raises(PermissionError, match="0.jpg"):
         source[8]
+
+
+def test_floats_of_0_to_1_are_no_darkness():
+    gray = np.asarray(Image.fromarray(PIXELS).convert("L"))
+    for scale in (255, 1):
+        stream = io.BytesIO()
+        Image.fromarray(gray.astype(np.float32) / scale).save(stream, "TIFF")
+        np.testing.assert_array_equal(np.asarray(decode(stream.getvalue()))[..., 0], gray)
+
+
+def test_a_small_file_cannot_claim_a_large_image():
+    stream = io.BytesIO()
+    Image.new("RGB", (9000, 9000)).save(stream, "WEBP", lossless=True)
+    assert len(stream.getvalue()) < 5000
+    with pytest.raises(ValueError, match="9000 x 9000 pixels, more than a file of that size can hold"):
+        decode(stream.getvalue())
+    assert decode(png_of(2000, 2000, b"\0" * 2001 * 2000)).size == (2000, 2000)  # small enough to be let
+
+
+def test_a_photo_of_too_many_pixels_is_decoded_smaller(monkeypatch):
+    stream = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (400, 500, 3), np.uint8)).save(stream, "JPEG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60_000)  # Image.open refuses over 120,000
+    shrunk = transforms.apply(transforms.parse("decode")[0], stream.getvalue(), np.random.default_rng(0))
+    assert shrunk.shape == (200, 250, 3)
+    with pytest.raises(ValueError, match="500 x 400 pixels, over PIL.Image.MAX_IMAGE_PIXELS = 60000"):
+        decode(stream.getvalue())  # whose pixels are those of boxes
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3_000)
+    with pytest.raises(ValueError, match="over PIL.Image.MAX_IMAGE_PIXELS"):
+        decode(stream.getvalue(), may_shrink=True)
+
+
+def test_a_strip_is_not_made_larger_than_any_image():
+    strip = Image.new("RGB", (2, 20_000))
+    (op,) = transforms.parse("resize_short(224)")[0]
+    with pytest.raises(ValueError, match="2 x 20000 pixels: .* 224 x 2240000, over PIL.Image.MAX_IMAGE_PIX"):
+        op(strip, np.random.default_rng(0))
+
+
+def test_a_file_too_large_for_an_image_is_not_read(tmp_path):
+    file = tmp_path / "large.jpg"
+    with open(file, "wb") as sparse:
+        sparse.truncate(2**31)
+    with pytest.raises(OSError, match="over 1 GiB"):
+        read_regular(file)
+
+
+def test_photos_of_phones():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    half = Image.new("RGB", (64, 48), (200, 30, 30))
+    half.paste((30, 200, 60), (0, 0, 32, 48))
+    pillow_heif.from_pillow(half).save(stream, quality=90)
+    assert np.abs(np.asarray(decode(stream.getvalue()), int) - np.asarray(half)).mean() < 4
+
+
+def test_a_photo_that_needs_a_package_names_it():
+    heic = b"\0\0\0\x18ftypheic" + b"\0" * 40
+    if importlib.util.find_spec("pillow_heif") is None:
+        with pytest.raises(ValueError, match=r"pip install 'imgcls-jax\[heif\]'"):
+            decode(heic)
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS).save(stream, "AVIF", quality=100, subsampling="4:4:4")
+    assert np.abs(np.asarray(decode(stream.getvalue()), int) - PIXELS).mean() < 4

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from imgcls_jax.data import host_operations, transforms
-from imgcls_jax.data.pipeline import MAX_BAD_IN_A_ROW, EvalBatches, TrainBatches, iterate
+from imgcls_jax.data.pipeline import MAX_BAD_IN_A_ROW, EvalBatches, Labeled, TrainBatches, iterate
 from imgcls_jax.data.source import Arrays
 from imgcls_jax.data.sources.image_folder import ImageFolder
 
+ROOT = Path(__file__).parents[2]
 RANDOM_OPS = transforms.parse("random_resized_crop(6)")[0]
 
 
@@ -92,6 +93,25 @@ def test_threads_and_workers_change_nothing(reading):
     assert len(read) == 11
     for step, batch in enumerate(read, start=4):
         same(batch, batches[step])
+
+
+def test_a_script_without_a_guard_is_told_so_by_its_workers(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from imgcls_jax.data.pipeline import refuse_in_worker\n"
+        "refuse_in_worker()\n"
+        "worker = multiprocessing.get_context('spawn').Process(target=print)\n"
+        "worker.start()\n"
+        "worker.join()\n"
+        "print(worker.exitcode)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "1\n"
+    assert done.stderr.startswith("error: a worker process") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -236,3 +256,17 @@ def test_workers_leave_no_shared_memory_behind(tmp_path, last):
         timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_labeled_examples_may_stay_out_of_the_other_stream(apart):
+    known = np.array([3, 8, 21])
+    batches = train(ops=(), labeled=Labeled(known, 2, apart))
+    assert batches.steps_per_epoch == (5 if apart else 6)
+    epochs = [np.concatenate([batches[step]["index"] for step in range(60)]) for _ in range(2)]
+    seen = set(epochs[0].tolist())
+    assert seen == set(range(50)) - (set(known.tolist()) if apart else set())
+    assert set(batches[4]["labeled"]["index"].tolist()) <= set(known.tolist())
+    if apart:
+        with pytest.raises(ValueError, match="48 examples without a label, less than one batch of 49"):
+            train(ops=(), batch_size=49, labeled=Labeled(known[:2], 1, apart))

@@ -18,6 +18,7 @@ from imgcls_jax.data import sources
 from imgcls_jax.data.source import class_counts
 from imgcls_jax.data.sources.cifar10 import Cifar10
 from imgcls_jax.data.sources.cifar100 import Cifar100
+from imgcls_jax.data.sources.csv_file import CsvFile
 from imgcls_jax.data.sources.cub200 import Cub200
 from imgcls_jax.data.sources.digits import Digits
 from imgcls_jax.data.sources.fashion_mnist import FashionMnist
@@ -127,6 +128,13 @@ def test_mnist_refuses(tmp_path, images, labels, message):
         Mnist("train", root=tmp_path)
 
 
+def test_mnist_as_torchvision_leaves_it(tmp_path):
+    for kind, array in (("images", MNIST_IMAGES), ("labels", np.array([7, 0, 9]))):
+        write(tmp_path / f"MNIST/raw/train-{kind}-idx{array.ndim}-ubyte", idx(array))
+    for root in (tmp_path, tmp_path / "MNIST", tmp_path / "MNIST/raw"):
+        assert len(Mnist("train", root=root)) == 3
+
+
 def test_mnist_missing(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="holds none of t10k-images-idx3-ubyte, .*MNIST, 70,000 .*download the four"
@@ -180,6 +188,7 @@ def test_cifar10(tmp_path):
     assert source.labels.tolist() == [1, 0, 2, 0, 3, 0, 4, 0, 5, 0] and source.class_names[9] == "class 9"
     assert source.images[1, 20, 7].tolist() == [11, 20, 7]  # red, green = row, blue = column
     test = Cifar10("test", root=tmp_path / "cifar-10-batches-bin")
+    assert len(Cifar10("train+test", root=tmp_path)) == len(source) + len(test)
     check_contract(test, 1, 10)
     assert test.labels.tolist() == [9]
 
@@ -366,28 +375,104 @@ def test_label_table_mistakes(tmp_path, text, message):
         label_table(tmp_path, text)
 
 
+# ---- CsvFile
+
+
+def csv_file(folder, text, split="train", **fields):
+    for name in ("a.png", "b.png", "sub/c d.png", "d.png", "e.png"):
+        write(folder / name, png())
+    write(folder / "labels.csv", text)
+    return CsvFile(split, root=folder, **fields)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,label\na.png,dog\nb.png,cat\nsub/c d.png,dog\n",
+        "\ufeffFile Name;Breed;Class\r\na.png;x;dog\r\nb.png;x;cat\r\n\r\nsub/c d.png;x;dog\r\n",
+        ',path,category,split\n0,a.png,dog,Training\n1,b.png,cat,Training\n2,"sub/c d.png",dog,Training\n'
+        "3,d.png,elk,Validation\n",
+    ],
+)
+def test_csv_file(tmp_path, text):
+    source = csv_file(tmp_path, text, **({} if "split" in text else {"test_fraction": 0.01}))
+    names = [source.class_names[label] for label in source.labels]
+    assert source.paths == ["a.png", "b.png", os.path.join("sub", "c d.png")] and names == [
+        "dog",
+        "cat",
+        "dog",
+    ]
+    check_contract(source, 3, 3 if "elk" in text else 2)
+    assert source.describe(0).startswith("a.png (labels.csv, line 2)")
+    if "elk" in text:
+        assert (
+            csv_file(tmp_path, text, "val").paths == ["d.png"]
+            and "'Validation'" in CsvFile("val", root=tmp_path).rule
+        )
+
+
+def test_csv_file_of_ids_numbers_and_files(tmp_path):
+    text = "id,target\na,10\nb,9\nd,10\ne,9\n"
+    source = csv_file(tmp_path, text, suffix=".png", test_fraction=0.5)
+    held_out = CsvFile("val", root=tmp_path, suffix=".png", test_fraction=0.5)
+    assert source.class_names == held_out.class_names == ("9", "10")
+    assert sorted(source.paths + held_out.paths) == ["a.png", "b.png", "d.png", "e.png"]
+    assert source.labels.tolist() == held_out.labels.tolist()[::-1] or len(source) == len(held_out) == 2
+    write(tmp_path / "Train.csv", "image,label\na.png,cat\nb.png,dog\n")
+    write(tmp_path / "test.csv", "image,label\nd.png,dog\n")
+    train, test = (CsvFile(split, root=tmp_path, table="{split}.csv") for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("cat", "dog") and test.labels.tolist() == [1]
+    write(tmp_path / "test.csv", "image,label\nd.png,elk\n")
+    with pytest.raises(ValueError, match="test.csv, line 2: the class 'elk', which .*Train.csv lacks"):
+        CsvFile("test", root=tmp_path, table="{split}.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: which column is the image"),
+        ("photo,label\na.png,cat\n", r"which column is the image\? .* \['photo', 'label'\]"),
+        ("image,kind\na.png,cat\n", "which column is the label.*config.data.label_column"),
+        ("image,label\n", "holds no row"),
+        ("image,label\na.png,\n", "line 2: expected 2 columns, with 'image' and 'label'"),
+        ("image,label\na.png\n", "line 2: expected 2 columns"),
+        ("image,label\na.png,cat\n./a.png,dog\n", "line 3: 'a.png' is listed in line 2 too"),
+        ("image,label\n../a.png,cat\n", "line 2: the path must be relative"),
+        ("image,label,split\na.png,cat,val\n", "no row of the split 'train'; its splits are .'val'."),
+        ("image,label\n\0,cat\n", "line 2: a NUL"),
+    ],
+)
+def test_csv_file_mistakes(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        csv_file(tmp_path, text)
+
+
 # ---- ListFile
 
 
 def test_list_file(tmp_path):
     write_folders(tmp_path, ["images/my cat.png", "b.png", "c.png"])
-    write(tmp_path / "train.txt", b"\xef\xbb\xbfimages/my cat.png 2\r\n\r\n  ./b.png\t0  \r\n")
-    write(tmp_path / "val.txt", "c.png 1")
+    write(tmp_path / "train.txt", b"\xef\xbb\xbfimages/my cat.png 1\r\n\r\n  ./b.png\t0  \r\n")
+    write(tmp_path / "val.txt", "c.png 2")
     train, val = (ListFile(split, root=tmp_path) for split in ("train", "val"))
-    check_contract(train, 2, 3)
-    check_contract(val, 1, 3)  # K is that of the train list
-    assert train.class_names == ("0", "1", "2") and train.labels.tolist() == [2, 0]
-    assert train[0] == {"image": png(0), "label": 2} and train[1]["image"] == png(1)
+    check_contract(train, 2, 2)
+    check_contract(val, 1, 3)  # K is that of both lists
+    assert train.class_names == ("0", "1") and train.labels.tolist() == [1, 0]
+    assert train[0] == {"image": png(0), "label": 1} and train[1]["image"] == png(1)
     assert train.describe(1) == "b.png (train.txt, line 3)"
 
 
 def test_list_file_takes_the_larger_label_and_other_names(tmp_path):
     write_folders(tmp_path, ["a.png"])
-    write(tmp_path / "lists/only_val.lst", "a.png 4\n")
+    write_folders(tmp_path, ["b.png", "c.png"])
+    write(tmp_path / "lists/only_validation.lst", "a.png 1\nb.png 0\n")
     source = ListFile("val", root=tmp_path, list_file="lists/only_{split}.lst")
-    assert len(source.class_names) == 5
-    write(tmp_path / "lists/only_train.lst", "a.png 6\n")
-    assert len(ListFile("val", root=tmp_path, list_file="lists/only_{split}.lst").class_names) == 7
+    assert len(source.class_names) == 2 and source.labels.tolist() == [1, 0]
+    write(tmp_path / "lists/only_Train.lst", "c.png 2\n")
+    assert len(ListFile("val", root=tmp_path, list_file="lists/only_{split}.lst").class_names) == 3
+    write(tmp_path / "lists/only_valid.lst", "a.png 1\n")
+    with pytest.raises(ValueError, match=r"'val' may be any of \['valid', 'validation'\]"):
+        ListFile("val", root=tmp_path, list_file="lists/only_{split}.lst")
 
 
 def test_list_file_class_names(tmp_path):

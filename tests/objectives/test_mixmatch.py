@@ -198,7 +198,7 @@ def test_any_number_of_views_and_rows(labeled, unlabeled, views):
 
 
 def test_prediction_is_by_averaged_weights_and_live_statistics():
-    values, objective = batch(), make(ema_decay=0.9)
+    values, objective = batch(), make(ema_decay=0.9, ema_warmup=False)
     step = jax.jit(make_train_step(objective, optax.sgd(0.1), lambda rng, values: values))
     state = make_init(objective, optax.sgd(0.1), values)(jax.random.key(0))
     start = state.params
@@ -233,5 +233,5 @@ def test_the_weight_decay_of_the_authors_is_that_of_adamw():
     "options", [{"alpha": -1.0}, {"lambda_u": -1.0}, {"ramp_fraction": 1.5}, {"temperature": 0.0}]
 )
 def test_bad_hyper_parameters(options):
-    with pytest.raises(ValueError, match="objective.temperature above 0; got"):
+    with pytest.raises(ValueError, match=f"objective.{next(iter(options))} "):
         make(**options)

@@ -113,7 +113,7 @@ def test_the_running_statistics_follow_the_labeled_pass(start):
 
 def test_prediction_is_by_averaged_weights(start):
     params, objective_state = start
-    objective = make(ema_decay=0.9)
+    objective = make(ema_decay=0.9, ema_warmup=False)
     objective_state = objective.after_update(
         jax.tree.map(jnp.zeros_like, params), objective_state, jnp.int32(0)
     )
@@ -135,9 +135,9 @@ def test_prediction_is_by_averaged_weights(start):
     ("options", "message"),
     [
         ({"term": "consistency"}, "objective.term is one of pseudo_label, entropy; got 'consistency'"),
-        ({"threshold": -0.1}, "must be at least 0"),
-        ({"lambda_u": -1.0}, "must be at least 0"),
-        ({"ramp_fraction": 1.5}, r"objective.ramp_fraction in \[0, 1\]"),
+        ({"threshold": -0.1}, "objective.threshold is at least 0; got -0.1"),
+        ({"lambda_u": -1.0}, "objective.lambda_u is at least 0; got -1.0"),
+        ({"ramp_fraction": 1.5}, r"objective.ramp_fraction lies in \[0, 1\]; got 1.5"),
     ],
 )
 def test_bad_hyper_parameters(options, message):

@@ -38,7 +38,9 @@ def test_mistakes_are_told(tmp_path):
         f"{missing}/b cannot be written: No such file or directory": lambda: write_json(
             missing / "b", {}, ""
         ),
-        "the package no_such_package is missing": lambda: __import__("no_such_package"),
+        "the package no_such_package is missing; training needs pip install 'imgcls-jax[train]'": lambda: (
+            __import__("no_such_package")
+        ),
         "not enough memory: MemoryError": lambda: (_ for _ in ()).throw(MemoryError()),
     }
     for line, act in cases.items():

@@ -1,4 +1,4 @@
-"""Files of a workdir: JSON that is none of ours, what stands in their place, who may read what is written."""
+"""Files of a workdir: damaged JSON, what stands in the place of a file, who may read it."""
 
 import json
 import os

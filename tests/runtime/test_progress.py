@@ -98,9 +98,7 @@ def test_a_bar_lives_below_the_lines_and_leaves_no_trace():
     status, seen, _ = on_terminal(TRAINING)
     assert status == 0
     drawn = plain(seen)
-    assert (
-        "training ━" in drawn and "20/40 steps  epoch 2.00  loss 0.050  512 examples/s  1:01:01 left" in drawn
-    )
+    assert "training ━" in drawn and "20/40 steps  1:01:01 left  epoch 2.00  loss 0.050" in drawn
     assert "evaluating test" in drawn and "2/3 images" in drawn
     assert screen(seen) == [
         "evaluation at step 10: accuracy 0.9",
@@ -120,7 +118,7 @@ def test_bars_within_bars_stand_on_lines_of_their_own():
     """
     )
     assert status == 0 and screen(seen) == []
-    assert re.search(r"training [━╸╺]+ 3/9 steps *\r\nevaluating [━╸╺]+ 2/5 images", plain(seen))
+    assert re.search(r"training +[━╸╺]+ 3/9 steps *\r\nevaluating [━╸╺]+ 2/5 images", plain(seen))
 
 
 @pytest.mark.parametrize("columns", [20, 40, 60])
@@ -128,7 +126,7 @@ def test_a_line_is_never_wider_than_the_terminal(columns):
     _, seen, _ = on_terminal(TRAINING, columns=columns)
     for line in re.split(r"[\r\n]+", plain(seen)):
         assert len(line) <= columns, line
-    assert columns < 40 or "40/40 steps  1:01:01 left" in plain(seen)
+    assert columns < 40 or "40/40 steps" in plain(seen)
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}])
@@ -209,48 +207,39 @@ def test_escape_codes_of_a_description_are_shown_as_text():
     assert "\x1b]" not in seen and r"\x1b]0;title\x07 " in plain(seen)
 
 
-def test_items_pass_and_count_as_told():
-    shown = progress.Bar("a", 10, "bytes")
+def test_items_pass_where_nobody_looks():
+    shown = progress.Bar()
     shown.advance(4)
-    assert not shown.live and shown.done == 4 and not shown.replaces_lines
+    shown.update(5, "loss 0.3")
+    assert not shown.live and not shown.replaces_lines
     assert list(progress.tracked(iter("abc"), "letters", 3)) == list("abc")
 
 
 @pytest.mark.parametrize(
-    "done, total, unit, shown",
+    ("total", "unit", "shown"),
     [
-        (1234, 5000, "images", "1,234/5,000 images"),
-        (3, None, "steps", "3 steps"),
-        (0, 0, "", "0/0"),
-        (10, 999, "bytes", "10/999 bytes"),
-        (1.5 * 2**20, 3 * 2**20, "bytes", "1.5/3.0 MiB"),
-        (0, 2**40, "bytes", "0.0/1.0 TiB"),
-        (2**62, None, "bytes", "4,194,304.0 TiB"),
+        (5000, "images", "1,234/5,000 images"),
+        (None, "steps", "1,234 steps"),
+        (3 * 10**6, "bytes", "1.2 kB/3.0 MB"),
     ],
 )
-def test_amounts(done, total, unit, shown):
-    assert progress.amount(done, total, unit) == shown
+def test_amounts(total, unit, shown):
+    _, seen, _ = on_terminal(f"with bar('reading', {total}, {unit!r}) as shown: shown.update(1234)")
+    assert shown in plain(seen)
 
 
-def test_the_rate_does_not_count_the_first_part_which_compiles(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-
-    class Nowhere:
-        open = True
-
-        def draw(self):
-            pass
-
-    shown = progress.Bar("a", 30, "images", screen=Nowhere())
-    assert shown.words() == ("0/30 images",)
-    now[0] = 160.0
-    shown.update(10)
-    now[0] = 162.0
-    shown.update(20)
-    assert shown.words() == ("20/30 images", "5 images/s", "0:00:02 left")
-    shown.update(20, "loss 0.3", seconds_left=float("inf"))
-    assert shown.words() == ("20/30 images", "loss 0.3")
+def test_the_rate_does_not_count_the_first_part_which_compiles():
+    """Ten images at once after a second of compiling, then ten a tenth of a second."""
+    body = """
+    with bar("training", 100, "images") as shown:
+        time.sleep(1)
+        for done in (10, 20, 30, 40, 50):
+            shown.update(done)
+            time.sleep(0.1)
+    """
+    _, seen, _ = on_terminal(body)
+    rates = [float(rate) for rate in re.findall(r"([\d.]+) images/s", plain(seen))]
+    assert rates and 50 < rates[-1] < 101
 
 
 def test_logging_writes_where_it_did_afterwards():

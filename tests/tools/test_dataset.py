@@ -58,6 +58,39 @@ def test_everything_that_is_wrong(folder, capsys):
     assert "1 unreadable, 1 small, 1 duplicates, 1 near duplicates" in capsys.readouterr().out
 
 
+def test_alike_frames_are_one_group(folder, capsys):
+    base = np.asarray(picture(20), np.int16)
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        frame = np.clip(base + rng.integers(-1, 2, base.shape), 0, 255).astype(np.uint8)
+        save(Image.fromarray(frame), folder / "train" / "cat" / f"frame{number:02}.png")
+    report = dataset.check(folder, near=2, small=32)
+    (group,) = report["near_duplicates"]
+    assert len(group) == 40 and not report["duplicates"] and not report["leaks"]
+    assert dataset.main(["check", str(folder)]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("near duplicates")]
+    assert "and 30 more" in line
+    found = [dataset.Found(str(n), "", "", (9, 9), str(n), 1 + (1 << 40) * (n % 2)) for n in range(4000)]
+    assert [len(own) for own in dataset.near_duplicates(found, 2)] == [4000]
+
+
+def test_the_folders_of_others(folder, capsys):
+    (folder / "train").rename(folder / "Training")
+    (folder / "val").rename(folder / "Testing")
+    save(picture(30), folder / "Training" / "cat" / "photo.jfif", format="JPEG")
+    (folder / "Training" / "cat" / "notes.txt").write_text("none")
+    report = dataset.check(folder, near=2, small=32)
+    assert report["counts"] == {"Training": {"cat": 4, "dog": 3}, "Testing": {"cat": 2}}
+    assert report["left_out"] == {".txt": 1}
+    assert dataset.main(["check", str(folder)]) == 0
+    assert "left out: 1 .txt" in capsys.readouterr().out
+    assert dataset.main(["split", str(folder)]) == 2
+    (folder / "w").mkdir()
+    shutil.move(folder / "Training", folder / "w" / "archive")
+    assert dataset.split(folder / "w", fraction=0.3, seed=0) == {"train": 5, "val": 2}
+    assert ListFile("train", root=folder / "w", classes="classes.txt").paths[0].startswith("archive/")
+
+
 def test_hashes_differ_little_for_little_changes():
     plain = dataset.difference_hash(picture(3))
     shrunk = dataset.difference_hash(picture(3).resize((20, 24)))

@@ -17,7 +17,7 @@ from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import plain
 from imgcls_jax.planning import step_cost
 from imgcls_jax.tools import plan
-from imgcls_jax.train import loop
+from imgcls_jax.train.run import run
 
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "configs" / "digits_simpleconv3.py")
@@ -210,7 +210,7 @@ def test_memory_of_every_configuration_is_near_xlas_own(stem, devices):
 def test_checkpoint_is_what_a_run_writes(tmp_path):
     config = configuration("digits_simpleconv3", "test")
     found = plan.plan(resolve(config), None, xla=False)
-    loop.run(config, tmp_path)
+    run(config, tmp_path)
     written = sum(file.stat().st_size for file in (tmp_path / "checkpoints").rglob("*") if file.is_file())
     assert found["kept_checkpoints_bytes"] == 2 * found["checkpoint_bytes"]
     assert found["kept_checkpoints_bytes"] == pytest.approx(written, rel=0.1)

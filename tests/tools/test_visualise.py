@@ -17,7 +17,7 @@ from imgcls_jax.figures import attribution, drawing, network_input
 from imgcls_jax.figures import network_pictures as pictures
 from imgcls_jax.figures.drawing import THUMBNAIL
 from imgcls_jax.tools import index, visualise
-from imgcls_jax.train import loop
+from imgcls_jax.train.run import run as train
 from imgcls_jax.train.workdir import save_configuration
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     config = config_of("digits_simpleconv3")
     del config["train"]["total_epochs"], config["train"]["eval_every_epochs"]
     config["train"] |= {"total_steps": 20}
-    loop.run(config, root / "run")
+    train(config, root / "run")
     digits = load_digits()
     for number in range(24):
         path = root / "images" / str(digits.target[number]) / f"{number}.png"

@@ -21,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgcls_jax.data.pipeline import TrainBatches
+from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.train import build, loop
+from imgcls_jax.train.run import run
 
 
 def write(folder, **line):
@@ -91,8 +93,8 @@ def main(folder, port="", processes="1", process="0"):
         stop_after(int(os.environ["STOP_AFTER"]))
     if "POISON" in os.environ:
         poison(int(os.environ["POISON"]))
-    with contextlib.suppress(loop.Interrupted):
-        result = loop.run(json.loads((folder / "wanted.json").read_text()), folder / "run")
+    with contextlib.suppress(Interrupted):
+        result = run(json.loads((folder / "wanted.json").read_text()), folder / "run")
         write(folder, state=result["state_digest"])
 
 

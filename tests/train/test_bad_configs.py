@@ -33,6 +33,7 @@ ALIASES = {
     "name": "file",
     "warmup_epochs": "warmup_steps",
     "labels_per_class": "less than one batch",
+    "head_fields": "has no field",
 }
 
 
@@ -42,10 +43,7 @@ def digits() -> Config:
     spec.loader.exec_module(module)
     config = plain(module.get_config("test"))
     config["data"] |= {"train_transforms": "normalize(0.5, 0.5)", "eval_transforms": "normalize(0.5, 0.5)"}
-    config["data"] |= {"labels_per_class": 0, "label_seed": 0, "imbalance_factor": 1.0, "oversample": False}
-    config["train"] |= {"eval_batch_size": 0, "best_mode": "max", "feature_cache_gib": 4.0}
-    config["objective"] |= {"class_weights": None, "focal_gamma": 0.0, "logit_adjustment": 0.0, "head": ""}
-    return config
+    return resolve(config).resolved  # with the fields that have a default
 
 
 FIELDS = sorted(flat_fields(digits()))

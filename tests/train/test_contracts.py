@@ -7,6 +7,7 @@ import pytest
 
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.train import loop
+from imgcls_jax.train.run import run
 from imgcls_jax.train.setup import Setup
 from tests.train.test_loop import digits_config
 
@@ -129,7 +130,7 @@ def refusal(config):
 
 def test_a_sound_objective_trains_and_the_step_tells_its_loss(file_in, tmp_path, capsys):
     file_in("objectives", objective(HAS_ONE="True"))
-    result = loop.run(config_with(), tmp_path / "run")
+    result = run(config_with(), tmp_path / "run")
     assert result["steps"] == 3 and result["metrics"]["test"]["num_examples"] == 359
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("step 2/3"))
     numbers = dict(zip(line.split()[2::2], line.split()[3::2], strict=False))
@@ -240,7 +241,7 @@ def test_an_error_of_an_objective_names_its_line(place, code, error, file_in):
 def test_a_plan_that_is_none(file_in, tmp_path):
     file_in("objectives", objective(HAS_ONE="True", PLAN="return params, state, None"))
     with pytest.raises(ValueError, match="mine.py: plan_epoch returns an EpochPlan") as refused:
-        loop.run(config_with(), tmp_path / "run")
+        run(config_with(), tmp_path / "run")
     assert "it returned a tuple" in str(refused.value) and not list(
         (tmp_path / "run" / "checkpoints").iterdir()
     )
@@ -249,7 +250,7 @@ def test_a_plan_that_is_none(file_in, tmp_path):
 def test_a_plan_of_another_order(file_in, tmp_path):
     file_in("objectives", objective(HAS_ONE="True", PLAN="return EpochPlan(params, state, jnp.arange(7))"))
     with pytest.raises(ValueError, match=r"order is not 1438 indices in \[0, 1438\); it is int32\[7\]"):
-        loop.run(config_with(), tmp_path / "run")
+        run(config_with(), tmp_path / "run")
 
 
 def test_an_objective_whose_make_lacks_an_argument(file_in):
@@ -314,7 +315,7 @@ def test_an_evaluator_that_returns_something_else(returned, told, file_in, tmp_p
     file_in("evaluators", EVALUATOR.replace("RETURN", returned))
     config = digits_config(total_steps=3) | {"evals": {"test": {"evaluator": "mine", "split": "test"}}}
     with pytest.raises(loop.Failed) as failed:
-        loop.run(config, tmp_path / "run")
+        run(config, tmp_path / "run")
     assert told in str(failed.value) and "the evaluation 'test' failed" in str(failed.value)
     assert "The state of step 3 is saved: the same command goes on from there" in str(failed.value)
     assert (tmp_path / "run" / "checkpoints" / "3").is_dir()

@@ -14,6 +14,7 @@ from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.train import build, loop, progress
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.loop import Loop
+from imgcls_jax.train.run import run
 from imgcls_jax.train.writer import MetricWriter
 from tests.train.test_loop import digits_config, folder_config, folder_of_images, planning, stop_after
 
@@ -69,7 +70,7 @@ def failing(monkeypatch, module, error, *, after=0):
 def whole(tmp_path_factory):
     """The undisturbed run."""
     workdir = tmp_path_factory.mktemp("whole")
-    return loop.run(config_of(), workdir), workdir
+    return run(config_of(), workdir), workdir
 
 
 def same_end(result, workdir, whole):
@@ -89,31 +90,31 @@ def test_an_evaluator_that_raises_loses_nothing(module, kept, error, tmp_path, m
     with monkeypatch.context() as patch:
         failing(patch, module, error)
         with pytest.raises(loop.Failed) as failed:
-            loop.run(config_of(), tmp_path)
+            run(config_of(), tmp_path)
     said = str(failed.value)
     assert f"the evaluation {'near' if kept else 'test'!r} failed: " in said and type(error).__name__ in said
     assert f"The state of step 4 {WAY_ON}" in said and "\n" not in said
     assert steps_of(tmp_path) == [4] and sum(evaluated(tmp_path).values()) == kept
-    same_end(loop.run(config_of(), tmp_path), tmp_path, whole)
+    same_end(run(config_of(), tmp_path), tmp_path, whole)
 
 
 def test_the_last_evaluation_that_raises_loses_nothing(tmp_path, monkeypatch, whole):
     with monkeypatch.context() as patch:
         failing(patch, knn, KeyError("embedding"), after=1)
         with pytest.raises(loop.Failed, match="The state of step 8 is saved"):
-            loop.run(config_of(), tmp_path)
-    same_end(loop.run(config_of(), tmp_path), tmp_path, whole)
+            run(config_of(), tmp_path)
+    same_end(run(config_of(), tmp_path), tmp_path, whole)
 
 
 def test_a_mistyped_best_metric_is_found_and_mended(tmp_path, whole):
     with pytest.raises(ValueError, match=r"best_metric = 'tets/accuracy' is none of the .*: test/..., near/"):
-        loop.run(config_of(best_metric="tets/accuracy"), tmp_path / "early")
+        run(config_of(best_metric="tets/accuracy"), tmp_path / "early")
     assert not (tmp_path / "early").exists()
     with pytest.raises(loop.Failed, match="best_metric = 'test/acc' is none of .*test/accuracy") as failed:
-        loop.run(config_of(best_metric="test/acc"), tmp_path)
+        run(config_of(best_metric="test/acc"), tmp_path)
     assert f"The state of step 4 {WAY_ON}" in str(failed.value)
     assert evaluated(tmp_path) == {4: 1}
-    same_end(loop.run(config_of(best_metric="test/accuracy"), tmp_path), tmp_path, whole)
+    same_end(run(config_of(best_metric="test/accuracy"), tmp_path), tmp_path, whole)
     kept = best_of(tmp_path, "test/accuracy")
     assert kept.keys() == {4, 8} and all("test/accuracy" in metrics for metrics in kept.values())
 
@@ -125,10 +126,10 @@ def test_a_damaged_image_in_the_evaluated_split(tmp_path):
     picture.write_bytes(content[:60])
     config = folder_config(tmp_path / "images")
     with pytest.raises(loop.Failed, match=r"the evaluation 'val' failed: .*light/3\.png") as failed:
-        loop.run(config, tmp_path / "run")
+        run(config, tmp_path / "run")
     assert f"The state of step 6 {WAY_ON}" in str(failed.value)
     picture.write_bytes(content)
-    assert loop.run(config, tmp_path / "run")["resumed_from_step"] == 6
+    assert run(config, tmp_path / "run")["resumed_from_step"] == 6
 
 
 def test_a_data_folder_that_goes_away(tmp_path, monkeypatch):
@@ -145,11 +146,11 @@ def test_a_data_folder_that_goes_away(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_after_step", gone)
         with pytest.raises(loop.Failed, match=r"images/train/.*\.png") as failed:
-            loop.run(config, tmp_path / "run")
+            run(config, tmp_path / "run")
     (saved,) = steps_of(tmp_path / "run")
     assert saved >= 2 and f"The state of step {saved} {WAY_ON}" in str(failed.value)
     shutil.move(tmp_path / "elsewhere", tmp_path / "images")
-    assert loop.run(config, tmp_path / "run")["resumed_from_step"] == saved
+    assert run(config, tmp_path / "run")["resumed_from_step"] == saved
 
 
 def test_a_writer_that_cannot_write(tmp_path, monkeypatch, whole):
@@ -164,18 +165,18 @@ def test_a_writer_that_cannot_write(tmp_path, monkeypatch, whole):
     with monkeypatch.context() as patch:
         patch.setattr(MetricWriter, "write_scalars", full)
         with pytest.raises(loop.Failed, match="No space left on device") as failed:
-            loop.run(config, tmp_path)
+            run(config, tmp_path)
     assert f"The state of step 4 {WAY_ON}" in str(failed.value)
-    same_end(loop.run(config, tmp_path), tmp_path, whole)
+    same_end(run(config, tmp_path), tmp_path, whole)
 
 
 def test_what_nobody_reads_any_more(tmp_path, monkeypatch, caplog):
     def closed(*_, **__):
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(progress, "progress_line", closed)
+    monkeypatch.setattr(progress, "named", closed)
     with pytest.raises(BrokenPipeError):
-        loop.run(config_of(), tmp_path)
+        run(config_of(), tmp_path)
     assert f"The state of step 4 {WAY_ON}" in caplog.text and steps_of(tmp_path) == [4]
 
 
@@ -183,9 +184,9 @@ def test_before_the_first_step_an_error_is_itself(tmp_path, monkeypatch):
     def broken(*_):
         raise KeyError("device")
 
-    monkeypatch.setattr(loop.Setup, "compile_step", broken)
+    monkeypatch.setattr(loop, "compile_step", broken)
     with pytest.raises(KeyError, match="device"):
-        loop.run(config_of(), tmp_path)
+        run(config_of(), tmp_path)
 
 
 @pytest.mark.parametrize("where", ["before", "within", "between"])
@@ -197,11 +198,11 @@ def test_an_evaluation_that_sigterm_took_is_made_up_for(where, step, tmp_path, m
             stop_after(patch, step)
         else:
             failing(patch, classification if where == "within" else knn, Interrupted(), after=step // 4 - 1)
-        with pytest.raises(loop.Interrupted, match=f"after step {step} of 8, which is saved"):
-            loop.run(config, tmp_path)
+        with pytest.raises(Interrupted, match=f"after step {step} of 8, which is saved"):
+            run(config, tmp_path)
     assert steps_of(tmp_path)[-1] == step
     assert "test/accuracy" not in (best_of(tmp_path, "test/accuracy")[step] or {})
-    same_end(loop.run(config, tmp_path), tmp_path, whole)
+    same_end(run(config, tmp_path), tmp_path, whole)
     kept = best_of(tmp_path, "test/accuracy")
     assert [kept[step]["test/accuracy"] for step in (4, 8)] == [
         record["test/accuracy"] for record in records(tmp_path) if "test/accuracy" in record
@@ -213,15 +214,15 @@ def test_an_evaluation_that_was_done_is_not_done_again(tmp_path, monkeypatch, wh
     config, record = config_of(best_metric="test/accuracy"), Checkpoints.record
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "record", lambda self, step, metrics: (_ for _ in ()).throw(Interrupted))
-        with pytest.raises(loop.Interrupted):
-            loop.run(config, tmp_path)
+        with pytest.raises(Interrupted):
+            run(config, tmp_path)
     assert best_of(tmp_path, "test/accuracy") == {4: None} and evaluated(tmp_path) == {4: 1}
     with monkeypatch.context() as patch:
         failing(patch, knn, Interrupted(), after=0)  # at step 8: that of step 4 is not run again
-        with pytest.raises(loop.Interrupted, match="step 8 of 8"):
-            loop.run(config, tmp_path)
+        with pytest.raises(Interrupted, match="step 8 of 8"):
+            run(config, tmp_path)
     assert Checkpoints.record is record
-    same_end(loop.run(config, tmp_path), tmp_path, whole)
+    same_end(run(config, tmp_path), tmp_path, whole)
     assert all(best_of(tmp_path, "test/accuracy").values())
 
 
@@ -238,7 +239,7 @@ def test_a_kill_after_a_plan_leaves_its_line_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(build, "make_objective", telling)
     config = digits_config(total_steps=50)
-    result = loop.run(config, tmp_path / "whole")
+    result = run(config, tmp_path / "whole")
     assert evaluated(tmp_path / "whole", "plan/changed") == {0: 1, 22: 1, 44: 1}
     after_step = Loop._after_step
 
@@ -250,9 +251,9 @@ def test_a_kill_after_a_plan_leaves_its_line_once(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_after_step", killed)
         with pytest.raises(KeyboardInterrupt):
-            loop.run(config, tmp_path / "killed")
+            run(config, tmp_path / "killed")
     assert steps_of(tmp_path / "killed") == [22]  # saved before the plan that changed it
-    resumed = loop.run(config, tmp_path / "killed")
+    resumed = run(config, tmp_path / "killed")
     assert resumed["resumed_from_step"] == 22 and resumed["state_digest"] == result["state_digest"]
     assert evaluated(tmp_path / "killed", "plan/changed") == {0: 1, 22: 1, 44: 1}
 
@@ -260,7 +261,7 @@ def test_a_kill_after_a_plan_leaves_its_line_once(tmp_path, monkeypatch):
 def test_an_error_in_the_first_batch_after_a_plan_does_not_plan_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "make_objective", planning(build.make_objective))
     config = digits_config(total_steps=50)
-    result = loop.run(config, tmp_path / "whole")
+    result = run(config, tmp_path / "whole")
     take = Loop._take
 
     def broken(self, *arguments):
@@ -271,15 +272,15 @@ def test_an_error_in_the_first_batch_after_a_plan_does_not_plan_twice(tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_take", broken)
         with pytest.raises(loop.Failed, match="RuntimeError: no such batch. The state of step 22 is saved"):
-            loop.run(config, tmp_path / "failed")
-    assert loop.run(config, tmp_path / "failed")["state_digest"] == result["state_digest"]
+            run(config, tmp_path / "failed")
+    assert run(config, tmp_path / "failed")["state_digest"] == result["state_digest"]
 
 
 @pytest.mark.parametrize("name", ["train", "plan"])
 def test_an_evaluation_does_not_take_a_name_of_training(name, tmp_path):
     config = config_of() | {"evals": {name: EVALS["test"]}}
     with pytest.raises(ValueError, match=f"config.evals.{name}: metrics called {name}/"):
-        loop.run(config, tmp_path / "run")
+        run(config, tmp_path / "run")
 
 
 def test_the_clock_saves_a_run_that_nothing_else_would(tmp_path, monkeypatch, whole):
@@ -295,5 +296,5 @@ def test_the_clock_saves_a_run_that_nothing_else_would(tmp_path, monkeypatch, wh
 
     monkeypatch.setattr(Checkpoints, "save", noting)
     config = digits_config(checkpoint_every_minutes=2.0) | {"evals": EVALS}
-    result = loop.run(config, tmp_path)
+    result = run(config, tmp_path)
     assert saved[0] < 4 and result["state_digest"] == whole[0]["state_digest"]

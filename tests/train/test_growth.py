@@ -47,6 +47,7 @@ def memory_mib():
 def sample_a_run(workdir):
     """Trains, evaluates and saves in each epoch; prints the memory after each."""
     from imgcls_jax.train import loop
+    from imgcls_jax.train.run import run
     from tests.train.test_loop import digits_config
 
     sampled, after_step = [], loop.Loop._after_step
@@ -59,7 +60,7 @@ def sample_a_run(workdir):
 
     loop.Loop._after_step = sampling
     config = digits_config(total_steps=EPOCHS * STEPS, log_every_steps=STEPS, eval_every_steps=STEPS)
-    loop.run(config, workdir)
+    run(config, workdir)
     print(json.dumps(sampled))
 
 

@@ -4,6 +4,7 @@ images."""
 import dataclasses
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -17,8 +18,10 @@ from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import plain
 from imgcls_jax.contracts.objective import EpochPlan
 from imgcls_jax.inference import trained
+from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.train import build, loop
 from imgcls_jax.train.initial import initial_state
+from imgcls_jax.train.run import run
 from imgcls_jax.train.setup import Setup
 
 ROOT = Path(__file__).parents[2]
@@ -96,22 +99,26 @@ def planning(make):
 def test_a_planned_epoch_resumes_to_the_bit(stop, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "make_objective", planning(build.make_objective))
     config = digits_config(total_steps=50)
-    whole = loop.run(config, tmp_path / "whole")
+    whole = run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after(patch, stop)
-        with pytest.raises(loop.Interrupted, match=f"stopped by SIGTERM after step {stop} of 50"):
-            loop.run(config, tmp_path / "stopped")
-    resumed = loop.run(config, tmp_path / "stopped")
+        with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {stop} of 50"):
+            run(config, tmp_path / "stopped")
+    resumed = run(config, tmp_path / "stopped")
     assert resumed["resumed_from_step"] == stop
     assert resumed["state_digest"] == whole["state_digest"]
 
 
 def test_a_finished_run_is_left_alone(tmp_path, capsys):
     config = digits_config()
-    first = loop.run(config, tmp_path)
+    first = run(config, tmp_path)
     written = (tmp_path / "result.json").stat().st_mtime_ns
-    assert loop.run(config, tmp_path)["state_digest"] == first["state_digest"]
-    assert "finished run" in capsys.readouterr().out
+    assert run(config, tmp_path)["state_digest"] == first["state_digest"]
+    shown = capsys.readouterr().out
+    assert "finished run" in shown
+    numbers = r"accuracy [\d.]+  loss [\d.]+  learning_rate [\d.]+  [\d,]+ examples/s"
+    line = rf"step 4/8  epoch 0\.18  {numbers}  0:00:\d\d left"
+    assert re.search(line, shown)
     assert (tmp_path / "result.json").stat().st_mtime_ns == written
     assert set(first["metrics"]["test"]) >= {"loss", "accuracy", "top5_accuracy", "per_class_accuracy"}
     assert first["metrics"]["test"]["num_examples"] == 359
@@ -123,20 +130,20 @@ def test_a_finished_run_is_left_alone(tmp_path, capsys):
 
 def test_another_configuration_in_the_workdir_is_refused(tmp_path):
     config = digits_config()
-    loop.run(config, tmp_path)
+    run(config, tmp_path)
     config["optimizer"]["learning_rate"] = 0.2
     config["objective"]["label_smoothing"] = 0.1
     with pytest.raises(ValueError, match="learning_rate: 0.05 in the workdir, 0.2 now") as refused:
-        loop.run(config, tmp_path)
+        run(config, tmp_path)
     assert "objective.label_smoothing: 0.0 in the workdir, 0.1 now" in str(refused.value)
     free = digits_config(log_every_steps=1)
-    assert loop.run(free, tmp_path)["steps"] == 8
+    assert run(free, tmp_path)["steps"] == 8
 
 
 def test_batches_and_devices_change_no_evaluation(tmp_path):
     """359 examples by batches of 8 and of 128, on eight devices: the same figures, every example counted
     once."""
-    loop.run(digits_config(), tmp_path)
+    run(digits_config(), tmp_path)
     results = []
     for batch_size in (8, 128):
         config = json.loads((tmp_path / "config.json").read_text())
@@ -160,7 +167,7 @@ def test_a_nonfinite_loss_stops_with_step_and_leaf(tmp_path):
     with pytest.raises(
         FloatingPointError, match=r"the loss of step \d is not finite; .* is params/backbone/"
     ):
-        loop.run(config, tmp_path)
+        run(config, tmp_path)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -170,9 +177,9 @@ def test_bad_images_are_named_or_skipped_and_counted(num_workers, tmp_path, capl
     (root / "train" / "light" / "3.png").write_bytes(b"no image at all")
     (root / "val" / "dark" / "5.png").write_bytes((root / "val" / "dark" / "5.png").read_bytes()[:90])
     with pytest.raises(ValueError, match=r"light/3\.png.*on_bad_example='skip'"):
-        loop.run(folder_config(root, num_workers=num_workers), tmp_path / "raise")
+        run(folder_config(root, num_workers=num_workers), tmp_path / "raise")
     config = folder_config(root, num_workers=num_workers, on_bad_example="skip")
-    result = loop.run(config, tmp_path / "skip")
+    result = run(config, tmp_path / "skip")
     assert result["bad_examples"] == 2
     assert result["metrics"]["val"]["num_examples"] == 23
     evaluated = trained.evaluate(tmp_path / "skip")
@@ -244,12 +251,12 @@ def test_mistakes_in_a_configuration_are_named(section, field, value, message, t
     config = digits_config(total_steps=1)
     config[section][field] = value
     with pytest.raises(ValueError, match=message):
-        loop.run(config, tmp_path)
+        run(config, tmp_path)
 
 
 def test_pretrained_takes_the_backbone_of_a_workdir(tmp_path):
     config = digits_config()
-    loop.run(config, tmp_path)
+    run(config, tmp_path)
     source = trained.load(tmp_path)
     config["model"]["pretrained"] = str(tmp_path)
     config["objective"]["ema_decay"] = 0.9
@@ -281,7 +288,7 @@ def test_a_run_of_several_epochs_compiles_its_step_once(tmp_path):
 
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
-        result = loop.run(digits_config(total_steps=48, eval_every_steps=20), tmp_path / "run")
+        result = run(digits_config(total_steps=48, eval_every_steps=20), tmp_path / "run")
     finally:
         jax.monitoring.unregister_event_duration_listener(note)
     assert result["steps"] == 48  # two epochs of 22 steps, and a part
@@ -291,9 +298,9 @@ def test_a_run_of_several_epochs_compiles_its_step_once(tmp_path):
 
 def test_no_step_compiles_anything(tmp_path):
     counts = [
-        loop.run(
-            digits_config(total_steps=steps, eval_every_steps=4, log_every_steps=2), tmp_path / str(run)
-        )["compilations"]
-        for run, steps in enumerate((4, 4, 24))
+        run(digits_config(total_steps=steps, eval_every_steps=4, log_every_steps=2), tmp_path / str(number))[
+            "compilations"
+        ]
+        for number, steps in enumerate((4, 4, 24))
     ]
     assert 0 < counts[1] == counts[2] <= counts[0]  # the first compiles what the process then has

@@ -11,9 +11,11 @@ import pytest
 
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import plain
+from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.tools import replay
 from imgcls_jax.train import build, loop, nonfinite
 from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.run import restore, run
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import state_digest
 
@@ -87,7 +89,7 @@ def stop_after(monkeypatch, step):
 def test_stop_leaves_a_record_that_replay_explains(tmp_path, poison, capsys):
     poison([8])
     with pytest.raises(FloatingPointError, match="the loss of step 8 is not finite"):
-        loop.run(config_with("stop"), tmp_path)
+        run(config_with("stop"), tmp_path)
     record = record_of(tmp_path, 8)
     assert record["step"] == 8 and record["first_bad_leaf"].startswith("params/")
     assert len(record["indices"]) == len(set(record["indices"])) == 64
@@ -102,7 +104,7 @@ def test_stop_leaves_a_record_that_replay_explains(tmp_path, poison, capsys):
 def test_bad_gradients_are_found_a_step_before_their_loss(tmp_path, poison, capsys):
     poison([7], gradients_only=True)
     with pytest.raises(FloatingPointError, match="the loss of step 8 is not finite"):
-        loop.run(config_with("stop"), tmp_path)
+        run(config_with("stop"), tmp_path)
     replay.main(["--workdir", str(tmp_path), "nonfinite_8.json"])
     said = capsys.readouterr().out
     assert "step 7 is the first" in said and "gradient head/classifier/bias: 10 of 10 infinite" in said
@@ -113,7 +115,7 @@ def test_bad_gradients_are_found_a_step_before_their_loss(tmp_path, poison, caps
 def test_the_batch_is_left_out_and_a_resume_ends_alike(tmp_path, poison, monkeypatch, policy, gradients_only):
     poison([5], gradients_only=gradients_only)
     config = config_with(policy)
-    whole = loop.run(config, tmp_path / "whole")
+    whole = run(config, tmp_path / "whole")
     record = record_of(tmp_path / "whole", 5)
     assert record["on_nonfinite"] == policy
     assert whole["steps"] == TOTAL_STEPS
@@ -124,9 +126,9 @@ def test_the_batch_is_left_out_and_a_resume_ends_alike(tmp_path, poison, monkeyp
     for stop in (5,) if policy == "skip" else (4, 8):
         workdir = tmp_path / f"stopped{stop}"
         for _ in stop_after(monkeypatch, stop):
-            with pytest.raises(loop.Interrupted):
-                loop.run(config, workdir)
-        resumed = loop.run(config, workdir)
+            with pytest.raises(Interrupted):
+                run(config, workdir)
+        resumed = run(config, workdir)
         assert resumed["state_digest"] == whole["state_digest"] and resumed["metrics"] == whole["metrics"]
 
 
@@ -134,24 +136,24 @@ def test_the_batch_is_left_out_and_a_resume_ends_alike(tmp_path, poison, monkeyp
 def test_a_batch_left_out_changes_nothing_but_the_step(tmp_path, poison, policy):
     poison(range(3, 6))
     config = config_with(policy, total_steps=5, checkpoint_every_steps=1, keep_checkpoints=9)
-    result = loop.run(config, tmp_path)
+    result = run(config, tmp_path)
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
-        state, _ = loop.restore(Setup(resolve(config)), checkpoints, before=3)
+        state, _ = restore(Setup(resolve(config)), checkpoints, before=3)
     assert int(state.step) == 2 and state_digest(state) == result["state_digest"]
 
 
 def test_skipping_and_going_back_are_bounded(tmp_path, poison, monkeypatch):
     poison(range(2, 99))
     with pytest.raises(FloatingPointError, match="10 steps skipped in a row; the loss of step 11 "):
-        loop.run(config_with("skip", total_steps=40), tmp_path / "skip")
+        run(config_with("skip", total_steps=40), tmp_path / "skip")
     monkeypatch.setattr(nonfinite, "MAX_ROLLBACKS", 2)
     with pytest.raises(FloatingPointError, match="2 batches left out, and the loss of step 4 "):
-        loop.run(config_with("rollback"), tmp_path / "rollback")
+        run(config_with("rollback"), tmp_path / "rollback")
 
 
 def test_an_unknown_policy_is_refused(tmp_path):
     with pytest.raises(ValueError, match="on_nonfinite is one of stop, skip, rollback; got 'jump'"):
-        loop.run(config_with("jump"), tmp_path)
+        run(config_with("jump"), tmp_path)
 
 
 RECORD = {"step": 3, "loss": "nan", "on_nonfinite": "rollback", "indices": []}

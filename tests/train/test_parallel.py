@@ -26,10 +26,12 @@ from imgcls_jax.contracts.objective import Task
 from imgcls_jax.inference import trained
 from imgcls_jax.models import lenet, simpleconv3
 from imgcls_jax.objectives import iic, supervised
-from imgcls_jax.train import loop, sharding
+from imgcls_jax.runtime.stop import Interrupted
+from imgcls_jax.train import sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.compiled import step_and_inputs
 from imgcls_jax.train.initial import initial_state
+from imgcls_jax.train.run import run
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState, state_digest
 from imgcls_jax.train.step import make_init, make_train_step
@@ -222,12 +224,12 @@ def test_a_checkpoint_of_one_form_serves_another(before, after, small_pieces, tm
 @pytest.mark.slow
 def test_a_run_goes_on_in_another_form(small_pieces, tmp_path, monkeypatch):
     """Up to step 4, replicated and sharded, the curve is that of a whole run; per_replica then leaves it."""
-    whole = loop.run(config_of("replicated", total_steps=6), tmp_path / "whole")
+    whole = run(config_of("replicated", total_steps=6), tmp_path / "whole")
     for step, form in ((2, "replicated"), (4, "sharded")):
-        with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
             stop_after(patch, step)
-            loop.run(config_of(form, total_steps=6), tmp_path / "parts")
-    result = loop.run(config_of("per_replica", total_steps=6), tmp_path / "parts")
+            run(config_of(form, total_steps=6), tmp_path / "parts")
+    result = run(config_of("per_replica", total_steps=6), tmp_path / "parts")
     assert result["resumed_from_step"] == 4
     one, other = losses(tmp_path / "whole"), losses(tmp_path / "parts")
     assert [one[step] for step in range(1, 5)] == pytest.approx(
@@ -239,11 +241,11 @@ def test_a_run_goes_on_in_another_form(small_pieces, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", PARALLEL[1:])
 def test_a_stopped_run_ends_as_one_that_was_not(form, small_pieces, tmp_path, monkeypatch):
-    whole = loop.run(config_of(form), tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
+    whole = run(config_of(form), tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         stop_after(patch, 2)
-        loop.run(config_of(form), tmp_path / "parts")
-    parts = loop.run(config_of(form), tmp_path / "parts")
+        run(config_of(form), tmp_path / "parts")
+    parts = run(config_of(form), tmp_path / "parts")
     assert parts["resumed_from_step"] == 2 and parts["state_digest"] == whole["state_digest"]
     evaluated = trained.evaluate(tmp_path / "parts")["test"]
     assert evaluated["loss"] == pytest.approx(parts["metrics"]["test"]["loss"], rel=1e-5)
@@ -272,7 +274,7 @@ def config_file(name, form, **train):
 def test_forms_of_algorithms_that_compare_examples(name, small_pieces, tmp_path):
     curves, results = {}, {}
     for form in PARALLEL:
-        results[form] = loop.run(config_file(name, form), tmp_path / form)
+        results[form] = run(config_file(name, form), tmp_path / form)
         curves[form] = np.array(list(losses(tmp_path / form).values()))
         metric = {key: value for key, value in next(iter(results[form]["metrics"].values())).items()}
         apart = np.max(np.abs(curves[form] / curves["replicated"] - 1))

@@ -7,10 +7,11 @@ import pytest
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.layers.frozen import Frozen, Precomputed
 from imgcls_jax.models import simpleconv3
-from imgcls_jax.train import loop
+from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.compiled import compile_step
 from imgcls_jax.train.initial import initial_state
+from imgcls_jax.train.run import run, train
 from imgcls_jax.train.setup import Setup
 from tests.train.test_loop import digits_config, stop_after
 
@@ -44,7 +45,7 @@ def test_the_trunk_stays_in_the_first_phase_and_moves_in_the_second(tmp_path, ca
     config = two_phases(checkpoint_every_steps=6, keep_checkpoints=3)
     setup = Setup(resolve(config))
     before = initial_state(setup)
-    loop.train(setup, tmp_path)
+    train(setup, tmp_path)
     params, objective_state = state_of(tmp_path, setup, 6)
     assert equal(params["backbone"], before.params["backbone"])
     assert equal(objective_state["batch_stats"], before.objective_state["batch_stats"])
@@ -60,12 +61,12 @@ def test_the_trunk_stays_in_the_first_phase_and_moves_in_the_second(tmp_path, ca
 @pytest.mark.parametrize("stop", [4, 6, 9])
 def test_a_run_of_two_phases_resumes_to_the_bit(stop, tmp_path, monkeypatch):
     config = two_phases()
-    whole = loop.run(config, tmp_path / "whole")
+    whole = run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after(patch, stop)
-        with pytest.raises(loop.Interrupted):
-            loop.run(config, tmp_path / "parts")
-    parts = loop.run(config, tmp_path / "parts")
+        with pytest.raises(Interrupted):
+            run(config, tmp_path / "parts")
+    parts = run(config, tmp_path / "parts")
     assert parts["resumed_from_step"] == stop
     assert parts["state_digest"] == whole["state_digest"]
 
@@ -87,7 +88,7 @@ def test_cached_features_change_no_result(tmp_path):
         config = config_of({"1": {"total_steps": 12, "groups": FREEZE}}, feature_cache_gib=gib)
         setup = Setup(resolve(config))
         assert (setup.phases[0].features is not None) == bool(gib)
-        loop.train(setup, tmp_path / name)
+        train(setup, tmp_path / name)
         results.append(state_of(tmp_path / name, setup, 12)[0]["head"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), *results)
 
@@ -113,7 +114,7 @@ def test_a_phase_may_have_transforms_of_its_own(tmp_path):
     config["data"]["train_transforms"] = "flip | normalize(0.5, 0.5)"
     setup = Setup(resolve(config))
     assert setup.phases[0].features is not None and setup.phases[1].features is None
-    assert loop.train(setup, tmp_path)["steps"] == 5
+    assert train(setup, tmp_path)["steps"] == 5
 
 
 @pytest.mark.parametrize(

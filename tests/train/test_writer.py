@@ -7,7 +7,8 @@ import struct
 
 import pytest
 
-from imgcls_jax.train.progress import Clock, progress_line
+from imgcls_jax.runtime.progress import clock
+from imgcls_jax.train.progress import Clock, named
 from imgcls_jax.train.writer import MetricWriter, flatten
 
 
@@ -93,10 +94,9 @@ def test_an_inactive_writer_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_line_is_one_plain_line():
-    line = progress_line(120, 880, 5.454, {"loss": 0.12345}, examples_per_second=12345.6, seconds_left=3723)
-    assert line == "step 120/880  epoch 5.45  loss 0.1235  12,346 examples/s  1:02:03 left"
-    assert line.isprintable()
+def test_numbers_and_times_of_a_line():
+    assert named({"loss": 0.12345, "accuracy": 1.0}) == "loss 0.1235  accuracy 1"
+    assert clock(3723.9) == "1:02:03"
 
 
 def test_flatten_leaves_lists_out():

@@ -69,6 +69,9 @@ class Cub200(Files):
             raise FileNotFoundError(f"crop_to_box needs {folder / 'bounding_boxes.txt'}, which is missing")
         self._crop_to_box = crop_to_box
         paths, labels = [images[key] for key in ids], [label_of[key] for key in ids]
+        self.rule = f"the {protocol} split of {folder}"
+        if protocol == "random":
+            self.rule += f", {test_fraction:.3g} of all for test (data.test_fraction, data.split_seed)"
         super().__init__(folder / "images", paths, labels, class_names)
 
     @staticmethod
@@ -156,7 +159,8 @@ class Cub200(Files):
         element["image"] = np.array(image.crop((left, top, right, bottom)))
         element["box"][:2] -= left, top
         if "parts" in element:
-            element["parts"][:, :2] -= element["parts"][:, 2:] * np.float32([left, top])  # hidden: stays 0
+            corner = np.array([left, top], np.float32)
+            element["parts"][:, :2] -= element["parts"][:, 2:] * corner  # hidden: stays 0
         return element
 
 

@@ -23,6 +23,9 @@ class Digits(Arrays):
         except ImportError as error:
             raise ImportError("Digits needs scikit-learn: pip install scikit-learn") from error
         digits = load_digits()
+        self.rule = (
+            f"scikit-learn's digits, {'all but ' if split == 'train' else ''}a fixed fifth of each class"
+        )
         indices = stratified_split(digits.target, 0.2, seed=0)[split == "test"]
         images = np.round(digits.images[indices] * (255 / 16)).astype(np.uint8)[..., None]  # 0..16 -> 0..255
         super().__init__(images, digits.target[indices], "0123456789", f"Digits/{split}")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
-from imgcls_jax.data.folders import SPLIT_FOLDERS, class_folders, image_files, require_folder, subfolders
+from imgcls_jax.data.folders import (
+    class_folders,
+    find_layout,
+    labeled_images,
+    named_split,
+    require_folder,
+    split_of,
+)
 from imgcls_jax.data.source import Files, Root
 from imgcls_jax.data.subsets import stratified_split
 
@@ -12,48 +17,60 @@ from imgcls_jax.data.subsets import stratified_split
 class ImageFolder(Files):
     """A folder a class: root/<split>/<class>/<image>, or root/<class>/<image> without split folders.
 
-    Classes and files are taken in sorted order, images at any depth below the class. Hidden files, files of
-    other kinds and images outside every class folder are left out. With split folders the classes are those
-    of root/train where it exists; another split may lack some of them but hold no other. Without (root has no
-    folder train, val or test), a fixed stratified split holds out test_fraction of each class: "train" is the
-    rest, and every other split name is the part held out.
+    Classes and files are taken in sorted order, images at any depth below the class, links followed. Hidden
+    files, files of other kinds and images outside every class folder are left out and counted. A folder with
+    a split's name, however it is written (Train, validation, Test set), that holds folders is a split.
+
+    With split folders the classes are those of the training split where it exists; another split may lack
+    some of them but hold no other. Without, a fixed stratified split holds out test_fraction of each class:
+    "train" is the rest, and every other split name is the part held out.
 
     Args:
-        split: the name of the folder, or of the part.
-        root: as above.
+        split: the name of the folder, or one that means the same; or of the part.
+        root: as above, or a folder that holds nothing else.
         test_fraction: part of each class that is not "train", in (0, 1); read without split folders only.
         split_seed: seed of that split.
 
     Raises:
         FileNotFoundError: root or the split's folder is missing.
-        ValueError: a folder without classes or images, a class that train lacks, or an empty part.
+        ValueError: a folder without classes or images, a class that train lacks, an empty part, or folders of
+            which one cannot tell whether they are splits or classes.
     """
 
     def __init__(self, split: str, *, root: Root, test_fraction: float = 0.2, split_seed: int = 0) -> None:
-        top = require_folder(root, "<split>/<class>/<image> or <class>/<image>")
-        has_splits = any((top / name).is_dir() for name in SPLIT_FOLDERS)
-        folder = top / split if has_splits else top
-        if has_splits and split not in subfolders(top):
-            raise FileNotFoundError(f"{folder} is missing; the split folders of {top} are {subfolders(top)}")
-        class_names = class_folders(top / "train" if (top / "train").is_dir() else folder)
+        top, splits = find_layout(require_folder(root, "<split>/<class>/<image> or <class>/<image>"))
+        name = named_split(split, splits, top)
+        if splits and name is None:
+            known = sorted(filter(split_of, splits)) or sorted(splits)
+            raise FileNotFoundError(
+                f"{top / split} is missing; the split folders of {top} are {known}: name one of them"
+            )
+        folder = splits[name] if name else top
+        train = named_split("train", splits, top)
+        train_folder = splits[train] if train else folder
+        class_names = list(class_folders(train_folder))
         label_of = {name: label for label, name in enumerate(class_names)}
-        paths, labels = [], []
-        for name in class_folders(folder):
-            if name not in label_of:
-                remedy = f"add it there or remove {folder / name}"
-                raise ValueError(f"{folder} holds the class {name!r}, which {top / 'train'} lacks; {remedy}")
-            files = image_files(folder / name)
-            paths += [os.path.join(name, file) for file in files]
-            labels += [label_of[name]] * len(files)
-        if not has_splits:
+        found = labeled_images(folder, class_names)
+        for other in found.names:
+            if other not in label_of:
+                lacks, remedy = train_folder, f"add it there or remove {found.folder / other}"
+                raise ValueError(f"{folder} holds the class {other!r}, which {lacks} lacks; {remedy}")
+        paths, labels = found.paths, [label_of[name] for name in found.names]
+        self.rule = f"from {found.folder}"
+        if not splits:
             indices = stratified_split(labels, test_fraction, split_seed)[split != "train"]
+            held_out = (
+                f"{test_fraction:.3g} of each class, held out by data.test_fraction and data.split_seed"
+            )
+            self.rule += f", which has no split folders: {'all but ' if split == 'train' else ''}{held_out}"
             if not len(indices):
                 raise ValueError(
                     f"{top}: test_fraction={test_fraction} of {len(paths)} images in {len(class_names)} "
                     f"classes leaves none for the split {split!r}; change it or add images"
                 )
             paths, labels = [paths[index] for index in indices], [labels[index] for index in indices]
-        super().__init__(folder, paths, labels, class_names)
+        self.left_out = found.left_out
+        super().__init__(found.folder, paths, labels, class_names)
 
 
 make = ImageFolder

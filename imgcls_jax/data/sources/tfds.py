@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from imgcls_jax.data.folders import expanded
 from imgcls_jax.data.source import Root
 
 # tensorflow_datasets imports the class that a feature names, and a namespace is code from elsewhere.
@@ -50,10 +51,10 @@ class Tfds:
             import tensorflow_datasets as tfds
         except ImportError as error:
             raise ImportError("Tfds needs tensorflow_datasets: pip install 'imgcls-jax[tfds]'") from error
-        root = None if root is None else str(Path(root).expanduser())
+        root = None if root is None else str(expanded(root))
         if not NAME.fullmatch(name):
             raise ValueError(f"config.data.name is 'set', 'set/config' or 'set:version'; got {name!r}")
-        folder = Path(root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+        folder = expanded(root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
         stem = re.split("[/:]", name)[0]
         for spelled in {stem, tfds.core.naming.camelcase_to_snakecase(stem)}:
             check_features(folder / spelled)
