@@ -6,6 +6,11 @@ run.
 Unpack the official binary version into data/cifar10, or name its folder by `--config.data.root`. Entropy
 minimization instead: `--config.objective.term=entropy --config.objective.lambda_u=0.06
 --config.objective.ramp_fraction=0.0`.
+
+Differences from google-research/mixmatch @1011a1d: none known in the loss, whose mask of shape [n, 1] times
+losses of shape [n] is the mean loss times the share of sure rows there; here each row has its own mask, so
+that their figures are of another loss. Images come in shuffles of the whole, there from a shuffle buffer;
+Adam's epsilon is added after the bias correction, there before it.
 """
 
 from ml_collections import ConfigDict
@@ -22,8 +27,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.eval_transforms = "normalize(0.5, 0.5)"
     config.data.labels_per_class = 25
     config.data.labeled_batch_size = 64
+    config.data.unlabeled_has_labeled = False
     config.model.update(name="wide_resnet", variant="wrn_28_2")
-    config.objective.name = "pseudo_label"
+    config.objective.update(name="pseudo_label", ema_warmup=False)
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 0.002
     config.optimizer.weight_decay = 0.02

@@ -5,14 +5,15 @@
 
 `:linear`, the default, trains a linear head on the frozen trunk, whose features are computed once;
 `:bilinear` the same on bilinearly pooled features, reduced to 128 channels before; `:compact` on a tensor
-sketch of 8,192 numbers, reduced to 512 channels before; `:finetune` a linear head first, then the last blocks
-too, on augmented images.
+sketch of 8,192 numbers, reduced to 512 channels; `:finetune` a linear head first, then the last blocks too,
+on augmented images. `configs/folder_transfer.py` is for your own images.
 
-Measured on 599 images of a development split of 100 species (2,999 crops in CUB's layout, 2,400 to train on),
-on 2 CPU cores beside other work: `:linear` 82.6 % in 386 s, `:bilinear` 84.3 % in 681 s, `:compact` 85.1 % in
-669 s after 15 epochs of phase_1; `:finetune` on one core 82.6 % after its first phase and 81.5 % after its
-second, in 1,059 s (one standard error is 1.6 points). Without batch norm, as here, a rate of 0.02 for all
-blocks was too much: 1 %.
+Measured on 2,999 crops of 100 species, 599 of them the test split (one standard error is 1.6 points). The
+rate of `:linear` was chosen by cross-validation inside the training split: 76.3 % at 0.1, 80.4 % at 0.01,
+80.5 % at 0.003. It reaches LINEAR; scikit-learn's LogisticRegression 85.0 % on the same features. The other
+rates were chosen on the 599 images themselves, which flatters: `:bilinear` 84.3 %, `:compact` 85.1 % after 15
+epochs (82.3 % on images kept back: no better than a well-set linear head), `:finetune` 82.6 % after its first
+phase, at the rate 0.1, and 81.5 % after its second.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.update(name="mobilenet_v2", variant="mobilenet_v2_folded")
     config.objective.update(name="supervised", head="linear")
     config.optimizer.update(name="sgd", momentum=0.9, nesterov=True)
-    config.optimizer.learning_rate = 0.1
+    config.optimizer.learning_rate = 0.01
     config.optimizer.schedule = "cosine"
     config.optimizer.weight_decay = 1e-4
     config.phases.phase_1 = {"total_epochs": 40.0, "groups": (("backbone/.*", None),)}

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.labels_per_class = 5
     config.data.labeled_batch_size = 32
     config.model.name = "simpleconv3"
-    config.objective.update(name="fixmatch", ema_decay=0.99)
+    config.objective.update(name="fixmatch", ema_decay=0.99, ema_warmup=False)
     config.optimizer.update(name="sgd", momentum=0.9, nesterov=True)
     config.optimizer.learning_rate = 0.03
     config.optimizer.schedule = "cosine"

@@ -21,7 +21,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.labels_per_class = 5
     config.data.labeled_batch_size = 32
     config.model.name = "simpleconv3"
-    config.objective.update(name="mixmatch", alpha=0.75, lambda_u=15.0, ema_decay=0.99, ramp_fraction=0.75)
+    config.objective.update(
+        name="mixmatch", alpha=0.75, lambda_u=15.0, ema_decay=0.99, ema_warmup=False, ramp_fraction=0.75
+    )
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 0.002
     config.optimizer.schedule = "cosine"

@@ -24,7 +24,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.labels_per_class = 10
     config.data.labeled_batch_size = 64
     config.model.name = "simpleconv3"
-    config.objective.update(name="mixmatch", alpha=0.75, lambda_u=15.0, ema_decay=0.99, ramp_fraction=0.1)
+    config.objective.update(
+        name="mixmatch", alpha=0.75, lambda_u=15.0, ema_decay=0.99, ema_warmup=False, ramp_fraction=0.1
+    )
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 0.002
     config.optimizer.schedule = "cosine"

@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.eval_transforms = "normalize(0.5, 0.5)"
     config.data.labels_per_class = 10
     config.model.name = "simpleconv3"
-    config.objective.update(name="supervised", ema_decay=0.99)
+    config.objective.update(name="supervised", ema_decay=0.99, ema_warmup=False)
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 0.002
     config.optimizer.schedule = "cosine"

@@ -22,12 +22,12 @@ if not __package__:  # python imgcls_jax/main.py: packages are looked for in thi
 
 from imgcls_jax.config import compare, files
 from imgcls_jax.config.field_types import did_you_mean
-from imgcls_jax.runtime.command import exit_with, user_path
+from imgcls_jax.runtime.command import DATA_ROOT_HELP, TRUST_DATA_HELP, exit_with, user_path
 from imgcls_jax.runtime.mistakes import user_mistake
 from imgcls_jax.train.run import run
 
 # A flag of one mode, or of several processes, is refused elsewhere: it would do nothing.
-OF_EVAL = ("split", "checkpoint", "eval_transforms")
+OF_EVAL = ("split", "checkpoint", "eval_transforms", "data_root", "trust_data")
 OF_PROCESSES = ("coordinator", "num_processes", "process_id", "start_seconds", "heartbeat_seconds")
 
 
@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--split", help="the split, instead of those of the configuration")
     evaluation.add_argument("--checkpoint", help="'latest' (default), 'best' or a step")
     evaluation.add_argument("--eval_transforms", metavar="LINE", help="instead of data.eval_transforms")
+    evaluation.add_argument("--data_root", type=user_path, metavar="FOLDER", help=DATA_ROOT_HELP)
+    evaluation.add_argument("--trust_data", action="store_true", default=None, help=TRUST_DATA_HELP)
     several = parser.add_argument_group("several processes")
     several.add_argument(
         "--distributed",
@@ -131,6 +133,12 @@ def _leave(message: str) -> NoReturn:
     os._exit(1)
 
 
+def _bound_to(coordinator: str | None) -> str | None:
+    """Returns where process 0 listens: of a loopback address there alone, else wherever jax does."""
+    host = (coordinator or "").rpartition(":")[0].strip("[]")
+    return coordinator if host in ("localhost", "::1") or host.startswith("127.") else None
+
+
 def _start_processes(flags: argparse.Namespace) -> None:
     """Joins the processes of one run; must come before any other use of jax."""
     import jax
@@ -154,6 +162,7 @@ def _start_processes(flags: argparse.Namespace) -> None:
             flags.process_id,
             initialization_timeout=seconds + 60,
             heartbeat_timeout_seconds=flags.heartbeat_seconds or 100,
+            coordinator_bind_address=_bound_to(flags.coordinator),  # else it listens on every interface
         )
     except (ValueError, TypeError, RuntimeError) as error:
         text = str(error).split("\n", 1)[0]
@@ -184,12 +193,15 @@ def _evaluate(flags: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     import jax
 
     from imgcls_jax.inference import trained
+    from imgcls_jax.train.known_data import Named
 
+    root = Path(overrides["data.root"]) if "data.root" in overrides else None
     result = trained.evaluate(
         flags.workdir,
         split=flags.split or "",
         checkpoint=flags.checkpoint or "latest",
         transforms=flags.eval_transforms or "",
+        data=Named(flags.data_root or root, bool(flags.trust_data)),
         moved={field.removeprefix("data."): place for field, place in overrides.items()},
     )
     if jax.process_index() == 0:

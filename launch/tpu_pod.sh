@@ -60,7 +60,12 @@ fi
 place=(--zone="$zone" --quiet)
 [ -z "$project" ] || place+=(--project="$project")
 arguments=$(printf '%q ' --workdir="$workdir" "$@")
-archive=${TMPDIR:-/tmp}/$name.tar.gz
+folder=${TMPDIR:-/tmp}/$name.XXXXXX
+if ! $dry_run; then
+  folder=$(mktemp -d -- "$folder") # which nobody else can have made
+  trap 'rm -rf -- "$folder"' EXIT
+fi
+archive=$folder/$name.tar.gz
 
 act() { # prints a command in a dry run, else runs it
   if $dry_run; then

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import tempfile
 from pathlib import Path
 
 from imgcls_jax.runtime import compiler
@@ -19,3 +20,5 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 compiler.configure()  # as the commands do, whose numbers some tests compare with those of a function call
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# What training notes of a user's data; the tests read and write none of the user's own.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="imgcls_jax_state")

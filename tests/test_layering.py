@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "layers": ({"layers", "losses"}, {"jax", "flax"}),
     "models": ({"models", "layers"}, {"jax", "flax"}),
     "weights": ({"weights"}, {"jax", "numpy"}),
-    "weights/files.py": (set(), {"jax", "numpy", "safetensors"}),
+    "weights/files.py": ({"runtime.files"}, {"jax", "numpy", "safetensors"}),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "data": (

@@ -29,6 +29,8 @@ from imgcls_jax.config.parameters import (
 )
 from imgcls_jax.config.written import Config, plain
 
+TRUST_PARAMS = "trust_params"  # a field of optimizers with trust ratios, of which optax takes a mask
+
 
 def resolve(config: Any) -> Configuration:
     """Resolves a written configuration.
@@ -150,9 +152,9 @@ def _optimizer(section: str, fields: Config) -> Config:
             if value is not None and value not in settings.DTYPES:
                 names = ", ".join(settings.DTYPES)
                 raise ValueError(f"config.{section}.{field} is one of {names} or None; got {value!r}")
-        elif field in of_optax and not fits(value, float | bool | None):
+        elif field in of_optax and field != TRUST_PARAMS and not fits(value, float | bool | None):
             raise ValueError(f"config.{section}.{field} is a number, or True or False; got {value!r}")
-    of_optax = {name: (Any, default) for name, (_, default) in of_optax.items() if name not in own}
+    of_optax = {name: field for name, field in of_optax.items() if name not in own}
     return filled(section, own | of_optax, fields)
 
 
@@ -162,14 +164,15 @@ def _hyperparameters(name: Any) -> dict[str, tuple[Any, Any]]:
     Raises:
       ValueError: optax has no such optimizer.
     """
-    signature = inspect.signature(optax_function(name))
-    return {
+    parameters = inspect.signature(optax_function(name)).parameters
+    # decay_params and trust_params make the masks
+    made = ("learning_rate", "mask", "weight_decay_mask", "trust_ratio_mask")
+    fields = {
         name: (Any, parameter.default)
-        for name, parameter in signature.parameters.items()
-        # decay_params makes the mask
-        if name not in ("learning_rate", "mask", "weight_decay_mask")
-        and (parameter.default is REQUIRED or _is_json(parameter.default))
+        for name, parameter in parameters.items()
+        if name not in made and (parameter.default is REQUIRED or _is_json(parameter.default))
     }
+    return fields | ({TRUST_PARAMS: (str, r".*/kernel")} if "trust_ratio_mask" in parameters else {})
 
 
 def optax_function(name: Any) -> Callable[..., Any]:

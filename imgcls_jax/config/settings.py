@@ -33,6 +33,8 @@ class DataSettings:
         0 for all. The training split is then the labeled examples alone, unless
       labeled_batch_size: is positive: then it is the whole split with the other labels hidden, and so many
         labeled examples come as a second stream beside each batch.
+      unlabeled_has_labeled: whether the labeled examples are among the others too, their labels hidden;
+        FixMatch's authors have them there, MixMatch's leave them out.
       imbalance_factor: above 1 the training split becomes long-tailed: class sizes fall exponentially, and
         the first class has so many times as many examples as the last; label_seed chooses them.
       oversample: whether to repeat the examples of smaller classes until all classes are equally large.
@@ -54,6 +56,7 @@ class DataSettings:
     labels_per_class: int = 0
     label_seed: int = 0
     labeled_batch_size: int = 0
+    unlabeled_has_labeled: bool = True
     imbalance_factor: float = 1.0
     oversample: bool = False
     known_classes: int = 0
@@ -134,7 +137,9 @@ class OptimizerSettings:
       clip_norm: largest global norm of the gradients of all params that are not frozen; 0 for no clipping.
       groups: (pattern, factor) pairs; the first pattern that matches a param's path sets the factor on its
         learning rate; None freezes: no update and no optimizer memory. What no pattern matches has factor 1.
-      fields: hyper-parameters of the optax function (momentum=0.9, nesterov=True, b1=..., ...).
+      fields: hyper-parameters of the optax function (momentum=0.9, nesterov=True, b1=..., ...). In place of
+        LARS's mask stands `trust_params`, the pattern of the params whose updates are scaled by their trust
+        ratio; the default leaves out biases and norm layers, as LARS's authors and SimCLR's do.
     """
 
     name: str

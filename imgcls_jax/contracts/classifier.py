@@ -11,6 +11,12 @@ objective_state:
   head_state: what the head keeps and does not train, {} for most heads: the projections of compact bilinear
     pooling.
   ema: a copy of params, float32; only with ema_decay.
+
+The average begins at the params that were drawn. With a constant decay d it still holds d^t of them after t
+steps: 72 % after 330 steps at 0.999, and the network that predicts is no network that was trained. So the
+decay warms up, as TensorFlow's ExponentialMovingAverage has it with `num_updates`: d_t = min(d, (1 + t) /
+(10 + t)), t = 0 at the first step. It reaches 0.999 at step 8,990; after 20 steps the drawn params weigh
+below 1e-7. timm's form with the same purpose is 1 - (1 + t)^(-2/3).
 """
 
 from __future__ import annotations
@@ -37,12 +43,14 @@ class Classifier:
       head: module of layers/heads.py.
       aux_head: the same, for the side outputs.
       ema_decay: of the average that serves prediction; None or 0 for the trained params themselves.
+      ema_warmup: whether the decay rises to that, as the head of this file has it.
     """
 
     backbone: Any
     head: Any
     aux_head: Any
     ema_decay: float | None
+    ema_warmup: bool
 
     def init(self, rng: jax.Array, images: jax.Array) -> tuple[Params, ObjectiveState]:
         """Returns params and objective_state. Args: rng key; images float [B, H, W, C]."""
@@ -118,10 +126,10 @@ class Classifier:
         self, params: Params, objective_state: ObjectiveState, step: jax.Array
     ) -> ObjectiveState:
         """Moves the average, where there is one."""
-        del step
         if not self.ema_decay:
             return objective_state
-        moved = optax.incremental_update(params, objective_state["ema"], 1 - self.ema_decay)
+        decay = jnp.minimum(self.ema_decay, (1 + step) / (10 + step)) if self.ema_warmup else self.ema_decay
+        moved = optax.incremental_update(params, objective_state["ema"], 1 - decay)
         return objective_state | {"ema": moved}
 
 
@@ -133,6 +141,7 @@ def make_classifier(
     head: str = "",
     head_fields: Mapping[str, Any] | None = None,
     ema_decay: float | None = None,
+    ema_warmup: bool = True,
 ) -> Classifier:
     """Returns the classifier.
 
@@ -143,6 +152,7 @@ def make_classifier(
       head: one of layers/heads.py ("linear", "bilinear", ...); "" for the backbone's own.
       head_fields: attributes of the head, such as {"projection": "tensor_sketch", "dim": 8192}.
       ema_decay: in (0, 1), e.g. 0.999; None or 0 keeps no average.
+      ema_warmup: whether the decay begins at 1/10 and rises to ema_decay; off for a constant one.
 
     Raises:
       ValueError: an unknown head or field of it, or a number out of range.
@@ -152,4 +162,4 @@ def make_classifier(
         raise ValueError(f"objective.ema_decay lies in (0, 1), or 0 for none; got {ema_decay}")
     name = head or getattr(backbone, "head", "linear")
     module = heads.build(name, num_classes, dropout=dropout, **(head_fields or {}))
-    return Classifier(backbone, module, heads.Linear(num_classes), ema_decay)
+    return Classifier(backbone, module, heads.Linear(num_classes), ema_decay, ema_warmup)

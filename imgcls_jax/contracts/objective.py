@@ -113,6 +113,13 @@ class Objective:
       reads_pixels: whether `loss` uses images for more than the backbone's input. Where it does not, the
         features of a frozen backbone may take the place of the images.
       multi_label: whether an image has any number of labels, and `label` is [B, K].
+      divisors: (objective_state, batch) -> sums over the batch by which `loss` divides its sums, of a loss
+        that is no plain mean over the rows, such as one with class weights. A step in parts
+        (train.num_microbatches) or by replicas computes them for the whole batch and hands `loss` as
+        batch["divisors"] their share, so that the mean of the parts' losses is the loss of the whole. Where a
+        batch lacks the key, `loss` divides by those of the batch itself.
+      in_parts: for the log of a step in parts: what makes the loss of a whole batch another one than the mean
+        of its parts' losses; "" where they are the same.
     """
 
     batch_keys: tuple[str, ...]
@@ -128,3 +135,5 @@ class Objective:
     ) = None
     reads_pixels: bool = True
     multi_label: bool = False
+    divisors: Callable[[ObjectiveState, Batch], Any] | None = None
+    in_parts: str = ""

@@ -30,14 +30,16 @@ class DataSide:
     Args:
       settings: of the section.
       shard: (process index, number of processes).
+      withheld: why no split may be opened, the text of the error then; "" where they may.
 
     Raises:
       ValueError: a line that does not parse, or one of evaluation that is random.
     """
 
-    def __init__(self, settings: DataSettings, shard: tuple[int, int] = (0, 1)):
+    def __init__(self, settings: DataSettings, shard: tuple[int, int] = (0, 1), withheld: str = ""):
         self.settings = settings
         self.shard = shard
+        self.withheld = withheld
         self._open: dict[str, Any] = {}
         self._cache = ExampleCache(int(self.settings.cache_gib * 2**30))
         self.train_host, self._train_device = _parse("data.train_transforms", self.settings.train_transforms)
@@ -119,6 +121,8 @@ class DataSide:
         return self._open[split]
 
     def _opened(self, split: str) -> Any:
+        if self.withheld:
+            raise ValueError(self.withheld)
         name = split.removeprefix(UNKNOWN)
         source = self.settings.source
         whole = find_function("data.sources", source, "make")(name, **self.settings.fields)
@@ -184,7 +188,8 @@ class DataSide:
         """Returns the batches of the training split."""
         labeled = None
         if self.settings.labeled_batch_size:
-            labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size)
+            apart = not self.settings.unlabeled_has_labeled
+            labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size, apart)
         source, (host_ops, *view_ops) = self._cached(self.training, self.train_host, *self._view_hosts)
         return TrainBatches(
             source,

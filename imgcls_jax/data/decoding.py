@@ -64,7 +64,7 @@ def decode(data: bytes | np.ndarray, min_short: int = 0, *, may_shrink: bool = F
         ) from None
     except Exception as error:  # Pillow's decoders raise nearly every kind on corrupt files
         raise ValueError(
-            f"image cannot be decoded ({len(data)} bytes): {error or type(error).__name__}"
+            f"image cannot be decoded ({len(data)} bytes): {str(error) or type(error).__name__}"
         ) from error
 
 

@@ -383,7 +383,8 @@ def class_folders(folder: Path, known: Collection[str] = ()) -> dict[str, Path]:
     inside = unwrapped(folder, known)
     names = subfolders(inside)
     if not names:
-        raise ValueError(f"{folder} holds no class folder; expected {folder}/<class>/<image file>")
+        flat = "; images without labels lie in one such folder of any name" if holds_images(inside) else ""
+        raise ValueError(f"{folder} holds no class folder; expected {folder}/<class>/<image file>{flat}")
     return {name: inside / name for name in names}
 
 

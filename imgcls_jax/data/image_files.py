@@ -98,7 +98,10 @@ def outputs_of_files(
         padded[: len(images)] = images
         rows = iter(np.asarray(outputs(padded)))
         for path in batch:
-            yield FileOutput(path, None if path in errors else next(rows), errors.get(path, ""))
+            row = None if path in errors else next(rows)
+            if row is not None and not np.isfinite(row).all():
+                row, errors[path] = None, "the network gives no number for it (NaN or infinity)"
+            yield FileOutput(path, row, errors.get(path, ""))
 
 
 def _read(

@@ -5,6 +5,7 @@ Every error names the file and the line.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import re
@@ -19,6 +20,29 @@ from imgcls_jax.data.folders import expanded, named_split
 MAX_NUMBER = 2**31  # ids and pixels lie below
 MAX_LINE = 2**16  # characters of a line of a list
 MAX_CLASSES = 1_000_000  # a larger integer at the end of a list's line is an id or a date, not a class index
+
+
+@contextlib.contextmanager
+def quoted_inside(root: Path, path: Path) -> Iterator[None]:
+    """Keeps what a file says out of errors where it lies outside of the data's root.
+
+    Args:
+      root: of the data.
+      path: of the file that is read within.
+
+    Raises:
+      ValueError: as raised within, but without the file's content where that is not the data's.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if path.resolve().is_relative_to(root.resolve()):
+            raise
+        line = re.match(re.escape(f"{path}, line ") + r"\d+", str(error))
+        raise ValueError(
+            f"{line[0] if line else path}: not as expected. The file lies outside of {root}, so nothing of "
+            "it is shown; move it there to see more"
+        ) from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -173,7 +197,10 @@ def read_table(path: Path, kinds: Sequence[type], num_keys: int = 1) -> dict[Any
             values = tuple(_value(kind, word) for kind, word in zip(kinds, words, strict=True))
         except ValueError:
             wanted = " ".join(kind.__name__ for kind in kinds)
-            raise ValueError(f"{path}, line {number}: expected the words '{wanted}', got {text!r}") from None
+            with quoted_inside(path.parent, path):
+                raise ValueError(
+                    f"{path}, line {number}: expected the words '{wanted}', got {text!r}"
+                ) from None
         key = values[0] if num_keys == 1 else values[:num_keys]
         if key in table:
             raise ValueError(f"{path}, line {number}: a second line for id {key}; remove one")

@@ -17,6 +17,7 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,10 +48,17 @@ class _Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Labeled:
-    """The second stream: int64 [n] indices of the examples with known labels, and its global batch size."""
+    """The second stream.
+
+    Attributes:
+      indices: int64 [n], the examples with known labels.
+      batch_size: global.
+      apart: whether the first stream leaves those examples out.
+    """
 
     indices: np.ndarray
     batch_size: int
+    apart: bool = False
 
 
 class _Batches:
@@ -143,20 +151,30 @@ class TrainBatches(_Batches):
         self.labeled = labeled
         if labeled is not None:
             self._labeled_rows = _rows(labeled.batch_size, shard, "data.labeled_batch_size")
-        if len(source) < batch_size:
+        self._pool = None
+        if labeled is not None and labeled.apart:
+            self._pool = np.setdiff1d(np.arange(len(source)), labeled.indices)
+        visited = len(source) if self._pool is None else len(self._pool)
+        if visited < batch_size:
+            kind = "examples" if self._pool is None else "examples without a label"
             raise ValueError(
-                f"the training split has {len(source)} examples, less than one batch of {batch_size}; "
-                "make train.batch_size smaller"
+                f"the training split has {visited} {kind}, less than one batch of {batch_size}; make "
+                "train.batch_size smaller"
             )
         self.seed, self.order = seed, order
-        self.steps_per_epoch = len(source) // batch_size
+        self.steps_per_epoch = visited // batch_size
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def order_of(self, epoch: int) -> np.ndarray:
-        """Returns the order in which an epoch visits the examples, int64 [N]."""
-        return shuffled((self.seed, epoch), len(self.source)) if self.order is None else self.order
+        """Returns the order in which an epoch visits the examples, int64 [N] or, where the labeled ones stay
+        apart, fewer."""
+        if self.order is not None:
+            return self.order
+        if self._pool is not None:
+            return self._pool[shuffled((self.seed, epoch), len(self._pool))]
+        return shuffled((self.seed, epoch), len(self.source))
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         epoch, batch = divmod(int(step), self.steps_per_epoch)
@@ -354,6 +372,7 @@ def iterate(
         options = grain.MultiprocessingOptions(
             num_workers=num_workers, per_worker_buffer_size=max(1, prefetch // num_workers)
         )
+        _start_tracker()
         read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         dataset = dataset.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=_die_with_parent)
     else:
@@ -362,9 +381,27 @@ def iterate(
         )
     iterator = iter(dataset)
     try:
-        yield iterator
+        yield map(_own, iterator) if num_workers else iterator
     finally:
         iterator.close()
+
+
+def _own(batch: dict[str, Any]) -> dict[str, Any]:
+    """Returns a batch in memory of its own, so that the shared memory of the workers is freed now."""
+    return {
+        key: tuple(map(np.array, value)) if isinstance(value, tuple) else np.array(value)
+        for key, value in batch.items()
+    }
+
+
+def _start_tracker() -> None:
+    """Starts Python's tracker of shared memory, which frees in silence what workers have left as they end."""
+    before = list(sys.warnoptions)
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions[:] = before
 
 
 class _Range:

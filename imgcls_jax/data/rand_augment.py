@@ -2,9 +2,23 @@
 
 Each layer draws one of 14 changes for each image. As they are computed for whole batches, the five geometric
 ones are one resampling by a matrix, the four blends one blend, each image with its own numbers; those that
-were not drawn are given the numbers that change nothing. Magnitudes are torchvision's, 0 to 30, and so is the
-nearest-neighbor resampling with zeros from outside; values stay float, where torchvision rounds to 8 bits
-after each change.
+were not drawn are given the numbers that change nothing. Resampling is nearest-neighbor; values stay float,
+where torchvision and Pillow round to 8 bits after each change.
+
+How strong a change is, and what comes in from outside an image, goes by one of two names:
+
+                      "torchvision", level 0 to 30        "fixmatch", level 0 to 10
+  shear               0.3 level / 30, either sign         0.3 level / 10, either sign
+  translation         150 / 331 of the side level / 30    floor(level) pixels
+  rotation            30 degrees level / 30               floor(3 level) degrees
+  brightness, ...     1 +- 0.9 level / 30                 0.1 + 1.8 level / 10, no sign
+  posterize           8 to 4 bits                         4 - floor(0.4 level) bits
+  solarize            from 1 - level / 30 on              from (256 - floor(25.6 level)) / 255 on
+  outside             black                               mid-gray at the end, black to the changes between
+
+The second is that of the authors of FixMatch (Sohn et al. 2020, arXiv:2001.07685) for images of 32x32, made
+for Pillow's RGBA: posterize, solarize, autocontrast and equalize forget what came from outside, which stays
+black then.
 """
 
 from __future__ import annotations
@@ -18,12 +32,15 @@ from imgcls_jax.data.device_operation import DeviceOp, check_probability, per_im
 from imgcls_jax.data.geometric import read
 from imgcls_jax.data.photometric import luminance
 
-MAX_MAGNITUDE = 30.0
-SHEAR = 0.3  # pixels a pixel
+LARGEST = {"torchvision": 30, "fixmatch": 10}  # level
+SHEAR = 0.3  # pixels a pixel, at the largest level, as all that follow
 TRANSLATE = 150 / 331  # of the side
+FIXMATCH_TRANSLATE = 10  # pixels
 ROTATE = 30.0  # degrees
 ENHANCE = 0.9  # away from the factor 1
-POSTERIZED_BITS = 4  # of 8, left out
+FIXMATCH_ENHANCE = 0.1, 1.8  # the factor is the first, and up to the second more
+POSTERIZED_BITS = 4  # left out
+GRAY = 0.5
 
 
 class Change(enum.IntEnum):
@@ -45,33 +62,54 @@ class Change(enum.IntEnum):
     EQUALIZE = 13
 
 
-def rand_augment(num_ops: int = 2, magnitude: float | None = 9.0, p: float = 1.0) -> DeviceOp:
+FORGETFUL = (Change.POSTERIZE, Change.SOLARIZE, Change.AUTOCONTRAST, Change.EQUALIZE)  # of Pillow's alpha
+
+
+def rand_augment(
+    num_ops: int = 2, magnitude: float | None = 9.0, p: float = 1.0, levels: str = "torchvision"
+) -> DeviceOp:
     """Apply changes drawn with replacement from `Change`, of random sign; before `normalize`.
 
     Args:
       num_ops: changes in a row, at least 1.
-      magnitude: of each, in [0, 30]; None draws it from U(0, 30) for each change, as FixMatch does.
+      magnitude: the level of each, in [0, 30] or, of "fixmatch", in [0, 10]; None draws it for each change,
+        from U(0, 30), or of "fixmatch" one of 1, 2, ..., 9.
       p: probability that a change is applied; FixMatch has 0.5.
+      levels: "torchvision" or "fixmatch": what a level means, see the table in
+        imgcls_jax/data/rand_augment.py.
     """
     if not isinstance(num_ops, int) or num_ops < 1:
         raise ValueError(f"rand_augment: num_ops must be a whole number, at least 1, got {num_ops!r}")
-    if magnitude is not None and not 0 <= magnitude <= MAX_MAGNITUDE:
-        raise ValueError(f"rand_augment: magnitude must lie in [0, 30], or be None, got {magnitude!r}")
+    if levels not in LARGEST:
+        raise ValueError(f"rand_augment: levels must be one of {', '.join(LARGEST)}, got {levels!r}")
+    largest = LARGEST[levels]
+    if magnitude is not None and not 0 <= magnitude <= largest:
+        raise ValueError(
+            f"rand_augment: magnitude must lie in [0, {largest}] for the levels of {levels}, or be None, got "
+            f"{magnitude!r}"
+        )
     check_probability("rand_augment", p)
-    low, high = (0.0, MAX_MAGNITUDE) if magnitude is None else (magnitude, magnitude)
+    fixmatch = levels == "fixmatch"
+
+    def draw(rng: jax.Array, count: tuple[int]) -> jax.Array:
+        if magnitude is None and fixmatch:
+            return jax.random.randint(rng, count, 1, largest).astype(jnp.float32)
+        low, high = (0.0, largest) if magnitude is None else (magnitude, magnitude)
+        return jax.random.uniform(rng, count, minval=low, maxval=high)
 
     def change(rng: jax.Array, images: jax.Array) -> jax.Array:
         if images.shape[-1] not in (1, 3):
             raise ValueError(f"rand_augment needs gray or RGB images [B, H, W, 1 or 3], got {images.shape}")
         count = (len(images),)
+        images = _with_alpha(images) if fixmatch else images
         for layer in range(num_ops):
             keys = jax.random.split(jax.random.fold_in(rng, layer), 4)
             kinds = jax.random.randint(keys[0], count, 0, len(Change))
-            strengths = jax.random.uniform(keys[1], count, minval=low, maxval=high) / MAX_MAGNITUDE
+            strengths = draw(keys[1], count) / largest
             signs = jax.random.rademacher(keys[2], count, jnp.float32)
             kinds = jnp.where(jax.random.uniform(keys[3], count) < p, kinds, Change.IDENTITY)
-            images = apply_changes(images, kinds, strengths, signs)
-        return images
+            images = (apply_fixmatch if fixmatch else apply_changes)(images, kinds, strengths, signs)
+        return jnp.where(images[..., -1:] == 0, GRAY, images[..., :-1]) if fixmatch else images
 
     return DeviceOp("rand_augment", change, random=True)
 
@@ -88,37 +126,99 @@ def apply_changes(images: jax.Array, kinds: jax.Array, strengths: jax.Array, sig
     Returns:
       float [B, H, W, C] in [0, 1].
     """
-    images = _resample(images, kinds, strengths * signs)
-    images = _blend(images, kinds, 1 + ENHANCE * strengths * signs)
+    amounts = strengths * signs
+    height, width = images.shape[1:3]
+    images = _resample(
+        images,
+        shear=_only(kinds, (Change.SHEAR_Y, Change.SHEAR_X), SHEAR * amounts),
+        shift=(
+            *_only(kinds, (Change.TRANSLATE_Y,), jnp.trunc(TRANSLATE * height * amounts)),
+            *_only(kinds, (Change.TRANSLATE_X,), jnp.trunc(TRANSLATE * width * amounts)),
+        ),
+        degrees=_only(kinds, (Change.ROTATE,), ROTATE * amounts)[0],
+    )
+    images = _blend(images, kinds, 1 + ENHANCE * amounts)
+    return _by_table(images, kinds, jnp.round(POSTERIZED_BITS * strengths), 1 - strengths)
+
+
+def apply_fixmatch(images: jax.Array, kinds: jax.Array, strengths: jax.Array, signs: jax.Array) -> jax.Array:
+    """Applies one change to each image, as strong as FixMatch's.
+
+    Args:
+      images: float [B, H, W, C + 1] in [0, 1], C = 1 or 3; the last channel is 0 where a pixel came from
+        outside the image, else 1.
+      kinds, strengths, signs: as `apply_changes` has them.
+
+    Returns:
+      float [B, H, W, C + 1] in [0, 1].
+    """
+    tenth = 1 + 1e-6  # 10 * 0.7 and the like are meant to be whole
+    shift = signs * jnp.floor(FIXMATCH_TRANSLATE * strengths * tenth)
+    images = _resample(
+        images,
+        shear=_only(kinds, (Change.SHEAR_Y, Change.SHEAR_X), SHEAR * strengths * signs),
+        shift=_only(kinds, (Change.TRANSLATE_Y, Change.TRANSLATE_X), shift),
+        degrees=_only(kinds, (Change.ROTATE,), signs * jnp.floor(ROTATE * strengths * tenth))[0],
+    )
+    color, alpha = images[..., :-1], images[..., -1:]
+    least, more = FIXMATCH_ENHANCE
+    color = _blend(color, kinds, least + more * strengths)
+    left_out = 8 - POSTERIZED_BITS + jnp.floor(POSTERIZED_BITS * strengths * tenth)
+    threshold = (255.5 - jnp.floor(256 * strengths * tenth)) / 255  # halfway below its 8-bit number
+    color = _by_table(color, kinds, left_out, threshold)
+    forgetful = jnp.isin(per_image(kinds), jnp.array(FORGETFUL))
+    return jnp.concatenate([color, jnp.where(forgetful, 1.0, alpha)], axis=-1)
+
+
+def _with_alpha(images: jax.Array) -> jax.Array:
+    return jnp.concatenate([images, jnp.ones_like(images[..., :1])], axis=-1)
+
+
+def _only(kinds: jax.Array, wanted: tuple[Change, ...], amounts: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the amounts [B] for each of the wanted kinds, 0 where an image has another one."""
+    return tuple(jnp.where(kinds == kind, amounts, 0.0) for kind in wanted)
+
+
+def _by_table(images: jax.Array, kinds: jax.Array, left_out: jax.Array, threshold: jax.Array) -> jax.Array:
+    """The changes of each value by itself or by its channel's histogram.
+
+    Args:
+      images: float [B, H, W, C] in [0, 1].
+      kinds: int [B].
+      left_out: whole number [B] of bits, of posterize.
+      threshold: float [B] from which solarize inverts.
+    """
     whole = per_image(kinds)
-    strengths = per_image(strengths)
-    images = jnp.where(whole == Change.POSTERIZE, _posterize(images, strengths), images)
-    inverted = (whole == Change.SOLARIZE) & (images >= 1 - strengths)
+    images = jnp.where(whole == Change.POSTERIZE, _posterize(images, per_image(left_out)), images)
+    inverted = (whole == Change.SOLARIZE) & (images >= per_image(threshold))
     images = jnp.where(inverted, 1 - images, images)
     images = jnp.where(whole == Change.AUTOCONTRAST, _stretch(images), images)
     return jnp.where(whole == Change.EQUALIZE, _equalize(images), images)
 
 
-def _resample(images: jax.Array, kinds: jax.Array, amounts: jax.Array) -> jax.Array:
-    """Shear from the top left corner, shift or rotation about the center; amounts in [-1, 1]."""
+def _resample(
+    images: jax.Array,
+    *,
+    shear: tuple[jax.Array, ...],
+    shift: tuple[jax.Array, ...],
+    degrees: jax.Array,
+) -> jax.Array:
+    """Shear from the top left corner, shift or rotation about the center, with zeros from outside.
+
+    Args:
+      images: float [B, H, W, C].
+      shear, shift: float [B] along y and along x: pixels a pixel, and pixels.
+      degrees: float [B].
+    """
     _, height, width, _ = images.shape
-
-    def amount_of(kind: Change, largest: float) -> jax.Array:
-        return jnp.where(kinds == kind, largest * amounts, 0.0)[:, None, None]
-
+    shear_y, shear_x, shift_y, shift_x = (amount[:, None, None] for amount in (*shear, *shift))
     y, x = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None, :]
-    angle = jnp.radians(amount_of(Change.ROTATE, ROTATE))
+    angle = jnp.radians(degrees)[:, None, None]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     down, right = y - (height - 1) / 2, x - (width - 1) / 2
-    shift_y = jnp.trunc(amount_of(Change.TRANSLATE_Y, TRANSLATE * height))
-    shift_x = jnp.trunc(amount_of(Change.TRANSLATE_X, TRANSLATE * width))
     # One of these alone moves an image, so their order is of no consequence.
-    rows = (
-        cos * down + sin * right + (height - 1) / 2 - shift_y + amount_of(Change.SHEAR_Y, SHEAR) * (x + 0.5)
-    )
-    columns = (
-        cos * right - sin * down + (width - 1) / 2 - shift_x + amount_of(Change.SHEAR_X, SHEAR) * (y + 0.5)
-    )
+    rows = cos * down + sin * right + (height - 1) / 2 - shift_y + shear_y * (x + 0.5)
+    columns = cos * right - sin * down + (width - 1) / 2 - shift_x + shear_x * (y + 0.5)
     return read(images, jnp.round(rows).astype(jnp.int32), jnp.round(columns).astype(jnp.int32))
 
 
@@ -149,9 +249,9 @@ def _smooth(images: jax.Array) -> jax.Array:
     return jnp.where(border, images, (sums + 4 * images) / 13)
 
 
-def _posterize(images: jax.Array, strengths: jax.Array) -> jax.Array:
-    """Keeps the 8 to 4 highest of 8 bits."""
-    step = 2.0 ** jnp.round(POSTERIZED_BITS * strengths)
+def _posterize(images: jax.Array, left_out: jax.Array) -> jax.Array:
+    """Sets the lowest so many of 8 bits to 0."""
+    step = 2.0**left_out
     return jnp.floor(jnp.round(images * 255) / step) * step / 255
 
 

@@ -1,9 +1,11 @@
 """Single-label classification in full: the confusion matrix, rates of each class, ranking and calibration.
 
 Everything is computed by scikit-learn from the probabilities of the whole split at once, on the host. The
-prediction is the most probable class, the lowest of equal ones; among the top K a tie counts as an error. A
-rate whose denominator is zero counts as 0, in means too; a ranking metric of a class that the split lacks, or
-that fills it, is None and left out of the mean.
+prediction is the most probable class. A tie of the label with another class counts as an error, as in the
+evaluator `classification` and among the top K: the prediction is then the lowest of the other classes that
+tie, so that a network which has collapsed does not score on the first class. A rate whose denominator is zero
+counts as 0, in means too; a ranking metric of a class that the split lacks, or that fills it, is None and
+left out of the mean.
 """
 
 from __future__ import annotations
@@ -108,9 +110,12 @@ def report(
       in [0, 1].
     """
     classes = np.arange(probabilities.shape[1])
-    predicted = probabilities.argmax(axis=1)
-    hits = predicted == labels
-    rank = np.sum(probabilities >= probabilities[np.arange(len(labels)), labels][:, None], axis=1) - 1
+    rows = np.arange(len(labels))
+    rank = np.sum(probabilities >= probabilities[rows, labels][:, None], axis=1) - 1
+    hits = rank == 0
+    others = probabilities.copy()
+    others[rows, labels] = -1
+    predicted = np.where(hits, labels, others.argmax(axis=1))
     confusion = sklearn_metrics.confusion_matrix(labels, predicted, labels=classes)
     result: dict[str, Any] = {
         "num_examples": len(labels),

@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, make_collector
 from imgcls_jax.evaluators.knn import nearest
+from imgcls_jax.losses import label_rank
 
 
 def reads(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -74,7 +75,7 @@ def make(
         metrics: dict[str, Any] = {
             "num_examples": len(known["label"]),
             "num_unknown": len(unknown["label"]),
-            "accuracy": float(np.mean(known["predicted"] == known["label"])),
+            "accuracy": float(np.mean(known["hit"])),
         }
         of_unknown = _scores(unknown, bank)
         for name, score in _scores(known, bank).items():
@@ -92,7 +93,7 @@ def _columns(
     outputs = predict(params, objective_state, batch)
     logits = outputs["logits"].astype(jnp.float32)
     kept = {
-        "predicted": jnp.argmax(logits, axis=-1),
+        "hit": label_rank(logits, batch["label"]) == 0,  # not read of labels that the network does not know
         "max_probability": jnp.max(jax.nn.softmax(logits), axis=-1),
         "max_logit": jnp.max(logits, axis=-1),
     }

@@ -5,7 +5,7 @@ batch of any size and for all the platforms named (jax.export, whose files newer
 for six months at least); `weights.safetensors`, the weights alone, by their paths; and `export.json`, the
 class names, the evaluation line of transforms and the images' shape. Prediction from it needs jax, numpy and
 Pillow, and flatbuffers, by which jax.export reads its files (`pip install '.[predict]'`). Nothing in it is
-executed but the network.
+executed but the network, which is a program: allowed_operations.py says what one from a stranger may do.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +23,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from imgcls_jax.runtime.files import naming
-from imgcls_jax.runtime.mistakes import reason
+from imgcls_jax.data import transforms
+from imgcls_jax.inference.allowed_operations import require_allowed
+from imgcls_jax.runtime.files import naming, parse_json, read_bytes, whole
+from imgcls_jax.runtime.mistakes import is_passing, reason
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MODEL, WEIGHTS, DESCRIPTION, ONNX = "model.stablehlo", "weights.safetensors", "export.json", "model.onnx"
+MAX_DESCRIPTION_BYTES = 2**26  # a million names
+MAX_MODEL_BYTES = 2**36  # the largest network known to export has a hundredth
+MAX_IMAGE = 2**28  # numbers of one image, 16384 x 5461 pixels of three colors
 
 
 class Exported(NamedTuple):
@@ -59,8 +65,7 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
       OSError: the folder cannot be written; names it.
     """
     # Here, so that an exported network is read without what training needs.
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     from imgcls_jax.inference.trained import probabilities
     from imgcls_jax.train.optimizer import param_paths
@@ -75,6 +80,7 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.source_shape), jnp.uint8)
     exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(images)
+    require_allowed(exported.mlir_module_serialized)
     weights = {"params": trained.objective_state.get("ema", trained.params)}
     if trained.objective_state.get("batch_stats"):
         weights["batch_stats"] = trained.objective_state["batch_stats"]
@@ -94,12 +100,9 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
     text = json.dumps(description, indent=2)  # escaped: a class may bear a name that is not UTF-8
     with naming(folder, way_out=""):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MODEL).write_bytes(model)
-        try:
-            save_file(arrays, str(folder / WEIGHTS))
-        except SafetensorError as error:  # of a disk that is full, without the number of an OSError
-            raise OSError(f"{WEIGHTS}: {error}") from error
-        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        for name, content in ((MODEL, model), (WEIGHTS, save(arrays)), (DESCRIPTION, f"{text}\n".encode())):
+            with whole(folder / name) as file:
+                file.write(content)
 
 
 def read(folder: str | Path) -> Exported:
@@ -110,12 +113,14 @@ def read(folder: str | Path) -> Exported:
     """
     folder = Path(folder)
     try:
-        fields = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        model = (folder / MODEL).read_bytes()
+        fields = parse_json(read_bytes(folder / DESCRIPTION, MAX_DESCRIPTION_BYTES).decode("utf-8"))
+        require_sound(fields)
+        model = read_bytes(folder / MODEL, MAX_MODEL_BYTES)
         if hashlib.sha256(model).hexdigest() != fields["sha256"]:
             raise ValueError(f"{MODEL} is not the file that {DESCRIPTION} was written with")
         with _flatbuffers():
             exported = jax_export.deserialize(bytearray(model))
+        require_allowed(exported.mlir_module_serialized)
         described = Exported(
             jax.jit(exported.call),
             tuple(fields["class_names"]),
@@ -128,6 +133,8 @@ def read(folder: str | Path) -> Exported:
     except _Missing:
         raise
     except Exception as error:  # whatever the reader of damaged bytes raises
+        if is_passing(error):
+            raise
         raise ValueError(f"{folder} is damaged or of another program: {reason(error)}") from error
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if platform not in exported.platforms:
@@ -154,11 +161,35 @@ def _flatbuffers() -> Iterator[None]:
         ) from error
 
 
+def require_sound(fields: Any) -> None:
+    """Raises ValueError for the first field of a description that is not as `write` writes it."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"{DESCRIPTION} holds no JSON object")
+    names, line, shape = (fields.get(name) for name in ("class_names", "eval_transforms", "image_shape"))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
+        raise ValueError(f"{DESCRIPTION}: class_names are no list of names")
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f"{DESCRIPTION}: image_shape is not height, width and channels")
+    if math.prod(shape) > MAX_IMAGE:
+        raise ValueError(f"{DESCRIPTION}: image_shape is {shape}, more than any network reads")
+    if not isinstance(fields.get("sha256"), str) or not isinstance(line, str):
+        raise ValueError(f"{DESCRIPTION}: sha256 or eval_transforms is no text")
+    try:
+        drawn = transforms.random_operations(*transforms.parse(line))
+    except ValueError as error:
+        raise ValueError(f"{DESCRIPTION}: eval_transforms: {error}") from error
+    if drawn:
+        raise ValueError(f"{DESCRIPTION}: eval_transforms holds random operations: {', '.join(drawn)}")
+
+
 def _check_description(described: Exported, exported: jax_export.Exported) -> None:
     """Raises ValueError where the description is not that of the network."""
-    names, line = described.class_names, described.eval_transforms
-    if exported.in_avals[0].shape[1:] != described.image_shape:
-        raise ValueError(f"image_shape is {described.image_shape}; {MODEL} reads {exported.in_avals[0]}")
-    num_classes = exported.out_avals[-1].shape[-1]  # of embedding and probabilities the latter
-    if len(names) != num_classes or not all(isinstance(name, str) for name in (*names, line)):
-        raise ValueError(f"class_names are not {num_classes} names, or eval_transforms is no line")
+    inputs = exported.in_avals
+    if len(inputs) != 1 or inputs[0].dtype != jnp.uint8 or inputs[0].shape[1:] != described.image_shape:
+        raise ValueError(f"image_shape is {described.image_shape}; {MODEL} reads {inputs}")
+    outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    found = outputs.get("probabilities") if isinstance(outputs, dict) else None
+    if found is None or len(found.shape) != 2 or found.dtype != jnp.float32:
+        raise ValueError(f"{MODEL} gives no probabilities, float32 of each class")
+    if found.shape[1] != len(described.class_names):
+        raise ValueError(f"class_names are {len(described.class_names)}, and {MODEL} has {found.shape[1]}")

@@ -6,7 +6,9 @@ The index of a workdir is `<workdir>/index.npz`.
 
 from __future__ import annotations
 
+import math
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ from imgcls_jax.data.folders import find_layout, unwrapped
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.evaluators.knn import nearest, vote
 from imgcls_jax.inference.trained import Trained, embedding
-from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.files import naming, whole
 from imgcls_jax.runtime.mistakes import reason
 from imgcls_jax.runtime.progress import tracked
 
@@ -52,6 +54,7 @@ def read(workdir: str | Path, step: int) -> Index:
     """
     file = Path(workdir) / FILE
     try:
+        _require_honest_size(file)
         with np.load(file, allow_pickle=False) as content:
             index = Index(content["embedding"], content["path"], content["label"], int(content["step"]))
         _check(index)
@@ -65,6 +68,24 @@ def read(workdir: str | Path, step: int) -> Index:
             "index anew, or choose that checkpoint"
         )
     return index
+
+
+def _require_honest_size(file: Path) -> None:
+    """Raises ValueError for columns that are larger in memory than in the file, as `write` makes none."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("it is compressed")
+        if sum(member.file_size for member in members) > file.stat().st_size:
+            raise ValueError("its columns overlap")
+        for member in members:
+            with archive.open(member) as column:
+                version = np.lib.format.read_magic(column)
+                if version != (1, 0):
+                    raise ValueError(f"the column {member.filename} is of version {version}")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(column)
+                if not dtype.itemsize or math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f"the column {member.filename} claims more than the file holds")
 
 
 def _check(index: Index) -> None:
@@ -132,10 +153,8 @@ def write(workdir: str | Path, index: Index) -> Path:
       OSError: it cannot be written; names it.
     """
     file = Path(workdir) / FILE
-    partial = file.with_name(f"partial_{FILE}")
-    with naming(file, way_out=""):
-        np.savez(partial, **index._asdict())
-        partial.replace(file)
+    with naming(file, way_out=""), whole(file) as opened:
+        np.savez(opened, **index._asdict())
     return file
 
 
@@ -174,8 +193,6 @@ def retrieve(
         )
     if queries:
         similarity, position = nearest(np.stack(queries), index.embedding, k=min(k, len(index.path)))
-        names, classes = np.unique(index.label, return_inverse=True)
-        scores = vote(similarity, classes[position], num_classes=len(names), temperature=temperature)
     row = 0
     for path, _, error in found:
         if error:
@@ -186,6 +203,11 @@ def retrieve(
             for cosine, i in zip(similarity[row], position[row], strict=True)
         ]
         known = similarity[row, 0] >= unknown_below
-        label = str(names[scores[row].argmax()]) if known else None
+        # Among the classes of the neighbours alone: an index may hold a class an image.
+        names, classes = np.unique(index.label[position[row]], return_inverse=True)
+        scores = vote(
+            similarity[row : row + 1], classes[None], num_classes=len(names), temperature=temperature
+        )
+        label = str(names[scores[0].argmax()]) if known else None
         yield {"path": str(path), "class": label, "neighbours": neighbours}
         row += 1

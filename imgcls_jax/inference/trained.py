@@ -16,11 +16,11 @@ from imgcls_jax.config.settings import Settings
 from imgcls_jax.contracts.objective import Batch, Objective, Task
 from imgcls_jax.data.datasets import UNKNOWN, DataSide
 from imgcls_jax.data.image_files import FileOutput, outputs_of_files
-from imgcls_jax.runtime.agreement import union
+from imgcls_jax.runtime.agreement import of_first, union
 from imgcls_jax.runtime.command import tell
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.progress import bar
-from imgcls_jax.train import evaluation, kept_data, sharding
+from imgcls_jax.train import evaluation, kept_data, known_data, sharding
 from imgcls_jax.train.build import evaluated_splits, make_backbone, make_evaluators, make_objective
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.evaluation import Splits
@@ -116,7 +116,11 @@ class Trained:
                 found.append(np.asarray(output, np.float32)[mask])
                 labels.append(batch["label"][mask])
                 shown.advance(len(labels[-1]))
-        return np.concatenate(found), np.concatenate(labels)
+        outputs = np.concatenate(found)
+        if not np.isfinite(outputs).all():
+            bad = int((~np.isfinite(outputs)).any(axis=-1).sum())
+            raise ValueError(f"the network gives no numbers (NaN or infinity) for {bad} images of {split}")
+        return outputs, np.concatenate(labels)
 
 
 def unlike_training(seen: Sequence[float], brightness: tuple[float, float] | None) -> str:
@@ -163,18 +167,21 @@ def embedding(outputs: dict[str, jax.Array]) -> jax.Array:
     return outputs["embedding"].astype(jnp.float32)
 
 
-def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
+def load(
+    workdir: str | Path, checkpoint: str = "latest", *, data: known_data.Named = known_data.NOTHING
+) -> Trained:
     """Loads a workdir's network; the data it was trained on need not be there.
 
     Args:
       workdir: of a run.
       checkpoint: "latest", "best" or a step.
+      data: what the user says of the run's data; see known_data.py for those that are opened.
 
     Raises:
-      ValueError: no such workdir or checkpoint.
+      ValueError: no such workdir or checkpoint, or --data_root for data without a root.
     """
     workdir = Path(workdir)
-    configuration = load_configuration(workdir)
+    configuration, withheld = known_data.placed(load_configuration(workdir), workdir, data)
     task, class_names, source_shape = load_task(workdir)
     settings = configuration.settings(task.steps_per_epoch)
     with Checkpoints(
@@ -191,7 +198,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Trained:
         task,
         class_names,
         source_shape,
-        DataSide(settings.data, (jax.process_index(), jax.process_count())),
+        DataSide(settings.data, (jax.process_index(), jax.process_count()), of_first(withheld)),
         make_objective(settings.objective, task, make_backbone(settings.model)),
         params,
         objective_state,
@@ -236,6 +243,7 @@ def evaluate(
     split: str = "",
     checkpoint: str = "latest",
     transforms: str = "",
+    data: known_data.Named = known_data.NOTHING,
     moved: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a workdir's checkpoint; of several processes each reads its part, and all return the same.
@@ -245,6 +253,7 @@ def evaluate(
       split: to evaluate on instead of each evaluation's own; "" for theirs.
       checkpoint: "latest", "best" or a step.
       transforms: a line instead of data.eval_transforms, such as another crop or size; "" for that.
+      data: what the user says of the run's data.
       moved: {field of the section `data`: where it lies now}, of data that are the same.
 
     Returns:
@@ -252,9 +261,11 @@ def evaluate(
       out, a number}; without transforms also written to <workdir>/eval_<checkpoint's step>[_<split>].json.
 
     Raises:
-      ValueError: no such workdir, checkpoint or split, or a mistake in the line.
+      ValueError: no such workdir, checkpoint or split, data that stay closed, or a mistake in the line.
     """
-    trained = load(workdir, checkpoint)
+    trained = load(workdir, checkpoint, data=data)
+    if trained.data.withheld:
+        raise ValueError(trained.data.withheld)
     if transforms or moved:
         changed = trained.settings.data
         changed = dataclasses.replace(
@@ -262,10 +273,9 @@ def evaluate(
             eval_transforms=transforms or changed.eval_transforms,
             fields={**changed.fields, **_existing(changed.fields, moved or {})},
         )
-        data = DataSide(changed, trained.data.shard)
-        trained = dataclasses.replace(trained, data=data)
+        trained = dataclasses.replace(trained, data=DataSide(changed, trained.data.shard))
     read = [split] if split else [own for _, own in evaluated_splits(trained.settings.evals)]
-    _compare_data(Path(workdir), trained, read, moved=bool(moved))
+    _compare_data(Path(workdir), trained, read, moved=bool(moved) or data.root is not None)
     batch_size = trained.settings.train.evaluated_at_once
     sharding.check_batch_size(batch_size, sharding.data_mesh())
 

@@ -24,16 +24,22 @@ class Linear(nn.Module):
       num_classes: K.
       dropout: probability of dropping an entry of the embedding.
       dtype: of the computation; logits come out as float32.
+      normalize: whether to divide each embedding by the root of the mean square of its entries. One rate then
+        suits every frozen backbone, whatever the scale of its features.
     """
 
     num_classes: int
     dropout: float = 0.0
     dtype: Any = None
+    normalize: bool = False
     reads: ClassVar[str] = "embedding"
 
     @nn.compact
     def __call__(self, embedding: jax.Array, *, train: bool) -> jax.Array:
         """Args: embedding float [B, D]; train switches dropout. Returns: logits float32 [B, K]."""
+        if self.normalize:
+            square = jnp.mean(jnp.square(embedding.astype(jnp.float32)), axis=-1, keepdims=True)
+            embedding = (embedding * jax.lax.rsqrt(jnp.maximum(square, 1e-12))).astype(embedding.dtype)
         x = nn.Dropout(self.dropout, deterministic=not train)(embedding)
         return Dense(self.num_classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
 

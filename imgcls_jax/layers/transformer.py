@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.dense import fan_in_uniform
+from imgcls_jax.layers.dense import Initializer, fan_in_uniform
 
 layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 XAVIER = nn.initializers.xavier_uniform()
@@ -50,10 +50,12 @@ class SelfAttention(nn.Module):
     Attributes:
       heads: number of heads.
       dtype: of the computation.
+      out_init: initializer of the projection of the output; PyTorch's by default.
     """
 
     heads: int
     dtype: Any = None
+    out_init: Initializer = fan_in_uniform
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -66,7 +68,7 @@ class SelfAttention(nn.Module):
         split = projected.reshape(*x.shape[:2], 3, self.heads, width // self.heads)
         query, key, value = (split[:, :, part] for part in range(3))  # [B, L, heads, D / heads]
         mixed = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=fan_in_uniform, name="out_proj")(mixed)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out_proj")(mixed)
 
 
 def _quick_gelu(x: jax.Array) -> jax.Array:
@@ -83,6 +85,8 @@ class EncoderLayer(nn.Module):
       dtype: of the computation.
       quick_gelu: x * sigmoid(1.702 * x) in place of the GELU.
       epsilon: of the norms.
+      all_xavier: every linear map starts from Xavier's uniform distribution and every bias at 0, as MAE's
+        authors have it; else the attention's output from PyTorch's and the biases of the MLP near 0.
     """
 
     heads: int
@@ -91,6 +95,7 @@ class EncoderLayer(nn.Module):
     dtype: Any = None
     quick_gelu: bool = False
     epsilon: float = 1e-6
+    all_xavier: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -104,12 +109,13 @@ class EncoderLayer(nn.Module):
             width,
             dtype=self.dtype,
             kernel_init=XAVIER,
-            bias_init=nn.initializers.normal(1e-6),
+            bias_init=nn.initializers.zeros if self.all_xavier else nn.initializers.normal(1e-6),
             name=name,
         )
         gelu = _quick_gelu if self.quick_gelu else functools.partial(nn.gelu, approximate=False)
         y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_1")(x)
-        y = SelfAttention(self.heads, self.dtype, name="self_attention")(y)
+        out_init = XAVIER if self.all_xavier else fan_in_uniform
+        y = SelfAttention(self.heads, self.dtype, out_init, name="self_attention")(y)
         x = x + drop_branch(drop(y))
         y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
         y = drop(gelu(dense(4 * x.shape[-1], "mlp.0")(y)))  # [B, L, 4 * D]

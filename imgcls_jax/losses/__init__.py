@@ -1,10 +1,10 @@
 """Losses as pure functions: they need jax alone and return one value per example, in nats."""
 
 from imgcls_jax.losses.classification import (
-    class_weighted_mean,
     effective_number_weights,
     inverse_frequency_weights,
     label_rank,
+    mean_over,
     prior_bias,
     sigmoid_cross_entropy,
     sigmoid_focal,
@@ -43,7 +43,6 @@ __all__ = [
     "INITIAL_LOG_SCALE",
     "KMeans",
     "LOG_SCALE_RANGE",
-    "class_weighted_mean",
     "clip_loss",
     "cutmix",
     "effective_number_weights",
@@ -57,6 +56,7 @@ __all__ = [
     "label_rank",
     "lloyd",
     "masked_reconstruction",
+    "mean_over",
     "mixup",
     "mutual_information_loss",
     "nearest_centroid",

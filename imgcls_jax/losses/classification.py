@@ -39,7 +39,7 @@ def softmax_cross_entropy(
     Args:
       logits: float [..., K], any range; computed in float32.
       targets: integer [...] in [0, K), or float probabilities [..., K] (they need not sum to one).
-      class_weights: float [K], >= 0; None weighs all classes 1. `class_weighted_mean` divides by their sum.
+      class_weights: float [K], >= 0; None weighs all classes 1. `mean_over` divides by their sum.
 
     Returns:
       float32 [...], nats.
@@ -177,25 +177,22 @@ def _check_gamma(gamma: float) -> None:
         raise ValueError(f"gamma, the exponent that quiets easy examples, is at least 0; got {gamma}")
 
 
-def class_weighted_mean(losses: jax.Array, targets: jax.Array, *, class_weights: jax.Array) -> jax.Array:
-    """Mean of class-weighted losses over the weights met, so that one rare class does not change the scale.
+def mean_over(losses: jax.Array, divisor: jax.Array) -> jax.Array:
+    """Sum of losses over another number than their count.
 
-    Eq.: sum_i l_i / sum_i w(y_i); for probabilities w(y_i) = sum_c w_c q_ic.
+    Eq.: sum_i l_i / d. With class weights d = sum_i w(y_i), so that one rare class does not change the scale.
+    That is PyTorch's `mean`, with label smoothing too: w(y) is the weight of the label itself, whatever share
+    of the target the smoothing gave to the other classes. Labels that `mixup` and `cutmix` mixed have the
+    same sum, for one coefficient holds for the batch.
 
     Args:
-      losses: float [N], already weighted (`softmax_cross_entropy(..., class_weights=...)`).
-      targets: integer [N] or float [N, K], as given to the loss.
-      class_weights: float [K], >= 0.
+      losses: float [N]; of class weights already weighted (`softmax_cross_entropy(..., class_weights=...)`).
+      divisor: d, a number >= 0.
 
     Returns:
-      float32 scalar; 0 where no weight was met.
+      float32 scalar; 0 where d is 0.
     """
-    class_weights = jnp.asarray(class_weights, jnp.float32)
-    targets = jnp.asarray(targets)
-    integer = jnp.issubdtype(targets.dtype, jnp.integer)
-    weights = class_weights[targets] if integer else targets @ class_weights
-    total = jnp.sum(weights)
-    return jnp.where(total > 0, jnp.sum(losses) / jnp.where(total > 0, total, 1.0), 0.0)
+    return jnp.where(divisor > 0, jnp.sum(losses) / jnp.where(divisor > 0, divisor, 1.0), 0.0)
 
 
 def inverse_frequency_weights(counts: jax.Array, *, power: float = 1.0) -> jax.Array:

@@ -15,6 +15,7 @@ Files of weights may have the names of torchvision, of timm (also DeiT's and MAE
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ from imgcls_jax.layers.variants import choose_variant
 
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
+BEGINNINGS = ("torchvision", "mae")
+RESIZINGS = ("timm", "torchvision", "mae")
 CLIP = {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5}
 
 
@@ -51,6 +54,11 @@ class VisionTransformer(nn.Module):
       pre_norm: a norm before the first layer too, and no bias in the embedding of the patches.
       quick_gelu: x * sigmoid(1.702 * x) in place of the GELU.
       epsilon: of the norms.
+      begins_as: whose initial values: "torchvision", or "mae": Xavier's uniform distribution for every linear
+        map, that of the patches among them, biases 0, and the class token from N(0, 0.02^2).
+      resize_positions: how a file's position embedding is brought to another grid: "timm" (bicubic,
+        antialiased), "torchvision" (bicubic, the corners stay) or "mae" (bicubic, not antialiased), as in
+        their code.
     """
 
     patch: int = 16
@@ -66,6 +74,8 @@ class VisionTransformer(nn.Module):
     pre_norm: bool = False
     quick_gelu: bool = False
     epsilon: float = 1e-6
+    begins_as: str = "torchvision"
+    resize_positions: str = "timm"
 
     def __call__(self, images: jax.Array, *, train: bool) -> Features:
         """Computes the features.
@@ -83,6 +93,10 @@ class VisionTransformer(nn.Module):
         """
         if self.pool not in POOLS:
             raise ValueError(f"pool of VisionTransformer is one of {POOLS}; got {self.pool!r}")
+        if self.resize_positions not in RESIZINGS:
+            raise ValueError(
+                f"resize_positions of VisionTransformer is one of {RESIZINGS}; got {self.resize_positions!r}"
+            )
         tokens = self.tokens(images, train=train)
         rows, columns = (n // self.patch for n in images.shape[1:3])
         patches = tokens[:, 1:]  # [B, L, D]
@@ -109,13 +123,15 @@ class VisionTransformer(nn.Module):
         x = x.reshape(x.shape[0], -1, self.width) + positions[:, 1:]
         if keep is not None:
             x = jnp.take_along_axis(x, keep[:, :, None], axis=1)  # [B, n, D]
-        class_token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width)).astype(x.dtype)
+        begin = nn.initializers.normal(0.02) if self._all_xavier else nn.initializers.zeros
+        class_token = self.param("class_token", begin, (1, 1, self.width)).astype(x.dtype)
         first = jnp.broadcast_to(class_token + positions[:, :1], (x.shape[0], 1, self.width))
         x = jnp.concatenate([first, x], axis=1)  # [B, 1 + n, D]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         norm = functools.partial(layer_norm, epsilon=self.epsilon, dtype=self.dtype)
         x = norm(name="encoder.ln_pre")(x) if self.pre_norm else x
         kind = {"dtype": self.dtype, "quick_gelu": self.quick_gelu, "epsilon": self.epsilon}
+        kind["all_xavier"] = self._all_xavier
         layer_type = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
         for layer in range(self.depth):
             drop_branch = self.stochastic_depth * layer / max(self.depth - 1, 1)
@@ -132,7 +148,22 @@ class VisionTransformer(nn.Module):
           width, depth, heads: of the decoder.
         """
         outputs = self.patch**2 * channels
-        return PatchDecoder(outputs, width, depth, heads, remat=self.remat, dtype=self.dtype, parent=None)
+        return PatchDecoder(
+            outputs,
+            width,
+            depth,
+            heads,
+            remat=self.remat,
+            dtype=self.dtype,
+            all_xavier=self._all_xavier,
+            parent=None,
+        )
+
+    @property
+    def _all_xavier(self) -> bool:
+        if self.begins_as not in BEGINNINGS:
+            raise ValueError(f"begins_as of VisionTransformer is one of {BEGINNINGS}; got {self.begins_as!r}")
+        return self.begins_as == "mae"
 
     def _patches(self, images: jax.Array) -> jax.Array:
         """Returns the linear embedding of each patch, [B, H / patch, W / patch, D]."""
@@ -148,7 +179,7 @@ class VisionTransformer(nn.Module):
             padding=((0, 0), (0, 0)),
             use_bias=not self.pre_norm,
             dtype=self.dtype,
-            kernel_init=nn.initializers.lecun_normal(),
+            kernel_init=_xavier_of_patches if self._all_xavier else nn.initializers.lecun_normal(),
             name="conv_proj",
         )(images)
 
@@ -160,6 +191,11 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"position of VisionTransformer is one of {POSITIONS}; got {self.position!r}")
         shape = (1, 1 + grid[0] * grid[1], self.width)
         return self.param("encoder.pos_embedding", nn.initializers.normal(0.02), shape)
+
+
+def _xavier_of_patches(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Xavier's uniform distribution of the patches' convolution [p, p, C, D] as the linear map that it is."""
+    return XAVIER(key, (math.prod(shape[:-1]), shape[-1]), dtype).reshape(shape)
 
 
 class PatchDecoder(nn.Module):
@@ -174,6 +210,7 @@ class PatchDecoder(nn.Module):
       heads: of each attention.
       remat: recompute each layer in the backward pass instead of keeping what is inside it.
       dtype: of the computation; params stay float32.
+      all_xavier: as `EncoderLayer` has it.
     """
 
     outputs: int
@@ -182,6 +219,7 @@ class PatchDecoder(nn.Module):
     heads: int
     remat: bool = False
     dtype: Any = None
+    all_xavier: bool = False
 
     @nn.compact
     def __call__(self, tokens: jax.Array, restore: jax.Array, grid: tuple[int, int]) -> jax.Array:
@@ -208,7 +246,8 @@ class PatchDecoder(nn.Module):
         x = jnp.concatenate([x[:, :1], patches], axis=1)  # [B, 1 + L, D]
         layer_type = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
         for layer in range(self.depth):
-            x = layer_type(self.heads, dtype=self.dtype, name=f"layer_{layer}")(x, False)
+            kind = {"dtype": self.dtype, "all_xavier": self.all_xavier}
+            x = layer_type(self.heads, **kind, name=f"layer_{layer}")(x, False)
         x = layer_norm(dtype=self.dtype, name="ln")(x)[:, 1:]
         pixels = nn.Dense(self.outputs, dtype=self.dtype, kernel_init=XAVIER, name="pixels")(x)
         return pixels.astype(jnp.float32)

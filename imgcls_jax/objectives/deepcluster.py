@@ -58,17 +58,20 @@ class Projector(nn.Module):
     Attributes:
       widths: of the layers.
       dropout: probability, before each layer.
+      dropout_first: whether the first layer has it too.
     """
 
     widths: tuple[int, ...]
     dropout: float
+    dropout_first: bool
 
     @nn.compact
     def __call__(self, embedding: jax.Array, *, train: bool) -> jax.Array:
         """Args: embedding float [B, D]; train switches dropout. Returns: float32 [B, widths[-1]]."""
         x = embedding
         for number, width in enumerate(self.widths):
-            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x) if number else x)
+            rate = self.dropout if number or self.dropout_first else 0.0
+            x = nn.Dropout(rate, deterministic=not train)(nn.relu(x) if number else x)
             x = nn.Dense(width, kernel_init=_normal, name=f"fc{number + 1}")(x)
         return x.astype(jnp.float32)
 
@@ -81,6 +84,7 @@ def make(
     hidden: Sequence[int] = (),
     reads: str = "embedding",
     dropout: float = 0.5,
+    dropout_first: bool = True,
     pca_dim: int = 256,
     kmeans_iterations: int = 20,
     kmeans_start: str = "random",
@@ -95,6 +99,8 @@ def make(
       reads: what the first of those layers, or the classifier, reads: "embedding", or "map" for all entries
         of the last map.
       dropout: probability, before each of those layers.
+      dropout_first: whether it acts before the first of them too, as in the authors' AlexNet; their VGG-16
+        has none there.
       pca_dim: of the whitened features; all of them where there are fewer.
       kmeans_iterations: of every epoch's k-means.
       kmeans_start: "random" or "kmeans++".
@@ -119,7 +125,7 @@ def make(
         backbone=backbone,
         num_examples=task.num_examples,
         reads=reads,
-        projector=Projector(tuple(hidden), dropout) if hidden else None,
+        projector=Projector(tuple(hidden), dropout, dropout_first) if hidden else None,
         classifier=nn.Dense(num_clusters, kernel_init=_normal),
         pca_dim=pca_dim,
         kmeans=dict(num_clusters=num_clusters, num_iterations=kmeans_iterations, start=kmeans_start),

@@ -3,8 +3,7 @@
 He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv:2111.06377 (2021). The backbone encodes
 the visible patches alone, and that makes it fast. A small decoder (params["decoder"]) predicts the pixels of
 the hidden ones. params["backbone"] is the network's own: it fine-tunes as any other. The paper's positions
-are `model.position = "sincos"`. Difference: the encoder starts as models/vit.py has it (class token 0, biases
-of the MLP near 0, the patches' linear map not Xavier-uniform).
+are `model.position = "sincos"`, its initial values `model.begins_as = "mae"`.
 
 objective_state: {}.
 """

@@ -53,6 +53,7 @@ def make(
     ramp_fraction: float = 1 / 64,
     temperature: float = 0.5,
     ema_decay: float | None = 0.999,
+    ema_warmup: bool = True,
 ) -> Objective:
     """Returns the objective; its batch_keys are "labeled" and "views", of which any number >= 1 is taken.
 
@@ -66,6 +67,7 @@ def make(
         Published: 16384 of 2^20 steps.
       temperature: of sharpening, > 0.
       ema_decay: in (0, 1), of the weights that predict; None or 0 for the trained ones themselves.
+      ema_warmup: as `make_classifier` has it; the authors' decay is constant.
 
     Raises:
       ValueError: a hyper-parameter outside its range.
@@ -73,7 +75,7 @@ def make(
     require_between(0, math.inf, alpha=alpha, lambda_u=lambda_u)
     if not temperature > 0:
         raise ValueError(f"objective.temperature must be positive; got {temperature}")
-    classifier = make_classifier(backbone, task.num_classes, ema_decay=ema_decay)
+    classifier = make_classifier(backbone, task.num_classes, ema_decay=ema_decay, ema_warmup=ema_warmup)
     weight_at = ramp(lambda_u, ramp_fraction, task.total_steps)
     learner = _MixMatch(classifier, task.num_classes, alpha, temperature, weight_at)
     return Objective(
@@ -82,6 +84,7 @@ def make(
         loss=learner.loss,
         predict=classifier.predict,
         after_update=classifier.after_update,
+        in_parts="rows are mixed with others of their own part" if alpha else "",
     )
 
 

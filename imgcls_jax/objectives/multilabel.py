@@ -40,6 +40,7 @@ def make(
     gamma: float = 2.0,
     dropout: float = 0.0,
     ema_decay: float | None = None,
+    ema_warmup: bool = True,
     head: str = "",
     head_fields: Mapping[str, Any] | None = None,
 ) -> Objective:
@@ -52,7 +53,7 @@ def make(
       positive_weights: of cross_entropy, K numbers > 0 on the terms of the labels that apply; "balanced" for
         the negatives over the positives of each label in the training split; () for 1.
       alpha, gamma: of focal, as `sigmoid_focal` has them.
-      dropout, ema_decay, head, head_fields: as `make_classifier` has them.
+      dropout, ema_decay, ema_warmup, head, head_fields: as `make_classifier` has them.
 
     Raises:
       ValueError: an unknown loss, weights that do not fit, or a number out of range.
@@ -62,7 +63,13 @@ def make(
     require_between(0, math.inf, gamma=gamma)
     weights = _positive_weights(positive_weights, task)
     classifier = make_classifier(
-        backbone, task.num_classes, dropout=dropout, head=head, head_fields=head_fields, ema_decay=ema_decay
+        backbone,
+        task.num_classes,
+        dropout=dropout,
+        head=head,
+        head_fields=head_fields,
+        ema_decay=ema_decay,
+        ema_warmup=ema_warmup,
     )
     learner = _MultiLabel(classifier, loss, weights, alpha, gamma)
     return Objective(

@@ -49,6 +49,7 @@ def make(
     lambda_u: float = 1.0,
     ramp_fraction: float = 0.4,
     ema_decay: float | None = 0.999,
+    ema_warmup: bool = True,
 ) -> Objective:
     """Returns the objective; its batch_keys are "labeled" and "image".
 
@@ -62,13 +63,14 @@ def make(
       ramp_fraction: the weight rises linearly from 0 over this part of training, in [0, 1]; 0 for none, as
         published for entropy.
       ema_decay: in (0, 1), of the weights that predict; None or 0 for the trained ones themselves.
+      ema_warmup: as `make_classifier` has it; the authors' decay is constant.
 
     Raises:
       ValueError: an unknown term, or a hyper-parameter outside its range.
     """
     require_one_of(TERMS, term=term)
     require_between(0, math.inf, threshold=threshold, lambda_u=lambda_u)
-    classifier = make_classifier(backbone, task.num_classes, ema_decay=ema_decay)
+    classifier = make_classifier(backbone, task.num_classes, ema_decay=ema_decay, ema_warmup=ema_warmup)
     weight_at = ramp(lambda_u, ramp_fraction, task.total_steps)
     learner = _PseudoLabel(classifier, term, threshold, weight_at)
     return Objective(

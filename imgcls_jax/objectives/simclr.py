@@ -5,7 +5,6 @@ the projector of three layers is that of version 2, arXiv:2006.10029. Views are 
 data.view_transforms; BatchNorm sees both views of the whole batch together, over all devices, and so does the
 loss. Differences: the loss is the paper's mean over the 2B views, half of the sum that the released code
 minimizes; there is no classifier trained beside (evaluators/linear_probe.py measures the same afterwards).
-With train.num_microbatches above 1 negatives come from each part alone.
 
 objective_state:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
@@ -85,7 +84,16 @@ def make(
             f"{projection_layers} and {projection_dim}"
         )
     learner = _SimCLR(backbone, Projector(projection_layers, projection_dim), temperature, task.axis_name)
-    return Objective(batch_keys=("views",), init=learner.init, loss=learner.loss, predict=learner.predict)
+    return Objective(
+        batch_keys=("views",),
+        init=learner.init,
+        loss=learner.loss,
+        predict=learner.predict,
+        in_parts=(
+            "this is another loss: the images that a view must differ from are those of its own part; a "
+            "smaller train.batch_size says the same openly"
+        ),
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

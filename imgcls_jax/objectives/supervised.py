@@ -2,8 +2,9 @@
 
 A backbone with auxiliary classifiers (GoogLeNet, Inception v3) has a linear head on each while it trains;
 each of their losses counts the backbone's own `aux_weight` times. Options: label smoothing, class weights
-(PyTorch's reduction: the weighted sum over the sum of weights), the focal loss, logit adjustment, mixup and
-CutMix, and an exponential moving average of the params, which then serves prediction.
+(PyTorch's reduction: the weighted sum over the sum of the labels' weights, that of the whole batch whatever
+its parts and replicas), the focal loss, logit adjustment, mixup and CutMix, and an exponential moving average
+of the params, which then serves prediction.
 
 params, objective_state: those of contracts/classifier.py.
 """
@@ -29,16 +30,18 @@ from imgcls_jax.contracts.objective import (
     require_between,
 )
 from imgcls_jax.losses import (
-    class_weighted_mean,
     cutmix,
     effective_number_weights,
     inverse_frequency_weights,
+    mean_over,
     mixup,
     smooth_labels,
     softmax_cross_entropy,
     softmax_focal,
     zero_one,
 )
+
+MIXED_IN_PARTS = "images are mixed with others of their own part, and each part draws its own coefficients"
 
 
 def make(
@@ -53,6 +56,7 @@ def make(
     mixup_alpha: float = 0.0,
     cutmix_alpha: float = 0.0,
     ema_decay: float | None = None,
+    ema_warmup: bool = True,
     dropout: float = 0.0,
     head: str = "",
     head_fields: Mapping[str, Any] | None = None,
@@ -70,7 +74,7 @@ def make(
       logit_adjustment: tau >= 0. In training tau times the logarithm of each class's share of the training
         split is added to its logit (Menon et al. 2021, arXiv:2007.07314, equation 10); 0 for none.
       mixup_alpha, cutmix_alpha: 0 switches each off; with both on, each batch draws one of the two.
-      ema_decay, dropout, head, head_fields: as `make_classifier` has them.
+      ema_decay, ema_warmup, dropout, head, head_fields: as `make_classifier` has them.
 
     Raises:
       ValueError: class_weights does not have one non-negative number a class, or a number is out of range.
@@ -82,7 +86,13 @@ def make(
         raise ValueError("objective.focal_gamma takes classes: leave out label_smoothing, mixup and cutmix")
     weights = _class_weights(class_weights, task, effective_beta)
     classifier = make_classifier(
-        backbone, task.num_classes, dropout=dropout, head=head, head_fields=head_fields, ema_decay=ema_decay
+        backbone,
+        task.num_classes,
+        dropout=dropout,
+        head=head,
+        head_fields=head_fields,
+        ema_decay=ema_decay,
+        ema_warmup=ema_warmup,
     )
     criterion = _Criterion(weights, _logit_adjustment(logit_adjustment, task), focal_gamma)
     learner = _Supervised(classifier, criterion, task.num_classes, label_smoothing, mixup_alpha, cutmix_alpha)
@@ -93,6 +103,8 @@ def make(
         predict=classifier.predict,
         after_update=classifier.after_update,
         reads_pixels=bool(mixup_alpha or cutmix_alpha),
+        divisors=None if weights is None else learner.weight_of_labels,
+        in_parts=MIXED_IN_PARTS if mixup_alpha or cutmix_alpha else "",
     )
 
 
@@ -110,16 +122,20 @@ class _Criterion:
     adjustment: jax.Array | float
     focal_gamma: float
 
-    def __call__(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        """Returns the mean. Args: logits float [B, K]; targets int [B], or probabilities float [B, K]."""
+    def __call__(self, logits: jax.Array, targets: jax.Array, divisor: jax.Array | None) -> jax.Array:
+        """Returns the mean.
+
+        Args:
+          logits: float [B, K].
+          targets: int [B], or probabilities float [B, K].
+          divisor: of the sum, where there are weights; else it is B.
+        """
         logits = logits + self.adjustment
         if self.focal_gamma:
             losses = softmax_focal(logits, targets, gamma=self.focal_gamma, class_weights=self.weights)
         else:
             losses = softmax_cross_entropy(logits, targets, class_weights=self.weights)
-        if self.weights is None:
-            return jnp.mean(losses)
-        return class_weighted_mean(losses, targets, class_weights=self.weights)
+        return jnp.mean(losses) if divisor is None else mean_over(losses, divisor)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,11 +159,20 @@ class _Supervised:
             params, objective_state, images, train=True, rng=rng_backbone
         )
         logits = self.classifier.logits(params, objective_state, features, rng=rng_head)
-        value = self.criterion(logits, targets)
+        divisor = None
+        if self.criterion.weights is not None:
+            divisor = batch["divisors"] if "divisors" in batch else self.weight_of_labels({}, batch)
+        value = self.criterion(logits, targets, divisor)
         for aux_logits in self.classifier.aux_logits(params, features):
-            value += self.classifier.backbone.aux_weight * self.criterion(aux_logits, targets)
+            value += self.classifier.backbone.aux_weight * self.criterion(aux_logits, targets, divisor)
         metrics = {"loss": value, "accuracy": 1 - jnp.mean(zero_one(logits, batch["label"]))}
         return value, (objective_state | {"batch_stats": batch_stats}, metrics)
+
+    def weight_of_labels(self, objective_state: ObjectiveState, batch: Batch) -> jax.Array:
+        """Returns the sum of the labels' class weights: the divisor of `mean_over`."""
+        del objective_state
+        weights = self.criterion.weights
+        return jnp.sum(jnp.ones(len(batch["label"])) if weights is None else weights[batch["label"]])
 
     def targets(self, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the images, and the targets of the loss: labels, or probabilities if an option needs

@@ -57,7 +57,7 @@ from imgcls_jax.contracts.objective import (
     require_between,
 )
 from imgcls_jax.layers import heads
-from imgcls_jax.losses import softmax_cross_entropy, zero_one
+from imgcls_jax.losses import mean_over, softmax_cross_entropy, zero_one
 
 HEADS = ("head_0", "head_1", "head_2")
 # The two that label for each.
@@ -137,6 +137,7 @@ def make(
         loss=learner.loss,
         predict=learner.predict,
         plan_epoch=learner.plan_epoch,
+        divisors=learner.divisors,
     )
 
 
@@ -173,10 +174,8 @@ class _TriNet:
         rng_backbone, rng_heads = jax.random.split(rng)
         labeled, smearing = batch["labeled"], objective_state["smearing"]
         images = jnp.concatenate([labeled["image"], batch["image"]])
-        index = jnp.concatenate([labeled["index"], batch["index"]])  # [Bl + B]
-        label = objective_state["label"].at[labeled["index"]].set(labeled["label"])
-        pseudo = objective_state["pseudo"]
-        targets = jnp.where(label[index] >= 0, label[index], pseudo[:, index])  # [3, Bl + B]
+        index, label, targets = _targets(objective_state, batch)
+        divisors = batch["divisors"] if "divisors" in batch else self.divisors(objective_state, batch)
         trunk, batch_stats = params["backbone"], objective_state["batch_stats"]
         features, batch_stats = apply_backbone(
             self.backbone, trunk, batch_stats, images, train=True, rng=rng_backbone
@@ -194,9 +193,8 @@ class _TriNet:
                 num_classes=self.module.num_classes,
                 std=jnp.where(smearing, self.smear_std, 0.0),
             )
-            has_target = targets[number] >= 0
             losses = softmax_cross_entropy(logits[-1], smeared)
-            values.append(jnp.sum(losses, where=has_target) / jnp.maximum(jnp.sum(has_target), 1))
+            values.append(mean_over(jnp.where(targets[number] >= 0, losses, 0.0), divisors[number]))
         value = functools.reduce(operator.add, values)
         of_labeled = log_mean_probability(jnp.stack(logits))[: labeled["label"].shape[0]]
         metrics = {
@@ -205,6 +203,10 @@ class _TriNet:
             "with_target": jnp.mean(targets >= 0),
         }
         return value, (objective_state | {"batch_stats": batch_stats, "label": label}, metrics)
+
+    def divisors(self, objective_state: ObjectiveState, batch: Batch) -> jax.Array:
+        """Returns how many rows have a target for each module, float32 [3]."""
+        return jnp.sum(_targets(objective_state, batch)[2] >= 0, axis=1, dtype=jnp.float32)
 
     def predict(self, params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         features, _ = apply_backbone(
@@ -254,6 +256,15 @@ class _TriNet:
         with_target = np.flatnonzero((label >= 0) | np.any(pseudo >= 0, axis=0))
         order = repeated(with_target, self.num_examples, generator) if len(with_target) else None
         return EpochPlan(params, objective_state, order, metrics=metrics)
+
+
+def _targets(objective_state: ObjectiveState, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns index int [Bl + B] of the labeled and the other rows, label int [N] with those of the batch,
+    and targets int [3, Bl + B], -1 for none."""
+    labeled = batch["labeled"]
+    index = jnp.concatenate([labeled["index"], batch["index"]])
+    label = objective_state["label"].at[labeled["index"]].set(labeled["label"])
+    return index, label, jnp.where(label[index] >= 0, label[index], objective_state["pseudo"][:, index])
 
 
 def smear(

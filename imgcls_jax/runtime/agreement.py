@@ -45,7 +45,7 @@ def require_agreement(facts: Mapping[str, Any]) -> None:
     """Compares facts among the processes; each of them calls this.
 
     Args:
-      facts: JSON values by name, the same in every process of a sound run.
+      facts: JSON values by name, the same in every process of a sound run; causes before what follows them.
 
     Raises:
       Disagreement: in every process, naming those that differ from process 0, and the values.
@@ -56,7 +56,7 @@ def require_agreement(facts: Mapping[str, Any]) -> None:
         f"{name}: {_short(each.get(name, absent))} in process {i}, "
         f"{_short(first.get(name, absent))} in process 0"
         for i, each in enumerate(everyone)
-        for name in sorted(first.keys() | each.keys())
+        for name in dict.fromkeys([*first, *each])
         if first.get(name, absent) != each.get(name, absent)
     ]
     if differing:

@@ -25,6 +25,9 @@ from imgcls_jax.runtime import compiler, huge_pages
 from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
 
+DATA_ROOT_HELP = "where the run's data lie; needed for data on which you did not train here"
+TRUST_DATA_HELP = "open whatever data the workdir's configuration names"
+
 MISTAKE = 2  # the exit status
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -104,6 +107,12 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="latest", help="'latest' (default), 'best' or a step")
 
 
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Adds --data_root and --trust_data, by which a user vouches for the data that a workdir names."""
+    parser.add_argument("--data_root", type=user_path, metavar="FOLDER", help=DATA_ROOT_HELP)
+    parser.add_argument("--trust_data", action="store_true", help=TRUST_DATA_HELP)
+
+
 def add_batch_size(parser: argparse.ArgumentParser) -> None:
     """Adds --batch_size."""
     parser.add_argument("--batch_size", type=at_least_one, default=32, help="images at a time (default 32)")
@@ -119,7 +128,8 @@ def exit_with(main: Callable[[], Any]) -> NoReturn:
     (a full disk), and with a line on Ctrl-C.
     """
     huge_pages.ask_for_them()
-    compiler.configure()
+    if note := compiler.configure():
+        tell(f"warning: {note}")
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter ends no command
     try:

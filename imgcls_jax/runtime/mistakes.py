@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sysconfig
 import traceback
@@ -13,6 +14,16 @@ PACKAGE = Path(__file__).parents[1]
 _STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 _THIRD_PARTY = {"site-packages", "dist-packages"}
 MAX_LENGTH = 400
+# What may be over in a minute: rights, a disk or share that is gone, too many open files, too little memory.
+_PASSING = tuple(
+    getattr(errno, name)
+    for name in "EACCES EPERM EIO EMFILE ENFILE ENOMEM ESTALE ETIMEDOUT EAGAIN EINTR ENOTCONN".split()
+)
+# tensorstore and jax tell them by text alone.
+_PASSING_WORDS = (
+    *map(os.strerror, _PASSING),
+    *"RESOURCE_EXHAUSTED PERMISSION_DENIED UNAVAILABLE DEADLINE_EXCEEDED".split(),
+)
 
 
 def user_mistake(error: BaseException) -> str | None:
@@ -41,6 +52,17 @@ def user_mistake(error: BaseException) -> str | None:
 def reason(error: BaseException) -> str:
     """Returns an error's text, never empty: the name of its type where it has none."""
     return str(error) or type(error).__name__
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is the machine's and says nothing of the file that was read."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _PASSING:
+            return True
+        if any(words in str(error) for words in _PASSING_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _of_the_machine(error: OSError) -> str:

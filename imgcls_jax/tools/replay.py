@@ -26,13 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgcls_jax.contracts.objective import Batch
-from imgcls_jax.runtime.command import command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.command import add_data, command, exit_with, parser_of, user_path
 from imgcls_jax.runtime.files import read_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import StopRequest
 from imgcls_jax.train import nonfinite
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.initial import initial_state
+from imgcls_jax.train.known_data import require_open
 from imgcls_jax.train.loop import Loop
 from imgcls_jax.train.nonfinite import Incidents
 from imgcls_jax.train.run import restore
@@ -188,9 +189,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of("replay", __doc__)
     parser.add_argument("--workdir", type=user_path, required=True, help="of the run")
     parser.add_argument("record", type=user_path, help="nonfinite_STEP.json, in the workdir or a path")
+    add_data(parser)
     arguments = parser.parse_args(argv)
     step = recorded_step(arguments.workdir, arguments.record)
-    lines, bad = report(Setup(load_configuration(arguments.workdir)), arguments.workdir, step)
+    configuration = require_open(load_configuration(arguments.workdir), arguments.workdir, arguments)
+    lines, bad = report(Setup(configuration), arguments.workdir, step)
     print("\n".join(map(printable, lines)))
     return 0 if bad else 1
 

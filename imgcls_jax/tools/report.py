@@ -1,12 +1,15 @@
 """Writes one HTML page about finished runs, side by side, that opens anywhere and fetches nothing.
 
   python -m imgcls_jax.tools.report runs/a runs/b [--output report.html] [--split test] [--no_data]
+  python -m imgcls_jax.tools.report from_elsewhere --data_root FOLDER
 
 For every run: curves, final metrics, the classes one by one, the confusion matrix, the pairs most often
 confused, the pictures it gets wrong with most confidence, calibration, the configuration with the fields that
 differ, and the environment; for runs without classes, pictures of each cluster. What needs predictions reads
-the split again, with the data where the run found them; `--no_data` leaves it out, and so does a run whose
-data are gone, which the page says. Exit status: 0, or 2 for a mistake.
+the split again; `--no_data` leaves it out. The data are read where the run found them, if you trained on them
+on this machine. A run from elsewhere could name any file of yours: its data are left out, as those that are
+gone, and the page says so, until you name their folder by `--data_root`, or give `--trust_data`. Exit status:
+0, or 2 for a mistake.
 """
 
 from __future__ import annotations
@@ -20,21 +23,22 @@ from imgcls_jax.config.written import plain
 from imgcls_jax.evaluators.classification_report import report as classification_report
 from imgcls_jax.figures.run_page import Predictions, Run, build
 from imgcls_jax.inference.trained import Trained, load, probabilities
-from imgcls_jax.runtime.command import command, exit_with, parser_of, tell, user_path
-from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.command import add_data, command, exit_with, parser_of, tell, user_path
+from imgcls_jax.runtime.files import naming, whole
 from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.train import finished
+from imgcls_jax.train.known_data import NOTHING, Named, named
 from imgcls_jax.train.workdir import load_task
 
 
-def read_run(workdir: Path, *, split: str, data: bool) -> Run:
+def read_run(workdir: Path, *, split: str, data: Named | None) -> Run:
     """Reads a workdir.
 
     Args:
       workdir: of a finished run.
       split: to predict; "" for that of its first evaluation.
-      data: whether to predict at all.
+      data: what the user says of the run's data; None to read none.
 
     Raises:
       ValueError: it is not the workdir of a finished run.
@@ -44,11 +48,13 @@ def read_run(workdir: Path, *, split: str, data: bool) -> Run:
     _check_shown(workdir / "result.json", result, len(class_names))
     records = finished.read_records(workdir / "metrics.jsonl")
     predictions, why_not = None, "left out on request"
-    if data:
+    if data is not None:
         evaluations = list(result["config"].get("evals", {}).values())
         split = split or (evaluations[0].get("split", "test") if evaluations else "test")
         try:
-            predictions, why_not = predict(load(workdir), split), ""
+            trained = load(workdir, data=data)
+            why_not = f"left out: {trained.data.withheld}" if trained.data.withheld else ""
+            predictions = None if why_not else predict(trained, split)
         except (ValueError, OSError) as error:
             why_not = user_mistake(error) or reason(error)
     by_class = None
@@ -101,7 +107,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=user_path, help="default: report.html in the first workdir")
     parser.add_argument("--split", default="", help="to predict; default: that of a run's first evaluation")
     parser.add_argument("--no_data", action="store_true", help="read no split")
-    return parser.parse_args(argv)
+    add_data(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.no_data and named(arguments) != NOTHING:
+        parser.error("--no_data reads nothing: leave out --data_root and --trust_data")
+    return arguments
 
 
 @command
@@ -109,12 +119,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     arguments = parse_arguments(argv)
     output = arguments.output or arguments.workdirs[0] / "report.html"
-    runs = [
-        read_run(workdir, split=arguments.split, data=not arguments.no_data) for workdir in arguments.workdirs
-    ]
+    data = None if arguments.no_data else named(arguments)
+    runs = [read_run(workdir, split=arguments.split, data=data) for workdir in arguments.workdirs]
     content = build(runs).encode("utf-8", errors="backslashreplace")  # a name may be of no UTF-8
     with naming(output, way_out=""):
-        output.write_bytes(content)
+        if arguments.output:
+            output.write_bytes(content)
+        else:  # in a workdir, where a link may stand
+            with whole(output) as file:
+                file.write(content)
     for run in runs:
         if run.why_not and not arguments.no_data:
             tell(f"{run.name}: without predictions: {run.why_not}")

@@ -32,6 +32,7 @@ from imgcls_jax.inference import index
 from imgcls_jax.inference.trained import load
 from imgcls_jax.runtime.command import (
     add_batch_size,
+    add_data,
     add_workdir,
     at_least_one,
     command,
@@ -42,6 +43,7 @@ from imgcls_jax.runtime.command import (
 )
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.names import printable
+from imgcls_jax.train.known_data import NOTHING, named, require_open
 from imgcls_jax.train.workdir import load_configuration
 
 Drawn = tuple[Image.Image, dict[Path, str]]
@@ -88,7 +90,9 @@ def draw_neighbours(arguments: argparse.Namespace) -> Drawn:
 def draw_embedding(arguments: argparse.Namespace) -> Drawn:
     if (arguments.folder is None) == (arguments.split is None):
         raise ValueError("give either a folder of class folders or --split")
-    trained = load(arguments.workdir, arguments.checkpoint)
+    if arguments.split is None and named(arguments) != NOTHING:
+        raise ValueError("--data_root and --trust_data are of --split, which reads the run's data")
+    trained = load(arguments.workdir, arguments.checkpoint, data=named(arguments))
     errors: dict[Path, str] = {}
     if arguments.split is not None:
         what = f"the split {arguments.split!r}"
@@ -103,8 +107,10 @@ def draw_embedding(arguments: argparse.Namespace) -> Drawn:
 
 
 def draw_augmentation(arguments: argparse.Namespace) -> Drawn:
+    if arguments.workdir is None and named(arguments) != NOTHING:
+        raise ValueError("--data_root is of --workdir; beside --config it is --config.data.root=FOLDER")
     if arguments.workdir is not None:
-        configuration = load_configuration(arguments.workdir)
+        configuration = require_open(load_configuration(arguments.workdir), arguments.workdir, arguments)
     else:
         configuration = resolve(read_config([f"--config={arguments.config}", *arguments.overrides]))
     options = {name: getattr(arguments, name) for name in ("split", "phase", "examples", "draws")}
@@ -150,6 +156,7 @@ def parser() -> argparse.ArgumentParser:
     one = add("embedding", draw_embedding, "embeddings in two dimensions, colored by class")
     one.add_argument("folder", nargs="?", type=user_path, metavar="FOLDER", help="of class folders")
     one.add_argument("--split", help="of the run's data, instead of a folder")
+    add_data(one)
     one.add_argument("--method", choices=embedding_map.METHODS, default="pca")
     one.add_argument("--seed", type=int, default=0)
     add_batch_size(one)
@@ -162,6 +169,7 @@ def add_augmentation(one: argparse.ArgumentParser) -> None:
     origin = one.add_mutually_exclusive_group(required=True)
     origin.add_argument("--config", metavar="FILE.py[:argument]", help="with its overrides after it")
     origin.add_argument("--workdir", type=user_path, help="of a training run")
+    add_data(one)
     one.add_argument("--split", default="", help="default: the training split")
     one.add_argument("--phase", default="", help="whose line is drawn, in a run of several phases")
     one.add_argument("--examples", type=at_least_one, default=6)

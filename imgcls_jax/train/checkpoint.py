@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,21 +17,54 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
-from imgcls_jax.runtime.files import write_json
-from imgcls_jax.train.state import TrainState, checksum
+from imgcls_jax.runtime.files import read_json, write_json
+from imgcls_jax.runtime.mistakes import is_passing
+from imgcls_jax.train.checkpoint_tree import (
+    claimed_bytes,
+    differing_leaves,
+    in_saved_order,
+    part_checksums,
+    shapes_digest,
+)
+from imgcls_jax.train.state import TrainState, combined, leaf_checksums
 
 logger = logging.getLogger(__name__)
 
 Tree = Any
 OBJECTIVE_STATE = "carry"  # the name of TrainState.objective_state in files
+OF_PREDICTION = ("params", OBJECTIVE_STATE)
+# The bytes in memory of a checkpoint's arrays against those of its files: Orbax compresses, but no weights.
+MAX_BYTES_PER_FILE_BYTE, FREE_BYTES = 64, 2**28
+DIFFERS = "its bits are not those that were saved (checksum differs)"
+ATTEMPTS = 5  # at a checkpoint, while another run removes those that it no longer keeps
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which finds a checkpoint without metrics where their file is damaged."""
+
+    best_metric = ""
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """Returns the metrics that were recorded for a checkpoint, with best_metric among them."""
+        path = Path(self.directory) / str(step) / "metrics" / "metrics"
+        if not self.best_metric or not path.exists():
+            return None
+        try:
+            found = read_json(path)
+            value = found.get(self.best_metric)
+            if isinstance(value, (int, float)) and not math.isnan(value):
+                return found
+            raise ValueError(f"{path} holds no number {self.best_metric}")
+        except ValueError as error:
+            logger.warning("%s; that checkpoint counts as not evaluated", error)
+            return None
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
-    A checkpoint holds the whole TrainState, the epoch's order where the objective plans its epochs, and a
-    checksum of their bits,
-    which a restore verifies: Orbax itself does not notice a flipped bit.
+    A checkpoint holds the whole TrainState, the epoch's order where the objective plans its epochs, and
+    checksums of their bits, which whoever reads it verifies: Orbax itself does not notice a flipped bit.
 
     Args:
       directory: made where absent, unless read_only.
@@ -71,7 +105,8 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        self._manager = ocp.CheckpointManager(
+        manager = type("Manager", (_Manager,), {"best_metric": best_metric})  # read by the constructor
+        self._manager = manager(
             self.directory,
             item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
@@ -81,6 +116,8 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
+                # Else threads of a save whose folder cannot be made wait 300 s for it, at the process's end.
+                async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
 
@@ -137,7 +174,13 @@ class Checkpoints:
         step = int(state.step)
         if step not in self._manager.all_steps():
             tree = _to_tree(state, order)
-            meta = {"step": step, "checksum": int(checksum(tree))}
+            parts = part_checksums(tree)
+            meta = {
+                "step": step,
+                "checksum": combined([one for part in parts.values() for one in part]),
+                "parts": {name: combined(parts[name]) for name in OF_PREDICTION},
+                "shapes": {name: shapes_digest(tree[name]) for name in OF_PREDICTION},
+            }
             # For another number of CPU cores XLA makes other code, which may round otherwise.
             require_agreement({f"the state of step {step} (are they of as many cores?)": meta["checksum"]})
             with self._saving():
@@ -197,14 +240,20 @@ class Checkpoints:
         self.wait()
         unreadable: list[int] = []
         for step in reversed([step for step in self.steps() if before is None or step < before]):
+            wanted = _to_tree(target(step), order)
             try:
-                tree = self._restore(step, _to_tree(target(step), order))
+                tree = self._restore(step, wanted)
             except _OtherStructure as error:
                 raise ValueError(
                     f"{self.directory / str(step)} was saved by another model, objective or optimizer: "
                     f"{error}"
                 ) from error
             except Exception as error:  # whatever a damaged file makes Orbax raise
+                if is_passing(error):
+                    raise OSError(
+                        f"the checkpoint {self.directory / str(step)} cannot be read now: "
+                        f"{_first_line(error)}. It stays as it is: mend that, and the same command goes on"
+                    ) from error
                 logger.warning(
                     "CHECKPOINT %s CANNOT BE READ, trying the one before it: %s",
                     self.directory / str(step),
@@ -223,7 +272,7 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, wanted: Tree) -> Tree:
-        differing = differing_leaves(self._manager.item_metadata(step)["state"].tree, wanted)
+        differing = differing_leaves(self._tree_of(step), wanted)
         if differing:
             raise _OtherStructure("; ".join(differing[:3]))
         restored = self._manager.restore(
@@ -235,9 +284,23 @@ class Checkpoints:
                 meta=ocp.args.JsonRestore(),
             ),
         )
-        if int(checksum(restored["state"])) != restored["meta"]["checksum"]:
-            raise ValueError("its bits are not those that were saved (checksum differs)")
+        if combined(np.asarray(leaf_checksums(restored["state"]))) != restored["meta"]["checksum"]:
+            raise ValueError(DIFFERS)
         return restored["state"]
+
+    def _tree_of(self, step: int) -> Tree:
+        """Returns what a checkpoint's own description says of its arrays: shapes and dtypes.
+
+        Raises:
+          ValueError: they are far larger than its files.
+        """
+        tree = self._manager.item_metadata(step)["state"].tree
+        folder = self.directory / str(step)
+        held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        claimed = claimed_bytes(tree)
+        if claimed > FREE_BYTES + MAX_BYTES_PER_FILE_BYTE * held:
+            raise ValueError(f"its arrays claim {claimed} bytes, far more than the {held} of its files")
+        return tree
 
     def _set_aside(self, steps: list[int]) -> None:
         for step in steps:
@@ -259,29 +322,46 @@ class Checkpoints:
         Raises:
           ValueError: there is no such checkpoint, or it cannot be read.
         """
-        step = self._find(which)
-        try:
-            tree = self._manager.item_metadata(step)["state"].tree
-            target = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                {"params": tree["params"], OBJECTIVE_STATE: tree[OBJECTIVE_STATE]},
-            )
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(
-                        target,
-                        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-                        partial_restore=True,
-                    )
-                ),
-            )["state"]
-        except Exception as error:  # whatever a damaged file makes Orbax raise
-            raise ValueError(
-                f"the checkpoint {self.directory / str(step)} cannot be read: "
-                f"{str(error).split(chr(10), 1)[0][:300]}; others: {self.steps()}"
-            ) from error
-        return step, restored["params"], restored[OBJECTIVE_STATE]
+        for attempt in range(1, ATTEMPTS + 1):
+            step = self._find(which)
+            try:
+                restored = self._restore_for_prediction(step, sharding)
+            except Exception as error:  # whatever a damaged file makes Orbax raise
+                gone = not (self.directory / str(step)).exists()
+                if gone and attempt < ATTEMPTS:  # another run has removed it since
+                    self._manager.reload()
+                    continue
+                raise ValueError(
+                    f"the checkpoint {self.directory / str(step)} cannot be read: "
+                    f"{'it was removed' if gone else _first_line(error)}; others: "
+                    f"{[other for other in self.steps() if other != step]}"
+                ) from error
+            return step, restored["params"], restored[OBJECTIVE_STATE]
+        raise AssertionError("unreachable")
+
+    def _restore_for_prediction(self, step: int, sharding: jax.sharding.Sharding) -> Tree:
+        """Returns {"params", OBJECTIVE_STATE} of a checkpoint, verified."""
+        tree = self._tree_of(step)
+        (meta,) = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).values()
+        parts = meta.get("parts")
+        if parts is not None:  # absent from older checkpoints, which are read whole
+            tree = {name: tree[name] for name in OF_PREDICTION}
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        )
+        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+        state = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
+        if parts is None:
+            leaves = [leaf for name in sorted(restored) for leaf in in_saved_order(restored[name])]
+            sound = combined(np.asarray(leaf_checksums(leaves))) == meta["checksum"]
+        else:
+            sums = {name: combined(part) for name, part in part_checksums(restored).items()}
+            shapes = {name: shapes_digest(restored[name]) for name in OF_PREDICTION}
+            sound = (sums, shapes) == (parts, meta["shapes"])
+        if not sound:
+            raise ValueError(DIFFERS)
+        return restored
 
     def _find(self, which: str) -> int:
         steps = self.steps()
@@ -332,27 +412,3 @@ def _from_tree(tree: Tree) -> tuple[TrainState, np.ndarray | None]:
     objective_state = tree.pop(OBJECTIVE_STATE) or {}  # Orbax restores an empty dict as None
     state = TrainState(rng=rng, objective_state=objective_state, **tree)
     return state, None if order is None else np.asarray(order)
-
-
-def differing_leaves(saved: Tree, wanted: Tree) -> list[str]:
-    """Returns one line a leaf whose presence or shape differs."""
-
-    def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
-        return {_path(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
-
-    saved, wanted = shapes(saved), shapes(wanted)
-    return [
-        f"{path}: saved {saved.get(path, 'nothing')}, wanted {wanted.get(path, 'nothing')}"
-        for path in sorted(saved.keys() | wanted.keys())
-        if saved.get(path) != wanted.get(path)
-    ]
-
-
-def _path(path: tuple[Any, ...]) -> str:
-    """Returns a path that is the same whether containers came back as tuples, lists, named tuples or
-    dicts."""
-    names = [
-        str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path
-    ]
-    return "/".join(names)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imgcls_jax.config.field_types import fits
-from imgcls_jax.runtime.files import read_json
+from imgcls_jax.runtime.files import MAX_METRICS_BYTES, parse_json, read_bytes, read_json
 from imgcls_jax.train.writer import flatten
 
 RESULT = {
@@ -69,12 +68,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
       ValueError: another line that is no record; names it.
       OSError: the file cannot be read.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_bytes(path, MAX_METRICS_BYTES).decode("utf-8", errors="replace").splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             if number == len(lines):
                 break
             raise ValueError(f"{path}, line {number}, is not JSON: {line[:60]!r}") from error

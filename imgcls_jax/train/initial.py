@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from imgcls_jax.config.modules import find_module
-from imgcls_jax.train.checkpoint import Checkpoints, differing_leaves
+from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.checkpoint_tree import differing_leaves
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.weights import pretrained
@@ -32,7 +33,10 @@ def initial_state(setup: Setup) -> TrainState:
         params, batch_stats, told = _from_workdir(Path(path), target, setup.sharding)
     else:
         family = find_module("models", model.name)
-        params, batch_stats, report = pretrained.load(path, family, model.variant, target)
+        positions = getattr(setup.backbone, "resize_positions", "timm")
+        params, batch_stats, report = pretrained.load(
+            path, family, model.variant, target, positions=positions
+        )
         told = str(report)
     if setup.first_process:
         print(f"pretrained weights from {path}: {told}", flush=True)

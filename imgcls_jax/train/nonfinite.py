@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.runtime.files import read_json, write_json
+from imgcls_jax.train.finished import require_fields
 
 MAX_IN_A_ROW = 10  # so many skipped steps end a run
 MAX_ROLLBACKS = 10  # of a run, over all its resumes
@@ -70,7 +71,7 @@ class Incidents:
 
     def __init__(self, workdir: Path, policy: str, *, write: bool):
         self.workdir, self.policy, self._write = workdir, policy, write
-        self.left_out = left_out(workdir)
+        self.left_out = left_out(workdir) if policy == "rollback" else frozenset()
         self._in_a_row = 0
 
     def note_finite(self) -> None:
@@ -136,5 +137,10 @@ def left_out(workdir: Path) -> frozenset[int]:
     Raises:
       ValueError: a record is damaged.
     """
-    records = [read_json(path) for path in workdir.glob("nonfinite_*.json")]
-    return frozenset(record["step"] for record in records if record.get("on_nonfinite") == "rollback")
+    steps = set()
+    for path in sorted(workdir.glob("nonfinite_*.json")):
+        record = read_json(path)
+        require_fields(path, record, {"step": int, "on_nonfinite": str})
+        if record["on_nonfinite"] == "rollback":
+            steps.add(record["step"])
+    return frozenset(steps)

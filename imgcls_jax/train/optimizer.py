@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgcls_jax.config.resolve import optax_function
+from imgcls_jax.config.resolve import TRUST_PARAMS, optax_function
 from imgcls_jax.config.settings import OptimizerSettings
 
 Schedule = Callable[[int | jax.Array], Any]
@@ -92,7 +92,10 @@ def make_optimizer(
     """
     function, groups, weight_decay = optax_function(settings.name), settings.groups, settings.weight_decay
     paths = param_paths(params)
-    decay_mask = _decay_mask(paths, settings.decay_params) if weight_decay else None
+    decay_mask = _mask(paths, settings.decay_params, "decay_params") if weight_decay else None
+    fields = dict(settings.fields)
+    trust = fields.pop(TRUST_PARAMS, None)
+    trust_mask = None if trust is None else _mask(paths, trust, TRUST_PARAMS)
     labels = _group_labels(paths, groups)
     factors = dict(enumerate(factor for _, factor in groups)) | {len(groups): 1.0}
     used = set(jax.tree.leaves(labels))
@@ -106,7 +109,8 @@ def make_optimizer(
             continue
         chosen = _masked_to(decay_mask, labels, label)
         scaled = _scaled(schedule, factor)
-        transforms[label] = _one_group(function, scaled, weight_decay, chosen, settings.fields)
+        own = {} if trust_mask is None else {"trust_ratio_mask": _masked_to(trust_mask, labels, label)}
+        transforms[label] = _one_group(function, scaled, weight_decay, chosen, fields | own)
     tx = optax.partition(transforms, labels)
     if settings.clip_norm:
         trainable = jax.tree.map(lambda label: factors[label] is not None, labels)
@@ -148,12 +152,12 @@ def _compiled(pattern: str, field: str) -> re.Pattern[str]:
         raise ValueError(f"{field}: {pattern!r} is not a regular expression: {error}") from error
 
 
-def _decay_mask(paths: Any, pattern: str) -> Any:
-    compiled = _compiled(pattern, "optimizer.decay_params")
+def _mask(paths: Any, pattern: str, field: str) -> Any:
+    compiled = _compiled(pattern, f"optimizer.{field}")
     mask = jax.tree.map(lambda path: compiled.fullmatch(path) is not None, paths)
     if not any(jax.tree.leaves(mask)):
         raise ValueError(
-            f"optimizer.decay_params = {pattern!r} matches no parameter; the first are "
+            f"optimizer.{field} = {pattern!r} matches no parameter; the first are "
             f"{jax.tree.leaves(paths)[:4]}"
         )
     return mask

@@ -19,7 +19,7 @@ from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreemen
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import Interrupted, StopRequest
-from imgcls_jax.train import evaluation, finished, kept_data
+from imgcls_jax.train import evaluation, finished, kept_data, known_data
 from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
 from imgcls_jax.train.due import Due
@@ -29,6 +29,7 @@ from imgcls_jax.train.loop import Failed, Loop
 from imgcls_jax.train.nonfinite import Incidents, NonFinite, RollBack
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
+from imgcls_jax.train.step import differences_in_parts
 from imgcls_jax.train.writer import MetricWriter, evaluated_at
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ def _prepare(
     setup = Setup(configuration)
     workdir.mkdir(parents=True, exist_ok=True)
     if setup.first_process:
+        known_data.remember(configuration)
         held.enter_context(workdirs.lock(workdir))
         # Another run may have begun since.
         found = _found(setup, accept_growth=accept_growth)
@@ -169,6 +171,10 @@ def _go_on(
     first_step, total = int(state.step), setup.settings.train.total_steps
     if restored and setup.first_process:
         print(f"resumed from the checkpoint of step {first_step}", flush=True)
+    parts = setup.settings.train.num_microbatches
+    if setup.first_process and first_step < total:
+        for line in differences_in_parts(setup.objective, state.objective_state, parts):
+            logger.warning("train.num_microbatches = %d: %s", parts, line)
     names = [own.name for own in setup.settings.evals]
     # An evaluation that was due at this step is made up for; the last one of a run always, for result.json.
     evaluated = of_first(evaluated_at(workdir, first_step, names))

@@ -204,12 +204,12 @@ class Setup:
         found = environment()["versions"]
         versions = {name: found.get(name, "absent") for name in ("jax", "jaxlib", "flax", "optax")}
         return {
-            **{f"config.{name}": value for name, value in compare.binding_fields(self.resolved).items()},
             "examples to train on": self.task.num_examples,
             **{f"examples of the split {name!r}": size for name, size in self.evaluated_sizes.items()},
             **{f"digest of the split {name!r}": own.digest for name, own in self.contents.items()},
             "class names": self.class_names,
             "class counts": self.task.class_counts,
+            **{f"config.{name}": value for name, value in compare.binding_fields(self.resolved).items()},
             **{f"version of {name}": version for name, version in versions.items()},
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -66,16 +67,26 @@ def _leaf_checksum(leaf: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def checksum(state: Any) -> jax.Array:
-    """Returns uint32: a position-weighted sum, modulo 2^32, of all bits of a tree; any single changed word
-    changes it.
+def leaf_checksums(tree: Any) -> jax.Array:
+    """Returns uint32 [leaves]: of each leaf a position-weighted sum, modulo 2^32, of all its bits; any single
+    changed word changes it.
 
     It runs where the arrays are, so that a checkpoint can be verified without a copy to the host.
     """
-    total = jnp.uint32(0)
-    for leaf in jax.tree.leaves(state):
-        total = total * jnp.uint32(1000003) + _leaf_checksum(leaf)
+    return jnp.stack([jnp.uint32(0), *map(_leaf_checksum, jax.tree.leaves(tree))])[1:]
+
+
+def combined(checksums: Iterable[int]) -> int:
+    """Returns the checksum of a tree, from those of its leaves in order."""
+    total = 0
+    for one in checksums:
+        total = (total * 1000003 + int(one)) % 2**32
     return total
+
+
+def checksum(tree: Any) -> int:
+    """Returns the checksum, below 2^32, of all bits of a tree."""
+    return combined(np.asarray(leaf_checksums(tree)).tolist())
 
 
 def first_nonfinite(state: TrainState) -> str | None:

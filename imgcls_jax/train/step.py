@@ -33,6 +33,7 @@ def make_train_step(
       augment: (rng, batch) -> batch, the device-side part of the input pipeline.
       num_microbatches: a batch is worked through in so many equal parts and their gradients are averaged
         before the one optimizer step; the objective state (BatchNorm statistics, say) goes from part to part.
+        `differences_in_parts` says what that changes.
       frozen: bool for every leaf of params; those that are True cost no backward pass and stay to the bit.
         None freezes nothing.
       axis_name: of the mapped axis, where the step sees one replica's rows of the batch: each replica draws
@@ -47,6 +48,11 @@ def make_train_step(
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
         rng_a, rng_l = jax.random.split(rng)
         batch = augment(rng_a, batch)
+        if objective.divisors is not None:
+            divisors = objective.divisors(state.objective_state, batch)
+            if axis_name is not None:
+                divisors = jax.lax.pmean(divisors, axis_name)
+            batch |= {"divisors": jax.tree.map(lambda whole: whole / num_microbatches, divisors)}
         if num_microbatches == 1:
             (value, (objective_state, metrics)), grads = grad(
                 state.params, state.objective_state, batch, rng_l, state.step
@@ -101,8 +107,11 @@ def _accumulate(
     def part_of(array: jax.Array) -> jax.Array:
         return jnp.moveaxis(array.reshape(array.shape[0] // parts, parts, *array.shape[1:]), 1, 0)
 
+    shared = {"divisors": batch["divisors"]} if "divisors" in batch else {}
+
     def add_part(carry: Any, scanned: tuple[Batch, jax.Array]) -> tuple[Any, Metrics]:
         part, rng_part = scanned
+        part |= shared
         objective_state, total = carry
         (value, (objective_state, metrics)), grads = grad(
             state.params, objective_state, part, rng_part, state.step
@@ -111,13 +120,30 @@ def _accumulate(
         return (objective_state, total), metrics | {"loss": value}
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    scanned = (jax.tree.map(part_of, batch), jax.random.split(rng, parts))
+    rows = {key: value for key, value in batch.items() if key not in shared}
+    scanned = (jax.tree.map(part_of, rows), jax.random.split(rng, parts))
     # In a loop XLA convolves on a CPU without its libraries, up to hundreds of times as slowly.
     unrolled = jax.default_backend() == "cpu"
     (objective_state, grads), metrics = jax.lax.scan(
         add_part, (state.objective_state, zeros), scanned, unroll=unrolled
     )
     return objective_state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics), grads
+
+
+def differences_in_parts(objective: Objective, objective_state: Any, parts: int) -> list[str]:
+    """Returns what a step in parts (train.num_microbatches) does otherwise than one of the whole batch.
+
+    That is a line of the objective's loss, and one of BatchNorm; draws of random numbers differ besides.
+    """
+    if parts == 1:
+        return []
+    lines = [objective.in_parts] if objective.in_parts else []
+    if any(jax.tree.leaves(value) for name, value in objective_state.items() if name.endswith("_stats")):
+        lines.append(
+            f"BatchNorm takes its statistics from each part alone, and its running statistics move {parts} "
+            "times a step"
+        )
+    return lines
 
 
 def _shared_objective_state(axis_name: str, old: Any, new: Any) -> Any:

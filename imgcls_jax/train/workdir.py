@@ -11,7 +11,7 @@ import platform
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from imgcls_jax.config import compare
 from imgcls_jax.config.configuration import Configuration
@@ -20,10 +20,13 @@ from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import Config, with_present_names
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.contents import Contents
-from imgcls_jax.runtime.files import naming, read_json, write_json
+from imgcls_jax.runtime.files import naming, open_own, read_json, write_json
+from imgcls_jax.runtime.names import printable
 from imgcls_jax.train import kept_data
 
 logger = logging.getLogger(__name__)
+
+MAX_HOLDER = 200  # characters of a lock that a message shows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +230,7 @@ def lock(workdir: Path) -> Iterator[None]:
     """
     import fcntl  # here, since Windows has none
 
-    with (workdir / "lock").open("a+", encoding="utf-8") as file:
+    with _lock_file(workdir / "lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
@@ -236,12 +239,18 @@ def lock(workdir: Path) -> Iterator[None]:
             file.flush()
         except BlockingIOError:
             file.seek(0)
+            holder = printable(file.read(MAX_HOLDER)) or "another run"
             raise ValueError(
-                f"{workdir} is in use by {file.read() or 'another run'}: end it, or choose another --workdir"
+                f"{workdir} is in use by {holder}: end it, or choose another --workdir"
             ) from None
         except OSError as error:
             logger.warning("%s cannot be locked (%s): see to it that no other run uses it", workdir, error)
         yield
+
+
+def _lock_file(path: Path) -> IO[str]:
+    with naming(path, way_out=". Choose another --workdir, or make this one your own"):
+        return open_own(path, "a+")
 
 
 def save_task(workdir: Path, task: Task, class_names: tuple[str, ...], source_shape: tuple[int, ...]) -> None:

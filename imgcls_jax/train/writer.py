@@ -6,6 +6,7 @@ The method names are those of clu's metric writers, which cannot be imported wit
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import numbers
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls_jax.runtime.files import naming
+from imgcls_jax.runtime.files import naming, open_own, parse_json, whole
 
 FLUSH_SECONDS = 10  # a flush waits for the disk
 OWN_PREFIXES = ("train", "plan")  # of the names of scalars; all others are those of evaluations
@@ -46,7 +47,7 @@ class MetricWriter:
             return
         with naming(self._path):
             _drop_after(self._path, resume_step, again)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = open_own(self._path, "a")
         with contextlib.suppress(ModuleNotFoundError):
             self._board = Board(workdir / "tensorboard", resume_step)
 
@@ -95,6 +96,8 @@ class Board:
         session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         with naming(folder):
             folder.mkdir(exist_ok=True)
+            if folder.is_symlink():  # of a stranger's workdir, into any folder
+                raise OSError(errno.ELOOP, "it is a symbolic link: remove it")
             self._file = event_file_writer.EventsWriter(str(folder / "events"))
             self._file.write_event(
                 self._event(wall_time=time.time(), step=resume_step + 1, session_log=session)
@@ -127,19 +130,18 @@ def _drop_after(path: Path, step: int, again: Sequence[str]) -> None:
         return record["step"] < step or (record["step"] == step and not set(names) & set(again))
 
     kept = [line for line, record in _records(path) if stays(record)]
-    replacement = path.with_suffix(".tmp")
-    replacement.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    replacement.replace(path)
+    with whole(path, "w") as file:
+        file.writelines(f"{line}\n" for line in kept)
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the lines of a metrics file with the records they hold; no others."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if isinstance(record["step"], int):
                 yield line, record
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             continue
 
 

@@ -22,6 +22,8 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.runtime.files import whole
+
 Arrays = dict[str, np.ndarray]
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
@@ -32,6 +34,9 @@ PREFIXES = ("module.", "_orig_mod.")  # of torch's DataParallel and torch.compil
 LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 LEGACY_PROTOCOL = 1001
 MAX_DIMENSIONS = 64  # of NumPy
+MAX_KEY = 2**31  # whole numbers below are keys; larger ones may be chosen to have one hash
+MAX_PREFIXES = 8  # at the beginning of every name
+MAX_SHOWN = 1000  # characters of an error that may quote the file
 # Tensors may share a storage (tied weights), or be compressed (.npz); more than this many times the file's
 # size is no state dict.
 MAX_BYTES_PER_FILE_BYTE = 16
@@ -79,7 +84,7 @@ def read_state_dict(path: str | Path) -> Arrays:
         raise
     except Exception as error:  # whatever a damaged file makes its reader say
         raise ValueError(
-            f"{path}: cannot be read as {suffix}: {str(error) or type(error).__name__}"
+            f"{path}: cannot be read as {suffix}: {str(error)[:MAX_SHOWN] or type(error).__name__}"
         ) from error
     arrays = {name: a for name, a in arrays.items() if not name.endswith("num_batches_tracked")}
     if not arrays:
@@ -96,10 +101,9 @@ def write_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Non
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    partial.write_bytes(_safetensors().save(whole))
-    partial.replace(path)
+    content = _safetensors().save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    with whole(path) as file:
+        file.write(content)
 
 
 def _safetensors() -> Any:
@@ -135,10 +139,12 @@ def _check_claim(total: int, file_size: int) -> None:
 
 
 def _strip_prefixes(named: dict[str, Any]) -> dict[str, Any]:
-    for prefix in PREFIXES:
-        if named and all(name.startswith(prefix) for name in named):
-            return _strip_prefixes({name.removeprefix(prefix): value for name, value in named.items()})
-    return named
+    for _ in range(MAX_PREFIXES + 1):
+        prefix = next((p for p in PREFIXES if named and all(name.startswith(p) for name in named)), None)
+        if prefix is None:
+            return named
+        named = {name.removeprefix(prefix): value for name, value in named.items()}
+    raise ValueError(f"all its names begin with more than {MAX_PREFIXES} prefixes such as {PREFIXES[0]!r}")
 
 
 # PyTorch's files. Unpickling gives records, not arrays: what is no part of the state dict (the optimizer's
@@ -194,9 +200,22 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
+def _require_key(key: Any) -> None:
+    """Raises ValueError for what is no key of a checkpoint: others may take for ever to hash or compare."""
+    if not (isinstance(key, str) or (isinstance(key, int) and 0 <= key < MAX_KEY)):
+        raise ValueError(f"a key is neither a name nor a small number: {_shown(key)}")
+
+
+def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
+    pairs = [(key, value) for key, value in pairs]
+    for key, _ in pairs:
+        _require_key(key)
+    return OrderedDict(pairs)
+
+
 # Everything that a pickle may name. All of it is inert: records, containers, placeholders.
 _GLOBALS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _ordered_dict,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
@@ -212,16 +231,20 @@ _GLOBALS: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle._Unpickler):
+# The one that is written in Python: each of its opcodes is a method.
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _Unpickler(_PythonUnpickler):
     """Unpickles records of tensors and plain containers.
 
     The unpickler written in Python is the one to restrict: its memo is a dictionary, so a huge index in a
-    file allocates nothing, and opcodes can be replaced. Tuples come out as lists, which are no keys: to hash
-    tuples nested forty deep can take longer than a life.
+    file allocates nothing, and opcodes can be replaced. Tuples come out as lists, which are no keys, and
+    there are no sets: to hash tuples or sets nested forty deep can take longer than a life.
     """
 
     stack: list[Any]
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding="utf-8")
@@ -255,14 +278,39 @@ class _Unpickler(pickle._Unpickler):
     def gather(self, count: int) -> None:
         self.stack[len(self.stack) - count :] = [self.stack[len(self.stack) - count :]]
 
+    def set_item(self) -> None:
+        _require_key(self.stack[-2])
+        self.load_setitem()
+
+    def set_items(self) -> None:
+        for key in self.stack[::2]:  # what follows the mark
+            _require_key(key)
+        self.load_setitems()
+
+    def make_dict(self) -> None:
+        self.stack, items = self.metastack.pop(), self.stack
+        self.append = self.stack.append
+        for key in items[::2]:
+            _require_key(key)
+        self.append({items[i]: items[i + 1] for i in range(0, len(items), 2)})
+
+    def put(self) -> None:
+        number = int(self.readline()[:-1])
+        _require_key(number)
+        self.memo[number] = self.stack[-1]
+
     def refuse(self) -> None:
         raise ValueError("the pickle uses an opcode that no state dict needs")
 
     dispatch[pickle.BUILD[0]] = ignore_state  # no attribute of any object is ever set
-    dispatch[pickle.TUPLE[0]] = pickle._Unpickler.dispatch[pickle.LIST[0]]
+    dispatch[pickle.TUPLE[0]] = _PythonUnpickler.dispatch[pickle.LIST[0]]
     for number, opcode in enumerate((pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)):
         dispatch[opcode[0]] = functools.partial(gather, count=number)
+    dispatch[pickle.SETITEM[0]], dispatch[pickle.SETITEMS[0]] = set_item, set_items
+    dispatch[pickle.DICT[0]], dispatch[pickle.PUT[0]] = make_dict, put
     for opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER):
+        dispatch[opcode[0]] = refuse
+    for opcode in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):
         dispatch[opcode[0]] = refuse
 
 

@@ -76,17 +76,25 @@ class Report:
 Loaded = tuple[dict[str, Any], dict[str, Any], Report]
 
 
-def load(path: str | Path, family: ModuleType, variant: str, target: Tree) -> Loaded:
+def load(
+    path: str | Path, family: ModuleType, variant: str, target: Tree, *, positions: str = "timm"
+) -> Loaded:
     """Loads a file, of PyTorch's names or of this package's own; otherwise as `load_torch`."""
     arrays = read_state_dict(path)
     try:
-        return (load_own if is_own(arrays) else load_torch)(arrays, family, variant, target)
+        read = load_own if is_own(arrays) else load_torch
+        return read(arrays, family, variant, target, positions=positions)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def load_torch(
-    state_dict: Mapping[str, np.ndarray], family: ModuleType, variant: str, target: Tree
+    state_dict: Mapping[str, np.ndarray],
+    family: ModuleType,
+    variant: str,
+    target: Tree,
+    *,
+    positions: str = "timm",
 ) -> Loaded:
     """Turns a PyTorch state dict into params and batch_stats.
 
@@ -94,7 +102,8 @@ def load_torch(
     another number of classes or of another kind is left out, and its room is not in the params returned; so
     are auxiliary classifiers and other parts that the target is built without. A convolution of 3 input
     channels is summed over them where the target has 1: a gray image then counts as one with R = G = B.
-    Position embeddings of another square grid are interpolated, bicubically.
+    Position embeddings of another square grid are interpolated, bicubically, in timm's way unless `positions`
+    says otherwise.
 
     Args:
       state_dict: {name: float array}, as `read_state_dict` returns it.
@@ -102,6 +111,7 @@ def load_torch(
       variant: of the family.
       target: {"params": {"backbone": ..., "head": ..., ...}, "batch_stats": ...} of arrays or shapes; rooms
         of params other than backbone, head and aux_head_0.. are passed over.
+      positions: as `resize_positions` has it.
 
     Returns:
       params {"backbone", and "head", "aux_head_0".. where they could be filled}, batch_stats, and a `Report`.
@@ -113,14 +123,21 @@ def load_torch(
     arrays = dict(state_dict)
     if hasattr(family, "import_weights"):
         arrays = renamed(arrays, family, variant)
-    return _fill(arrays, TorchNames(family, variant), target)
+    return _fill(arrays, TorchNames(family, variant), target, positions)
 
 
-def load_own(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str, target: Tree) -> Loaded:
+def load_own(
+    arrays: Mapping[str, np.ndarray],
+    family: ModuleType,
+    variant: str,
+    target: Tree,
+    *,
+    positions: str = "timm",
+) -> Loaded:
     """`load_torch` for arrays of this package's names; other rooms (a projector) are left out."""
     names = OwnNames(family, variant)
     known = {name: a for name, a in arrays.items() if name.split("/")[0] in names.rooms}
-    params, batch_stats, report = _fill(known, names, target)
+    params, batch_stats, report = _fill(known, names, target, positions)
     others = sorted({name.split("/")[0] for name in arrays} - names.rooms)
     notes = [f"{room}: left out, no part of a backbone or its classifier" for room in others]
     return params, batch_stats, Report(report.loaded, (*report.notes, *notes))
@@ -212,7 +229,7 @@ def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) 
         raise ValueError(f"no weights of {variant}: {error}") from error
 
 
-def _fill(arrays: Arrays, names: TorchNames, target: Tree) -> Loaded:
+def _fill(arrays: Arrays, names: TorchNames, target: Tree, positions: str) -> Loaded:
     """Fills the target's leaves from `arrays`, which it consumes."""
     rooms = {room: tree for room, tree in target["params"].items() if room in names.rooms}
     leaves = dict(_leaves({**rooms, "batch_stats": target.get("batch_stats", {})}))
@@ -227,7 +244,7 @@ def _fill(arrays: Arrays, names: TorchNames, target: Tree) -> Loaded:
         if not jnp.issubdtype(array.dtype, jnp.floating) or not np.isfinite(array).all():
             unsound.append(f"{key} ({array.dtype})")
             continue
-        array, note = _adapt(names.inward(path, array), shape, path)
+        array, note = _adapt(names.inward(path, array), shape, path, positions)
         if note:
             notes.append(f"{key}: {note}")
         if array.shape == shape:
@@ -298,7 +315,9 @@ def _drop_optional(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames
             del arrays[key]
 
 
-def _adapt(array: np.ndarray, shape: tuple[int, ...], path: KeyPath) -> tuple[np.ndarray, str]:
+def _adapt(
+    array: np.ndarray, shape: tuple[int, ...], path: KeyPath, positions: str
+) -> tuple[np.ndarray, str]:
     """Returns the array, fitted to a gray input or another grid of positions, and a note where it was."""
     if path[-1] == "kernel" and array.ndim == 4 and array.shape[2] == 3:
         if shape == (*array.shape[:2], 1, array.shape[3]):
@@ -308,10 +327,52 @@ def _adapt(array: np.ndarray, shape: tuple[int, ...], path: KeyPath) -> tuple[np
         if array.shape[::2] == shape[::2] and theirs and ours and theirs[0] == ours[0]:
             (prefix, old), (_, new) = theirs, ours
             square = array[:, prefix:].reshape(1, old, old, -1)
-            square = np.asarray(jax.image.resize(square, (1, new, new, shape[2]), "bicubic"))
+            square = resize_positions(square, new, positions)
             tokens = np.concatenate([array[:, :prefix], square.reshape(1, new * new, -1)], axis=1)
-            return tokens, f"interpolated from a grid of {old}x{old} to one of {new}x{new}"
+            return (
+                tokens,
+                f"interpolated in {positions}'s way from a grid of {old}x{old} to {new}x{new}",
+            )
     return array, ""
+
+
+def resize_positions(square: np.ndarray, side: int, like: str) -> np.ndarray:
+    """Brings a square grid of position embeddings to another size, bicubically.
+
+    Args:
+      square: float [1, n, n, D].
+      side: of the new grid.
+      like: "timm" antialiases, with the cubic's a = -1/2; the other two do not and have a = -3/4, PyTorch's:
+        "torchvision" lets the corners stay where they are (align_corners), "mae" the edges of the whole.
+
+    Returns:
+      float [1, side, side, D].
+
+    Raises:
+      ValueError: another name.
+    """
+    if like == "timm":
+        return np.asarray(jax.image.resize(square, (1, side, side, square.shape[3]), "bicubic"))
+    if like not in ("torchvision", "mae"):
+        raise ValueError(f"model.resize_positions is one of timm, torchvision, mae; got {like!r}")
+    old = square.shape[1]
+    if like == "torchvision":
+        at = np.arange(side) * ((old - 1) / max(side - 1, 1))
+    else:
+        at = (np.arange(side) + 0.5) * (old / side) - 0.5
+    first = np.floor(at).astype(int)
+    matrix = np.zeros((side, old))
+    for tap in (-1, 0, 1, 2):
+        places = np.clip(first + tap, 0, old - 1)
+        np.add.at(matrix, (np.arange(side), places), _cubic(np.abs(at - first - tap)))
+    return np.einsum("ij,kl,bjld->bikd", matrix, matrix, square, optimize=True).astype(square.dtype)
+
+
+def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Keys's kernel of cubic convolution, at distances in [0, 2]."""
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * a - 4 * a
+    return np.where(distance <= 1, near, far)
 
 
 def _grid(length: int) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgcls_jax.data.lists import read_table
 from imgcls_jax.data.sources.cifar10 import Cifar10
 from imgcls_jax.data.sources.cub200 import Cub200
 from imgcls_jax.data.sources.label_table import LabelTable
@@ -430,3 +431,27 @@ def test_cifar_files(tmp_path):
         assert refused("CIFAR files", lambda: Cifar10("train", root=tmp_path), "batches.meta.txt")
     write(tmp_path / "batches.meta.txt", names)
     assert Cifar10("train", root=tmp_path).labels.tolist() == [0, 0, 3, 0, 0, 0, 0, 0, 0]
+
+
+SECRET = "root:secret:0:0\n"
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["absolute", "link"])
+def test_errors_quote_nothing_from_outside_the_root(tmp_path, link):
+    root, secret = tmp_path / "data", tmp_path / "passwd"
+    root.mkdir()
+    secret.write_text(SECRET)
+    (root / "link").symlink_to(secret)
+    named = "link" if link else str(secret)
+    attempts = [
+        lambda: ListFile("train", root=root, list_file=named),
+        lambda: LabelTable("train", root=root, table=named),
+        lambda: read_table(root / "link", (int, str)),
+    ]
+    for attempt in attempts:
+        with pytest.raises(ValueError, match="nothing of it is shown") as caught:
+            attempt()
+        assert "secret:" not in str(caught.value)
+    (root / "own.txt").write_text(SECRET)
+    with pytest.raises(ValueError, match="secret:0:0"):  # the data's own line is told
+        ListFile("train", root=root, list_file="own.txt")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imgcls_jax.data import host_operations, transforms
-from imgcls_jax.data.pipeline import MAX_BAD_IN_A_ROW, EvalBatches, TrainBatches, iterate
+from imgcls_jax.data.pipeline import MAX_BAD_IN_A_ROW, EvalBatches, Labeled, TrainBatches, iterate
 from imgcls_jax.data.source import Arrays
 from imgcls_jax.data.sources.image_folder import ImageFolder
 
@@ -223,3 +223,50 @@ def test_sizes_that_cannot_work_are_refused():
         train(shard=(0, 3))
     with pytest.raises(ValueError, match="on_bad_example"):
         train(on_bad_example="ignore")
+
+
+WORKERS = """
+import numpy as np
+from imgcls_jax.data.pipeline import TrainBatches, iterate
+from imgcls_jax.data.source import Arrays
+
+def read(last):
+    source = Arrays(np.zeros((64, 64, 64, 3), np.uint8), np.zeros(64, np.int32), ["a"], "zeros")
+    batches = TrainBatches(source, (), batch_size=8, seed=0)
+    with iterate(batches, 0, 12, num_workers=2) as iterator:
+        for number, batch in enumerate(iterator):
+            assert type(batch["image"]) is np.ndarray
+            if number == last:
+                return batch
+
+if __name__ == "__main__":
+    kept = read(LAST)
+"""
+
+
+@pytest.mark.parametrize("last", [3, 11, 99], ids=["left early", "to the last", "to the end"])
+def test_workers_leave_no_shared_memory_behind(tmp_path, last):
+    (tmp_path / "reading.py").write_text(WORKERS.replace("LAST", str(last)))
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "reading.py"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_labeled_examples_may_stay_out_of_the_other_stream(apart):
+    known = np.array([3, 8, 21])
+    batches = train(ops=(), labeled=Labeled(known, 2, apart))
+    assert batches.steps_per_epoch == (5 if apart else 6)
+    epochs = [np.concatenate([batches[step]["index"] for step in range(60)]) for _ in range(2)]
+    seen = set(epochs[0].tolist())
+    assert seen == set(range(50)) - (set(known.tolist()) if apart else set())
+    assert set(batches[4]["labeled"]["index"].tolist()) <= set(known.tolist())
+    if apart:
+        with pytest.raises(ValueError, match="48 examples without a label, less than one batch of 49"):
+            train(ops=(), batch_size=49, labeled=Labeled(known[:2], 1, apart))

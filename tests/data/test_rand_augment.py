@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from imgcls_jax.data.rand_augment import Change, apply_changes, rand_augment
+from imgcls_jax.data.rand_augment import Change, apply_changes, apply_fixmatch, rand_augment
 
 QUICK = {"xla_backend_optimization_level": 0}
 LEVEL = 1 / 255
@@ -104,6 +104,66 @@ def test_geometry_by_a_loop(pixels, sign):
         )
 
 
+# ---- FixMatch's levels
+
+
+def by_fixmatch(pixels, kind, level, sign=1.0, times=1):
+    """FixMatch's change of one image, once or more; its pixels and their alpha."""
+    images = np.concatenate([pixels / 255, np.ones((*pixels.shape[:2], 1))], axis=-1)[None].astype(np.float32)
+    for _ in range(times):
+        images = apply_fixmatch(
+            jnp.asarray(images), jnp.array([kind]), jnp.float32([level / 10]), jnp.float32([sign])
+        )
+    return np.asarray(images[0, ..., :-1]), np.asarray(images[0, ..., -1])
+
+
+@pytest.mark.parametrize("level", range(1, 10))
+def test_fixmatch_levels_are_the_authors_through_pillow(pixels, level):
+    image = Image.fromarray(pixels).convert("RGBA")
+    affine = lambda *matrix: image.transform(image.size, Image.Transform.AFFINE, matrix)  # noqa: E731
+    enhance = level * 1.8 / 10 + 0.1
+    for kind, expected in (
+        (Change.TRANSLATE_X, affine(1, 0, -level, 0, 1, 0)),
+        (Change.TRANSLATE_Y, affine(1, 0, 0, 0, 1, -level)),
+        (Change.SHEAR_X, affine(1, level * 0.3 / 10, 0, 0, 1, 0)),
+        (Change.SHEAR_Y, affine(1, 0, 0, level * 0.3 / 10, 1, 0)),
+        (Change.POSTERIZE, ImageOps.posterize(image.convert("RGB"), 4 - int(level * 4 / 10)).convert("RGBA")),
+        (
+            Change.SOLARIZE,
+            ImageOps.solarize(image.convert("RGB"), 256 - int(level * 256 / 10)).convert("RGBA"),
+        ),
+        (Change.BRIGHTNESS, ImageEnhance.Brightness(image).enhance(enhance)),
+        (Change.SATURATION, ImageEnhance.Color(image).enhance(enhance)),
+        (Change.CONTRAST, ImageEnhance.Contrast(image).enhance(enhance)),
+    ):
+        expected = np.asarray(expected) / 255
+        color, alpha = by_fixmatch(pixels, kind, level)
+        off = np.abs(color - expected[..., :3]).max(axis=-1) > 2.1 * LEVEL
+        assert off.mean() < 0.04, (kind.name, level)  # a shear meets half a pixel in one row or column
+        assert (alpha != expected[..., 3]).mean() < 0.04, (kind.name, level)
+
+
+def test_what_comes_from_outside_is_gray_at_the_end_unless_a_change_forgets_it(pixels):
+    moved, alpha = by_fixmatch(pixels, Change.TRANSLATE_X, 9)
+    assert (alpha[:, :9] == 0).all() and (alpha[:, 9:] == 1).all() and (moved[:, :9] == 0).all()
+    op = rand_augment(2, 9, 1.0, "fixmatch")
+    images = jnp.ones((64, 32, 32, 3))
+    changed = np.asarray(op(jax.random.key(0), images))
+    corners = changed[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert {0.5, 0.0, 1.0} <= set(np.unique(corners))
+    assert changed.shape == images.shape and changed.min() >= 0 and changed.max() <= 1
+
+
+def test_fixmatch_draws_whole_levels(monkeypatch):
+    ((_, strengths, _),) = draws(monkeypatch, 900, num_ops=1, magnitude=None, p=0.5, levels="fixmatch")
+    levels = np.round(strengths * 10, 5)
+    assert sorted(set(levels)) == list(range(1, 10))
+    with pytest.raises(ValueError, match=r"magnitude must lie in \[0, 10\] for the levels of fixmatch"):
+        rand_augment(magnitude=11, levels="fixmatch")
+    with pytest.raises(ValueError, match="levels must be one of torchvision, fixmatch, got 'timm'"):
+        rand_augment(levels="timm")
+
+
 # ---- laws
 
 
@@ -118,6 +178,7 @@ def draws(monkeypatch, count: int, **arguments) -> list[tuple[np.ndarray, ...]]:
         return images
 
     monkeypatch.setattr(module, "apply_changes", record)
+    monkeypatch.setattr(module, "apply_fixmatch", record)
     rand_augment(**arguments)(jax.random.key(0), np.zeros((count, 2, 2, 1), np.float32))
     return recorded
 
@@ -160,7 +221,7 @@ def test_laws():
     ("arguments", "message"),
     [
         ({"num_ops": 0}, "num_ops must be a whole number, at least 1, got 0"),
-        ({"magnitude": 31}, r"magnitude must lie in \[0, 30\], or be None, got 31"),
+        ({"magnitude": 31}, r"must lie in \[0, 30\] for the levels of torchvision, or be None, got 31"),
         ({"p": -0.5}, r"p is a probability, in \[0, 1\], got -0.5"),
     ],
 )

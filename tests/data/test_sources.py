@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import pickle
 import pkgutil
@@ -187,6 +188,7 @@ def test_cifar10(tmp_path):
     assert source.labels.tolist() == [1, 0, 2, 0, 3, 0, 4, 0, 5, 0] and source.class_names[9] == "class 9"
     assert source.images[1, 20, 7].tolist() == [11, 20, 7]  # red, green = row, blue = column
     test = Cifar10("test", root=tmp_path / "cifar-10-batches-bin")
+    assert len(Cifar10("train+test", root=tmp_path)) == len(source) + len(test)
     check_contract(test, 1, 10)
     assert test.labels.tolist() == [9]
 
@@ -729,6 +731,43 @@ def test_tfds_not_prepared_or_unknown(tmp_path):
     assert f"data_dir='{tmp_path}'" in str(caught.value)
     with pytest.raises(ValueError, match="has no 'no_such_set'; correct the name"):
         Tfds("train", name="no_such_set", root=tmp_path)
+
+
+FEATURES = "tensorflow_datasets.core.features"
+PLANTED = {
+    "legacy": lambda name: {
+        "type": f"{FEATURES}.features_dict.FeaturesDict",
+        "content": {"a": {"type": name}},
+    },
+    "proto": lambda name: {"pythonClassName": name, "jsonFeature": {"json": "{}"}},
+    "old names": lambda name: {"featuresDict": {"features": {"a": {"python_class_name": name}}}},
+    "in a text": lambda name: {"jsonFeature": {"json": json.dumps({"feature": {"type": name}})}},
+}
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
+def test_tfds_imports_no_class_that_a_folder_names(tmp_path, monkeypatch, planted, file):
+    pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
+    (tmp_path / "planted_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    for name in ("planted_module.Evil", "tensorflow_datasets.planted.Evil", f"{FEATURES}..x", "os"):
+        content = planted(name)
+        info = {"name": "mnist", "version": "3.0.1", "features": content}
+        (folder / file).write_text(json.dumps(content if file == "features.json" else info))
+        for called in ("mnist", "mnist:3.0.1", "Mnist"):
+            with pytest.raises(ValueError, match=r"names the class .* nothing of it was run"):
+                Tfds("train", name=called, root=tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["huggingface:mnist", "mnist/a=1", "mnist/..", "../mnist", "", "mnist,b=2"])
+def test_tfds_takes_names_alone(tmp_path, name):
+    pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
+    with pytest.raises(ValueError, match="config.data.name is 'set', 'set/config' or 'set:version'; got"):
+        Tfds("train", name=name, root=tmp_path)
 
 
 def test_missing_packages_are_named(monkeypatch):

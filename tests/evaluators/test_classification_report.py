@@ -86,6 +86,15 @@ def test_classes_that_never_occur():
     assert alone["macro_roc_auc"] is None and alone["specificity"] == [0, 0.5, 1]
 
 
+def test_a_tie_is_an_error_of_the_prediction_too():
+    """As in the evaluator `classification`: a collapsed network scores nothing."""
+    found = report(np.full((4, 3), 1 / 3), np.array([0, 0, 1, 2]))
+    assert found["accuracy"] == 0
+    assert found["confusion_matrix"] == [[0, 2, 0], [1, 0, 0], [1, 0, 0]]
+    below = report(np.array([[0.2, 0.4, 0.4]]), np.array([0]))
+    assert below["confusion_matrix"][0] == [0, 1, 0]
+
+
 def test_ties_are_errors_among_the_top_k():
     found = report(np.full((6, 3), 1 / 3), np.arange(6) % 3, top_k=(1, 2))
     assert found["top1_accuracy"] == found["top2_accuracy"] == 0

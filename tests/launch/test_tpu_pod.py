@@ -98,12 +98,27 @@ def test_dry_run_prints_every_command_and_executes_nothing(tmp_path):
         *[*queue, "create", "run", *place, "--node-id=run", "--accelerator-type=v4-128"],
         *["--runtime-version=tpu-ubuntu2204-base", "--metadata=enable-oslogin=TRUE", "--spot"],
     ]
-    assert commands[3] == ["git", "archive", "--format=tar.gz", f"--output={tmp_path}/run.tar.gz", "HEAD"]
-    archive = [f"{tmp_path}/run.tar.gz", "run:imgcls_jax.tar.gz"]
+    assert commands[3] == [
+        "git",
+        "archive",
+        "--format=tar.gz",
+        f"--output={tmp_path}/run.XXXXXX/run.tar.gz",
+        "HEAD",
+    ]
+    archive = [f"{tmp_path}/run.XXXXXX/run.tar.gz", "run:imgcls_jax.tar.gz"]
     assert commands[4] == [*vm, "scp", *archive, *place, "--worker=all"]
     assert commands[-1] == [*queue, "delete", "run", *place, "--force"]
     for command, worker in ((commands[2], "0"), (commands[-2], "0")):
         assert command[:-1] == [*vm, "ssh", "run", *place, f"--worker={worker}"]
+
+
+def test_the_archive_lies_where_nobody_else_writes(tmp_path, against_gcloud):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run.tar.gz").symlink_to(victim)
+    _, calls = against_gcloud("")
+    assert "copy" in calls and victim.read_text() == "precious"
+    assert [path.name for path in tmp_path.glob("run.*")] == ["run.tar.gz"]  # the folder is gone
 
 
 def test_the_remote_command_carries_the_arguments_as_they_are():

@@ -5,6 +5,7 @@ import inspect
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from imgcls_jax.layers import heads
@@ -32,3 +33,16 @@ def test_an_unknown_head_and_an_unknown_field():
         heads.build("liner", 3)
     with pytest.raises(ValueError, match="the head 'linear' has no field 'dim'; it has dropout, dtype"):
         heads.build("linear", 3, dim=8)
+
+
+def test_a_normalized_head_reads_features_of_any_scale():
+    head = heads.build("linear", 3, normalize=True)
+    x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+    variables = head.init(jax.random.key(0), x, train=False)
+    layer = variables["params"]["classifier"]
+    # the root of the mean square of (3, 4) is 5 / sqrt(2)
+    expected = jnp.array([3.0, 4.0]) * jnp.sqrt(2) / 5 @ layer["kernel"] + layer["bias"]
+    for scale in (1.0, 1000.0, 1e-3):
+        found = head.apply(variables, scale * x, train=False)
+        np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+        assert np.all(np.isfinite(found))

@@ -280,3 +280,23 @@ def test_maes_checkpoint_is_of_timms_names_and_its_decoder_is_left_out(tmp_path)
     options = dict(family="vit", variant="vit_tiny", image_shape=(8, 8, 3))
     convert.convert(tmp_path / "foreign.npz", tmp_path / "own.safetensors", **options)
     assert pretrained.read_state_dict(tmp_path / "own.safetensors")["head/classifier/bias"].shape == (3,)
+
+
+def test_it_begins_as_maes_authors_have_it():
+    """Xavier: U(-a, a) with a^2 = 6 / (fan-in + fan-out), standard deviation a / sqrt(3); every bias 0."""
+    backbone = vit.build("vit_tiny", begins_as="mae")
+    params = backbone.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)["params"]
+    patches = params["conv_proj"]["kernel"]  # [4, 4, 3, 64]
+    assert np.std(patches) == pytest.approx(np.sqrt(2 / (48 + 64)), rel=0.05)
+    layer = params["encoder.layers.encoder_layer_0"]
+    out = layer["self_attention"]["out_proj"]["kernel"]  # [64, 64]
+    assert np.std(out) == pytest.approx(np.sqrt(2 / 128), rel=0.05)
+    assert np.all(layer["mlp.0"]["bias"] == 0) and np.std(params["class_token"]) > 0.01
+    usual = vit.build("vit_tiny").init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)["params"]
+    assert np.std(usual["encoder.layers.encoder_layer_0"]["self_attention"]["out_proj"]["kernel"]) < 0.08
+    assert jax.tree.map(jnp.shape, usual) == jax.tree.map(jnp.shape, params)
+    for field in ("begins_as", "resize_positions"):
+        with pytest.raises(ValueError, match=f"{field} of VisionTransformer is one of"):
+            vit.build("vit_tiny", **{field: "x"}).init(
+                jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False
+            )

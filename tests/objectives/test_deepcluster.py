@@ -131,6 +131,17 @@ def test_the_loss_reads_the_clusters_of_its_examples():
     np.testing.assert_array_equal(after["assignments"], objective_state["assignments"])
 
 
+def test_dropout_may_leave_the_first_layer_alone():
+    """With a probability of 1 all that a layer reads is 0: its output is its bias, 0 at first."""
+    x = jnp.ones((2, 3))
+    outputs = {}
+    for first in (True, False):
+        projector = deepcluster.Projector((4,), 1.0, first)
+        variables = projector.init(jax.random.key(0), x, train=False)
+        outputs[first] = projector.apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)})
+    assert np.all(outputs[True] == 0) and np.any(outputs[False] != 0)
+
+
 def test_the_embedding_stands_before_the_last_relu():
     objective = make()
     params, objective_state = initial(objective, batch())

@@ -114,7 +114,7 @@ def test_interleave_is_undone_and_every_stretch_has_its_share(sizes):
 
 
 def test_prediction_is_by_averaged_weights():
-    objective = fixmatch.make(Pixels(), TASK, ema_decay=0.9)
+    objective = fixmatch.make(Pixels(), TASK, ema_decay=0.9, ema_warmup=False)
     params, objective_state = objective.init(jax.random.key(0), batch())
     doubled = jax.tree.map(lambda leaf: 2 * leaf, params)
     objective_state = objective.after_update(doubled, objective_state, jnp.int32(0))

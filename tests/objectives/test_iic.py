@@ -10,6 +10,7 @@ from imgcls_jax.contracts.objective import Task
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
 from imgcls_jax.losses import mutual_information_loss
+from imgcls_jax.models import simpleconv3
 from imgcls_jax.objectives import iic
 
 TASK = Task(num_classes=3, num_examples=32, steps_per_epoch=4, total_steps=8, image_shape=(8, 8, 1))
@@ -128,3 +129,15 @@ def test_what_cannot_be_trained_is_refused():
     for head_epochs in ((0, 1), (1, -1), (1,)):
         with pytest.raises(ValueError, match="objective.head_epochs"):
             make(head_epochs=head_epochs)
+
+
+def test_heads_may_start_from_the_authors_distribution():
+    usual, theirs = (
+        iic.make(simpleconv3.build(), Task(10, 64, 4, 8, (32, 32, 3)), head_std=std) for std in (0.0, 0.01)
+    )
+    views = (jnp.zeros((2, 32, 32, 3)),) * 2
+    params, _ = theirs.init(jax.random.key(0), {"views": views})
+    layer = params["overclusters"]["classifier"]
+    assert np.std(layer["kernel"]) == pytest.approx(0.01, rel=0.05) and np.all(layer["bias"] == 0)
+    shapes = jax.tree.map(jnp.shape, params)
+    assert shapes == jax.tree.map(jnp.shape, usual.init(jax.random.key(0), {"views": views})[0])

@@ -113,7 +113,7 @@ def test_the_running_statistics_follow_the_labeled_pass(start):
 
 def test_prediction_is_by_averaged_weights(start):
     params, objective_state = start
-    objective = make(ema_decay=0.9)
+    objective = make(ema_decay=0.9, ema_warmup=False)
     objective_state = objective.after_update(
         jax.tree.map(jnp.zeros_like, params), objective_state, jnp.int32(0)
     )

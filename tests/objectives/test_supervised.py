@@ -13,15 +13,15 @@ import pytest
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.layers.features import Features
 from imgcls_jax.losses import (
-    class_weighted_mean,
     effective_number_weights,
     inverse_frequency_weights,
+    mean_over,
     softmax_cross_entropy,
     softmax_focal,
 )
-from imgcls_jax.models import simpleconv3
+from imgcls_jax.models import lenet, simpleconv3
 from imgcls_jax.objectives import supervised
-from imgcls_jax.train.step import make_init, make_train_step
+from imgcls_jax.train.step import differences_in_parts, make_init, make_train_step
 
 TASK = Task(num_classes=4, num_examples=32, steps_per_epoch=4, total_steps=8, image_shape=(8, 8, 1))
 
@@ -87,7 +87,7 @@ def test_mixup_and_cutmix_are_drawn_from_the_key():
 
 
 def test_ema_follows_its_formula_and_serves_prediction():
-    objective, tx = make(ema_decay=0.75), optax.sgd(0.1)
+    objective, tx = make(ema_decay=0.75, ema_warmup=False), optax.sgd(0.1)
     state = make_init(objective, tx, batch())(jax.random.key(0))
     start = state.params
     state, _ = jax.jit(make_train_step(objective, tx, lambda rng, values: values))(state, batch())
@@ -102,6 +102,65 @@ def test_ema_follows_its_formula_and_serves_prediction():
     np.testing.assert_allclose(by_ema, as_params, atol=1e-5)
     with pytest.raises(ValueError, match="ema_decay"):
         make(ema_decay=1.5)
+
+
+def test_the_average_warms_up():
+    """min(0.999, (1 + t) / (10 + t)): 1/10, 2/11, 3/12 of the average stay, and from step 8990 on 0.999."""
+    objective = make(ema_decay=0.999)
+    params, objective_state = objective.init(jax.random.key(0), batch())
+    zeros, ones = (jax.tree.map(lambda leaf, n=n: jnp.full_like(leaf, n), params) for n in (0, 1))
+    objective_state |= {"ema": ones}
+    for step, expected in ((0, 0.1), (1, 0.1 * 2 / 11), (2, 0.1 * 2 / 11 * 3 / 12)):
+        objective_state = objective.after_update(zeros, objective_state, jnp.int32(step))
+        np.testing.assert_allclose(jax.tree.leaves(objective_state["ema"])[0], expected, rtol=1e-5)
+    for step, expected in ((980, 981 / 990), (8989, 8990 / 8999), (8990, 0.999), (10**6, 0.999)):
+        moved = objective.after_update(zeros, objective_state | {"ema": ones}, jnp.int32(step))
+        np.testing.assert_allclose(jax.tree.leaves(moved["ema"])[0], expected, rtol=1e-6)
+
+
+def test_weights_with_label_smoothing_divide_as_pytorch_does():
+    """By hand: rows [2, 1, 0] of class 0 and [0, 0, 0] of class 2, weights (1, 2, 3), epsilon 0.1.
+
+    nll: 0.9 (1 * 0.407606 + 3 * 1.098612); uniform part: 0.1 / 3 (1 * 0.407606 + 2 * 1.407606 + 3 * 2.407606
+    + 6 * 1.098612); both over the labels' weights, 1 + 3.
+    """
+    task = dataclasses.replace(TASK, num_classes=3)
+    objective = supervised.make(simpleconv3.build(), task, class_weights=(1, 2, 3), label_smoothing=0.1)
+    learner = objective.loss.__self__
+    values = {"image": jnp.zeros((2, 1, 1, 1)), "label": jnp.array([0, 2])}
+    _, targets = learner.targets(values, jax.random.key(0))
+    logits = jnp.array([[2.0, 1, 0], [0, 0, 0]])
+    divisor = objective.divisors({}, values)
+    assert divisor == 4
+    np.testing.assert_allclose(learner.criterion(logits, targets, divisor), 0.975252, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("options", [{"class_weights": (0.1, 10.0, 1.0, 0.0)}, {"label_smoothing": 0.1}])
+def test_a_step_in_parts_is_the_step_of_the_whole(parts, options):
+    objective, tx = supervised.make(lenet.build("lenet5_cifar"), TASK, **options), optax.sgd(0.1)
+    values = {
+        "image": jax.random.normal(jax.random.key(0), (16, 32, 32, 3)),
+        "label": jnp.array([0] * 9 + [1] * 4 + [2] * 2 + [3]),
+    }
+    state = jax.jit(make_init(objective, tx, values))(jax.random.key(0))
+    same = lambda rng, values: values  # noqa: E731
+    (whole, metrics), (in_parts, theirs) = (
+        jax.jit(make_train_step(objective, tx, same, num_microbatches=number))(state, values)
+        for number in (1, parts)
+    )
+    for one, other in ((whole.params, in_parts.params), (metrics, theirs)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, other)
+    assert differences_in_parts(objective, state.objective_state, parts) == []
+
+
+def test_what_differs_in_parts_is_said():
+    plain, mixed = make(), make(mixup_alpha=1.0)
+    _, objective_state = plain.init(jax.random.key(0), batch())
+    (line,) = differences_in_parts(plain, objective_state, 4)
+    assert "BatchNorm takes its statistics from each part alone" in line and "4 times a step" in line
+    assert len(differences_in_parts(mixed, objective_state, 4)) == 2
+    assert differences_in_parts(mixed, objective_state, 1) == []
 
 
 def test_prediction_ignores_the_rest_of_the_batch():
@@ -186,7 +245,7 @@ def test_losses_for_classes_of_unequal_size():
     ):
         value, logits = training_logits(make(class_weights=name, effective_beta=0.9))
         losses = softmax_cross_entropy(logits, labels, class_weights=weights)
-        expected = class_weighted_mean(losses, labels, class_weights=weights)
+        expected = mean_over(losses, jnp.sum(weights[labels]))
         np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 

@@ -1,8 +1,10 @@
 """The settings of XLA that commands choose, and that a user's own stay."""
 
 import os
+import stat
 import subprocess
 import sys
+import zlib
 
 import pytest
 
@@ -23,18 +25,56 @@ def environment(monkeypatch):
 @pytest.mark.parametrize(
     "settings, folder",
     [
-        ({"XDG_CACHE_HOME": "/caches"}, "/caches/imgcls_jax/jax-CPU"),
-        ({"HOME": "/home/me"}, "/home/me/.cache/imgcls_jax/jax-CPU"),
+        ({"XDG_CACHE_HOME": "TMP/caches"}, "TMP/caches/imgcls_jax/jax-CPU"),
+        ({"HOME": "TMP/me"}, "TMP/me/.cache/imgcls_jax/jax-CPU"),
         ({"HOME": "nowhere"}, None),
-        ({"HOME": "/home/me", "JAX_COMPILATION_CACHE_DIR": "/mine"}, "/mine"),
-        ({"HOME": "/home/me", "JAX_COMPILATION_CACHE_DIR": ""}, ""),
+        ({"HOME": "TMP/me", "JAX_COMPILATION_CACHE_DIR": "TMP/mine"}, "TMP/mine"),
+        ({"HOME": "TMP/me", "JAX_COMPILATION_CACHE_DIR": "gs://bucket/x"}, "gs://bucket/x"),
+        ({"HOME": "TMP/me", "JAX_COMPILATION_CACHE_DIR": ""}, ""),
     ],
 )
-def test_compiled_programs_are_kept_where_the_user_has_them(settings, folder, monkeypatch):
+def test_compiled_programs_are_kept_where_the_user_has_them(settings, folder, monkeypatch, tmp_path):
     for name, value in settings.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value.replace("TMP", str(tmp_path)))
+    assert compiler.configure() == ""
+    found = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    assert (found and found.replace(str(tmp_path), "TMP")) == folder
+    if folder and "imgcls_jax" in folder:
+        assert stat.S_IMODE(os.stat(found).st_mode) == 0o700
+
+
+@pytest.mark.parametrize("how", ["group", "others", "folder", "entry"])
+def test_a_folder_that_others_write_is_not_used(how, monkeypatch, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o700)
+    entry = folder / "jit_x-cache"
+    entry.write_bytes(zlib.compress(b"x"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+    assert compiler.configure() == ""
+    if how in ("group", "others"):
+        folder.chmod(0o770 if how == "group" else 0o707)
+    elif os.getuid():
+        pytest.skip("only root gives files away")
+    else:
+        os.chown(folder if how == "folder" else entry, 12345, 12345)
+    note = compiler.configure()
+    assert str(folder) in note and "are not kept" in note and os.environ["JAX_COMPILATION_CACHE_DIR"] == ""
+
+
+def test_an_entry_cut_short_is_removed(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiler, "_decompressor", lambda: zlib.decompress)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    whole = zlib.compress(os.urandom(1000))
+    entries = {"a-cache": whole, "b-cache": whole[:500], "c-cache": b"", "d-atime": b"x"}
+    for name, content in entries.items():
+        (tmp_path / name).write_bytes(content)
     compiler.configure()
-    assert os.environ.get("JAX_COMPILATION_CACHE_DIR") == folder
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cache", "checked", "d-atime"]
+    compiler.configure()
+    (tmp_path / "e-cache").write_bytes(whole[:9])
+    compiler.configure()
+    assert not (tmp_path / "e-cache").exists() and (tmp_path / "a-cache").exists()
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
     stored = indices.Index(*map(indices.np.array, ([[1.0]], ["a"], ["b"])), 1)
     with pytest.raises(OSError, match=r"absent/index\.npz cannot be written: No such file"):
         indices.write(tmp_path / "absent", stored)
-    (tmp_path / "partial_index.npz").mkdir()
+    (tmp_path / "index.npz").mkdir()
     with pytest.raises(OSError, match=r"index\.npz cannot be written: Is a directory"):
         indices.write(tmp_path, stored)
 

@@ -1,6 +1,9 @@
 """Checkpoints: what stays, what damage is noticed, and what a foreign one says."""
 
+import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from imgcls_jax.train import sharding
+from imgcls_jax.train import checkpoint, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.state import TrainState, checksum, first_nonfinite, state_digest
 
@@ -199,3 +202,153 @@ def test_first_nonfinite_names_params_first():
     )
     assert first_nonfinite(bad) == "params/head/bias"
     assert first_nonfinite(state._replace(objective_state={"m": jnp.array(jnp.nan)})) == "objective_state/m"
+
+
+def flipped(directory, seed):
+    """Flips one bit of one file of a checkpoint; returns the file."""
+    rng = np.random.default_rng(seed)
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.stat().st_size)
+    path = files[rng.integers(len(files))]
+    content = bytearray(path.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+    return path
+
+
+def older(directory):
+    """Makes a checkpoint one of before its parts had checksums."""
+    path = directory / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps({name: meta[name] for name in ("step", "checksum")}))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_no_flipped_bit_comes_out_as_another_number(tmp_path, old):
+    save(tmp_path / "whole", {1: None})
+    if old:
+        older(tmp_path / "whole" / "1")
+    refused = 0
+    for seed in range(24):
+        directory = shutil.copytree(tmp_path / "whole", tmp_path / "flipped")
+        file = flipped(directory / "1", seed)
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            try:
+                step, params, objective_state = checkpoints.restore_for_prediction("latest", REPLICATED)
+            except ValueError as error:
+                assert f"{directory / '1'} cannot be read" in str(error)
+                refused += 1
+            else:
+                expected = state_at(1, seed=1)
+                for got, wanted in ((params, expected.params), (objective_state, expected.objective_state)):
+                    assert jax.tree.structure(got) == jax.tree.structure(wanted) or "batch_stats" in wanted
+                    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+                        assert a.dtype == b.dtype and np.array_equal(a, b), file
+        shutil.rmtree(directory)
+    assert refused >= 5
+
+
+@pytest.mark.parametrize("tx", [optax.adafactor(0.1), optax.apply_if_finite(optax.adam(0.1), 3)])
+def test_an_older_checkpoint_is_verified_whatever_its_optimizer(tmp_path, tx):
+    state = state_at(1)
+    state = state._replace(opt_state=tx.init(state.params))
+    leaves, structure = jax.tree.flatten(state.opt_state)
+    distinct = [(leaf + number).astype(leaf.dtype) for number, leaf in enumerate(leaves)]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state._replace(opt_state=jax.tree.unflatten(structure, distinct)), wait=True)
+    older(tmp_path / "1")
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.restore_for_prediction("latest", REPLICATED)[0] == 1
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"acc": "x"}', '{"acc": NaN}', "\0", '{"acc": 1e5'])
+def test_damaged_metrics_block_nothing(tmp_path, content, caplog):
+    save(tmp_path, {1: 0.5, 2: 0.4, 3: 0.3}, best_metric="acc")
+    (tmp_path / "1" / "metrics" / "metrics").write_text(content)
+    with Checkpoints(tmp_path, best_metric="acc", read_only=True) as checkpoints:
+        assert checkpoints.restore_for_prediction("best", REPLICATED)[0] == 2
+    assert str(tmp_path / "1" / "metrics" / "metrics") in caplog.text
+    with Checkpoints(tmp_path, best_metric="acc") as checkpoints:
+        checkpoints.restore_latest(lambda step: target())
+        checkpoints.save(state_at(4, seed=4), wait=True)
+        checkpoints.record(4, {"acc": 0.1})
+        assert checkpoints.restore_for_prediction("best", REPLICATED)[0] == 2
+    assert 4 in Checkpoints(tmp_path, best_metric="acc").steps()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+        ValueError("PERMISSION_DENIED: Error opening local file: Permission denied [OS error: EACCES]"),
+        MemoryError("no room"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_passing_error_condemns_no_checkpoint(tmp_path, monkeypatch, error):
+    save(tmp_path, {1: None, 2: None})
+
+    def failing(self, step, wanted):
+        raise error
+
+    with Checkpoints(tmp_path) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "_restore", failing)
+            with pytest.raises(OSError, match=f"{tmp_path}/2 cannot be read now: .*It stays as it is"):
+                checkpoints.restore_latest(lambda step: target())
+        assert (
+            checkpoints.steps() == [1, 2] and int(checkpoints.restore_latest(lambda s: target())[0].step) == 2
+        )
+
+
+def test_an_error_of_the_setup_condemns_no_checkpoint(tmp_path):
+    save(tmp_path, {1: None, 2: None})
+
+    def no_phase(step):
+        return next(iter(()))
+
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(StopIteration):
+            checkpoints.restore_latest(no_phase)
+        assert checkpoints.steps() == [1, 2]
+
+
+def test_a_checkpoint_that_another_run_removes_meanwhile(tmp_path):
+    save(tmp_path, {1: None, 2: None})
+    with Checkpoints(tmp_path, read_only=True) as reader:
+        save(tmp_path, {3: None, 4: None}, keep_last=1)
+        assert reader.restore_for_prediction("latest", REPLICATED)[0] == 4
+        with pytest.raises(ValueError, match=r"'2' is not in"):
+            reader.restore_for_prediction("2", REPLICATED)
+
+
+def test_a_small_checkpoint_claims_no_large_arrays(tmp_path, monkeypatch):
+    save(tmp_path, {1: None})
+    monkeypatch.setattr(checkpoint, "FREE_BYTES", 0)
+    monkeypatch.setattr(checkpoint, "MAX_BYTES_PER_FILE_BYTE", 0.1)
+    with (
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(ValueError, match="its arrays claim .* bytes, far more than the"),
+    ):
+        checkpoints.restore_for_prediction("latest", REPLICATED)
+
+
+def test_a_save_that_failed_keeps_no_process(tmp_path):
+    """Where the folder is gone, Orbax's threads would wait 300 s for it."""
+    code = f"""
+import importlib.util, pathlib, shutil
+spec = importlib.util.spec_from_file_location("saving", {__file__!r})
+saving = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(saving)
+folder = pathlib.Path({str(tmp_path)!r}) / "checkpoints"
+try:
+    with saving.Checkpoints(folder) as checkpoints:
+        shutil.rmtree(folder)
+        folder.write_text("a file")
+        checkpoints.save(saving.state_at(2), wait=True)
+except OSError as error:
+    print("NOT SAVED", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "NOT SAVED a checkpoint could not be written" in done.stdout, done.stderr

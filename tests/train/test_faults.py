@@ -146,6 +146,36 @@ def test_processes_that_do_not_come_together(tmp_path, process_id):
     assert not (tmp_path / "run").exists()
 
 
+def listeners(port):
+    """The addresses, in the kernel's hexadecimal, on which something listens at a TCP port."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            address, _, own = local.partition(":")
+            if state == "0A" and int(own, 16) == port:
+                found.add(address)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux lists the listeners")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_coordinator_on_loopback_listens_there_alone(tmp_path, host):
+    port = free_port()
+    joined = (f"--coordinator={host}:{port}", "--num_processes=2", "--process_id=0", "--start_seconds=60")
+    process = start(tmp_path / "run", "--distributed", *joined)
+    try:
+        deadline = time.monotonic() + 60
+        while not listeners(port) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert listeners(port) and all(
+            address.endswith(("0100007F", "01000000")) for address in listeners(port)
+        )
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_processes_that_differ_are_refused(tmp_path):
     own = (), ("--config.train.seed=5", "--config.data.num_threads=3")
     for status, said in ends(start_two(tmp_path, own=own)):

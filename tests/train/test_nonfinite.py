@@ -154,3 +154,22 @@ def test_skipping_and_going_back_are_bounded(tmp_path, poison, monkeypatch):
 def test_an_unknown_policy_is_refused(tmp_path):
     with pytest.raises(ValueError, match="on_nonfinite is one of stop, skip, rollback; got 'jump'"):
         run(config_with("jump"), tmp_path)
+
+
+RECORD = {"step": 3, "loss": "nan", "on_nonfinite": "rollback", "indices": []}
+
+
+def test_a_record_of_another_policy_leaves_nothing_out(tmp_path):
+    (tmp_path / "nonfinite_3.json").write_text(json.dumps(RECORD))
+    for policy, left_out in (("rollback", {3}), ("stop", set()), ("skip", set())):
+        assert nonfinite.Incidents(tmp_path, policy, write=False).left_out == left_out
+
+
+@pytest.mark.parametrize("wrong", [{"step": "3"}, {"step": None}, {"on_nonfinite": 1}], ids=str)
+def test_a_damaged_record_is_named(tmp_path, wrong):
+    (tmp_path / "nonfinite_3.json").write_text(json.dumps(RECORD | wrong))
+    with pytest.raises(ValueError, match=r"nonfinite_3\.json is damaged"):
+        nonfinite.left_out(tmp_path)
+    (tmp_path / "nonfinite_3.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"nonfinite_3\.json is damaged: step is of type int; got nothing"):
+        nonfinite.left_out(tmp_path)

@@ -162,3 +162,19 @@ def test_reset_restarts_one_part(name):
 def test_mistakes_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         optimizer(**options)
+
+
+def test_lars_leaves_biases_and_norms_out_of_the_trust_ratio():
+    """By hand: a scale that begins at 0 moves by the rate a step; a kernel by its norm's thousandth."""
+    params = {"conv": {"kernel": jnp.full((2, 2), 3.0)}, "bn": {"scale": jnp.zeros(2), "bias": jnp.zeros(2)}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    tx = optimizer(params, name="lars", fields={"trust_params": ".*/kernel", "momentum": 0.0})
+    moved, _ = steps(tx, 1, grads, params)
+    np.testing.assert_allclose(moved["bn"]["scale"], -0.1, rtol=1e-6)
+    # norm of params 6, of gradients 2: the ratio is 0.001 * 6 / 2
+    np.testing.assert_allclose(moved["conv"]["kernel"], 3 - 0.1 * 0.003, rtol=1e-6)
+    everything = optimizer(params, name="lars", fields={"trust_params": ".*", "momentum": 0.0})
+    later, _ = steps(everything, 2, grads, params)
+    assert jnp.all(later["bn"]["scale"] > -0.11)  # the second step is a thousandth of the first
+    with pytest.raises(ValueError, match="optimizer.trust_params = 'nothing' matches no parameter"):
+        optimizer(params, name="lars", fields={"trust_params": "nothing"})

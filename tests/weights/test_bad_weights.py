@@ -23,6 +23,9 @@ from imgcls_jax.weights.files import read_state_dict
 
 SECONDS, MEBIBYTES = 20, 64  # the most that a small file may cost
 NESTED = b")" + b"2\x86" * 40  # a tuple of itself twice, forty times over: 2^40 parts in 81 bytes
+# A frozen set of one and of the frozen set of it, forty deep: to compare two takes 2^40 steps.
+NESTED_SETS = b"(\x91" + b"".join(b"q%c0(h%c(h%c\x91\x91" % (n, n, n) for n in range(1, 41))
+ONE_HASH = [(k * (2**61 - 1)).to_bytes(10, "little") for k in range(20_000)]
 CALL = b"ctorch._utils\n_rebuild_tensor_v2\n"
 
 
@@ -62,6 +65,17 @@ PICKLES = {
     "a set of them": b"\x8f(" + NESTED + b"\x90",
     "a frozen set of them": b"(" + NESTED + b"\x91",
     "an OrderedDict of them": b"ccollections\nOrderedDict\n]" + NESTED + b"K\1\x86a\x85R",
+    "frozen sets in each other": b"}(" + NESTED_SETS + b"K\1" + NESTED_SETS + b"K\1u",
+    "numbers of one hash": b"}(" + b"".join(b"\x8a\x0a" + number + b"N" for number in ONE_HASH) + b"u",
+    "numbers of one hash, built at once": b"("
+    + b"".join(b"\x8a\x0a" + number + b"N" for number in ONE_HASH)
+    + b"d",
+    "numbers of one hash in the memo": b"}"
+    + b"".join(b"p%d\n" % int.from_bytes(number, "little") for number in ONE_HASH),
+    "a key of bytes": b"}C\1aK\1s",
+    "a key without end": b"}G" + struct.pack(">d", np.inf) + b"K\1s",
+    "no pairs": b"ccollections\nOrderedDict\nK\1\x85R",
+    "a dict of a key alone": b"(K\1d",
     "sizes of sizes": b"}ctorch\nSize\n" + NESTED + b"\x85RK\1s",
     "a reference to them": NESTED + b"Q",
     "a tensor of them": CALL + b"(K\1K\0" + NESTED + NESTED + b"tR",
@@ -91,6 +105,25 @@ PICKLES = {
 @pytest.mark.parametrize("code", PICKLES.values(), ids=PICKLES)
 def test_pickles_that_are_traps(tmp_path, code):
     refused(torch_file(tmp_path / "a.pth", code))
+
+
+@pytest.mark.parametrize("write", [np.savez, None], ids=["npz", "pth"])
+def test_names_of_many_prefixes(tmp_path, write):
+    names = ["module." * 100_000 + "weight", "module." * 100_000 + "bias"]
+    if write:
+        path = tmp_path / "a.npz"
+        write(path, **{name: np.ones(3, np.float32) for name in ("a", "b")})
+        with zipfile.ZipFile(path) as old:
+            content = old.read("a.npy")
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ["module." * 9_000 + "weight", "module." * 9_000 + "bias"]:
+                archive.writestr(f"{name}.npy", content)
+    else:
+        storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0000X\3\0\0\0cpuK\1tQ"
+        tensor = CALL + b"(" + storage + b"K\0K\1\x85K\1\x85tR"
+        items = b"".join(b"X" + struct.pack("<I", len(name)) + name.encode() + tensor for name in names)
+        path = torch_file(tmp_path / "a.pth", b"}(" + items + b"u")
+    assert "more than 8 prefixes" in refused(path)
 
 
 def npy(header: dict | bytes, body: bytes = b"") -> bytes:

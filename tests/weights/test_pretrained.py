@@ -173,7 +173,7 @@ def test_positions_of_another_grid(simple):
     arrays["encoder.pos_embedding"] = ramp
     same(load(arrays, small, vit, "vit_tiny")[0]["backbone"]["encoder.pos_embedding"], ramp)
     params, _, report = load(arrays, large, vit, "vit_tiny")
-    assert report.notes == ("encoder.pos_embedding: interpolated from a grid of 8x8 to one of 16x16",)
+    assert report.notes == ("encoder.pos_embedding: interpolated in timm's way from a grid of 8x8 to 16x16",)
     found = params["backbone"]["encoder.pos_embedding"]
     assert found.shape == (1, 257, 64) and np.all(found[:, 0] == 7.0)
     grid = found[0, 1:, 0].reshape(16, 16)
@@ -182,6 +182,28 @@ def test_positions_of_another_grid(simple):
     oblong = pretrained.target_shapes(vit.build("vit_tiny"), (32, 64, 3), 4)
     with pytest.raises(ValueError, match=r"pos_embedding is \(1, 65, 64\), not \(1, 129, 64\)"):
         load(arrays, oblong, vit, "vit_tiny")
+
+
+def test_positions_resized_as_torchvision_and_mae_do():
+    """By hand, a row 0, 0, 1, 0 brought to 7 and to 8.
+
+    The cubic with a = -3/4 is 0.59375 at 1/2 and -0.09375 at 3/2, 0.87890625 at 1/4, -0.03515625 at 7/4,
+    0.26171875 at 3/4 and -0.10546875 at 5/4.
+    """
+    row = np.array([0.0, 0, 1, 0])
+    square = np.broadcast_to(row[None, None, :, None], (1, 4, 4, 1)).astype(np.float32)
+    # Corners stay: every second one is an old one, and the others lie halfway.
+    found = pretrained.resize_positions(square, 7, "torchvision")
+    np.testing.assert_allclose(found[0, 3, :, 0], [0, -0.09375, 0, 0.59375, 1, 0.59375, 0], atol=1e-6)
+    # Edges stay: the places are -1/4, 1/4, 3/4, ... of the old grid.
+    found = pretrained.resize_positions(square, 8, "mae")
+    expected = [-0.03515625, -0.10546875, 0.26171875, 0.87890625, 0.87890625, 0.26171875]
+    np.testing.assert_allclose(found[0, 3, 1:7, 0], expected, atol=1e-6)
+    constant = np.ones((1, 3, 3, 2), np.float32)
+    for like in ("timm", "torchvision", "mae"):
+        np.testing.assert_allclose(pretrained.resize_positions(constant, 5, like), 1, atol=1e-6)
+    with pytest.raises(ValueError, match="resize_positions is one of timm, torchvision, mae"):
+        pretrained.resize_positions(constant, 5, "nearest")
 
 
 def test_a_family_may_bring_foreign_names_to_the_rule(simple):

@@ -20,7 +20,8 @@ class Cifar10(Arrays):
     """CIFAR-10, 32x32 RGB, in the official binary version.
 
     Args:
-        split: "train" (data_batch_1..5.bin) or "test" (test_batch.bin).
+        split: "train" (data_batch_1..5.bin), "test" (test_batch.bin), or "train+test" for both, on which
+            methods without labels are often trained and measured.
         root: the folder cifar-10-batches-bin, or the one that holds it.
 
     Raises:
@@ -29,11 +30,11 @@ class Cifar10(Arrays):
     """
 
     def __init__(self, split: str, *, root: Root) -> None:
-        require_choice("the split of Cifar10", split, ("train", "test"))
+        require_choice("the split of Cifar10", split, ("train", "test", "train+test"))
         pickled = ("cifar-10-batches-py", "data_batch_1")
         folder = locate_cifar(root, "cifar-10-batches-bin", "batches.meta.txt", pickled, ORIGIN)
         files = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
-        batches = [read_cifar(folder / name, [10]) for name in files[split]]
+        batches = [read_cifar(folder / name, [10]) for part in split.split("+") for name in files[part]]
         images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         super().__init__(
             images, labels[:, 0], read_names(folder / "batches.meta.txt", 10), f"Cifar10/{split}"

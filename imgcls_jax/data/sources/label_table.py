@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imgcls_jax.data.folders import named_split, require_folder
-from imgcls_jax.data.lists import inside_root, pattern_for, read_csv
+from imgcls_jax.data.lists import inside_root, pattern_for, quoted_inside, read_csv
 from imgcls_jax.data.source import Files, Root
 
 # What programs write for 0 and 1. An empty cell and the -1 of CheXpert are neither: they are refused.
@@ -32,6 +32,13 @@ class LabelTable(Files):
     def __init__(self, split: str, *, root: Root, table: str = "labels.csv", images: str = "images") -> None:
         folder = require_folder(root, f"the table {table!r} and the folder {images!r}")
         self._table = pattern_for(split, folder, table)
+        with quoted_inside(folder, self._table):
+            columns, rows = self._read(split)
+        self._line_numbers = [number for number, _, _ in rows.values()]
+        super().__init__(folder / images, list(rows), [row for _, _, row in rows.values()], columns)
+
+    def _read(self, split: str) -> tuple[list[str], dict[str, tuple[int, str, list[int]]]]:
+        """Returns the names of the labels, and {path: (line number, split, row of 0 and 1)} of a split."""
         lines = read_csv(self._table)
         _, columns = next(lines, (1, []))
         while columns and not columns[-1]:  # a separator at the end of every line
@@ -64,8 +71,7 @@ class LabelTable(Files):
             known = f"; its splits are {splits}" if splits else ""
             raise ValueError(f"{self._table} holds no line of the split {split!r}{known}")
         self.rule = f"listed in {self._table}" + (f", split {chosen!r}" if first == 2 else "")
-        self._line_numbers = [number for number, _, _ in rows.values()]
-        super().__init__(folder / images, list(rows), [row for _, _, row in rows.values()], columns[first:])
+        return columns[first:], rows
 
     def describe(self, index: int) -> str:
         return f"{self.paths[index]} ({self._table.name}, line {self._line_numbers[index]})"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from imgcls_jax.data.folders import expanded, require_folder
-from imgcls_jax.data.lists import pattern_for, read_list, read_names
+from imgcls_jax.data.lists import pattern_for, quoted_inside, read_list, read_names
 from imgcls_jax.data.source import Files, Root
 
 
@@ -37,15 +37,18 @@ class ListFile(Files):
     ) -> None:
         folder = require_folder(root, f"the list {list_file.replace('{split}', split)} and the images")
         self._list, train_list = (pattern_for(name, folder, list_file) for name in (split, "train"))
-        paths, labels, self._line_numbers = read_list(self._list)
+        with quoted_inside(folder, self._list):
+            paths, labels, self._line_numbers = read_list(self._list)
         if classes is not None:
             names_file = folder / expanded(classes)
-            class_names = read_names(names_file)
+            with quoted_inside(folder, names_file):
+                class_names = read_names(names_file)
             self._check_labels(labels, names_file, len(class_names))
         else:
             present = set(labels.tolist())
             if train_list != self._list and train_list.is_file():
-                present |= set(read_list(train_list)[1].tolist())
+                with quoted_inside(folder, train_list):
+                    present |= set(read_list(train_list)[1].tolist())
             self._require_no_gap(present)
             class_names = tuple(map(str, range(max(present) + 1)))
         self.rule = f"listed in {self._list}"

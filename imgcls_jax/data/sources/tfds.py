@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from imgcls_jax.data.folders import expanded
 from imgcls_jax.data.source import Root
+
+# tensorflow_datasets imports the class that a feature names, and a namespace is code from elsewhere.
+NAME = re.compile(r"[A-Za-z]\w*(/\w[\w.+-]*)?(:[\d*][\w.*]*)?")
+FEATURE_CLASS = re.compile(r"tensorflow_datasets\.core\.features(\.[A-Za-z]\w*)+")
+CLASS_FIELDS = ("type", "pythonClassName", "python_class_name")
+DESCRIPTIONS = ("features.json", "dataset_info.json")  # of a prepared data set
+MAX_DESCRIPTION_BYTES = 2**24
 
 
 class Tfds:
@@ -41,6 +52,12 @@ class Tfds:
         except ImportError as error:
             raise ImportError("Tfds needs tensorflow_datasets: pip install 'imgcls-jax[tfds]'") from error
         root = None if root is None else str(expanded(root))
+        if not NAME.fullmatch(name):
+            raise ValueError(f"config.data.name is 'set', 'set/config' or 'set:version'; got {name!r}")
+        folder = expanded(root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+        stem = re.split("[/:]", name)[0]
+        for spelled in {stem, tfds.core.naming.camelcase_to_snakecase(stem)}:
+            check_features(folder / spelled)
         try:
             builder = tfds.builder(name, data_dir=root)
         except tfds.core.DatasetNotFoundError:
@@ -84,6 +101,41 @@ class Tfds:
 
     def describe(self, index: int) -> str:
         return f"{self._name}/{self._split}[{index}]"
+
+
+def check_features(folder: Path) -> None:
+    """Checks what the prepared files of a data set name, before tensorflow_datasets imports it.
+
+    Args:
+      folder: of the data set, with all its configs and versions; perhaps absent.
+
+    Raises:
+      ValueError: one that is damaged, or names a class that is no feature of tensorflow_datasets.
+    """
+    for path in sorted(path for name in DESCRIPTIONS for path in folder.rglob(name)):
+        try:
+            if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+                raise ValueError(f"it has more than {MAX_DESCRIPTION_BYTES} bytes")
+            content = json.loads(path.read_text(encoding="utf-8"))
+            classes = [*_classes(content.get("features") if path.name == DESCRIPTIONS[1] else content)]
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path} describes no features: {error}") from error
+        for name in classes:
+            if not FEATURE_CLASS.fullmatch(name):
+                raise ValueError(
+                    f"{path} names the class {name!r}, which is none of tensorflow_datasets.core.features; "
+                    "nothing of it was run. Prepare the data set anew"
+                )
+
+
+def _classes(content: Any) -> Iterator[str]:
+    """Yields the names of classes at any depth of a description, texts that are JSON themselves included."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key in CLASS_FIELDS and isinstance(value, str):
+            yield value
+        yield from _classes(json.loads(value) if key == "json" and isinstance(value, str) else value)
+    for value in content if isinstance(content, list) else ():
+        yield from _classes(value)
 
 
 make = Tfds

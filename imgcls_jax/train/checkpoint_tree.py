@@ -1,0 +1,91 @@
+"""The tree of arrays in a checkpoint: its checksums, its shapes, and how it differs from another."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from imgcls_jax.train.state import leaf_checksums
+
+Tree = Any
+
+
+def part_checksums(tree: Tree) -> dict[str, Sequence[int]]:
+    """Returns the checksums of the leaves of each part of a tree, in the order of all its leaves."""
+    found = np.asarray(leaf_checksums(tree))
+    parts: dict[str, Sequence[int]] = {}
+    start = 0
+    for name in sorted(tree):
+        count = len(jax.tree.leaves(tree[name]))
+        parts[name] = found[start : start + count].tolist()
+        start += count
+    return parts
+
+
+def shapes_digest(part: Tree) -> str:
+    """Returns a digest of path, dtype and shape of all leaves; a flipped bit may make floats integers."""
+    lines = [
+        f"{_path(path)} {np.dtype(leaf.dtype)} {tuple(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+def in_saved_order(part: Tree) -> Iterator[Any]:
+    """Yields leaves as they were in a state, whose named tuples of optax come back as dicts."""
+    orders = {
+        frozenset(kind._fields): kind._fields
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] == "optax"
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
+    }
+
+    def walk(node: Tree) -> Iterator[Any]:
+        if isinstance(node, dict):
+            for key in orders.get(frozenset(node), sorted(node)):
+                yield from walk(node[key])
+        elif isinstance(node, (list, tuple)):
+            for inner in node:
+                yield from walk(inner)
+        elif node is not None:
+            yield node
+
+    return walk(part)
+
+
+def claimed_bytes(tree: Tree) -> int:
+    """Returns the bytes in memory of the arrays that a tree describes."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+    arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
+
+
+def differing_leaves(saved: Tree, wanted: Tree) -> list[str]:
+    """Returns one line a leaf whose presence or shape differs."""
+
+    def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+        return {_path(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+
+    saved, wanted = shapes(saved), shapes(wanted)
+    return [
+        f"{path}: saved {saved.get(path, 'nothing')}, wanted {wanted.get(path, 'nothing')}"
+        for path in sorted(saved.keys() | wanted.keys())
+        if saved.get(path) != wanted.get(path)
+    ]
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    """Returns a path that is the same whether containers came back as tuples, lists, named tuples or
+    dicts."""
+    names = [
+        str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path
+    ]
+    return "/".join(names)
