@@ -4,8 +4,8 @@ kept."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,8 +17,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
-from imgcls_jax.runtime.files import read_json, write_json
+from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.mistakes import is_passing
+from imgcls_jax.train.checkpoint_manager import Manager
 from imgcls_jax.train.checkpoint_tree import (
     claimed_bytes,
     differing_leaves,
@@ -39,32 +40,11 @@ DIFFERS = "its bits are not those that were saved (checksum differs)"
 ATTEMPTS = 5  # at a checkpoint, while another run removes those that it no longer keeps
 
 
-class _Manager(ocp.CheckpointManager):
-    """Orbax's, which finds a checkpoint without metrics where their file is damaged."""
-
-    best_metric = ""
-
-    def metrics(self, step: int) -> dict[str, float] | None:
-        """Returns the metrics that were recorded for a checkpoint, with best_metric among them."""
-        path = Path(self.directory) / str(step) / "metrics" / "metrics"
-        if not self.best_metric or not path.exists():
-            return None
-        try:
-            found = read_json(path)
-            value = found.get(self.best_metric)
-            if isinstance(value, (int, float)) and not math.isnan(value):
-                return found
-            raise ValueError(f"{path} holds no number {self.best_metric}")
-        except ValueError as error:
-            logger.warning("%s; that checkpoint counts as not evaluated", error)
-            return None
-
-
 class Checkpoints:
     """The checkpoints of one run.
 
-    A checkpoint holds the whole TrainState, the epoch's order where the objective plans its epochs, and
-    checksums of their bits, which whoever reads it verifies: Orbax itself does not notice a flipped bit.
+    A checkpoint holds the whole TrainState, the epoch's order where there is one, and checksums of their
+    bits, which whoever reads it verifies: Orbax itself does not notice a flipped bit.
 
     Args:
       directory: made where absent, unless read_only.
@@ -105,8 +85,9 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        manager = type("Manager", (_Manager,), {"best_metric": best_metric})  # read by the constructor
-        self._manager = manager(
+        manager = type("Manager", (Manager,), {"best_metric": best_metric})  # read by the constructor
+        open_folder = functools.partial(
+            manager,
             self.directory,
             item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
@@ -120,6 +101,13 @@ class Checkpoints:
                 async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
+        for attempt in range(ATTEMPTS):
+            try:
+                self._manager = open_folder()
+                return
+            except FileNotFoundError:  # another run has removed a checkpoint since it was listed
+                if not read_only or attempt == ATTEMPTS - 1:
+                    raise
 
     def __enter__(self) -> Checkpoints:
         return self

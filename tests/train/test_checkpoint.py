@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from imgcls_jax.runtime import files
 from imgcls_jax.train import checkpoint, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.state import TrainState, checksum, first_nonfinite, state_digest
@@ -302,6 +303,20 @@ def test_a_passing_error_condemns_no_checkpoint(tmp_path, monkeypatch, error):
         )
 
 
+def test_metrics_that_cannot_be_read_now_cost_no_best_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, {1: 0.5, 2: 0.4, 3: 0.3}, best_metric="acc")
+
+    def failing(path, limit):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "read_bytes", failing)
+        with pytest.raises(ValueError, match="metrics cannot be read: Input/output error"):
+            Checkpoints(tmp_path, best_metric="acc")
+    with Checkpoints(tmp_path, best_metric="acc") as checkpoints:
+        assert checkpoints.steps() == [1, 2, 3]
+
+
 def test_an_error_of_the_setup_condemns_no_checkpoint(tmp_path):
     save(tmp_path, {1: None, 2: None})
 
@@ -321,6 +336,20 @@ def test_a_checkpoint_that_another_run_removes_meanwhile(tmp_path):
         assert reader.restore_for_prediction("latest", REPLICATED)[0] == 4
         with pytest.raises(ValueError, match=r"'2' is not in"):
             reader.restore_for_prediction("2", REPLICATED)
+
+
+def test_a_checkpoint_that_is_removed_as_they_are_listed(tmp_path, monkeypatch):
+    save(tmp_path, {1: None, 2: None})
+    found, failures = checkpoint.Manager._load_checkpoint_infos, iter([FileNotFoundError(2, "1")])
+
+    def listing(self, *arguments, **options):
+        for error in failures:
+            raise error
+        return found(self, *arguments, **options)
+
+    monkeypatch.setattr(checkpoint.Manager, "_load_checkpoint_infos", listing)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.restore_for_prediction("latest", REPLICATED)[0] == 2
 
 
 def test_a_small_checkpoint_claims_no_large_arrays(tmp_path, monkeypatch):
