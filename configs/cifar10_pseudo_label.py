@@ -7,10 +7,10 @@ Unpack the official binary version into data/cifar10, or name its folder by `--c
 minimization instead: `--config.objective.term=entropy --config.objective.lambda_u=0.06
 --config.objective.ramp_fraction=0.0`.
 
-Differences from google-research/mixmatch @1011a1d: none known in the loss, whose mask of shape [n, 1] times
-losses of shape [n] is the mean loss times the share of sure rows there; here each row has its own mask, so
-that their figures are of another loss. Images come in shuffles of the whole, there from a shuffle buffer;
-Adam's epsilon is added after the bias correction, there before it.
+Differences from google-research/mixmatch @1011a1d: there a mask of shape [n, 1] times losses of shape [n]
+makes the term the mean loss times the share of sure rows, here each row has its own mask, so that their
+figures are of another loss. Images come in shuffles of the whole, there from a shuffle buffer; Adam's epsilon
+is added after the bias correction, there before it.
 """
 
 from ml_collections import ConfigDict

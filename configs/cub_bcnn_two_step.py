@@ -9,7 +9,8 @@ the official split; short side 448, center crop, normalized as PyTorch's weights
 features are computed once and kept (12 GiB of memory). Rates and lengths of the steps are those of a public
 PyTorch run (HaoMood/bilinear-cnn: 1.0 for 55 epochs, then 0.01 for 25, batch 64, 76.8 % after the first step
 and 84.2 % after the second), here by a cosine where that run watched the test accuracy. Lin et al.'s closing
-step, support vector machines on the fine-tuned features, is left out. `:compact` pools by a tensor sketch of
+step, support vector machines on the fine-tuned features, is left out. That run also crops and flips at random
+in its first step, and starts the classifier from He's distribution. `:compact` pools by a tensor sketch of
 8,192 numbers, `:tfds` reads the copy that tensorflow_datasets prepared.
 """
 
@@ -33,6 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.update(name="supervised", head="bilinear")
     config.optimizer.update(name="sgd", momentum=0.9)
     config.optimizer.learning_rate = 0.0  # each phase has its own
+    config.optimizer.decay_params = ".*"
     config.optimizer.schedule = "cosine"
     config.phases.phase_1 = {
         "total_epochs": 55.0,

@@ -5,7 +5,7 @@
 Unpack CUB-200-2011 into data, or name its folder by `--config.data.root`. The book's recipe on its random 9:1
 split of all 11,788 images (`--config.data.protocol=official` for the official one), from PyTorch's weights:
 `--config.model.pretrained=vgg16.pth`. `:tfds` reads the copy that tensorflow_datasets prepared (official
-split).
+split). Difference from the book's code: the 9:1 split is drawn anew.
 """
 
 from ml_collections import ConfigDict
