@@ -13,7 +13,7 @@ import pytest
 from imgcls_jax import evaluators, models
 from imgcls_jax.config import compare, settings
 from imgcls_jax.config.files import read_config
-from imgcls_jax.config.resolve import resolve
+from imgcls_jax.config.resolve import TRUST_PARAMS, resolve
 from imgcls_jax.data import sources, transforms
 from imgcls_jax.train.run import run
 
@@ -67,7 +67,9 @@ def fields():
         "data": arguments_of("**/*.py", "DataSettings") | arguments_of("data/**/*.py", "__init__", "make"),
         "model": attributes_of_networks(),
         "objective": {"name", "head", "head_fields"} | arguments_of("objectives/*.py", "make"),
-        "optimizer": optax | arguments_of("**/*.py", "make_schedule", "make_optimizer", "OptimizerSettings"),
+        "optimizer": optax
+        | {TRUST_PARAMS}
+        | arguments_of("**/*.py", "make_schedule", "make_optimizer", "OptimizerSettings"),
         "train": arguments_of("**/*.py", "TrainSettings"),
     }
 
