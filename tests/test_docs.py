@@ -61,8 +61,8 @@ def attributes_of_networks():
 
 @pytest.fixture(scope="module")
 def fields():
-    """The fields of each section; of an optimizer also what optax's sgd and adamw take."""
-    optax = {"name", "momentum", "nesterov", "b1", "b2", "eps"}
+    """The fields of each section; of an optimizer also what optax's sgd and adamw take, and lars."""
+    optax = {"name", "momentum", "nesterov", "b1", "b2", "eps", TRUST_PARAMS}
     return {
         "data": arguments_of("**/*.py", "DataSettings") | arguments_of("data/**/*.py", "__init__", "make"),
         "model": attributes_of_networks(),
