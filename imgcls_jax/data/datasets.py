@@ -16,7 +16,7 @@ from imgcls_jax.config.settings import DataSettings
 from imgcls_jax.data import augment, subsets, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.contents import Contents, contents, whole
-from imgcls_jax.data.folders import describe_left_out
+from imgcls_jax.data.listing import describe_left_out
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
 from imgcls_jax.data.source import class_counts, require_source
 

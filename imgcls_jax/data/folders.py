@@ -1,43 +1,29 @@
-"""Folders of images: where a data set lies, its splits and class folders, and the image files in them.
+"""Folders of images: where a data set lies, its splits and class folders.
 
-Every part of the project that looks into a folder asks here, so all see the same files: `list_images` decides
-what an image file is, `find_layout` what a folder is, a split or a class.
+Every part of the project that looks into a folder asks here, so all see the same: `list_images` of
+data/listing.py decides what an image file is, `find_layout` whether a folder is a split or a class.
 """
 
 from __future__ import annotations
 
 import collections
-import functools
-import importlib.util
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from imgcls_jax.data.listing import (
+    IMAGE_SUFFIXES,
+    describe_left_out,
+    entries_of,
+    holds_images,
+    is_folder,
+    is_hidden,
+    left_out_as,
+    list_images,
+)
 from imgcls_jax.data.source import Root
-
-IMAGE_SUFFIXES = tuple(
-    ".jpg .jpeg .jpe .jfif .jfi .jif .pjpeg .pjp .mpo .png .apng .bmp .dib .gif .webp .tif .tiff "
-    ".ppm .pgm .pbm .pnm".split()
-)
-HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read where pillow-heif is installed
-AVIF_SUFFIX = ".avif"  # read where Pillow was built with it
-# The first bytes of files that have no suffix, as those that are named by a hash.
-STARTS = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|BM|RIFF....WEBP|II\*\0|MM\0\*|P[1-6][\s#]|"
-    rb"....ftyp(avif|avis|heic|heix|mif1)",
-    re.DOTALL,
-)
-# Folders that systems put beside those of a user.
-SYSTEM_FOLDERS = (
-    "__MACOSX",
-    "__pycache__",
-    "@eaDir",
-    "$RECYCLE.BIN",
-    "System Volume Information",
-    "lost+found",
-)
 
 SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -118,143 +104,6 @@ def locate(root: Root, folder: str, marker: str, remedy: str) -> Path:
         if os.path.isfile(candidate / marker):
             return candidate
     raise FileNotFoundError(f"config.data.root: neither {root} nor {root / folder} holds {marker}. {remedy}")
-
-
-# ---- image files
-
-
-class Listing(NamedTuple):
-    """The image files of a folder.
-
-    Attributes:
-      paths: of the image files at any depth, relative to the folder, sorted.
-      left_out: how many of what else there is: {".heic": 30, "hidden": 2}.
-    """
-
-    paths: list[str]
-    left_out: Mapping[str, int]
-
-
-def list_images(folder: Path, seen: set[tuple[int, int]] | None = None) -> Listing:
-    """Lists the image files below a folder: the one place that decides what an image file is.
-
-    Links are followed, but not upwards; a folder that is reached twice is listed once. Files are told by
-    their suffix, those without one by their first bytes. Hidden files and folders, and those of systems, are
-    left out.
-
-    Args:
-      folder: exists.
-      seen: (device, inode) of folders listed before, which are left out; those found are added.
-
-    Raises:
-      OSError: the folder or one below it cannot be listed.
-    """
-    seen = set() if seen is None else seen
-    left_out: collections.Counter[str] = collections.Counter()
-    above = set(map(_identity, map(os.stat, folder.resolve().parents)))
-    paths = []
-    waiting = [""] if _is_new(os.stat(folder), seen) else []
-    while waiting:
-        inside = waiting.pop()
-        folders = []
-        for entry in _entries(folder / inside):
-            path = os.path.join(inside, entry.name)
-            if _is_folder(entry):
-                folders.append((entry.is_symlink(), path, entry))
-            elif kind := _left_out_as(entry):
-                left_out[kind] += 1
-            else:
-                paths.append(path)
-        # Of two ways to a folder that without a link is taken.
-        for _, path, entry in sorted(folders, key=lambda found: found[:2]):
-            if _is_hidden(entry.name):
-                left_out["hidden"] += 1
-            elif _identity(entry.stat()) not in above and _is_new(entry.stat(), seen):
-                waiting.append(path)
-            else:
-                left_out["folders linked twice or upwards"] += 1
-    return Listing(sorted(paths), left_out)
-
-
-def describe_left_out(left_out: Mapping[str, int]) -> str:
-    """Returns what to say of files that are no images: "30 .heic (...), 2 hidden"; "" where there is none."""
-    most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
-    parts = [f"{count} {kind}" for kind, count in most[:5] if count]
-    if len(most) > 5:
-        parts.append(f"{sum(count for _, count in most[5:])} others")
-    if any(kind in HEIF_SUFFIXES for kind in left_out):
-        parts.append("pip install 'imgcls-jax[heif]' reads HEIC")
-    return ", ".join(parts)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return list(entries)
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
-
-
-def _is_new(found: os.stat_result, seen: set[tuple[int, int]]) -> bool:
-    """Adds a folder to those seen; returns whether it was not among them."""
-    key = _identity(found)
-    if key in seen:
-        return False
-    seen.add(key)
-    return True
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle
-        return False
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in SYSTEM_FOLDERS
-
-
-def _left_out_as(entry: os.DirEntry[str]) -> str:
-    """Returns what a file that is no image is counted as; "" for an image."""
-    if _is_hidden(entry.name):
-        return "hidden"
-    suffix = os.path.splitext(entry.name)[1].lower()
-    if suffix in IMAGE_SUFFIXES:
-        return ""
-    if suffix in HEIF_SUFFIXES or suffix == AVIF_SUFFIX:
-        return "" if _can_decode(suffix) else suffix
-    if not suffix:
-        return "" if _starts_as_image(entry) else "without a suffix"
-    return suffix if re.fullmatch(r"\.[a-z0-9_]{1,10}", suffix) else "of other suffixes"
-
-
-@functools.cache
-def _can_decode(suffix: str) -> bool:
-    if suffix in HEIF_SUFFIXES:
-        return importlib.util.find_spec("pillow_heif") is not None
-    from PIL import features  # loaded where such a file lies alone
-
-    return bool(features.check("avif"))
-
-
-def _starts_as_image(entry: os.DirEntry[str]) -> bool:
-    try:
-        if not entry.is_file():  # a pipe would wait for ever
-            return False
-        with open(entry.path, "rb") as file:
-            found = STARTS.match(file.read(16))
-    except OSError:
-        return False
-    if found is None or found[1] is None:
-        return found is not None
-    return _can_decode(AVIF_SUFFIX if found[1].startswith(b"avi") else HEIF_SUFFIXES[0])
-
-
-def holds_images(folder: Path) -> bool:
-    """Whether an image file lies in a folder itself."""
-    return any(not _is_folder(entry) and not _left_out_as(entry) for entry in _entries(folder))
 
 
 # ---- splits and classes
@@ -367,7 +216,7 @@ def _quoted(names: Collection[str]) -> str:
 
 
 def subfolders(folder: Path) -> list[str]:
-    return sorted(e.name for e in _entries(folder) if _is_folder(e) and not _is_hidden(e.name))
+    return sorted(e.name for e in entries_of(folder) if is_folder(e) and not is_hidden(e.name))
 
 
 def class_folders(folder: Path, known: Collection[str] = ()) -> dict[str, Path]:
@@ -427,9 +276,9 @@ def labeled_images(folder: Path, known: Collection[str] = ()) -> Labeled:
         names += [name] * len(listing.paths)
         left_out.update(listing.left_out)
     _require_no_split_inside(inside, paths)
-    for entry in _entries(inside):
-        if not _is_folder(entry):
-            left_out[_left_out_as(entry) or "beside the class folders"] += 1
+    for entry in entries_of(inside):
+        if not is_folder(entry):
+            left_out[left_out_as(entry) or "beside the class folders"] += 1
     return Labeled(inside, paths, names, left_out)
 
 

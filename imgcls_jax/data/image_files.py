@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgcls_jax.data import transforms
-from imgcls_jax.data.folders import describe_left_out, list_images
+from imgcls_jax.data.listing import describe_left_out, list_images
 from imgcls_jax.data.source import read_regular
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,8 @@ import numpy as np
 from PIL import Image
 
 from imgcls_jax.data.decoding import decode
-from imgcls_jax.data.folders import all_labeled, describe_left_out, find_layout
+from imgcls_jax.data.folders import all_labeled, find_layout
+from imgcls_jax.data.listing import describe_left_out
 from imgcls_jax.data.source import read_regular
 from imgcls_jax.data.sources.image_folder import ImageFolder
 from imgcls_jax.data.subsets import stratified_split

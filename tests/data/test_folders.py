@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls_jax.data.folders import (
-    all_labeled,
-    describe_left_out,
-    find_layout,
-    list_images,
-    named_split,
-    split_of,
-)
+from imgcls_jax.data.folders import all_labeled, find_layout, named_split, split_of
 from imgcls_jax.data.image_files import find_images
+from imgcls_jax.data.listing import describe_left_out, list_images
 from imgcls_jax.data.sources.image_folder import ImageFolder
 
 RNG = np.random.default_rng(0)
