@@ -10,8 +10,9 @@ from PIL import Image
 from imgcls_jax import main
 from imgcls_jax.inference import trained
 from imgcls_jax.tools import report, visualise
-from imgcls_jax.train import known_data, loop
+from imgcls_jax.train import known_data
 from imgcls_jax.train.known_data import Named
+from imgcls_jax.train.run import run as train
 from imgcls_jax.train.workdir import load_configuration
 
 CLASSES = ("cat", "dog")
@@ -50,7 +51,7 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, images):
     workdir = tmp_path_factory.mktemp("run") / "workdir"
-    loop.run(config_of(images), workdir)
+    train(config_of(images), workdir)
     return workdir
 
 
@@ -143,7 +144,7 @@ def test_a_flag_that_would_do_nothing_is_refused(strange, capsys, tmp_path):
 
 def test_a_user_without_a_home_trains_all_the_same(images, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
-    loop.run(config_of(images), tmp_path / "workdir")
+    train(config_of(images), tmp_path / "workdir")
     configuration = load_configuration(tmp_path / "workdir")
     assert known_data.placed(configuration, tmp_path, known_data.NOTHING)[1]
     assert not known_data.placed(configuration, tmp_path, Named(trusted=True))[1]
@@ -164,7 +165,7 @@ def test_links_in_a_workdir_are_not_written_through(images, tmp_path, hard):
         victim.write_text("precious")
         (workdir / name).hardlink_to(victim) if hard else (workdir / name).symlink_to(victim)
         try:
-            loop.run(config_of(images), workdir)
+            train(config_of(images), workdir)
         except (ValueError, OSError) as error:
             assert str(workdir / name) in str(error)
         assert victim.read_text() == "precious", name
@@ -179,7 +180,7 @@ def test_a_link_for_a_folder_or_a_page_is_not_followed(images, run, tmp_path):
     workdir.mkdir()
     (workdir / "tensorboard").symlink_to(elsewhere)
     with pytest.raises(OSError, match="tensorboard cannot be written: it is a symbolic link"):
-        loop.run(config_of(images), workdir)
+        train(config_of(images), workdir)
     copy = shutil.copytree(run, tmp_path / "copy")
     victim = tmp_path / "victim"
     victim.write_text("precious")

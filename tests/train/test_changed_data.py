@@ -9,7 +9,8 @@ from PIL import Image
 
 from imgcls_jax import main
 from imgcls_jax.inference import trained
-from imgcls_jax.train import loop
+from imgcls_jax.runtime.stop import Interrupted
+from imgcls_jax.train.run import run
 from tests.train.test_loop import folder_config, folder_of_images, stop_after
 
 
@@ -32,8 +33,8 @@ def stopped(data, tmp_path, monkeypatch):
     """The workdir of a run that was stopped after two of its six steps."""
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
-        with pytest.raises(loop.Interrupted):
-            loop.run(config(data), tmp_path / "run")
+        with pytest.raises(Interrupted):
+            run(config(data), tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -56,7 +57,7 @@ def more_images(data, count, split="train"):
 def refused(data, workdir, message, **options):
     before = files(workdir)
     with pytest.raises(ValueError, match=message):
-        loop.run(config(data), workdir, **options)
+        run(config(data), workdir, **options)
     assert files(workdir) == before
 
 
@@ -75,7 +76,7 @@ def test_changed_data_are_refused_and_change_nothing(data, stopped, capsys):
     refused(data, stopped, "classes: 'other' is new")
     shutil.rmtree(data / "train/other")
     capsys.readouterr()
-    loop.run(config(data), stopped)  # all is back
+    run(config(data), stopped)  # all is back
     told = capsys.readouterr().out
     assert f"train: 24 images, 2 classes (dark, light), from {data}/train" in told
     assert f"val: 24 images, 2 classes (dark, light), from {data}/val" in told
@@ -84,7 +85,7 @@ def test_changed_data_are_refused_and_change_nothing(data, stopped, capsys):
 def test_growth_is_accepted_where_it_is_asked_for(data, stopped):
     more_images(data, 4)
     refused(data, stopped, r"split 'train': 8 images more \('dark/more0.png', .*--accept_data_growth")
-    result = loop.run(config(data), stopped, accept_data_growth=True)
+    result = run(config(data), stopped, accept_data_growth=True)
     kept = json.loads((stopped / "data.json").read_text())
     assert result["steps"] == 8 and result["resumed_from_step"] == 2  # two epochs of four steps
     assert kept["splits"]["train"]["examples"] == 32 and kept["grown_from"] == [{"train": 24, "val": 24}]
@@ -101,8 +102,8 @@ def test_growth_that_is_no_growth_is_refused(data, tmp_path, monkeypatch):
             made[section] |= fields
         with monkeypatch.context() as patch:
             stop_after(patch, 1)
-            with pytest.raises(loop.Interrupted):
-                loop.run(made, tmp_path / name)
+            with pytest.raises(Interrupted):
+                run(made, tmp_path / name)
     more_images(data, 4)
     for name, message in (
         ("cosine", "spreads over all of the run"),
@@ -116,13 +117,13 @@ def test_growth_that_is_no_growth_is_refused(data, tmp_path, monkeypatch):
         made["data"] |= {"labels_per_class": 8} if name == "labels" else {}
         before = files(tmp_path / name)
         with pytest.raises(ValueError, match=message):
-            loop.run(made, tmp_path / name, accept_data_growth=True)
+            run(made, tmp_path / name, accept_data_growth=True)
         assert files(tmp_path / name) == before
 
 
 def test_moved_data_are_the_same(data, stopped, tmp_path, capsys):
     moved = data.rename(tmp_path / "moved")
-    result = loop.run(config(moved), stopped)
+    result = run(config(moved), stopped)
     assert result["resumed_from_step"] == 2
     loss = result["metrics"]["val"]["loss"]
     again = moved.rename(tmp_path / "again")
@@ -143,8 +144,8 @@ def test_moved_data_are_the_same(data, stopped, tmp_path, capsys):
 def test_a_workdir_of_an_older_version_is_accepted_with_a_line(data, stopped, tmp_path, caplog):
     (stopped / "data.json").unlink()
     with pytest.raises(ValueError, match="data.root"):
-        loop.run(config(data.rename(tmp_path / "moved")), stopped)  # nothing tells that they are the same
-    loop.run(config((tmp_path / "moved").rename(data)), stopped)
+        run(config(data.rename(tmp_path / "moved")), stopped)  # nothing tells that they are the same
+    run(config((tmp_path / "moved").rename(data)), stopped)
     assert "keeps no digest of its data" in caplog.text
     assert (stopped / "data.json").exists()
 
@@ -152,14 +153,14 @@ def test_a_workdir_of_an_older_version_is_accepted_with_a_line(data, stopped, tm
 def test_what_is_measured_on_training_images_is_said(data, tmp_path, caplog):
     shutil.rmtree(data / "val")
     (data / "val").symlink_to("train")
-    loop.run(config(data, total_epochs=1.0), tmp_path / "run")
+    run(config(data, total_epochs=1.0), tmp_path / "run")
     assert "24 of 24 images of the split 'val' are trained on, too" in caplog.text
 
 
 def test_other_normalization_and_other_images_are_said(data, tmp_path, caplog, capsys):
     made = config(data, total_epochs=1.0)
     made["data"]["eval_transforms"] = "decode | resize(16)"
-    loop.run(made, tmp_path / "run")
+    run(made, tmp_path / "run")
     assert "eval_transforms normalizes otherwise than config.data.train_transforms" in caplog.text
     assert trained.unlike_training([0.7, 0.72], (0.3, 0.05)).startswith("these images are far brighter")
     assert trained.unlike_training([0.05], (0.6, 0.05)).startswith("these images are far darker")
