@@ -107,7 +107,7 @@ def test_against_scikit_learn_whatever_the_batches():
 
 def test_what_cannot_be_evaluated_is_named():
     logits = {"logits": np.eye(3)[CLUSTERS]}
-    with pytest.raises(ValueError, match="key 'scores' is none of the prediction's outputs: logits"):
+    with pytest.raises(ValueError, match="the prediction has no output 'scores'; it has logits"):
         evaluate({"test": (logits, CLASSES)}, key="scores")
     with pytest.raises(ValueError, match="no example of the split 'test'"):
         evaluate({"test": (logits, CLASSES[:0])})
