@@ -24,7 +24,6 @@ from imgcls_jax.config import compare, files
 from imgcls_jax.config.field_types import did_you_mean
 from imgcls_jax.runtime.command import DATA_ROOT_HELP, TRUST_DATA_HELP, exit_with, user_path
 from imgcls_jax.runtime.mistakes import user_mistake
-from imgcls_jax.train.run import run
 
 # A flag of one mode, or of several processes, is refused elsewhere: it would do nothing.
 OF_EVAL = ("split", "checkpoint", "eval_transforms", "data_root", "trust_data")
@@ -179,6 +178,8 @@ def _start_processes(flags: argparse.Namespace) -> None:
 
 def _train(named: files.Named, workdir: Path | None, accept_data_growth: bool) -> None:
     import jax
+
+    from imgcls_jax.train.run import run
 
     config, notes = files.load(named)
     if workdir is None:

@@ -25,12 +25,18 @@ FREE_ON_RESUME = (
 # Where data lie, not what they are: these may differ where the workdir's digest of its data agrees.
 WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images")
 LENGTH = "train.total_steps"
+# Values of a field that mean the same.
+ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}
 ABSENT = "absent"
 
 
 def binding_fields(resolved: Config) -> dict[str, Any]:
-    """Returns the flat fields that must stay as they are for a run to be the same."""
-    return {name: value for name, value in flat_fields(resolved).items() if name not in FREE_ON_RESUME}
+    """Returns the flat fields that must stay as they are for a run to be the same, alike values as one."""
+    return {
+        name: ALIKE[name][0] if value in ALIKE.get(name, ()) else value
+        for name, value in flat_fields(resolved).items()
+        if name not in FREE_ON_RESUME
+    }
 
 
 def digest(resolved: Config) -> str:

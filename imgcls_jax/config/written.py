@@ -103,11 +103,19 @@ def flat_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def with_present_names(config: Config) -> Config:
-    """Returns a configuration of an earlier version with the fields of RENAMED under their present names."""
+def of_first_version(config: Config) -> Config:
+    """Returns a configuration that version 0.1 wrote, in present words.
+
+    The fields of RENAMED have their present names, and what was not there yet has the value by which today's
+    code computes what that version did.
+    """
     present = {name: dict(fields) if isinstance(fields, dict) else fields for name, fields in config.items()}
     for old, new in RENAMED.items():
         section, _, field = old.partition(".")
         if isinstance(present.get(section), dict) and field in present[section]:
             present[section][new.partition(".")[2]] = present[section].pop(field)
+    if present.get("objective", {}).get("ema_decay"):
+        present["objective"].setdefault("ema_warmup", False)
+    if present.get("optimizer", {}).get("name") == "lars":
+        present["optimizer"].setdefault("trust_params", ".*")
     return present

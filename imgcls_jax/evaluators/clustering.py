@@ -61,9 +61,8 @@ def make(
 
     Returns:
       A function that returns num_examples, num_clusters (those with members), accuracy (one-to-one), nmi, ari
-      and, where there is what they need: mapped_accuracy (many-to-one), silhouette (of the embedding, in
-      [-1, 1]), subhead_accuracy_mean, and subhead_accuracy_best, which knows the labels and is an upper
-      bound.
+      and, where their inputs exist: mapped_accuracy (many-to-one), silhouette (of the embedding, in [-1, 1]),
+      subhead_accuracy_mean, and subhead_accuracy_best, an upper bound that knows the labels.
 
     Raises:
       ValueError: a number is out of range; later, where the prediction has no such key.
@@ -88,8 +87,7 @@ def make(
         if fit_split:
             metrics["mapped_accuracy"] = mapped_accuracy(found[fit_split], found[split])
         if "embedding" in found[split] and silhouette_examples:
-            examples = found[split]
-            metrics |= _silhouette(examples["embedding"], examples["clusters"], silhouette_examples, seed)
+            metrics |= _silhouette(found[split], silhouette_examples, seed)
         return metrics
 
     return evaluate
@@ -181,8 +179,9 @@ def _centroids(embedding: np.ndarray, num_clusters: int, seed: int) -> jax.Array
     return min(found, key=lambda result: float(result.objectives[-1])).centroids
 
 
-def _silhouette(embedding: np.ndarray, clusters: np.ndarray, most: int, seed: int) -> dict[str, float]:
+def _silhouette(examples: Examples, most: int, seed: int) -> dict[str, float]:
     """Returns {"silhouette"}, or nothing where the sample has no two clusters or no two of one cluster."""
+    embedding, clusters = examples["embedding"], examples["clusters"]
     sample = np.random.default_rng(seed).permutation(len(clusters))[:most]
     if not 2 <= len(np.unique(clusters[sample])) < len(sample):
         return {}

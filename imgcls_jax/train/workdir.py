@@ -17,7 +17,7 @@ from imgcls_jax.config import compare
 from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.field_types import fits
 from imgcls_jax.config.resolve import resolve
-from imgcls_jax.config.written import Config, with_present_names
+from imgcls_jax.config.written import Config, of_first_version
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.contents import Contents
 from imgcls_jax.runtime.files import naming, open_own, read_json, write_json
@@ -83,7 +83,7 @@ def _read_configuration(workdir: Path) -> Saved:
     if "resolved" not in content:
         logger.warning("%s is of a version that kept no defaults: today's are taken for them", path)
         steps_per_epoch = load_task(workdir)[0].steps_per_epoch
-        configuration = _resolved(path, with_present_names(content))
+        configuration = _resolved(path, of_first_version(content))
         return Saved(configuration.written, configuration.in_steps(steps_per_epoch), steps_per_epoch)
     types = {"written": dict, "resolved": dict, "steps_per_epoch": int}
     for name, wanted in types.items():

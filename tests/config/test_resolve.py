@@ -164,6 +164,17 @@ def test_a_workdir_of_the_first_version_resumes_and_predicts(tmp_path, caplog):
     assert workdir.load_configuration(tmp_path).resolved["train"]["num_microbatches"] == 1
 
 
+def test_a_workdir_of_the_first_version_that_says_the_same_in_other_words(tmp_path):
+    """Its configurations wrote float32 and a decay of 0, and its averages had no warm-up."""
+    first = run(digits(objective__ema_decay=0.9, objective__ema_warmup=False), tmp_path)
+    (tmp_path / "result.json").unlink()
+    old = digits(objective__ema_decay=0.9, model__dtype="float32")
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    again = run(digits(objective__ema_decay=0.9, objective__ema_warmup=False), tmp_path)
+    assert again["resumed_from_step"] == 4 and again["state_digest"] == first["state_digest"]
+    assert digest(digits(objective__ema_decay=0.0)) == digest(digits(objective__ema_decay=None))
+
+
 def test_a_run_is_loaded_with_the_values_it_used(tmp_path, monkeypatch):
     run(DIGITS, tmp_path)
     defaults = settings.DataSettings.__init__.__defaults__

@@ -9,7 +9,8 @@ from PIL import Image
 
 from imgcls_jax import main
 from imgcls_jax.inference import trained
-from imgcls_jax.train import kept_data, loop
+from imgcls_jax.runtime.stop import Interrupted
+from imgcls_jax.train import kept_data
 from imgcls_jax.train.run import run
 from tests.train.test_loop import folder_config, folder_of_images, stop_after
 
@@ -33,7 +34,7 @@ def stopped(data, tmp_path, monkeypatch):
     """The workdir of a run that was stopped after two of its six steps."""
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
-        with pytest.raises(loop.Interrupted):
+        with pytest.raises(Interrupted):
             run(config(data), tmp_path / "run")
     return tmp_path / "run"
 
@@ -102,7 +103,7 @@ def test_growth_that_is_no_growth_is_refused(data, tmp_path, monkeypatch):
             made[section] |= fields
         with monkeypatch.context() as patch:
             stop_after(patch, 1)
-            with pytest.raises(loop.Interrupted):
+            with pytest.raises(Interrupted):
                 run(made, tmp_path / name)
     more_images(data, 4)
     for name, message in (

