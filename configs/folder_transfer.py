@@ -41,7 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.phases.phase_1 = {"total_epochs": 60.0, "groups": (("backbone/.*", None),)}
     config.train.batch_size = 32
     config.train.keep_checkpoints = 1
-    config.evals.val = {"evaluator": "classification_report", "split": "val", "top_k": ()}
+    config.evals.val = {"evaluator": "classification_report", "split": "val"}
     if options.test:
         config.train.batch_size = 8
         config.phases.phase_1.total_epochs = 1.0

@@ -31,7 +31,7 @@ def make(
     task: Any,
     split: str,
     beta: float = 2.0,
-    top_k: Sequence[int] = (5,),
+    top_k: Sequence[int] | None = None,
     calibration_bins: int = 15,
     shots: Sequence[int] = (),
 ) -> Callable[[Any, Any], dict[str, Any]]:
@@ -43,7 +43,7 @@ def make(
       task: num_classes K and class_counts are read.
       split: to evaluate on.
       beta: of F-beta, positive; above 1 it leans to recall.
-      top_k: further ranks to count, each below K.
+      top_k: further ranks to count, each below K; None for 5 where there are more classes, else for none.
       calibration_bins: equally wide bins of confidence.
       shots: (a, b) sorts the classes by their training examples: few below a, many above b, else medium; Liu
         et al. 2019, arXiv:1904.05160, have (20, 100). () for no such groups.
@@ -55,10 +55,11 @@ def make(
     Raises:
       ValueError: a field is out of range.
     """
-    if not beta > 0 or calibration_bins < 1 or any(not 1 <= k < task.num_classes for k in top_k):
+    ranks = tuple(top_k) if top_k is not None else (5,) if task.num_classes > 5 else ()
+    if not beta > 0 or calibration_bins < 1 or any(not 1 <= k < task.num_classes for k in ranks):
         raise ValueError(
             "classification_report needs a positive beta, calibration_bins of at least 1, and ranks top_k "
-            f"from 1 to {task.num_classes - 1}; got {beta}, {calibration_bins} and {tuple(top_k)}"
+            f"from 1 to {task.num_classes - 1}; got {beta}, {calibration_bins} and {ranks}"
         )
     if len(shots) and (len(shots) != 2 or not 0 < shots[0] <= shots[1] or not task.class_counts):
         raise ValueError(
@@ -75,7 +76,7 @@ def make(
     def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
         found = collect(params, objective_state, split)
         result = report(
-            found["probabilities"], found["label"], beta=beta, top_k=top_k, calibration_bins=calibration_bins
+            found["probabilities"], found["label"], beta=beta, top_k=ranks, calibration_bins=calibration_bins
         )
         if shots:
             recall, support, sizes = map(np.array, (result["recall"], result["support"], task.class_counts))

@@ -158,3 +158,18 @@ def test_the_evaluator_over_batches():
     for fields in ({"beta": 0}, {"calibration_bins": 0}, {"top_k": (6,)}, {"shots": (5, 1)}):
         with pytest.raises(ValueError, match="classification_report"):
             make(**fields)
+
+
+def test_the_fifth_rank_is_of_more_than_five_classes():
+    def predict(params, objective_state, batch):
+        return {"logits": jnp.log(batch["image"])}
+
+    for classes, has_rank in ((3, False), (6, True)):
+        task = SimpleNamespace(num_classes=classes, class_counts=())
+        probabilities, labels = drawn(0, classes=classes)
+        batch = {"image": jnp.array(probabilities), "label": jnp.array(labels), "mask": jnp.ones(80, bool)}
+        evaluate = classification_report.make(predict, lambda _, b=batch: [b], task=task, split="test")
+        assert ("top5_accuracy" in evaluate({}, {})) == has_rank
+    with pytest.raises(ValueError, match="top_k from 1 to 2"):
+        task = SimpleNamespace(num_classes=3, class_counts=())
+        classification_report.make(predict, None, task=task, split="test", top_k=(5,))
