@@ -7,6 +7,7 @@ python -m imgcls_jax.main --mode eval --workdir runs/digits_simpleconv3 --split 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -176,18 +177,28 @@ def _start_processes(flags: argparse.Namespace) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
-def _train(named: files.Named, workdir: Path | None, accept_data_growth: bool) -> None:
-    import jax
+def _trainer(named: files.Named, flags: argparse.Namespace) -> Callable[[], None]:
+    """Loads a configuration and returns what trains it.
 
-    from imgcls_jax.train.run import run
-
+    Raises:
+      ValueError: the configuration cannot be loaded.
+    """
     config, notes = files.load(named)
+    workdir = flags.workdir
     if workdir is None:
         workdir = named.default_workdir
-        notes = [*notes, f"workdir: {workdir} (--workdir chooses another)"]
-    if jax.process_index() == 0:
-        print("\n".join(notes), end="\n" if notes else "", flush=True)
-    run(config, workdir, accept_data_growth=accept_data_growth)
+        notes.append(f"workdir: {workdir} (--workdir chooses another)")
+
+    def train() -> None:
+        import jax
+
+        from imgcls_jax.train.run import run
+
+        if jax.process_index() == 0:
+            print("\n".join(notes), end="\n" if notes else "", flush=True)
+        run(config, workdir, accept_data_growth=flags.accept_data_growth)
+
+    return train
 
 
 def _evaluate(flags: argparse.Namespace, overrides: Mapping[str, str]) -> None:
@@ -254,16 +265,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs what the command line asks for."""
     try:
         flags, named, overrides = _parse(sys.argv[1:] if argv is None else argv)
+        job = functools.partial(_evaluate, flags, overrides) if named is None else _trainer(named, flags)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-
-    def job() -> None:
-        if named is None:
-            _evaluate(flags, overrides)
-        else:
-            _train(named, flags.workdir, flags.accept_data_growth)
-
     # jax is imported only now, so that --help and a typo do not wait for it.
     if flags.distributed:
         _run_as_one_of_several(flags, job)

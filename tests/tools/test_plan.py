@@ -158,7 +158,10 @@ def test_what_devices_add_up_counted_by_hand():
     assert together == 4 * gradient
 
 
-SMALL = (dict(name="simpleconv3"), dict(name="cifar_resnet", variant="resnet20"))
+SMALL = (
+    dict(name="simpleconv3"),
+    pytest.param(dict(name="cifar_resnet", variant="resnet20"), marks=pytest.mark.slow),
+)
 
 
 @pytest.mark.parametrize("model", SMALL, ids=lambda model: model["name"])

@@ -255,6 +255,7 @@ def test_data_that_differ_in_size_are_refused_at_the_start(tmp_path, disks, spli
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_fails_in_one_process_loses_no_step(tmp_path, disks):
     """An image of the evaluated split is damaged on the disk of process 0, which reads it."""
     for folder in disks:
