@@ -127,11 +127,12 @@ def read_config(arguments: Sequence[str]) -> Config:
 def _run(named: Named) -> Any:
     """Returns what the file's get_config returns."""
     try:
-        get_config = runpy.run_path(str(named.path))["get_config"]
-    except KeyError as error:
-        raise ValueError(f"{named.path} has no function get_config(arg)") from error
+        module = runpy.run_path(str(named.path))
     except Exception as error:  # whatever a user's file raises
         raise ValueError(_located(named.path, error)) from error
+    get_config = module.get("get_config")
+    if not callable(get_config):
+        raise ValueError(f"{named.path} has no function get_config(arg)")
     takes_options = bool(inspect.signature(get_config).parameters)
     if named.options and not takes_options:
         raise ValueError(f"{named.path} takes no options; got {named.options!r}")

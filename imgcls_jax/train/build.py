@@ -15,7 +15,7 @@ from imgcls_jax.train.views import average_views
 
 
 def make_backbone(settings: ModelSettings) -> Any:
-    """Builds the backbone; `settings.pretrained` is for Setup.initial_state.
+    """Builds the backbone; `settings.pretrained` is for train/initial.py.
 
     Raises:
       ValueError: an unknown name or field, or a probability outside [0, 1].

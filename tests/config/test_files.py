@@ -113,6 +113,8 @@ def test_the_default_workdir(config, workdir):
         ("def get_config(:", r"own.py, line 1: SyntaxError"),
         ("\nimport no_such_module", r"own.py, line 2: ModuleNotFoundError: .*no_such_module"),
         ("x = 1", "has no function get_config"),
+        ("get_config = 1", "has no function get_config"),
+        ("x = {}['a']", "own.py, line 1: KeyError"),
         ("def get_config():\n    return {}['a']", "own.py, line 2: KeyError"),
         ("def get_config():\n    raise ValueError('no such bird')", "own.py: no such bird"),
         ("def get_config():\n    return 3", "a configuration is a dictionary"),

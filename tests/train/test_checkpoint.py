@@ -208,7 +208,8 @@ def test_first_nonfinite_names_params_first():
 def flipped(directory, seed):
     """Flips one bit of one file of a checkpoint; returns the file."""
     rng = np.random.default_rng(seed)
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.stat().st_size)
+    found = [path for path in directory.rglob("*") if path.is_file() and path.stat().st_size]
+    files = sorted(found, key=lambda path: path.stat().st_size)  # their names are random, their sizes are not
     path = files[rng.integers(len(files))]
     content = bytearray(path.read_bytes())
     content[rng.integers(len(content))] ^= 1 << rng.integers(8)
@@ -245,7 +246,7 @@ def test_no_flipped_bit_comes_out_as_another_number(tmp_path, old):
                     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
                         assert a.dtype == b.dtype and np.array_equal(a, b), file
         shutil.rmtree(directory)
-    assert refused >= 2  # most flips hit files that prediction does not read
+    assert refused >= 5
 
 
 @pytest.mark.parametrize("tx", [optax.adafactor(0.1), optax.apply_if_finite(optax.adam(0.1), 3)])
