@@ -1,6 +1,7 @@
 """Converts weights between PyTorch's names and this package's, into .safetensors.
 
   python -m imgcls_jax.tools.convert IN OUT --family resnet --variant resnet50 [--num_classes N] [--to torch]
+  [--prefix teacher.]
 
 IN is .pth, .pt, .th, .safetensors or .npz, of either naming; OUT is .safetensors. Every array is checked
 against the network: what is missing, left over or of another shape is an error. --num_classes, where it is
@@ -53,6 +54,7 @@ def convert(
     num_classes: int | None = None,
     image_shape: tuple[int, int, int] = (224, 224, 3),
     to: str = "own",
+    prefix: str = "",
 ) -> pretrained.Report:
     """Converts a file of weights.
 
@@ -63,6 +65,7 @@ def convert(
       num_classes: of the classifier to keep; None for the file's.
       image_shape: (H, W, C) that the network reads, where its parameters depend on it.
       to: "own" or "torch".
+      prefix: of the network's names in the file; "" to find it.
 
     Returns:
       What became of the file's arrays.
@@ -73,7 +76,10 @@ def convert(
     if Path(destination).suffix != ".safetensors":
         raise ValueError(f"weights are written as .safetensors; got {destination}")
     module = load_family(family)
-    arrays = pretrained.read_state_dict(source)
+    arrays, note = pretrained.read_state_dict(source), ""
+    if prefix or not pretrained.is_own(arrays):
+        shapes = pretrained.target_shapes(module.build(variant), image_shape, 1)
+        arrays, note = pretrained.network_of(arrays, module, variant, shapes, prefix)
     aux = has_aux(arrays, module, variant)
     backbone = module.build(variant, aux=True) if aux else module.build(variant)
     if hasattr(module, "import_weights") and not pretrained.is_own(arrays):
@@ -87,7 +93,7 @@ def convert(
     else:
         converted = pretrained.export_names(params, batch_stats)
     pretrained.write_safetensors(destination, converted)
-    return report
+    return pretrained.Report(report.loaded, (*filter(None, [note]), *report.notes))
 
 
 def has_aux(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> bool:
@@ -109,6 +115,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--to", choices=("own", "torch"), default="own", help="names to write (default own)")
     parser.add_argument(
+        "--prefix", default="", help="of the network's names, as in teacher. (default: found)"
+    )
+    parser.add_argument(
         "--image_size", type=at_least_one, default=224, help="where params depend on it (default 224)"
     )
     parser.add_argument("--channels", type=at_least_one, default=3, help="of the images (default 3)")
@@ -128,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_classes=arguments.num_classes,
         image_shape=(size, size, arguments.channels),
         to=arguments.to,
+        prefix=arguments.prefix,
     )
     print(printable(f"{arguments.destination}: {report}"))
     return 0
