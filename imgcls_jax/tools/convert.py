@@ -5,7 +5,9 @@
 
 IN is .pth, .pt, .th, .safetensors or .npz, of either naming; OUT is .safetensors. Every array is checked
 against the network: what is missing, left over or of another shape is an error. --num_classes, where it is
-not the file's, leaves the classifier out. Runs no pickled code and needs no torch.
+not the file's, leaves the classifier out. A prefix such as "model." or "module.encoder_q.", under which a
+training program keeps the network, is found; --prefix says which one where the file holds the network more
+than once. Runs no pickled code and needs no torch.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-
-from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.command import at_least_one, command, exit_with, importing, parser_of, user_path
 from imgcls_jax.runtime.names import printable
-from imgcls_jax.weights import pretrained
+
+with importing(__name__):
+    import numpy as np
+
+    from imgcls_jax.weights import pretrained
 
 
 def load_family(name: str) -> ModuleType:
@@ -32,7 +36,9 @@ def load_family(name: str) -> ModuleType:
     """
     try:
         family = importlib.import_module(f"imgcls_jax.models.{name}")
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != f"imgcls_jax.models.{name}":
+            raise
         family = None
     if family is None or not hasattr(family, "build") or not hasattr(family, "torch_head"):
         raise ValueError(f"models/ has no family {name!r} whose weights can be converted")
