@@ -13,7 +13,6 @@ import ctypes
 import dataclasses
 import functools
 import logging
-import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -423,18 +422,6 @@ def _parse_absl_flags() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-
-
-def refuse_in_worker() -> None:
-    """Ends a worker process that is about to train; says what the script lacks.
-
-    Python starts a worker process by importing the script. Without a guard, the script would train there too.
-    """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as in multiprocessing.spawn
-        raise SystemExit(
-            "error: a worker process (data.num_workers) ran the script from its beginning; put what the "
-            'script does under `if __name__ == "__main__":`, or set data.num_workers=0'
-        )
 
 
 def _die_with_parent(*_: Any) -> None:
