@@ -24,6 +24,9 @@ FREE_ON_RESUME = (
 )
 # Where data lie, not what they are: these may differ where the workdir's digest of its data agrees.
 WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images")
+# The section of the evaluations. They read the state and change nothing of it: a run may go on with others,
+# though it is then, to its digest, another run.
+EVALUATIONS = "evals."
 LENGTH = "train.total_steps"
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}

@@ -8,7 +8,7 @@ None and left out of the mean.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,10 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
-from imgcls_jax.contracts.evaluator import OpenSplit, Predict, make_collector
+from imgcls_jax.contracts.evaluator import OpenSplit, Predict, SplitFacts, check_splits, make_collector
 from imgcls_jax.metrics.ranking import mean_of_known, ranking
 
 READS = ("probabilities",)  # of what the objective predicts
+
+
+def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:
+    """Raises ValueError for a split of one label an image."""
+    check_splits(splits, multi_label=True)
 
 
 def make(

@@ -60,7 +60,8 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
             if configuration.data.num_workers:
                 require_guard()
             grown = workdirs.check(configuration, workdir)
-            is_finished = (workdir / "result.json").exists() and not grown
+            changed = workdirs.changed_evaluations(configuration, workdir)
+            is_finished = (workdir / "result.json").exists() and not grown and not changed
             result = finished.read_result(workdir) if is_finished else {}
             setup = None if result else _prepare(configuration, workdir, held, accept_data_growth)
         require_agreement({"whether its workdir holds a finished run": setup is None})
@@ -70,6 +71,8 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
             require_agreement(setup.facts())
             if setup.first_process:
                 _tell_data(setup)
+                for line in changed:
+                    print(printable(f"the evaluations change here: {line}"), flush=True)
             result = train(setup, workdir)
     if jax.process_index() == 0:
         print(finished.summary(result, workdir), flush=True)
