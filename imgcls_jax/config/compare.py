@@ -71,6 +71,21 @@ def differing_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def without_new_fields(
+    differing: dict[str, tuple[Any, Any]], new_written: Config
+) -> dict[str, tuple[Any, Any]]:
+    """Returns the differences but for fields that the code did not have then, and that nobody has set since.
+
+    Their default is what the code did before: a field that is new changes no number of a run by itself.
+
+    Args:
+      differing: of differing_fields.
+      new_written: as the file and command line say it now.
+    """
+    written = flat_fields(new_written)
+    return {name: own for name, own in differing.items() if own[0] != ABSENT or name in written}
+
+
 def describe(differing: dict[str, tuple[Any, Any]], old_written: Config, new_written: Config) -> list[str]:
     """Returns one line a differing field, with what changed: what is written, or a default of the code.
 

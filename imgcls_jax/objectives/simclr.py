@@ -14,6 +14,7 @@ objective_state:
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -21,7 +22,15 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.contracts.backbone import apply_backbone, init_backbone
-from imgcls_jax.contracts.objective import Batch, Metrics, Objective, ObjectiveState, Params, Task
+from imgcls_jax.contracts.objective import (
+    Batch,
+    Metrics,
+    Objective,
+    ObjectiveState,
+    Params,
+    Task,
+    require_between,
+)
 from imgcls_jax.losses import nt_xent
 
 
@@ -33,18 +42,22 @@ class Projector(nn.Module):
     Attributes:
       layers: number of linear layers.
       dim: of the output.
+      std: of the normal distribution that kernels are drawn from; 0 for LeCun's.
     """
 
     layers: int
     dim: int
+    std: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Args: x float [B, D]; train: BatchNorm uses the batch. Returns: float32 [B, dim]."""
         x, hidden = x.astype(jnp.float32), x.shape[-1]
+        kernel_init = nn.initializers.normal(self.std) if self.std else nn.initializers.lecun_normal()
         for layer in range(1, self.layers + 1):
             last = layer == self.layers
-            x = nn.Dense(self.dim if last else hidden, use_bias=False, name=f"fc{layer}")(x)
+            width = self.dim if last else hidden
+            x = nn.Dense(width, use_bias=False, kernel_init=kernel_init, name=f"fc{layer}")(x)
             x = nn.BatchNorm(
                 use_running_average=not train,
                 momentum=0.9,
@@ -63,6 +76,7 @@ def make(
     temperature: float = 0.1,
     projection_layers: int = 2,
     projection_dim: int = 128,
+    projector_std: float = 0.0,
 ) -> Objective:
     """Returns the objective; predict gives the backbone's embedding, not the projection.
 
@@ -72,6 +86,8 @@ def make(
       temperature: divides the cosines, positive; the paper's is 0.1 for ImageNet, 0.5 for CIFAR-10.
       projection_layers: of the projector, at least 1; 2 in the paper, 3 in version 2.
       projection_dim: at least 1.
+      projector_std: of the normal distribution that the projector's kernels are drawn from; the authors' is
+        0.01. 0 for LeCun's.
 
     Raises:
       ValueError: a hyper-parameter out of range; later, where a batch has not exactly two views.
@@ -83,7 +99,9 @@ def make(
             "objective.projection_layers and projection_dim must be at least 1; got "
             f"{projection_layers} and {projection_dim}"
         )
-    learner = _SimCLR(backbone, Projector(projection_layers, projection_dim), temperature, task.axis_name)
+    require_between(0, math.inf, projector_std=projector_std)
+    projector = Projector(projection_layers, projection_dim, projector_std)
+    learner = _SimCLR(backbone, projector, temperature, task.axis_name)
     return Objective(
         batch_keys=("views",),
         init=learner.init,

@@ -140,7 +140,8 @@ def check(configuration: Configuration, workdir: Path, found: Found | None = Non
         return False
     saved, keeps_data = _read_configuration(workdir), kept_data.read(workdir) is not None
     old, new = saved.resolved, configuration.in_steps(saved.steps_per_epoch)
-    differing = _without_evaluations(compare.differing_fields(old, new))
+    differing = compare.without_new_fields(compare.differing_fields(old, new), configuration.written)
+    differing = _without_evaluations(differing)
     if keeps_data:
         differing = {name: values for name, values in differing.items() if name not in compare.WHERE}
     grows = _take_length(differing)
@@ -177,6 +178,7 @@ def changed_evaluations(configuration: Configuration, workdir: Path) -> list[str
         return []
     saved = _read_configuration(workdir)
     differing = compare.differing_fields(saved.resolved, configuration.in_steps(saved.steps_per_epoch))
+    differing = compare.without_new_fields(differing, configuration.written)
     changed = {name: differing[name] for name in differing.keys() - _without_evaluations(differing).keys()}
     lines = compare.describe(changed, saved.written, configuration.written)
     best = configuration.in_steps(saved.steps_per_epoch)["train"]["best_metric"].partition("/")[0]
