@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import sysconfig
 import traceback
 from collections.abc import Callable
@@ -80,6 +81,8 @@ def _missing_package(name: str) -> str | None:
     """Returns what to say of a package that cannot be imported; None for this one."""
     if name == PACKAGE.name:
         return None
+    if name in sys.stdlib_module_names:  # as fcntl on Windows
+        return f"Python's own module {name} is missing here: another system or build of Python has it"
     named = f"the package {PIP_NAMES.get(name, name)} is missing"
     if name in TO_PREDICT:
         named += "; prediction from an export needs pip install 'imgcls-jax[predict]'"

@@ -36,7 +36,8 @@ LEGACY_PROTOCOL = 1001
 MAX_DIMENSIONS = 64  # of NumPy
 MAX_KEY = 2**31  # whole numbers below are keys; larger ones may be chosen to have one hash
 MAX_PREFIXES = 8  # at the beginning of every name
-MAX_WRAPPER = 100  # characters of the key of a state dict among others
+MAX_WRAPPERS = 32  # dictionaries of a checkpoint that are looked into
+MAX_WRAPPER = 100  # characters of the key of one
 MAX_SHOWN = 1000  # characters of an error that may quote the file
 # Tensors may share a storage (tied weights), or be compressed (.npz); more than this many times the file's
 # size is no state dict.
@@ -403,7 +404,7 @@ def _named(found: dict[Any, Any]) -> dict[str, _Tensor]:
     if any("." in key for key in named):
         return named
     inner = {id(value): (key, value) for key, value in names.items() if isinstance(value, dict)}
-    for key, tensors in inner.values():  # each once, however often it is there
+    for key, tensors in list(inner.values())[:MAX_WRAPPERS]:  # each once, however often it is there
         if len(key) <= MAX_WRAPPER:
             named |= {
                 f"{key}.{name}": tensor

@@ -1,7 +1,9 @@
 """A network under a prefix, as training programs write it, is found; what is ambiguous is refused."""
 
+import struct
 import time
 import tracemalloc
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -11,7 +13,7 @@ from safetensors.numpy import save_file
 from imgcls_jax.models import simpleconv3, two_stream, vit
 from imgcls_jax.tools import convert
 from imgcls_jax.weights import pretrained
-from tests.weights.test_files import tensors_of, write_zip
+from tests.weights.test_files import pickled, tensor, tensors_of, write_zip
 from tests.weights.test_pretrained import load, same, torch_arrays
 
 
@@ -118,6 +120,23 @@ def test_state_dicts_under_other_keys_of_a_checkpoint(simple, tmp_path):
     both = {"student": tensors, "teacher": dict(tensors)}
     with pytest.raises(ValueError, match=r"'student\.' and 'teacher\.'"):
         pretrained.load(write_zip(tmp_path / "b.pth", both, storages), simpleconv3, "simpleconv3", target)
+
+
+def test_many_dictionaries_of_one_long_name_take_no_memory(tmp_path):
+    # {"0": {NAME: tensor}, "1": {NAME: tensor}, ...}: the name and the tensor stand in the file once.
+    name = b"X" + struct.pack("<I", 1_000_000) + b"a" * 1_000_000 + b"r\0\0\0\0"
+    record = pickled(tensor("0", 1, (1,), (1,))) + b"r\1\0\0\0"
+    again = b"j\0\0\0\0" + b"j\1\0\0\0s"
+    items = b"".join(pickled(str(number)) + b"}" + again for number in range(20_000))
+    code = b"\x80\x02" + name + b"0" + record + b"0" + b"}(" + items + b"u."
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", code)
+        archive.writestr("archive/data/0", np.ones(1, np.float32).tobytes())
+    tracemalloc.start()
+    assert len(pretrained.read_state_dict(path)) == 32
+    assert tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()
 
 
 def test_a_hostile_number_of_prefixes(simple):
