@@ -23,6 +23,7 @@ import numpy as np
 
 from imgcls_jax.data import transforms
 from imgcls_jax.data.source import Source
+from imgcls_jax.data.worker_processes import require_guard
 
 logger = logging.getLogger(__name__)
 
@@ -359,10 +360,15 @@ def iterate(
 
     Yields:
       An iterator over batches[start:stop]; leaving the context ends threads and workers.
+
+    Raises:
+      SystemExit: worker processes would run the script from its beginning.
     """
     if batches.gather is not None and not batches.view_ops and not num_workers:
         yield (batches[step] for step in range(start, stop))
         return
+    if num_workers:
+        require_guard()
     import grain  # here, so that this module loads where grain is not installed
 
     dataset = grain.MapDataset.source(_Range(batches, start, stop))
