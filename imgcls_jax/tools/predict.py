@@ -163,7 +163,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"print classes from this probability on (default: {THRESHOLD} of several labels)",
     )
     parser.add_argument(
-        "--unknown_below", type=share, default=0.0, help="name no class where the largest probability is less"
+        "--unknown_below", type=float, default=0.0, help="name no class where the largest probability is less"
     )
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
     add_batch_size(parser)
