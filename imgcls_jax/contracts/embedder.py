@@ -123,9 +123,9 @@ class Target:
         self, params: Params, objective_state: ObjectiveState, step: jax.Array
     ) -> ObjectiveState:
         """Moves the average of the params that it has."""
-        share = 1 - self.decay
+        share = jnp.float32(1 - self.decay)
         if self.total_steps:
-            share = share * (jnp.cos(math.pi * step / self.total_steps) + 1) / 2
+            share *= (jnp.cos(math.pi * step / self.total_steps) + 1) / 2
         own = {name: params[name] for name in objective_state["target"]}
         return objective_state | {"target": optax.incremental_update(own, objective_state["target"], share)}
 

@@ -56,7 +56,8 @@ def make(
       patch_dim: width of each patch's linear layer.
 
     Raises:
-      ValueError: a grid, patch or number that does not fit.
+      ValueError: a grid, patch or number that does not fit, or a backbone whose params depend on the size of
+        the images.
     """
     cell = min(task.image_shape[:2]) // max(grid, 1)
     if grid not in (2, 3) or not 0 < patch <= cell:
@@ -64,10 +65,29 @@ def make(
             "objective.grid is 2 or 3, and objective.patch at most a cell of the image; got "
             f"{grid} and {patch}, of images of {task.image_shape[0]} x {task.image_shape[1]}"
         )
+    require_any_size(backbone, task, patch)
     permutations = far_permutations(grid**2, num_permutations, permutation_seed)
     embedder = Embedder(backbone, Projector((patch_dim,), last_norm=True))
     learner = _Jigsaw(embedder, nn.Dense(num_permutations), permutations, grid, patch)
     return Objective(batch_keys=("image",), init=learner.init, loss=learner.loss, predict=embedder.predict)
+
+
+def require_any_size(backbone: Any, task: Task, patch: int) -> None:
+    """Raises ValueError where the params for a patch are others than those for a whole image."""
+    channels = task.image_shape[2]
+
+    def shapes(height: int, width: int) -> Any:
+        images = jax.ShapeDtypeStruct((2, height, width, channels), jnp.float32)
+        return jax.eval_shape(lambda x: backbone.init(jax.random.key(0), x, train=False), images)["params"]
+
+    if jax.tree.map(jnp.shape, shapes(patch, patch)) != jax.tree.map(
+        jnp.shape, shapes(*task.image_shape[:2])
+    ):
+        raise ValueError(
+            f"jigsaw's trunk sees patches of {patch} pixels and later whole images, and the params of "
+            f"{type(backbone).__name__} depend on the size: take a network with global pooling, such as a "
+            "ResNet"
+        )
 
 
 def far_permutations(length: int, count: int, seed: int) -> np.ndarray:
@@ -86,8 +106,8 @@ def far_permutations(length: int, count: int, seed: int) -> np.ndarray:
     """
     if not 2 <= count <= math.factorial(length):
         raise ValueError(
-            f"objective.num_permutations lies in [2, {math.factorial(length)}], the orders of {length} cells; "
-            f"got {count}"
+            f"objective.num_permutations lies in [2, {math.factorial(length)}], the orders of {length} "
+            f"cells; got {count}"
         )
     candidates = np.array(list(itertools.permutations(range(length))), np.int8)
     chosen = [int(np.random.default_rng(seed).integers(len(candidates)))]
@@ -130,7 +150,8 @@ class _Jigsaw:
         projected, objective_state = self.embedder.project(
             params, objective_state, shown.reshape(-1, *shown.shape[2:]), rng_network
         )
-        logits = self.head.apply({"params": params["head"]}, nn.relu(projected).reshape(rows, -1))
+        kernel, bias = params["head"]["kernel"], params["head"]["bias"]
+        logits = nn.relu(projected).reshape(rows, -1) @ kernel + bias
         metrics = {"accuracy": 1 - jnp.mean(zero_one(logits, labels))}
         return jnp.mean(softmax_cross_entropy(logits, labels)), (objective_state, metrics)
 

@@ -3,8 +3,9 @@
 Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations", arXiv:1803.07728 (2018).
 Every image of a batch is seen under each of the transformations, 4 quarter turns, 2 mirrorings, or the 8 of
 both (the symmetries of the square), and a linear head tells them apart. Turns are exact: nothing is
-interpolated, whose borders would betray the angle. BatchNorm sees all the transformed images together, as the
-authors' does. Images that look the same when turned (a 0, a 1, an 8; a 6 that becomes a 9) bound the accuracy.
+interpolated, whose borders would betray the angle. BatchNorm sees all the transformed images together, as
+the authors' does. Images that look the same when turned (a 0, a 1, an 8; a 6 that becomes a 9) bound the
+accuracy.
 
 params, objective_state: those of contracts/classifier.py.
 """
@@ -47,8 +48,8 @@ def make(backbone: Any, task: Task, *, transformations: str = "rotate") -> Objec
     height, width, _ = task.image_shape
     if transformations != "flip" and height != width:
         raise ValueError(
-            f"objective.transformations = {transformations!r} turns images, which must be square; they come as "
-            f"{height} x {width}: end data.train_transforms in a square crop"
+            f"objective.transformations = {transformations!r} turns images, which must be square; they come "
+            f"as {height} x {width}: end data.train_transforms in a square crop"
         )
     classifier = make_classifier(backbone, NUM_TRANSFORMATIONS[transformations], head="linear")
     learner = _Rotation(classifier, transformations)

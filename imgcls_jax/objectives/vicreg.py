@@ -82,7 +82,11 @@ class _VICReg:
         hinges = [jnp.mean(variance_hinge(one, axis_name=self.axis_name)) for one in projected]
         repeated = [jnp.mean(covariance_penalty(one, axis_name=self.axis_name)) for one in projected]
         # The authors' code halves the sum of the hinges, and not that of the covariances.
-        terms = {"invariance": apart, "variance": sum(hinges) / 2, "covariance": sum(repeated)}
+        terms = {
+            "invariance": apart,
+            "variance": (hinges[0] + hinges[1]) / 2,
+            "covariance": repeated[0] + repeated[1],
+        }
         value = (
             self.invariance * terms["invariance"]
             + self.variance * terms["variance"]
