@@ -21,13 +21,14 @@ MAY_IMPORT = {
     "layers": ({"layers", "losses"}, {"jax", "flax"}),
     "models": ({"models", "layers"}, {"jax", "flax"}),
     "weights": ({"weights"}, {"jax", "numpy"}),
-    "weights/files.py": ({"runtime.files"}, {"jax", "numpy", "safetensors"}),
+    "weights/files.py": ({"runtime.files", "runtime.restricted_pickle"}, {"jax", "numpy", "safetensors"}),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "data": (
         {"data", "config"},
         {"numpy", "grain", "PIL", "pillow_heif", "cykooz_resizer", "absl"},
     ),
+    "data/cifar.py": ({"data", "runtime.restricted_pickle"}, {"numpy"}),
     "data/datasets.py": ({"data", "config"}, {"jax", "numpy"}),
     "data/sources": (
         {f"data.{name}" for name in "source subsets folders lists idx cifar decoding".split()},

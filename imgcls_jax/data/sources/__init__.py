@@ -13,7 +13,7 @@ To add a data set, add a file. Build on `Arrays` (images in memory) or `Files` (
 the common layouts. What every source must keep:
 
 - It pickles, because worker processes receive it, and it keeps no file open.
-- It executes nothing that it reads, so pickled data sets are refused.
+- It executes nothing that it reads. Pickles go through `runtime/restricted_pickle.py`.
 - A split that no file fixes depends on the labels and a seed alone.
 - `make` reports what is missing or wrong on disk, by a FileNotFoundError or a ValueError that names the file
   (and line) and the remedy. Image files after the first are looked for when they are read.
