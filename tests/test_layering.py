@@ -28,10 +28,12 @@ MAY_IMPORT = {
         {"data", "config"},
         {"numpy", "grain", "PIL", "pillow_heif", "cykooz_resizer", "absl"},
     ),
+    "data/annotations.py": ({"data"}, {"numpy", "scipy"}),
     "data/cifar.py": ({"data", "runtime.restricted_pickle"}, {"numpy"}),
     "data/datasets.py": ({"data", "config"}, {"jax", "numpy"}),
     "data/sources": (
-        {f"data.{name}" for name in "source subsets folders lists idx cifar decoding".split()},
+        {f"data.{name}" for name in "source subsets folders listing lists annotations".split()}
+        | {f"data.{name}" for name in "idx cifar tar_files decoding".split()},
         {"numpy", "sklearn", "tensorflow_datasets"},
     ),
     "data/device_operation.py": (set(), {"jax"}),

@@ -88,8 +88,11 @@ def read_pickled(path: Path, columns: Sequence[tuple[str, int]]) -> tuple[np.nda
     labels = np.zeros((len(planes), len(columns)), np.uint8)
     for column, (name, num_classes) in enumerate(columns):
         own = batch.get(name)
-        sound = isinstance(own, list) and all(type(label) is int and 0 <= label < 256 for label in own)
-        if not sound or len(own) != len(planes):
+        if (
+            not isinstance(own, list)
+            or len(own) != len(planes)
+            or not all(type(label) is int and 0 <= label < 256 for label in own)
+        ):
             raise ValueError(f"{path}: {name!r} must be a list of {len(planes)} labels, one an image")
         labels[:, column] = own
         check_labels(labels[:, column], num_classes, path)

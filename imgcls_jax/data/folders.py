@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +36,30 @@ _SPLIT_NAME = re.compile(f"(?:{_FILLER})*({'|'.join(sorted(_WORDS, key=len, reve
 MAX_WRAPPERS = 8  # folders of one folder each that are passed through
 
 
+class Download(NamedTuple):
+    """A file of a public data set, which `tools.dataset download` fetches.
+
+    Attributes:
+      url: its address.
+      size: bytes; 0 where no text says it.
+      checksum: "md5:..." or "sha256:..."; "" where no text that can be trusted gives one.
+      part: of the data set, such as "2007"; "" where it has one alone.
+      folder: where it is unpacked, or put where it is no archive, relative to root.
+      file: its name; "" for the end of the address.
+    """
+
+    url: str
+    size: int
+    checksum: str = ""
+    part: str = ""
+    folder: str = ""
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.file or self.url.rpartition("/")[2]
+
+
 class Origin(NamedTuple):
     """Where a public data set comes from.
 
@@ -43,18 +67,24 @@ class Origin(NamedTuple):
       data_set: what it is, a name and a few words.
       page: address of its official page.
       download: what to download there, with its size, and where it goes.
+      source: the name of its file in data/sources.
+      files: what the command fetches; () where an account or a form stands before them.
     """
 
     data_set: str
     page: str
     download: str
+    source: str = ""
+    files: Sequence[Download] = ()
 
     @property
     def remedy(self) -> str:
         """What to do where it is absent, the end of a message."""
+        command = f"python -m imgcls_jax.tools.dataset download {self.source} --root FOLDER"
+        fetched = f"fetch it by `{command}`, or " if self.files else ""
         return (
-            f"{self.data_set}, comes from {self.page}: download {self.download}, or name the folder that "
-            f"holds it by --config.data.root=FOLDER"
+            f"{self.data_set}, comes from {self.page}: {fetched}download {self.download}, or name the folder "
+            f"that holds it by --config.data.root=FOLDER"
         )
 
 
@@ -93,17 +123,19 @@ def require_folder(root: Root, holds: str, remedy: str = "") -> Path:
     return folder
 
 
-def locate(root: Root, folder: str, marker: str, remedy: str) -> Path:
-    """Returns root or root/folder, whichever holds the file `marker`.
+def locate(root: Root, folders: str | Sequence[str], marker: str, remedy: str) -> Path:
+    """Returns root, or the first of some folders in it, that holds the file `marker`.
 
     Raises:
-      FileNotFoundError: neither does; the message ends with the remedy of an `Origin`.
+      FileNotFoundError: none does; the message ends with the remedy of an `Origin`.
     """
     root = expanded(root)
-    for candidate in (root, root / folder):
+    inside = [root / folder for folder in ([folders] if isinstance(folders, str) else folders)]
+    for candidate in (root, *inside):
         if os.path.isfile(candidate / marker):
             return candidate
-    raise FileNotFoundError(f"config.data.root: neither {root} nor {root / folder} holds {marker}. {remedy}")
+    places = " nor ".join(map(str, (root, *inside)))
+    raise FileNotFoundError(f"config.data.root: neither {places} holds {marker}. {remedy}")
 
 
 # ---- splits and classes
