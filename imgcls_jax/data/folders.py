@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from imgcls_jax.data.known_layouts import require_class_folders, require_no_list_beside, source_of
 from imgcls_jax.data.listing import (
     IMAGE_SUFFIXES,
     describe_left_out,
@@ -181,10 +182,13 @@ def find_layout(root: Path) -> Layout:
     itself, beside others that do, is a class.
 
     Raises:
-      ValueError: folders may be either.
+      ValueError: folders may be either, or are neither: a published data set that another source reads.
     """
     top = unwrapped(root)
+    require_class_folders(root, top)
     names = subfolders(top)
+    if len(names) == 1 and not split_of(names[0]):
+        require_no_list_beside(top, names[0])
     named = [name for name in names if split_of(name)]
     kinds = {split_of(name) for name in named}
     others = [name for name in names if name not in named]
@@ -265,6 +269,8 @@ def class_folders(folder: Path, known: Collection[str] = ()) -> dict[str, Path]:
     names = subfolders(inside)
     if not names:
         flat = "; images without labels lie in one such folder of any name" if holds_images(inside) else ""
+        if source := source_of(inside):
+            flat = f"; data.source = {source!r} reads this data set"
         raise ValueError(f"{folder} holds no class folder; expected {folder}/<class>/<image file>{flat}")
     return {name: inside / name for name in names}
 

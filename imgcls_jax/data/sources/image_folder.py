@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from imgcls_jax.data.folders import (
     class_folders,
     find_layout,
@@ -34,7 +36,8 @@ class ImageFolder(Files):
     Raises:
         FileNotFoundError: root or the split's folder is missing.
         ValueError: a folder without classes or images, a class that train lacks, an empty part, or folders of
-            which one cannot tell whether they are splits or classes.
+            which one cannot tell whether they are splits or classes, or that are neither: a published data
+            set which another source reads, or one folder beside a list of classes.
     """
 
     def __init__(self, split: str, *, root: Root, test_fraction: float = 0.2, split_seed: int = 0) -> None:
@@ -57,6 +60,9 @@ class ImageFolder(Files):
                 raise ValueError(f"{folder} holds the class {other!r}, which {lacks} lacks; {remedy}")
         paths, labels = found.paths, [label_of[name] for name in found.names]
         self.rule = f"from {found.folder}"
+        nested = {os.path.dirname(path) for path in paths if path.count(os.sep) > 1}
+        if nested:
+            self.rule += f" ({len(nested):,} folders within those of the classes count as their class)"
         if not splits:
             indices = stratified_split(labels, test_fraction, split_seed)[split != "train"]
             held_out = (
