@@ -30,6 +30,7 @@ MAY_IMPORT = {
     ),
     "data/annotations.py": ({"data"}, {"numpy", "scipy"}),
     "data/cifar.py": ({"data", "runtime.restricted_pickle"}, {"numpy"}),
+    "data/download.py": ({"data", "config", "runtime"}, set()),
     "data/datasets.py": ({"data", "config"}, {"jax", "numpy"}),
     "data/sources": (
         {f"data.{name}" for name in "source subsets folders listing lists annotations".split()}

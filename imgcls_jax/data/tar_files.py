@@ -97,6 +97,9 @@ def _members(file: BinaryIO, end: int, where: str, within: str = "") -> Iterator
                 yield from _members(file, member.offset_data + member.size, name, f"{name}/")
             elif name.lower().endswith(IMAGE_SUFFIXES) and not member.issparse():
                 yield f"{within}{name}", member.offset_data, member.size
+        file.seek(archive.offset)  # tarfile takes what is no header for the end
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise ValueError(f"{where} is cut short or damaged")
 
 
 def _read_index(kept: Path, identity: np.ndarray) -> Index | None:

@@ -553,6 +553,7 @@ def test_a_tar_that_is_damaged(tmp_path):
         (whole[:2000], "a.tar: the member 'b.jpg' of a.tar goes beyond its end; download it again"),
         (b"x" * 2000, "a.tar: no uncompressed tar archive, or damaged"),
         (packed({"a.txt": b""}), "a.tar holds no image"),
+        (packed({"a.jpg": image(1), "b.jpg": image(1)})[:1636], "a.tar: a.tar is cut short or damaged"),
         (
             packed({"a.tar": packed({"b.jpg": image(1) * 9})[:2000]}),
             "a.tar: the member 'b.jpg' of a.tar goes beyond",

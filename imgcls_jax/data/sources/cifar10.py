@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from imgcls_jax.data.cifar import locate_cifar, read_cifar, read_pickled, read_pickled_names
-from imgcls_jax.data.folders import Origin
+from imgcls_jax.data.folders import Download, Origin
 from imgcls_jax.data.lists import read_names
 from imgcls_jax.data.source import Arrays, Root, require_choice
 
@@ -13,6 +13,15 @@ ORIGIN = Origin(
     "CIFAR-10, 60,000 photographs of 10 classes",
     "https://www.cs.toronto.edu/~kriz/cifar.html",
     "the binary version (cifar-10-binary.tar.gz, 162 MB) and unpack it there",
+    "cifar10",
+    # Size and SHA-256: the checksums of tensorflow_datasets 4.9.
+    (
+        Download(
+            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            170_052_171,
+            "sha256:c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        ),
+    ),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imgcls_jax.data.cifar import locate_cifar, read_cifar, read_pickled, read_pickled_names
-from imgcls_jax.data.folders import Origin
+from imgcls_jax.data.folders import Download, Origin
 from imgcls_jax.data.lists import read_names
 from imgcls_jax.data.source import Arrays, Root, require_choice
 
@@ -11,6 +11,15 @@ ORIGIN = Origin(
     "CIFAR-100, 60,000 photographs of 100 classes",
     "https://www.cs.toronto.edu/~kriz/cifar.html",
     "the binary version (cifar-100-binary.tar.gz, 161 MB) and unpack it there",
+    "cifar100",
+    # Size and SHA-256: the checksums of tensorflow_datasets 4.9.
+    (
+        Download(
+            "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+            168_513_733,
+            "sha256:58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        ),
+    ),
 )
 
 

@@ -41,10 +41,13 @@ ORIGIN = Origin(
         Download(f"{HOST}/2018/val2018.json.tar.gz", 0, "md5:f2ed8bfe3e9901cdefceb4e53cd3775d", part="2018"),
         Download(f"{HOST}/2018/categories.json.tar.gz", 0, part="2018"),
         Download(f"{HOST}/2018/train_val2018.tar.gz", 0, "md5:b1c6952ce38f31868cc50ea72d066cc3", part="2018"),
-        Download(f"{HOST}/2021/val.tar.gz", 0, "md5:f6f6e0e242e3d4c9569ba56400938afc", part="2021"),
-        Download(f"{HOST}/2021/train.tar.gz", 0, "md5:e0526d53c7f7b2e3167b2b43bb2690ed", part="2021"),
+        Download(f"{HOST}/2021/val.tar.gz", 0, "md5:f6f6e0e242e3d4c9569ba56400938afc", part="2021_val"),
+        Download(f"{HOST}/2021/train.tar.gz", 0, "md5:e0526d53c7f7b2e3167b2b43bb2690ed", part="2021_train"),
         Download(
-            f"{HOST}/2021/train_mini.tar.gz", 0, "md5:db6ed8330e634445efc8fec83ae81442", part="2021_mini"
+            f"{HOST}/2021/train_mini.tar.gz",
+            0,
+            "md5:db6ed8330e634445efc8fec83ae81442",
+            part="2021_train_mini",
         ),
     ),
 )
