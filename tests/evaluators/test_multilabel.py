@@ -66,6 +66,48 @@ def test_empty_sets_agree():
     assert found["exact_match"] == found["jaccard"] == 1 and found["OF1"] == 0 and found["map"] is None
 
 
+def test_what_is_ignored_counts_neither_way():
+    """The figures of a label are those of the images which are left."""
+    probabilities, truth = drawn(7)
+    ignored = np.random.default_rng(1).uniform(size=truth.shape) < 0.3
+    chosen = probabilities >= 0.5
+    found = report(probabilities, chosen, truth, ignored)
+    for k in range(truth.shape[1]):
+        rows = ~ignored[:, k]
+        own = (truth[rows, k], chosen[rows, k])
+        assert found["precision"][k] == pytest.approx(sk.precision_score(*own))
+        assert found["recall"][k] == pytest.approx(sk.recall_score(*own))
+        assert found["support"][k] == own[0].sum()
+        assert found["average_precision"][k] == pytest.approx(
+            sk.average_precision_score(own[0], probabilities[rows, k])
+        )
+        limits = best_thresholds(probabilities, truth, ignored)
+        assert limits[k] == best_thresholds(probabilities[rows, k : k + 1], truth[rows, k : k + 1])[0]
+    assert found["hamming_loss"] == pytest.approx(np.mean((chosen != truth)[~ignored]))
+    two = np.array([[True, True]])
+    by_hand = report(np.ones((1, 2)), two, ~two, np.array([[True, False]]))
+    assert by_hand["hamming_loss"] == 1 and by_hand["exact_match"] == 0
+    assert report(np.ones((1, 2)), two, ~two, two)["exact_match"] == 1
+    assert report(probabilities, chosen, truth, np.zeros_like(truth)) == report(probabilities, chosen, truth)
+
+
+def test_the_evaluator_reads_what_a_source_ignores():
+    probabilities, truth = drawn(3)
+    ignored = truth & (probabilities < 0.4)  # all that is missed most
+    batches = lambda split: [  # noqa: E731
+        {
+            "label": jnp.asarray(truth, int),
+            "ignore": jnp.asarray(ignored, int),
+            "mask": jnp.ones(len(truth), bool),
+        }
+    ]
+    predict = lambda params, objective_state, batch: {"probabilities": jnp.asarray(probabilities)}  # noqa: E731
+    task = SimpleNamespace(num_classes=truth.shape[1], class_counts=())
+    found = multilabel.make(predict, batches, task=task, split="test")({}, {})
+    assert found["map"] == pytest.approx(report(probabilities, truth, truth, ignored)["map"], abs=1e-6)
+    assert found["map"] > report(probabilities, truth, truth)["map"] + 0.01
+
+
 def test_labels_of_another_kind():
     probabilities, truth = drawn(0)
     with pytest.raises(ValueError, match="the data give one label an image: use 'classification'"):
