@@ -74,10 +74,9 @@ def download(name: str, parts: Sequence[str], root: Path, *, keep: bool = False)
     files = chosen_files(origin, parts)
     yield f"{origin.data_set}; its terms stand on {origin.page}"
     for file in files:
-        place = root / file.folder
         if not is_archive(file.name):
-            fetch(file.url, place / file.name, size=file.size, checksum=file.checksum)
-            yield f"{place / file.name}: {_checked(file)}"
+            fetch(file.url, root / file.name, size=file.size, checksum=file.checksum)
+            yield f"{root / file.name}: {_checked(file)}"
             continue
         archive, note = (root / KEPT / f"{file.name}{end}" for end in ("", ".unpacked"))
         said = f"{file.url} {file.checksum}\n"
@@ -85,12 +84,12 @@ def download(name: str, parts: Sequence[str], root: Path, *, keep: bool = False)
             yield f"{file.name} was unpacked before; to do it again, remove {note}"
             continue
         fetch(file.url, archive, size=file.size, checksum=file.checksum)
-        count = unpack(archive, place)
+        count = unpack(archive, root)
         with naming(note, ""):
             note.write_text(said, encoding="utf-8")
         if not keep:
             archive.unlink()
-        yield f"{file.name}: {_checked(file)}; {count:,} files unpacked into {place}"
+        yield f"{file.name}: {_checked(file)}; {count:,} files unpacked into {root}"
 
 
 def _checked(file: Download) -> str:

@@ -45,7 +45,6 @@ class Download(NamedTuple):
       size: bytes; 0 where no text says it.
       checksum: "md5:..." or "sha256:..."; "" where no text that can be trusted gives one.
       part: of the data set, such as "2007"; "" where it has one alone.
-      folder: where it is unpacked, or put where it is no archive, relative to root.
       file: its name; "" for the end of the address.
     """
 
@@ -53,7 +52,6 @@ class Download(NamedTuple):
     size: int
     checksum: str = ""
     part: str = ""
-    folder: str = ""
     file: str = ""
 
     @property

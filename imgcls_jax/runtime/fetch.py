@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import logging
 import re
 import shutil
 import time
@@ -24,11 +25,14 @@ from typing import Any, NamedTuple
 from imgcls_jax.runtime.files import naming, open_own
 from imgcls_jax.runtime.progress import BYTES, Bar, bar, tracked
 
+logger = logging.getLogger(__name__)
+
 CHUNK = 2**20
 SECONDS = 60.0  # without a byte
 ATTEMPTS = 5  # in a row that bring nothing
 WAIT = 2.0  # seconds before the second attempt; it doubles
 MAX_TAG = 1000  # bytes
+MAX_BYTES = 2**38  # of a file of unknown size; the largest, iNaturalist's images of 2021, has 224 GB
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP errors that may be over in a moment
 CHECKSUMS = {"md5": 32, "sha256": 64}  # digits
 WAY_OUT = ". With room and permission to write, the same command goes on where it stopped"
@@ -98,6 +102,7 @@ def fetch(url: str, path: Path, *, size: int = 0, checksum: str = "", wait: floa
                     f"{url}: {error}, {ATTEMPTS} times in a row; the same command goes on from the "
                     f"{part.done:,} bytes of {part.file}"
                 ) from error
+            logger.warning("%s: %s; trying again", url, error)
             time.sleep(wait * 2 ** (failures - 1))
     if not _is_whole(part.file, size, checksum):
         got = f"{part.done:,} bytes, {digest(part.file, checksum or 'md5:')}"
@@ -266,15 +271,14 @@ def _write(part: Part, response: Any, start: int, total: int, is_sure: bool, sho
             if not block:
                 break
             done += len(block)
-            if total and done > total:
+            if done > (total or MAX_BYTES):
                 break
             with naming(part.file, WAY_OUT):
                 file.write(block)
             shown.update(done)
-    if total and done > total:
+    if done > (total or MAX_BYTES):
         part.forget()
-        raise ValueError(
-            f"{response.url} sends more than the {total:,} bytes {'published' if is_sure else 'announced'}"
-        )
+        said = "published" if is_sure else "announced" if total else "that any data set has"
+        raise ValueError(f"{response.url} sends more than the {total or MAX_BYTES:,} bytes {said}")
     if total and done < total:
         raise BrokenOff(f"the connection broke after {done:,} of {total:,} bytes")

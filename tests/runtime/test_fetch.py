@@ -210,7 +210,11 @@ def test_a_connection_that_brings_more_than_published(server, tmp_path, monkeypa
     monkeypatch.setattr(Handler, "send_header", lambda own, name, value: None)
     with pytest.raises(ValueError, match="sends more than the 9,000 bytes published"):
         fetch_file(server.url, tmp_path / "file.bin", size=9000)
+    monkeypatch.setattr(fetch, "MAX_BYTES", 9000)
+    with pytest.raises(ValueError, match="sends more than the 9,000 bytes that any data set has"):
+        fetch_file(server.url, tmp_path / "file.bin")
     assert names(tmp_path) == []
+    monkeypatch.setattr(fetch, "MAX_BYTES", len(CONTENT))
     fetch_file(server.url, tmp_path / "file.bin", checksum=MD5)
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
