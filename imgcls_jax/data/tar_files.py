@@ -41,7 +41,8 @@ def index_of(archive: Path) -> Index:
     """Returns the index of an archive's images, in the archive's order.
 
     It is kept in a file beside the archive, <archive>.index.npz, because ImageNet's million of headers take
-    half a minute to read, or the time of as many seeks; where that folder cannot be written, it is made anew each time.
+    half a minute to read, or the time of as many seeks. Where that folder cannot be written, the index is
+    made anew each time.
 
     Args:
       archive: a .tar, not compressed; archives within it (.tar), one deep, are looked into.

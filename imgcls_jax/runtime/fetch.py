@@ -157,7 +157,9 @@ def _attempt(url: str, part: Part, size: int, is_checked: bool) -> None:
     if size and done == size:
         return
     headers = {"User-Agent": "imgcls-jax", "Accept-Encoding": "identity"}
-    if (version or is_checked) and 0 < done and not (size and done > size):
+    if not (version or is_checked) or size and done > size:
+        done = 0
+    if done:
         headers |= {"Range": f"bytes={done}-"} | ({"If-Range": version} if version else {})
     with _opened(url, headers) as response:
         if response is None:  # 416: there is no rest

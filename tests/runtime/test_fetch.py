@@ -51,6 +51,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         server.asked.append((self.headers.get("Range"), self.headers.get("If-Range")))
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", server.url)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if server.location or server.statuses:
             self.send_response(server.statuses.pop(0) if server.statuses else 302)
             self.send_header("Location", server.location)
@@ -118,6 +124,13 @@ def test_a_broken_connection_goes_on(server, tmp_path, size, version):
         ("bytes=100-", version),
         ("bytes=400-", version),
     ]
+
+
+def test_a_file_that_has_moved_goes_on_too(server, tmp_path):
+    server.cuts = [100]
+    fetch_file(server.url.replace("file.bin", "moved"), tmp_path / "file.bin", wait=0)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert server.asked == [(None, None)] * 2 + [("bytes=100-", '"one"')] * 2  # there and here
 
 
 def test_another_start_goes_on(server, tmp_path):
