@@ -34,13 +34,11 @@ def chosen_files(origin: Origin, parts: Sequence[str]) -> list[Download]:
     """
     if not origin.files:
         raise ValueError(f"no command can fetch it: {origin.remedy}")
-    known = list(dict.fromkeys(file.part for file in origin.files))
-    if known == [""] and not parts:
-        return list(origin.files)
-    if parts and set(parts) <= set(known):
-        return [file for file in origin.files if file.part in parts]
-    described = ", ".join(_described(part, origin.files) for part in known if part)
-    has = f"the parts {described}: name one or more by --part" if described else "no parts: leave out --part"
+    known = list(dict.fromkeys(file.part for file in origin.files if file.part))
+    if bool(parts) == bool(known) and set(parts) <= set(known):
+        return [file for file in origin.files if file.part in ("", *parts)]
+    described = ", ".join(_described(part, origin.files) for part in known)
+    has = f"the parts {described}: name one or more by --part" if known else "no parts: leave out --part"
     raise ValueError(f"{origin.source} has {has}")
 
 

@@ -44,7 +44,7 @@ class Download(NamedTuple):
       url: its address.
       size: bytes; 0 where no text says it.
       checksum: "md5:..." or "sha256:..."; "" where no text that can be trusted gives one.
-      part: of the data set, such as "2007"; "" where it has one alone.
+      part: of the data set, such as "2007"; "" for what goes with every part.
       file: its name; "" for the end of the address.
     """
 
@@ -129,12 +129,12 @@ def locate(root: Root, folders: str | Sequence[str], marker: str, remedy: str) -
       FileNotFoundError: none does; the message ends with the remedy of an `Origin`.
     """
     root = expanded(root)
-    inside = [root / folder for folder in ([folders] if isinstance(folders, str) else folders)]
-    for candidate in (root, *inside):
+    folders = [folders] if isinstance(folders, str) else list(folders)
+    for candidate in (root, *(root / folder for folder in folders)):
         if os.path.isfile(candidate / marker):
             return candidate
-    places = " nor ".join(map(str, (root, *inside)))
-    raise FileNotFoundError(f"config.data.root: neither {places} holds {marker}. {remedy}")
+    places = root / folders[0] if len(folders) == 1 else f"{', '.join(folders)} in it"
+    raise FileNotFoundError(f"config.data.root: neither {root} nor {places} holds {marker}. {remedy}")
 
 
 # ---- splits and classes

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn import metrics as sklearn_metrics
 
 from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, make_collector
-from imgcls_jax.metrics.ranking import mean_of_known, ranking
+from imgcls_jax.metrics.ranking import interpolated_precision, mean_of_known, ranking
 
 READS = ("probabilities",)  # of what the objective predicts
 
@@ -32,6 +32,7 @@ def make(
     threshold: float = 0.5,
     fit_split: str = "",
     top_k: int = 0,
+    voc_year: int = 0,
 ) -> Callable[[Any, Any], dict[str, Any]]:
     """Returns the evaluator (params, objective_state) -> metrics.
 
@@ -47,6 +48,8 @@ def make(
         another split than the one evaluated, if the figures are to mean anything.
       top_k: where positive, the k most probable labels of each image are predicted instead, as some papers
         report.
+      voc_year: adds "voc_map" and "voc_average_precision" as PASCAL VOC measured them in that year: on 11
+        points up to 2009, by the area from 2010 on (`metrics.ranking.interpolated_precision`); 0 for neither.
 
     Returns:
       A function that returns what `report` does, and the list of thresholds where they were fit.
@@ -79,7 +82,8 @@ def make(
                 limits = best_thresholds(fit["probabilities"], fit["label"] > 0, _ignored(fit))
                 fitted = {"thresholds": limits.tolist()}
             chosen = probabilities >= limits
-        return report(probabilities, chosen, labels, ignored) | fitted
+        voc = _voc(probabilities, labels, ignored, voc_year) if voc_year else {}
+        return report(probabilities, chosen, labels, ignored) | voc | fitted
 
     return evaluate
 
@@ -91,6 +95,18 @@ def _columns(
     kept = {"probabilities": outputs["probabilities"].astype(jnp.float32)}
     kept |= {"ignore": batch["ignore"]} if "ignore" in batch else {}
     return kept | ({"chosen": outputs["chosen"]} if "chosen" in outputs else {})
+
+
+def _voc(
+    probabilities: np.ndarray, labels: np.ndarray, ignored: np.ndarray | None, year: int
+) -> dict[str, Any]:
+    """Returns the measure of PASCAL VOC. Args: as of `report`; year: of the challenge."""
+    counts = np.ones_like(labels) if ignored is None else ~ignored
+    values = [
+        interpolated_precision(own[kept], score[kept], points=11 if year < 2010 else 0)
+        for own, score, kept in zip(labels.T, probabilities.T, counts.T, strict=True)
+    ]
+    return {"voc_map": mean_of_known(values), "voc_average_precision": values}
 
 
 def _ignored(found: Examples) -> np.ndarray | None:

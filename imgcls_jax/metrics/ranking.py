@@ -28,6 +28,29 @@ def ranking(
     }
 
 
+def interpolated_precision(truth: np.ndarray, scores: np.ndarray, *, points: int = 0) -> float | None:
+    """Returns the average precision of a label as PASCAL VOC measures it; None where no example has it.
+
+    At each recall the largest precision that is reached there or later counts (Everingham et al. 2010, section
+    4.2): p(r) = max_{r' >= r} precision(r'). The mean of p over `points` recalls 0, ..., 1, 11 of them up to
+    2009, or, from 2010 on, the area under p. Of equal scores the earlier example goes first.
+
+    Args:
+      truth: bool [N].
+      scores: float [N].
+      points: at least 2; 0 for the area.
+    """
+    if not truth.any():
+        return None
+    hits = np.cumsum(truth[np.argsort(-scores, kind="stable")])
+    recall, precision = hits / hits[-1], hits / np.arange(1, len(hits) + 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    if not points:
+        return float(np.sum(np.diff(recall, prepend=0.0) * best))
+    at = np.searchsorted(recall, np.arange(points) / (points - 1) - 1e-12)
+    return float(np.mean(best[at]))
+
+
 def mean_of_known(values: list[float | None]) -> float | None:
     """Returns the mean of the numbers that are not None; None where there is none."""
     known = [value for value in values if value is not None]

@@ -94,7 +94,9 @@ def test_voc_refuses(tmp_path):
         FileNotFoundError, match="holds ImageSets/Main/test.txt.*PASCAL VOC.*download voc --root"
     ):
         Voc("test", root=tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"VOC2007 nor .*holds ImageSets/Main/train.txt"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nor VOCdevkit/VOC2007, VOC2007, .* in it holds ImageSets/Main/train.txt"
+    ):
         Voc("train", root=tmp_path, year=2007)
     with pytest.raises(ValueError, match="VOC2012 is not of 2007: set config.data.year"):
         Voc("train", root=folder, year=2007)

@@ -102,10 +102,14 @@ def test_files_and_parts(server, tmp_path, monkeypatch, capsys):
         assert capsys.readouterr().out.count("MD5 as published") == 2
     assert len(server.asked) == 2 and np.array_equal(mnist.make("test", root=root).images.ravel(), [97, 98])
 
-    parts = [files[0]._replace(part="2007"), files[1]._replace(part="2012")]
+    third = served(server, tmp_path, "list.txt", b"for all parts")
+    parts = [files[0]._replace(part="2007"), files[1]._replace(part="2012"), third]
     monkeypatch.setattr(voc, "ORIGIN", voc.ORIGIN._replace(files=parts))
     assert dataset.main(["download", "voc", "--root", str(tmp_path / "voc"), "--part", "2007"]) == 0
-    assert [path.name for path in (tmp_path / "voc").iterdir()] == ["t10k-images-idx3-ubyte"]
+    assert sorted(path.name for path in (tmp_path / "voc").iterdir()) == [
+        "list.txt",
+        "t10k-images-idx3-ubyte",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +117,7 @@ def test_files_and_parts(server, tmp_path, monkeypatch, capsys):
     [
         (["voc"], r"voc has the parts 2012 \(2 GB\), 2007 \(911 MB\): name one or more by --part"),
         (["coco", "--part", "2015"], r"coco has the parts 2017 \(20.4 GB\), 2014 \(20.4 GB\)"),
+        (["webvision"], "webvision has the parts val, google, flickr: name one or more"),
         (["inaturalist"], r"inaturalist has the parts 2017 \(199 GB\), 2018, 2021_val"),
         (["mnist", "--part", "2007"], "mnist has no parts: leave out --part"),
         (["imagenet"], "no command can fetch it: ImageNet .*an account is needed.*--config.data.root"),
@@ -148,4 +153,4 @@ def test_the_files_of_all_data_sets():
             )  # else anybody on the way could change it
         assert len({file.name for file in origin.files}) == len(origin.files)
         fetched += bool(origin.files)
-    assert fetched == 10
+    assert fetched == 11

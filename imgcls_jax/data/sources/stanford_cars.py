@@ -11,8 +11,8 @@ from imgcls_jax.data.source import Files, Root, check_labels, require_choice
 
 ORIGIN = Origin(
     "Stanford Cars, 16,185 photographs of 196 models",
-    "https://ai.stanford.edu/~jkrause/cars/car_dataset.html, whose archives are no longer there (mirrors are "
-    "on Kaggle and the Hugging Face hub)",
+    "https://ai.stanford.edu/~jkrause/cars/car_dataset.html, whose archives are gone (there are copies on "
+    "Kaggle)",
     "cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat and unpack them there",
     "stanford_cars",
 )

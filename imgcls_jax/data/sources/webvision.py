@@ -6,15 +6,24 @@ import os
 
 import numpy as np
 
-from imgcls_jax.data.folders import Origin, locate
+from imgcls_jax.data.folders import Download, Origin, locate
 from imgcls_jax.data.lists import read_list, read_names
 from imgcls_jax.data.source import Files, Root, check_labels, require_choice
 
+HOST = "https://data.vision.ee.ethz.ch/cvl/webvision"
 ORIGIN = Origin(
     "WebVision 1.0, 2.4 million images of ImageNet's 1,000 classes",
-    "https://data.vision.ee.ethz.ch/cvl/webvision/dataset2017.html (a form stands before it)",
-    "the lists, the images of Google and Flickr and those of validation and unpack them there",
+    f"{HOST}/download.html",
+    "info.tar, google_resized_256.tar (17 GB), flickr_resized_256.tar (28 GB) and val_images_256.tar and "
+    "unpack them there",
     "webvision",
+    # Sizes in bytes and checksums were not found in a text of the publisher.
+    (
+        Download(f"{HOST}/info.tar", 0),
+        Download(f"{HOST}/val_images_256.tar", 0, part="val"),
+        Download(f"{HOST}/google_resized_256.tar", 0, part="google"),
+        Download(f"{HOST}/flickr_resized_256.tar", 0, part="flickr"),
+    ),
 )
 SITES = ("google", "flickr")
 
