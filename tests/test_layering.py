@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "data/download.py": ({"data", "config", "runtime"}, set()),
     "data/datasets.py": ({"data", "config"}, {"jax", "numpy"}),
     "data/sources": (
-        {f"data.{name}" for name in "source subsets folders listing lists annotations".split()}
+        {f"data.{name}" for name in "source subsets folders listing lists known_layouts annotations".split()}
         | {f"data.{name}" for name in "idx cifar tar_files decoding".split()},
         {"numpy", "sklearn", "tensorflow_datasets"},
     ),

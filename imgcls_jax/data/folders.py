@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from imgcls_jax.data.known_layouts import require_class_folders, require_no_list_beside, source_of
+from imgcls_jax.data.known_layouts import source_of
 from imgcls_jax.data.listing import (
     IMAGE_SUFFIXES,
     describe_left_out,
@@ -180,13 +180,10 @@ def find_layout(root: Path) -> Layout:
     itself, beside others that do, is a class.
 
     Raises:
-      ValueError: folders may be either, or are neither: a published data set that another source reads.
+      ValueError: folders may be either.
     """
     top = unwrapped(root)
-    require_class_folders(root, top)
     names = subfolders(top)
-    if len(names) == 1 and not split_of(names[0]):
-        require_no_list_beside(top, names[0])
     named = [name for name in names if split_of(name)]
     kinds = {split_of(name) for name in named}
     others = [name for name in names if name not in named]

@@ -31,9 +31,9 @@ def ranking(
 def interpolated_precision(truth: np.ndarray, scores: np.ndarray, *, points: int = 0) -> float | None:
     """Returns the average precision of a label as PASCAL VOC measures it; None where no example has it.
 
-    At each recall the largest precision that is reached there or later counts (Everingham et al. 2010, section
-    4.2): p(r) = max_{r' >= r} precision(r'). The mean of p over `points` recalls 0, ..., 1, 11 of them up to
-    2009, or, from 2010 on, the area under p. Of equal scores the earlier example goes first.
+    At each recall the largest precision that is reached there or later counts (Everingham et al. 2010,
+    section 4.2): p(r) = max_{r' >= r} precision(r'). The mean of p over `points` recalls 0, ..., 1, 11 of
+    them up to 2009, or, from 2010 on, the area under p. Of equal scores the earlier example goes first.
 
     Args:
       truth: bool [N].

@@ -11,7 +11,9 @@ from imgcls_jax.data.folders import (
     named_split,
     require_folder,
     split_of,
+    unwrapped,
 )
+from imgcls_jax.data.known_layouts import require_class_folders, require_no_list_beside
 from imgcls_jax.data.source import Files, Root
 from imgcls_jax.data.subsets import stratified_split
 
@@ -41,7 +43,9 @@ class ImageFolder(Files):
     """
 
     def __init__(self, split: str, *, root: Root, test_fraction: float = 0.2, split_seed: int = 0) -> None:
-        top, splits = find_layout(require_folder(root, "<split>/<class>/<image> or <class>/<image>"))
+        whole = require_folder(root, "<split>/<class>/<image> or <class>/<image>")
+        require_class_folders(whole, unwrapped(whole))
+        top, splits = find_layout(whole)
         name = named_split(split, splits, top)
         if splits and name is None:
             known = sorted(filter(split_of, splits)) or sorted(splits)
@@ -52,6 +56,8 @@ class ImageFolder(Files):
         train = named_split("train", splits, top)
         train_folder = splits[train] if train else folder
         class_names = list(class_folders(train_folder))
+        if not splits and len(class_names) == 1:
+            require_no_list_beside(top, class_names[0])
         label_of = {name: label for label, name in enumerate(class_names)}
         found = labeled_images(folder, class_names)
         for other in found.names:
