@@ -70,19 +70,23 @@ def limit_of(archive: Path) -> int:
 class _Bounded:
     """A stream that refuses to be read beyond a limit, or too much of it at once.
 
+    Attributes:
+      last: what was read last.
+
     Args:
       stream: of the content, decompressed.
       limit: its place is never beyond.
     """
 
     def __init__(self, stream: Any, limit: int) -> None:
-        self._stream, self._limit = stream, limit
+        self._stream, self._limit, self.last = stream, limit, b""
 
     def read(self, count: int) -> bytes:
         if not 0 <= count <= MAX_READ:
             raise ValueError(f"a header claims {count:,} bytes")
         self._require(self._stream.tell() + count)
-        return self._stream.read(count)
+        self.last = self._stream.read(count)
+        return self.last
 
     def seek(self, place: int) -> int:
         self._require(place)
@@ -122,9 +126,8 @@ def _unpack_tar(archive: Path, folder: Path) -> int:
                     members.extract(member, folder, set_attrs=False, filter="data")
                 count += member.isreg()
                 shown.update(packed.tell())
-            # tarfile takes what is no header for the end.
-            stream.seek(members.offset)
-            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            # tarfile takes what is no header for the end. To look again would be to decompress all again.
+            if stream.last != bytes(tarfile.BLOCKSIZE):
                 raise ValueError("it is cut short or damaged; remove it and download it again")
     return count
 
