@@ -63,8 +63,7 @@ def make(
             f"than split; got {threshold}, {top_k} and {fit_split!r}"
         )
 
-    columns = functools.partial(_columns, predict)
-    collect = make_collector(columns, open_split, multi_label=True)
+    collect = make_collector(functools.partial(_columns, predict), open_split, multi_label=True)
 
     def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
         found = collect(params, objective_state, split)
@@ -82,8 +81,7 @@ def make(
                 limits = best_thresholds(fit["probabilities"], fit["label"] > 0, _ignored(fit))
                 fitted = {"thresholds": limits.tolist()}
             chosen = probabilities >= limits
-        voc = _voc(probabilities, labels, ignored, voc_year) if voc_year else {}
-        return report(probabilities, chosen, labels, ignored) | voc | fitted
+        return report(probabilities, chosen, labels, ignored, voc_year) | fitted
 
     return evaluate
 
@@ -114,7 +112,11 @@ def _ignored(found: Examples) -> np.ndarray | None:
 
 
 def report(
-    probabilities: np.ndarray, chosen: np.ndarray, labels: np.ndarray, ignored: np.ndarray | None = None
+    probabilities: np.ndarray,
+    chosen: np.ndarray,
+    labels: np.ndarray,
+    ignored: np.ndarray | None = None,
+    voc_year: int = 0,
 ) -> dict[str, Any]:
     """Measures predictions.
 
@@ -124,6 +126,7 @@ def report(
       labels: bool [N, K].
       ignored: bool [N, K], decisions that count neither way; None for none. In the measures of whole images
         (exact_match, jaccard) such a label is in neither set.
+      voc_year: as of `make`.
 
     Returns:
       num_examples; exact_match, the share of images with exactly the right set; hamming_loss; jaccard, the
@@ -163,7 +166,7 @@ def report(
     result |= ranked
     result["map"] = mean_of_known(ranked["average_precision"])
     result["macro_roc_auc"] = mean_of_known(ranked["roc_auc"])
-    return result
+    return result | (_voc(probabilities, labels, ignored, voc_year) if voc_year else {})
 
 
 def best_thresholds(
