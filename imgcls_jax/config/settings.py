@@ -139,7 +139,10 @@ class OptimizerSettings:
         schedule.
       weight_decay: >= 0. Optimizers with a decay of their own (adamw, lamb, lars, lion, ...) receive it; for
         the others it is added to the gradient, as PyTorch's SGD does.
-      decay_params: pattern of the params that decay; the default leaves out biases and norm layers.
+      l1: strength of an L1 penalty, >= 0: after each step of the optimizer the params of decay_params move
+        towards 0 by the learning rate times l1, and stay at 0 where they would pass it.
+      decay_params: pattern of the params that decay, by weight_decay and l1; the default leaves out biases
+        and norm layers.
       clip_norm: largest global norm of the gradients of all params that are not frozen; 0 for no clipping.
       groups: (pattern, factor) pairs; the first pattern that matches a param's path sets the factor on its
         learning rate; None freezes: no update and no optimizer memory. What no pattern matches has factor 1.
@@ -165,6 +168,7 @@ class OptimizerSettings:
     final_learning_rate: float = 0.0
     cooldown_steps: int = 0
     weight_decay: float = 0.0
+    l1: float = 0.0
     decay_params: str = r".*/kernel"
     clip_norm: float = 0.0
     groups: Sequence[tuple[str, float | None]] = ()
@@ -173,7 +177,8 @@ class OptimizerSettings:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require_at_least("optimizer", self, timescale_steps=0, cooldown_steps=0, decay_power=0, sam_radius=0)
+        require_at_least("optimizer", self, timescale_steps=0, cooldown_steps=0, decay_power=0)
+        require_at_least("optimizer", self, sam_radius=0, l1=0)
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"optimizer.layer_decay lies in (0, 1]; got {self.layer_decay}")
         if self.learning_rate < 0 or self.warmup_steps < 0:

@@ -6,6 +6,7 @@ from imgcls_jax.losses.classification import (
     label_rank,
     mean_over,
     prior_bias,
+    sigmoid_asymmetric,
     sigmoid_cross_entropy,
     sigmoid_focal,
     smooth_labels,
@@ -30,6 +31,7 @@ from imgcls_jax.losses.contrastive import (
     nt_xent,
     queue_info_nce,
 )
+from imgcls_jax.losses.hinge import multiclass_hinge, squared_hinge
 from imgcls_jax.losses.kmeans import (
     KMeans,
     kmeans,
@@ -62,6 +64,7 @@ __all__ = [
     "masked_reconstruction",
     "mean_over",
     "mixup",
+    "multiclass_hinge",
     "mutual_information_loss",
     "nearest_centroid",
     "normalized_distance",
@@ -72,12 +75,14 @@ __all__ = [
     "pseudo_labels",
     "queue_info_nce",
     "sharpen",
+    "sigmoid_asymmetric",
     "sigmoid_cross_entropy",
     "sigmoid_focal",
     "smooth_labels",
     "softmax_cross_entropy",
     "softmax_focal",
     "softmax_squared_error",
+    "squared_hinge",
     "unpatchify",
     "variance_hinge",
     "zero_one",
