@@ -210,8 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     sys.stdout.reconfigure(errors="replace")  # a character that the terminal lacks must not end a thread
     signals: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: signals.append(received))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda received, _: signals.append(received))
 
     def start() -> int:
         commands = make_commands(args.processes, free_port(), args.arguments)

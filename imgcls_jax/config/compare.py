@@ -25,6 +25,8 @@ FREE_ON_RESUME = (
 # Where data lie, not what they are: these may differ where the workdir's digest of its data agrees.
 WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images")
 LENGTH = "train.total_steps"
+# Younger fields that say nothing at this value: a run without them is the same run.
+WITHOUT = {"train.resume_from": ""}
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}
 ABSENT = "absent"
@@ -35,7 +37,7 @@ def binding_fields(resolved: Config) -> dict[str, Any]:
     return {
         name: ALIKE[name][0] if value in ALIKE.get(name, ()) else value
         for name, value in flat_fields(resolved).items()
-        if name not in FREE_ON_RESUME
+        if name not in FREE_ON_RESUME and not (name in WITHOUT and value == WITHOUT[name])
     }
 
 

@@ -16,11 +16,13 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """SIGTERM and the first Ctrl-C, to any process, as an answer that all processes get at the same place.
+    """SIGTERM, SIGHUP and the first Ctrl-C, to any process, as an answer that all processes get at the same
+    place.
 
     One process reads a flag of its own. Of several, JAX's preemption service has taken SIGTERM already, tells
-    the others, and finds a place that none has passed; Ctrl-C is handed to it. A second Ctrl-C ends a process
-    at once, and so does a second SIGTERM where there is one process.
+    the others, and finds a place that none has passed; the other two are handed to it. A second Ctrl-C ends a
+    process at once, and so does a second SIGTERM where there is one process. SIGHUP, of a terminal that is
+    closed, is left alone where it is ignored, as under nohup.
     """
 
     def __init__(self) -> None:
@@ -31,9 +33,18 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM):
+            for number in self._numbers():
                 self._previous[number] = signal.signal(number, self._note)
         return self
+
+    def _numbers(self) -> list[int]:
+        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+        ignored = hangup is None or signal.getsignal(hangup) == signal.SIG_IGN
+        return [
+            signal.SIGINT,
+            *([] if self._several else [signal.SIGTERM]),
+            *([] if ignored else [hangup]),
+        ]
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._previous.items():

@@ -32,12 +32,13 @@ from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import StopRequest
 from imgcls_jax.train import nonfinite
 from imgcls_jax.train.checkpoint import Checkpoints
-from imgcls_jax.train.initial import initial_state
+from imgcls_jax.train.initial import first_state
 from imgcls_jax.train.known_data import require_open
 from imgcls_jax.train.loop import Loop
 from imgcls_jax.train.nonfinite import Incidents
 from imgcls_jax.train.run import restore
 from imgcls_jax.train.setup import Setup
+from imgcls_jax.train.spent import Spent
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.workdir import load_configuration
 from imgcls_jax.train.writer import MetricWriter
@@ -97,10 +98,10 @@ def find(setup: Setup, workdir: Path, step: int) -> tuple[_Replay, tuple[Any, ..
     incidents.left_out -= {step}
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints, StopRequest() as stop:
         restored = restore(setup, checkpoints, before=step)
-        state, order = restored or (initial_state(setup), None)
+        state, order = restored or first_state(setup)
         began = f"the checkpoint of step {int(state.step)}" if restored else "the beginning"
         writer = MetricWriter(workdir, active=False)
-        loop = _Replay(setup, state, order, checkpoints, writer, stop, incidents)
+        loop = _Replay(setup, state, order, checkpoints, writer, stop, incidents, Spent(), {})
         loop.wanted, loop.skips = step, setup.settings.train.on_nonfinite == "skip"
         try:
             loop.advance()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from imgcls_jax.train.nonfinite import Incidents
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.progress import Progress, named
 from imgcls_jax.train.setup import Setup
+from imgcls_jax.train.spent import Spent
 from imgcls_jax.train.state import TrainState, state_digest
 from imgcls_jax.train.writer import MetricWriter, flatten
 
@@ -48,6 +50,8 @@ class Loop:
       state, order: to begin with; order is the running epoch's, of objectives that plan it.
       checkpoints, writer, stop: where it saves, writes, and learns that it should stop.
       incidents: the steps that were not finite.
+      spent: by the run so far.
+      kept: of Progress.kept, from the checkpoint of the state; {} where there is none.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Loop:
         writer: MetricWriter,
         stop: StopRequest,
         incidents: Incidents,
+        spent: Spent,
+        kept: Mapping[str, Any],
     ):
         self.setup, self.state, self.order = setup, state, order
         self.phase = setup.phase_of(int(state.step))
@@ -73,7 +79,8 @@ class Loop:
         self.step = int(state.step)
         self.due = Due(train, self.step)
         self.progress = Progress(
-            self.step,
+            spent,
+            kept,
             batch_size=train.batch_size,
             steps_per_epoch=setup.task.steps_per_epoch,
             total_steps=train.total_steps,
@@ -140,9 +147,9 @@ class Loop:
         embed = functools.partial(self.embedder.embed, state)
         self.state, self.order, metrics = plan(self.setup, self.phase.tx, state, epoch, embed)
         if metrics:
-            self.writer.write_scalars(self.step, flatten(metrics, "plan"))
             if self.setup.first_process:
                 print(f"epoch {epoch} planned: {named(metrics)}", flush=True)
+            self.writer.write_scalars(self.step, flatten(metrics, "plan"))
 
     def _span(self, compiled: Any, batches: TrainBatches, stop: int) -> None:
         setup, progress = self.setup, self.progress
@@ -207,7 +214,7 @@ class Loop:
     def save(self, *, wait: bool = False) -> None:
         """Saves the state in the background; `wait` returns only when it is on disk."""
         started = time.monotonic()
-        self.checkpoints.save(self.state, order=self.order, wait=wait)
+        self.checkpoints.save(self.state, order=self.order, progress=self.progress.kept(), wait=wait)
         self.due.saved(self.step, time.monotonic() - started)
 
     def _save_before_change(self) -> None:

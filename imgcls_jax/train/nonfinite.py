@@ -118,8 +118,7 @@ class Incidents:
         message = (
             f"the {'state after' if math.isfinite(loss) else 'loss of'} step {step} is not finite; by step "
             f"{found_at_step} the first leaf of the state that holds a NaN or an infinity is "
-            f"{leaf or 'none'}. Try a lower optimizer.learning_rate, optimizer.clip_norm = 1.0 or "
-            f"optimizer.warmup_epochs; the last checkpoint is {list(saved) or 'none'}"
+            f"{leaf or 'none'}. {_way_on(self.workdir, saved)}"
         )
         if self.policy == "rollback" and len(self.left_out) < MAX_ROLLBACKS and step not in self.left_out:
             self.left_out |= {step}
@@ -129,6 +128,17 @@ class Incidents:
             "rollback": f"{len(self.left_out)} batches left out, and ",
         }
         raise NonFinite(limits.get(self.policy, "") + message)
+
+
+def _way_on(workdir: Path, saved: Sequence[int]) -> str:
+    """Returns what to try: in another workdir, since this one takes no other configuration."""
+    numbers = "a lower optimizer.learning_rate or optimizer.clip_norm = 1.0"
+    if not saved:
+        return f"No step was saved: begin in another --workdir, with {numbers}, or optimizer.warmup_epochs"
+    return (
+        f"The last checkpoint is of step {saved[0]}: go on from it in another --workdir, with "
+        f"--config.train.resume_from={workdir} and {numbers}"
+    )
 
 
 def left_out(workdir: Path) -> frozenset[int]:
