@@ -245,6 +245,7 @@ class Loop:
     def result(self) -> dict[str, Any]:
         """Returns what result.json holds, once the last step is done and on disk."""
         self.save(wait=True)
+        self.writer.require_file()
         return {
             "metrics": self.evaluation,
             "steps": self.step,

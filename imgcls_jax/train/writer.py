@@ -108,7 +108,7 @@ class Board:
             folder.mkdir(exist_ok=True)
             if folder.is_symlink():  # of a stranger's workdir, into any folder
                 raise OSError(errno.ELOOP, "it is a symbolic link: remove it")
-            # tensorboardX names a file by the second; the number keeps two of one second apart, in their order.
+            # tensorboardX names a file by the second; the number sets two of one second apart, in order.
             number = len(list(folder.iterdir()))
             self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{number:06d}")
             self._file.write_event(
