@@ -250,7 +250,7 @@ def test_a_duration_above_nothing_is_a_step_at_least():
     assert [in_steps["train"][f"{name}_steps"] for name in ("total", "eval_every", "checkpoint_every")] == [
         1
     ] * 3
-    assert in_steps["train"]["log_every_steps"] == 50
+    assert in_steps["train"]["log_every_steps"] == 2
     assert in_steps["optimizer"]["warmup_steps"] == 1 and in_steps["optimizer"]["decay_every_steps"] == 0
     assert in_steps["optimizer"]["decay_at_steps"] == [0, 1, 2]
     del config["train"]["total_epochs"]

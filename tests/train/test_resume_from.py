@@ -69,7 +69,7 @@ def test_the_new_workdir_does_not_need_the_old_one(old, tmp_path):
 
 
 def test_other_numbers_go_on_from_the_whole_state(old, tmp_path, capsys):
-    """A lower rate, a clipping and another seed: params, momentum, counts and step are those of the old run."""
+    """A lower rate, a clipping, another seed: params, momentum, counts and step are those of the old run."""
     changed = {"learning_rate": 0.001, "clip_norm": 1.0, "weight_decay": 0.01}
     config = config_of(f"{old[0]}@{FIRST}", optimizer=changed, train={"seed": 3, "total_steps": 6})
     setup = Setup(resolve(config))
