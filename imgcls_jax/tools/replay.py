@@ -96,11 +96,12 @@ def find(setup: Setup, workdir: Path, step: int) -> tuple[_Replay, tuple[Any, ..
     """
     incidents = Incidents(workdir, setup.settings.train.on_nonfinite, write=False)
     incidents.left_out -= {step}
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints, StopRequest() as stop:
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         restored = restore(setup, checkpoints, before=step)
         state, order = restored or first_state(setup)
         began = f"the checkpoint of step {int(state.step)}" if restored else "the beginning"
         writer = MetricWriter(workdir, active=False)
+        stop = StopRequest()  # not entered: there is nothing to save, and Ctrl-C ends the command
         loop = _Replay(setup, state, order, checkpoints, writer, stop, incidents, Spent(), {})
         loop.wanted, loop.skips = step, setup.settings.train.on_nonfinite == "skip"
         try:

@@ -105,16 +105,15 @@ def _check_data(setup: Setup, workdir: Path) -> None:
     found = kept and differing(kept, {split: setup.contents[split]}, setup.class_names)
     if not found:
         return
-    told = f"{workdir} trained on other data: " + "; ".join(
-        line for own in found.values() for line in own.lines
-    )
+    lines = [printable(line) for own in found.values() for line in own.lines]
+    told = f"{workdir} trained on other data: {'; '.join(lines)}"
     if setup.objective.plan_epoch is not None or "index" in setup.objective.batch_keys:
         raise ValueError(
             f"config.{FIELD}: {told}. The objective {setup.settings.objective.name!r} remembers every image "
             "by its number: bring the data back, or take the backbone alone by model.pretrained"
         )
     if setup.first_process:
-        logger.warning("%s", printable(told))
+        logger.warning("%s", told)
 
 
 def _phase_at(old: Settings, step: int, workdir: Path) -> tuple[int, PhaseSettings]:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 
 import jax
@@ -139,6 +140,24 @@ def test_a_damaged_checkpoint_is_not_taken(old, tmp_path, caplog):
     with pytest.raises(ValueError, match="the checkpoint of step 8 in .*copy cannot be read"):
         first_state(Setup(resolve(config_of(f"{copy}@8", train={"total_steps": 9}))))
     assert steps_of(copy) == [FIRST, 8]  # the old workdir stays as it is
+
+
+def test_the_data_of_a_strange_workdir_stay_closed(old, tmp_path, capsys, caplog):
+    """It names a pipe, which whoever opens it would wait for, and classes with an escape code."""
+    strange = tmp_path / "strange"
+    shutil.copytree(old[0], strange)
+    os.mkfifo(tmp_path / "pipe")
+    content = json.loads((strange / "config.json").read_text())
+    content["resolved"]["data"] |= {"source": "list_file", "root": str(tmp_path), "list_file": "pipe"}
+    (strange / "config.json").write_text(json.dumps(content))
+    kept = json.loads((strange / "data.json").read_text())
+    kept["class_names"] = ["\x1b[2J"]
+    (strange / "data.json").write_text(json.dumps(kept))
+    state, _ = first_state(Setup(resolve(config_of(f"{strange}@{FIRST}"))))
+    assert int(state.step) == FIRST
+    shown = capsys.readouterr().out + caplog.text
+    assert "data.source: 'list_file' there, 'digits' here" in shown
+    assert f"{strange} trained on other data: classes: " in shown and "\x1b" not in shown
 
 
 def test_the_message_of_a_loss_that_is_not_finite_names_the_way_on(tmp_path):
