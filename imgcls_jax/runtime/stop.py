@@ -38,13 +38,12 @@ class StopRequest:
         return self
 
     def _numbers(self) -> list[int]:
+        """Returns the signals to take note of."""
+        numbers: list[int] = [signal.SIGINT] if self._several else [signal.SIGINT, signal.SIGTERM]
         hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-        ignored = hangup is None or signal.getsignal(hangup) == signal.SIG_IGN
-        return [
-            signal.SIGINT,
-            *([] if self._several else [signal.SIGTERM]),
-            *([] if ignored else [hangup]),
-        ]
+        if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+            numbers.append(hangup)
+        return numbers
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._previous.items():

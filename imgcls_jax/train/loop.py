@@ -188,6 +188,7 @@ class Loop:
         if saves:
             self.progress.clock.pause()
             self.save()
+            self.writer.flush()
             if due.evaluation(step):
                 self.evaluate()
             self.progress.clock.resume()
@@ -222,6 +223,7 @@ class Loop:
         repeats the change."""
         if self.step:
             self.save()
+            self.writer.flush()
 
     def end(self, error: Exception) -> str:
         """Saves what was trained when an error ends the run; returns what to say.

@@ -72,6 +72,11 @@ class MetricWriter:
             if not os.path.samestat(os.fstat(self._file.fileno()), os.lstat(self._path)):
                 raise OSError(errno.ESTALE, "another file has taken its place")
 
+    def flush(self) -> None:
+        """Writes the events to the disk, so that those up to a checkpoint outlive a kill."""
+        if self._board is not None:
+            self._board.flush()
+
     def close(self) -> None:
         """Flushes and closes."""
         try:
@@ -122,9 +127,14 @@ class Board:
         with naming(self._folder):
             for summary in summaries:
                 self._file.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
-            if time.monotonic() - self._flushed > FLUSH_SECONDS:
-                self._file.flush()
-                self._flushed = time.monotonic()
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is held back to the disk."""
+        with naming(self._folder):
+            self._file.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flushes and closes."""

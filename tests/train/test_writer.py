@@ -137,3 +137,13 @@ def test_a_file_that_is_taken_away_is_told(what, tmp_path):
     with pytest.raises(OSError, match=rf"metrics\.jsonl cannot be written: {reason}"):
         writer.write_scalars(2, {"loss": 1.0})
     writer.close()
+
+
+def test_events_before_a_flush_outlive_a_kill(tmp_path):
+    """No writer is closed: its file holds what a flush, as of a checkpoint, came after."""
+    pytest.importorskip("tensorboardX")
+    writer = MetricWriter(tmp_path)
+    writer.write_scalars(1, {"train/loss": 1.0})
+    writer.flush()
+    assert events(tmp_path)[-1].step == 1
+    writer.close()
