@@ -21,8 +21,9 @@ class StopRequest:
 
     One process reads a flag of its own. Of several, JAX's preemption service has taken SIGTERM already, tells
     the others, and finds a place that none has passed; the other two are handed to it. A second Ctrl-C ends a
-    process at once, and so does a second SIGTERM where there is one process. SIGHUP, of a terminal that is
-    closed, is left alone where it is ignored, as under nohup.
+    process at once, and so does a second SIGTERM where there is one process. A terminal that is closed may
+    send SIGHUP more than once, so a second one changes nothing; where it is ignored, as under nohup, it is
+    left alone.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,8 @@ class StopRequest:
 
     def _note(self, number: int, _: Any) -> None:
         self.signal = signal.Signals(number).name
-        signal.signal(number, self._previous[number])
+        if number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._previous[number])
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
 

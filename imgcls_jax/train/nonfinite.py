@@ -115,19 +115,19 @@ class Incidents:
         self._in_a_row += 1
         if self.policy == "skip" and self._in_a_row < MAX_IN_A_ROW:
             return
-        message = (
+        what = (
             f"the {'state after' if math.isfinite(loss) else 'loss of'} step {step} is not finite; by step "
             f"{found_at_step} the first leaf of the state that holds a NaN or an infinity is "
-            f"{leaf or 'none'}. {_way_on(self.workdir, saved)}"
+            f"{leaf or 'none'}"
         )
         if self.policy == "rollback" and len(self.left_out) < MAX_ROLLBACKS and step not in self.left_out:
             self.left_out |= {step}
-            raise RollBack(f"{message}; the batch of step {step} is left out from now on")
+            raise RollBack(f"{what}. The batch of step {step} is left out from now on")
         limits = {
             "skip": f"{MAX_IN_A_ROW} steps skipped in a row; ",
             "rollback": f"{len(self.left_out)} batches left out, and ",
         }
-        raise NonFinite(limits.get(self.policy, "") + message)
+        raise NonFinite(f"{limits.get(self.policy, '')}{what}. {_way_on(self.workdir, saved)}")
 
 
 def _way_on(workdir: Path, saved: Sequence[int]) -> str:

@@ -42,7 +42,8 @@ class Spent:
 
     Not counted is what a run spent after its newest checkpoint when it was killed: the time is lost with the
     steps, which are taken and counted again. Nor is the time between two starts. A run that went back to a
-    checkpoint within one start counts all that it spent there, and the steps twice.
+    checkpoint within one start counts all that it spent there, and the steps twice. One that began with
+    another run's checkpoint (train/origin.py) counts its own time and steps alone.
 
     Attributes:
       clock: of the training steps, without evaluations and checkpoints.

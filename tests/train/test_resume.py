@@ -106,7 +106,16 @@ def test_killed_again_and_again(num_workers, reference, tmp_path):
     assert steps == sorted(steps) and set(steps) == set(range(1, TOTAL_STEPS + 1))
 
 
-@pytest.mark.parametrize("asked", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+HANGUP = pytest.param(
+    signal.SIGHUP,
+    marks=[
+        pytest.mark.slow,
+        pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="under nohup"),
+    ],
+)
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, HANGUP])
 def test_a_signal_saves_first_and_leaves_cleanly(asked, reference, tmp_path):
     process = start(tmp_path)
     lines = []
