@@ -197,7 +197,7 @@ class Loop:
 
     def check_finite(self) -> None:
         """Raises NonFinite or RollBack for a step since the last look that was not finite."""
-        self.progress.check_finite(self.step, self.state, self._batches(), self.checkpoints.steps()[-1:])
+        self.progress.check_finite(self.step, self.state, self._batches(), self.checkpoints.steps())
 
     def evaluate(self) -> None:
         """Runs every evaluation of the state, which is saved; tells of and writes those that succeed.

@@ -96,7 +96,7 @@ class Incidents:
           leaf: the first of the state that holds a NaN or an infinity, None where none does.
           found_at_step: the step after which this was looked for.
           indices: of the examples of its batch.
-          saved: the step of the newest checkpoint, where there is one.
+          saved: the steps of the checkpoints, ascending.
 
         Raises:
           NonFinite: the run stops.
@@ -135,9 +135,10 @@ def _way_on(workdir: Path, saved: Sequence[int]) -> str:
     numbers = "a lower optimizer.learning_rate or optimizer.clip_norm = 1.0"
     if not saved:
         return f"No step was saved: begin in another --workdir, with {numbers}, or optimizer.warmup_epochs"
+    earlier = f"; where its loss had grown already, from {workdir}@{saved[0]}" if len(saved) > 1 else ""
     return (
-        f"The last checkpoint is of step {saved[0]}: go on from it in another --workdir, with "
-        f"--config.train.resume_from={workdir} and {numbers}"
+        f"The last checkpoint is of step {saved[-1]}: go on from it in another --workdir, with "
+        f"--config.train.resume_from={workdir} and {numbers}{earlier}"
     )
 
 

@@ -67,7 +67,7 @@ class Progress:
         Args:
           step, state: now.
           batches: from which they came.
-          saved: the step of the newest checkpoint, where there is one.
+          saved: the steps of the checkpoints, ascending.
 
         Raises:
           NonFinite, RollBack: see train/nonfinite.py.

@@ -1,6 +1,5 @@
 """A run that begins with another run's checkpoint: the same end, another rate, and what does not fit."""
 
-import functools
 import json
 import os
 import shutil
@@ -165,11 +164,13 @@ def test_the_message_of_a_loss_that_is_not_finite_names_the_way_on(tmp_path):
     config["train"]["checkpoint_every_steps"] = 1
     with pytest.raises(FloatingPointError, match="not finite") as told:
         run(config, tmp_path / "old")
+    steps = steps_of(tmp_path / "old")
     way = (
         f"go on from it in another --workdir, with --config.train.resume_from={tmp_path / 'old'} and a lower"
     )
-    assert f"The last checkpoint is of step {steps_of(tmp_path / 'old')[-1]}: {way}" in str(told.value)
+    assert f"The last checkpoint is of step {steps[-1]}: {way}" in str(told.value)
     assert nonfinite._way_on(tmp_path, []).startswith("No step was saved: begin in another --workdir, with")
+    assert nonfinite._way_on(tmp_path, [3, 6]).endswith(f"grown already, from {tmp_path}@3")
 
 
 def test_a_phase_that_begins_there_has_a_fresh_optimizer(old, tmp_path):
@@ -187,15 +188,14 @@ def test_a_phase_that_begins_there_has_a_fresh_optimizer(old, tmp_path):
 
 def test_a_planned_epoch_goes_on_in_its_order(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "make_objective", planning(build.make_objective))
-    config = functools.partial(config_of, train={"total_steps": 26, "checkpoint_every_steps": 24})
-    whole = run(config(), tmp_path / "old")
-    result = run(config(f"{tmp_path / 'old'}@24"), tmp_path / "new")
-    assert result["resumed_from_step"] == 24 and result["state_digest"] == whole["state_digest"]
+    whole = run(config_of(), tmp_path / "old")
+    result = run(config_of(f"{tmp_path / 'old'}@{FIRST}"), tmp_path / "new")
+    assert result["resumed_from_step"] == FIRST and result["state_digest"] == whole["state_digest"]
     kept = json.loads((tmp_path / "old" / "data.json").read_text())
     kept["splits"]["train"]["digest"] = "another"
     (tmp_path / "old" / "data.json").write_text(json.dumps(kept))
     with pytest.raises(ValueError, match="trained on other data: .*remembers every image by its number"):
-        run(config(f"{tmp_path / 'old'}@24"), tmp_path / "refused")
+        run(config_of(f"{tmp_path / 'old'}@{FIRST}"), tmp_path / "refused")
 
 
 def test_the_field_unset_makes_no_other_run():
