@@ -69,9 +69,11 @@ def test_the_new_workdir_does_not_need_the_old_one(old, tmp_path):
 
 
 def test_other_numbers_go_on_from_the_whole_state(old, tmp_path, capsys):
-    """A lower rate, a clipping, another seed: params, momentum, counts and step are those of the old run."""
+    """A lower rate, a clipping, another seed, on devices that share the state: params, momentum, counts and
+    step are those of the old run."""
     changed = {"learning_rate": 0.001, "clip_norm": 1.0, "weight_decay": 0.01}
     config = config_of(f"{old[0]}@{FIRST}", optimizer=changed, train={"seed": 3, "total_steps": 6})
+    config["train"]["parallel"] = "sharded"
     setup = Setup(resolve(config))
     state, order = first_state(setup)
     before = state_in(old[0], config_of(), FIRST)
@@ -82,6 +84,8 @@ def test_other_numbers_go_on_from_the_whole_state(old, tmp_path, capsys):
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+    assert not state.params["backbone"]["fc2"]["kernel"].is_fully_replicated
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == setup.shardings(state)
     assert jax.tree.structure(state.opt_state) == jax.tree.structure(setup.target(FIRST).opt_state)
     drawn = setup.init(jax.random.key(3))
     assert (jax.random.key_data(state.rng) == jax.random.key_data(drawn.rng)).all()
