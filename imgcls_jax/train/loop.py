@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from imgcls_jax.config import compare
+from imgcls_jax.config.field_types import fits
 from imgcls_jax.contracts.objective import Batch
 from imgcls_jax.data.pipeline import TrainBatches, iterate, note_bad_examples
 from imgcls_jax.runtime.agreement import union
@@ -51,7 +52,7 @@ class Loop:
       checkpoints, writer, stop: where it saves, writes, and learns that it should stop.
       incidents: the steps that were not finite.
       spent: by the run so far.
-      kept: of Progress.kept, from the checkpoint of the state; {} where there is none.
+      kept: of `kept`, from the checkpoint of the state; {} where there is none.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class Loop:
         self.incidents = incidents
         train = setup.settings.train
         self.splits = Splits(setup.data, train.evaluated_at_once, setup.class_names, stop=stop.here)
+        bad_examples = kept.get("bad_examples", [])
+        self.splits.bad_examples |= set(bad_examples if fits(bad_examples, list[str]) else [])
         self.evaluators = make_evaluators(setup.settings.evals, setup.predict, self.splits.open, setup.task)
         self.embedder = Embedder(setup, self.splits.read)
         self.evaluation: dict[str, dict[str, Any]] | None = None
@@ -215,8 +218,12 @@ class Loop:
     def save(self, *, wait: bool = False) -> None:
         """Saves the state in the background; `wait` returns only when it is on disk."""
         started = time.monotonic()
-        self.checkpoints.save(self.state, order=self.order, progress=self.progress.kept(), wait=wait)
+        self.checkpoints.save(self.state, order=self.order, progress=self.kept(), wait=wait)
         self.due.saved(self.step, time.monotonic() - started)
+
+    def kept(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps beside the state; every process calls this."""
+        return self.progress.kept() | {"bad_examples": sorted(union(self.splits.bad_examples))}
 
     def _save_before_change(self) -> None:
         """Saves the state that the last step left, before it changes without a step: a resume at this step

@@ -12,7 +12,7 @@ from imgcls_jax.train.loop import Loop
 from imgcls_jax.train.run import run
 from imgcls_jax.train.spent import Clock, Spent, Window
 from tests.train.test_ending import records
-from tests.train.test_loop import digits_config, stop_after
+from tests.train.test_loop import digits_config, folder_config, folder_of_images, stop_after
 
 OF_TIME = ("train/examples_per_second", "train/input_wait")
 
@@ -146,6 +146,21 @@ def test_a_resumed_run_logs_what_an_undisturbed_one_does(how, tmp_path, monkeypa
     assert after["steps"] == 8
     assert result["examples_per_second"] == pytest.approx(8 * 64 / after["training_seconds"], rel=0.1)
     assert without_time(records(tmp_path)) == without_time(whole)
+
+
+def test_images_that_an_earlier_start_left_out_are_counted(tmp_path, monkeypatch):
+    """One of the images trained on is damaged in the first epoch, and mended before the second."""
+    folder_of_images(tmp_path / "images")
+    picture = tmp_path / "images" / "train" / "light" / "3.png"
+    content = picture.read_bytes()
+    picture.write_bytes(content[:60])
+    config = folder_config(tmp_path / "images", on_bad_example="skip")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Interrupted):
+            run(config, tmp_path / "run")
+    picture.write_bytes(content)
+    assert run(config, tmp_path / "run")["bad_examples"] == 1
 
 
 def without_time(lines):
