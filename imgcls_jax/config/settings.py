@@ -181,7 +181,8 @@ class TrainSettings:
 
     Attributes:
       batch_size: examples a step, over all devices.
-      total_steps: of the run, at least 1; the sum of their lengths where it has `phases`.
+      total_steps: of the run; 0 to evaluate pretrained weights alone. The sum of their lengths where it has
+        `phases`.
       seed: of initialisation, order and augmentation.
       resume_from: WORKDIR, WORKDIR@STEP or WORKDIR@best of another run, whose checkpoint this run begins with
         (train/origin.py); "" to begin anew. model.pretrained is not read then.
@@ -225,7 +226,7 @@ class TrainSettings:
     parallel: str = "replicated"
 
     def __post_init__(self) -> None:
-        require_at_least("train", self, batch_size=1, total_steps=1, seed=0, num_microbatches=1)
+        require_at_least("train", self, batch_size=1, total_steps=0, seed=0, num_microbatches=1)
         require_at_least("train", self, eval_batch_size=0, log_every_steps=0, eval_every_steps=0)
         require_at_least("train", self, checkpoint_every_steps=0, keep_checkpoints=1, feature_cache_gib=0)
         require_at_least("train", self, checkpoint_every_minutes=0)

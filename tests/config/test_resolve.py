@@ -245,7 +245,7 @@ def test_a_duration_above_nothing_is_a_step_at_least():
     config = digits()
     del config["train"]["total_steps"]
     config["train"] |= {"total_epochs": 0.1, "eval_every_epochs": 0.1, "checkpoint_every_examples": 1}
-    config["optimizer"] |= {"warmup_epochs": 0.1, "decay_at_epochs": [0.0, 0.1, 0.6], "schedule": "step"}
+    config["optimizer"] |= {"warmup_epochs": 0.1, "decay_at_epochs": [0.0, 0.1, 0.6]}
     in_steps = resolve(config).in_steps(4)
     assert [in_steps["train"][f"{name}_steps"] for name in ("total", "eval_every", "checkpoint_every")] == [
         1
@@ -253,6 +253,8 @@ def test_a_duration_above_nothing_is_a_step_at_least():
     assert in_steps["train"]["log_every_steps"] == 2
     assert in_steps["optimizer"]["warmup_steps"] == 1 and in_steps["optimizer"]["decay_every_steps"] == 0
     assert in_steps["optimizer"]["decay_at_steps"] == [0, 1, 2]
+    config["train"]["total_epochs"] = 0.0  # evaluates alone
+    assert resolve(config).settings(4).train.total_steps == 0
     del config["train"]["total_epochs"]
     config["phases"] = {"1": {"total_epochs": 0.1}, "2": {"total_epochs": 1.6, "decay_every_epochs": 0.01}}
     in_steps = resolve(config).in_steps(4)
@@ -263,14 +265,13 @@ def test_a_duration_above_nothing_is_a_step_at_least():
 @pytest.mark.parametrize(
     ("section", "field", "value"),
     [
-        ("train", "total_steps", 0),
         ("train", "total_epochs", -0.01),
         ("optimizer", "warmup_epochs", -0.01),
         ("optimizer", "decay_every_epochs", -0.01),
         ("optimizer", "decay_at_epochs", [-0.01]),
     ],
 )
-def test_a_run_of_no_steps_and_a_negative_duration_are_refused(section, field, value):
+def test_a_negative_duration_is_refused(section, field, value):
     config = digits()
     if section == "train":
         del config["train"]["total_steps"]
