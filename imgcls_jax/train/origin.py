@@ -31,7 +31,8 @@ from imgcls_jax.runtime.agreement import all_or_none
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.train import kept_data, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
-from imgcls_jax.train.optimizer import make_optimizer, make_schedule
+from imgcls_jax.train.optimizer import make_optimizer
+from imgcls_jax.train.schedule import make_schedule
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.workdir import load_configuration
@@ -136,9 +137,10 @@ def _target(setup: Setup, workdir: Path, old: Settings) -> Callable[[int], Train
                 f"config.{FIELD}: the checkpoint is of step {step} and this run ends at step {total}, so "
                 f"nothing is left to train: give a longer run, or an earlier checkpoint by {workdir}@STEP"
             )
-        state, optimizer = setup.target(step), _phase_at(old, step, workdir)[1].optimizer
+        state, phase = setup.target(step), _phase_at(old, step, workdir)[1]
         try:
-            tx = make_optimizer(optimizer, make_schedule(optimizer, total), state.params)
+            schedule = make_schedule(phase.optimizer, phase.total_steps)
+            tx = make_optimizer(phase.optimizer, schedule, state.params)
         except ValueError as error:
             raise ValueError(
                 f"config.{FIELD}: the optimizer of {workdir} does not fit this network: {error}"

@@ -202,14 +202,23 @@ def test_a_planned_epoch_goes_on_in_its_order(tmp_path, monkeypatch):
         run(config_of(f"{tmp_path / 'old'}@{FIRST}"), tmp_path / "refused")
 
 
-def test_the_field_unset_makes_no_other_run():
-    """Workdirs that are older than the field resume, and their digests stay."""
-    resolved = resolve(digits_config()).in_steps(22)
-    older = resolved | {"train": {k: v for k, v in resolved["train"].items() if k != "resume_from"}}
-    assert resolved["train"]["resume_from"] == ""
+def test_younger_fields_unset_make_no_other_run():
+    """Workdirs that are older than a field resume, and their digests stay."""
+    config = digits_config()
+    del config["train"]["total_steps"]
+    resolved = resolve(config | {"phases": {"1": {"total_steps": 2}}}).in_steps(22)
+    older = json.loads(json.dumps(resolved))
+    for name in compare.WITHOUT:
+        section, _, field = name.partition(".")
+        assert older[section].pop(field) == compare.WITHOUT[name]
+        older["phases"]["1"].pop(field, None)
     assert not compare.differing_fields(older, resolved) and compare.digest(older) == compare.digest(resolved)
-    begun = resolved | {"train": resolved["train"] | {"resume_from": "runs/old"}}
-    assert compare.digest(begun) != compare.digest(resolved)
+    for section, fields in (
+        ("train", {"resume_from": "runs/old"}),
+        ("phases", {"1": older["phases"]["1"] | {"sam_radius": 0.05}}),
+    ):
+        changed = older | {section: older[section] | fields}
+        assert compare.digest(changed) != compare.digest(resolved)
 
 
 def test_how_the_field_names_a_checkpoint(tmp_path):
