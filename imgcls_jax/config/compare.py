@@ -24,8 +24,11 @@ FREE_ON_RESUME = (
 )
 # Where data lie, not what they are: these may differ where the workdir's digest of its data agrees.
 WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images")
+# The section of the evaluations. They read the state and change nothing of it: a run may go on with others,
+# though it is then, to its digest, another run.
+EVALUATIONS = "evals."
 LENGTH = "train.total_steps"
-# Younger fields that say nothing at this value: a run without them is the same run.
+# Younger fields that say nothing at this value: left out, so that the digests of older runs stay.
 WITHOUT = {
     "train.resume_from": "",
     "optimizer.decay_power": 1.0,
@@ -81,6 +84,21 @@ def differing_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
         for name in sorted(before.keys() | after.keys())
         if before.get(name, ABSENT) != after.get(name, ABSENT)
     }
+
+
+def without_new_fields(
+    differing: dict[str, tuple[Any, Any]], new_written: Config
+) -> dict[str, tuple[Any, Any]]:
+    """Returns the differences but for fields that the code did not have then, and that nobody has set since.
+
+    Their default is what the code did before: a field that is new changes no number of a run by itself.
+
+    Args:
+      differing: of differing_fields.
+      new_written: as the file and command line say it now.
+    """
+    written = flat_fields(new_written)
+    return {name: own for name, own in differing.items() if own[0] != ABSENT or name in written}
 
 
 def describe(differing: dict[str, tuple[Any, Any]], old_written: Config, new_written: Config) -> list[str]:

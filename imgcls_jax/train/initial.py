@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from imgcls_jax.config.modules import find_module
+from imgcls_jax.runtime.names import printable
 from imgcls_jax.train import origin
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.checkpoint_tree import differing_leaves
@@ -50,7 +51,7 @@ def initial_state(setup: Setup) -> TrainState:
         )
         told = str(report)
     if setup.first_process:
-        print(f"pretrained weights from {path}: {told}", flush=True)
+        print(printable(f"pretrained weights from {path}: {told}"), flush=True)
     params = state.params | params
     objective_state = {"batch_stats": batch_stats} if "batch_stats" in state.objective_state else {}
     objective_state |= {"ema": params} if "ema" in state.objective_state else {}
