@@ -87,9 +87,8 @@ def read(setup: Setup) -> tuple[TrainState, np.ndarray | None]:
         state = state._replace(rng=sharding.copy(rng, setup.sharding))
     if setup.first_process:
         print(f"begins with the checkpoint of step {step} of {printable(workdir)}", flush=True)
-        for name, (there, here) in compare.differing_fields(
-            configuration.in_steps(1), setup.resolved
-        ).items():
+        changed = compare.differing_fields(configuration.in_steps(1), setup.resolved)
+        for name, (there, here) in compare.without_new_fields(changed, setup.configuration.written).items():
             if name != FIELD:
                 print(printable(f"  {name}: {there!r} there, {here!r} here"), flush=True)
     return state, order
