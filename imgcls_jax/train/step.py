@@ -64,7 +64,7 @@ def make_train_step(
             objective_state = _shared_objective_state(axis_name, state.objective_state, objective_state)
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = objective.project(optax.apply_updates(state.params, updates))
         if frozen is not None:
             params = jax.tree.map(lambda old, new, held: old if held else new, state.params, params, frozen)
         objective_state = objective.after_update(params, objective_state, state.step)
