@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.weights.clip_names import ROOMS, ClipNames, of_clip, openai_names
 from imgcls_jax.weights.files import read_state_dict, write_safetensors
 from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames
 
@@ -102,7 +103,8 @@ def load_torch(
     another number of classes or of another kind is left out, and its room is not in the params returned; so
     are auxiliary classifiers and other parts that the target is built without. A convolution of 3 input
     channels is summed over them where the target has 1: a gray image then counts as one with R = G = B.
-    Position embeddings of another square grid are interpolated, bicubically, in timm's way unless `positions`
+    Of CLIP's files the text tower, the projection and the scale are read where the target has them. Position
+    embeddings of another square grid are interpolated, bicubically, in timm's way unless `positions`
     says otherwise.
 
     Args:
@@ -110,20 +112,33 @@ def load_torch(
       family: module of models/.
       variant: of the family.
       target: {"params": {"backbone": ..., "head": ..., ...}, "batch_stats": ...} of arrays or shapes; rooms
-        of params other than backbone, head and aux_head_0.. are passed over.
+        of params other than backbone, head, aux_head_0.. and CLIP's are passed over.
       positions: as `resize_positions` has it.
 
     Returns:
-      params {"backbone", and "head", "aux_head_0".. where they could be filled}, batch_stats, and a `Report`.
+      params {"backbone", and "head", "aux_head_0".., "projection", "text", "log_scale" where they could be
+      filled}, batch_stats, and a `Report`.
 
     Raises:
       ValueError: listing what is missing, what is left over, what has another shape, and what holds NaN,
         infinity or other things than floats.
     """
-    arrays = dict(state_dict)
+    arrays = openai_names(state_dict)
+    rooms, params = ROOMS & target["params"].keys(), {}
+    texts = of_clip(arrays) if rooms else {}
+    if texts:
+        params, _, _ = _fill(texts, ClipNames(), {"params": target["params"]}, positions)
     if hasattr(family, "import_weights"):
         arrays = renamed(arrays, family, variant)
-    return _fill(arrays, TorchNames(family, variant), target, positions)
+    of_network, batch_stats, report = _fill(arrays, TorchNames(family, variant), target, positions)
+    notes = [*report.notes]
+    if rooms:
+        head = family.torch_head(variant)  # what CLIP's projection of the images is called by the family
+        notes = [note for note in notes if not (params and note.startswith(f"{head}:"))]
+        told = f"{', '.join(sorted(rooms))}: "
+        notes.append(told + ("read" if params else "not in the file, start afresh"))
+    count = report.loaded + len(dict(_leaves(params)))
+    return of_network | params, batch_stats, Report(count, tuple(notes))
 
 
 def load_own(
@@ -229,7 +244,7 @@ def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) 
         raise ValueError(f"no weights of {variant}: {error}") from error
 
 
-def _fill(arrays: Arrays, names: TorchNames, target: Tree, positions: str) -> Loaded:
+def _fill(arrays: Arrays, names: TorchNames | ClipNames, target: Tree, positions: str) -> Loaded:
     """Fills the target's leaves from `arrays`, which it consumes."""
     rooms = {room: tree for room, tree in target["params"].items() if room in names.rooms}
     leaves = dict(_leaves({**rooms, "batch_stats": target.get("batch_stats", {})}))
@@ -267,7 +282,9 @@ def _fill(arrays: Arrays, names: TorchNames, target: Tree, positions: str) -> Lo
     return params, params.pop("batch_stats", {}), Report(len(filled), tuple(notes))
 
 
-def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames) -> Iterator[str]:
+def _drop_heads(
+    arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames | ClipNames
+) -> Iterator[str]:
     """Takes classifiers that do not go together out of arrays and leaves; yields why, a note each."""
     for room, module in names.heads.items():
         kernel, bias = (room, "classifier", "kernel"), (room, "classifier", "bias")
@@ -299,7 +316,9 @@ def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames) -
             del leaves[own]
 
 
-def _drop_optional(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames) -> Iterator[str]:
+def _drop_optional(
+    arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames | ClipNames
+) -> Iterator[str]:
     """Takes auxiliary branches and other parts that the target is built without out of arrays; yields a note
     each."""
 
