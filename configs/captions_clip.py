@@ -6,8 +6,8 @@
 FOLDER holds captions.csv, with a row an image and caption (`image,caption`, and `split` of train and test),
 and the images. Radford et al., arXiv:2103.00020, trained it on 400 million pairs and report 63.2 % on
 ImageNet without its labels; OpenCLIP reached 62.9 % on LAION-400M. `--config.model.pretrained` reads the
-weights of either. Those of LAION-2B and DataComp, and of all of EVA, have the plain GELU, which no file tells:
-`--config.model.quick_gelu=False`.
+weights of either. Those of LAION-2B and DataComp have the plain GELU, which no file tells: give
+`--config.model.quick_gelu=False` with them.
 
 Differences from OpenCLIP's trainer: an epoch has one caption of each image, drawn anew; images are resized
 bilinearly, there bicubically; the text tower's biases start near 0. From the paper: crops as OpenCLIP takes

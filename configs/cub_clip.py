@@ -43,12 +43,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.update(name="adamw", b2=0.98, eps=1e-6)
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_epochs = 6.0
+    config.optimizer.warmup_epochs = 4.0
     config.optimizer.weight_decay = 0.1
     config.optimizer.decay_params = ".*/(kernel|in_proj_weight|.*embedding|text_projection)"
     config.optimizer.groups = (("backbone/.*", None),)
     config.train.batch_size = 100
-    config.train.total_epochs = 60.0
+    config.train.total_epochs = 40.0
     config.evals.retrieval = {"evaluator": "image_text", "split": "test"}
     config.evals.zero_shot = {"evaluator": "classification", "split": "test"}
     if options.test:  # a plan needs no vocabulary then

@@ -124,9 +124,8 @@ def find_vocabulary(vocabulary: str | os.PathLike[str]) -> Path:
     found = next((path / name for name in names if (path / name).is_file()), None)
     if found is None:
         raise FileNotFoundError(
-            f"{vocabulary}: no vocabulary of CLIP is there: name {VOCABULARY_FILES[0]}, or a folder that holds "
-            f"it, tokenizer.json, or vocab.json and merges.txt (config.data.vocabulary, "
-            "config.objective.vocabulary)"
+            f"{vocabulary}: no vocabulary of CLIP is there: name {VOCABULARY_FILES[0]}, or a folder that "
+            "holds it, tokenizer.json, or vocab.json and merges.txt"
         )
     return found
 
@@ -189,7 +188,7 @@ def _merges(path: Path, lines: Sequence[str], stop: int) -> list[tuple[str, str]
     for number, line in enumerate(lines[1:stop], start=2):
         pair = line.split()
         if len(pair) != 2:
-            raise ValueError(f"{path}, line {number}: expected two symbols to merge; got {line[:60]!r}")
+            raise ValueError(f"{path}, line {number}: expected two symbols to merge")
         merges.append((pair[0], pair[1]))
     if not merges:
         raise ValueError(f"{path}: no vocabulary of CLIP: it holds no pairs under a first line")
@@ -212,6 +211,6 @@ def _byte_letters() -> list[str]:
 
     Bytes that print stand for themselves and come first; the others follow as letters from U+0100 on.
     """
-    printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # of Latin-1
     others = 256 - len(printing)
     return [chr(code) for code in (*printing, *range(256, 256 + others))]

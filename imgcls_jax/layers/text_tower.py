@@ -60,8 +60,8 @@ class TextTower(nn.Module):
         length = ids.shape[1]
         if length > self.context_length:
             raise ValueError(
-                f"the text tower reads {self.context_length} tokens at most, and a text has {length}: cut it, "
-                "or train a tower with a longer data.context_length"
+                f"the text tower reads {self.context_length} tokens at most, and a text has {length}: cut "
+                "it, or train a tower with a longer context_length"
             )
         normal = nn.initializers.normal
         embedding = self.param("token_embedding", normal(0.02), (self.vocab_size, self.width))

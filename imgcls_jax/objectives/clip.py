@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -57,7 +57,7 @@ def make(
     class_prompts: Sequence[str] = (),
     templates: str | Sequence[str] = "plain",
     vocabulary: str = "",
-) -> Objective:
+) -> ClipObjective:
     """Returns the objective; predict gives the embedding of images, of norm 1, and that of captions.
 
     Args:
@@ -80,30 +80,30 @@ def make(
     require_between(1, math.inf, dim=dim, text_width=text_width, text_depth=text_depth, vocab_size=vocab_size)
     require_between(0, math.inf, text_heads=text_heads)
     require_between(3, math.inf, context_length=context_length)
-    if text_width % (text_heads or max(text_width // 64, 1)):
-        raise ValueError(
-            f"objective.text_width divides among text_heads; got {text_width} and {text_heads or text_width // 64}"
-        )
+    heads = text_heads or max(text_width // 64, 1)
+    if text_width % heads:
+        raise ValueError(f"objective.text_width divides among text_heads; got {text_width} and {heads}")
     tower = TextTower(
         vocab_size,
         context_length,
         text_width,
         text_depth,
         dim,
-        heads=text_heads,
+        heads=heads,
         quick_gelu=getattr(backbone, "quick_gelu", False),
         dtype=getattr(backbone, "dtype", None),
         remat=getattr(backbone, "remat", False),
     )
     sentences = _sentences(class_prompts, templates, vocabulary, tower, task.num_classes)
-    learner = Clip(backbone, tower, sentences, task.axis_name)
-    return Objective(
+    learner = _Clip(backbone, tower, sentences, task.axis_name)
+    return ClipObjective(
         batch_keys=("image", "text"),
         init=learner.init,
         loss=learner.loss,
         predict=learner.predict,
         project=learner.project,
         reads_pixels=False,
+        class_kernel=learner.class_kernel,
         in_parts=(
             "this is another loss: the pairs that a pair must differ from are those of its own part; a "
             "smaller train.batch_size says the same openly"
@@ -111,8 +111,19 @@ def make(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ClipObjective(Objective):
+    """The objective, from which tools/zero_shot.py makes classifiers.
+
+    Attributes:
+      class_kernel: (params, int [K, T, l]) -> float32 [D, K], of `_Clip`.
+    """
+
+    class_kernel: Callable[[Params, Any], jax.Array] | None = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Clip:
+class _Clip:
     """The algorithm.
 
     Attributes:
@@ -152,7 +163,7 @@ class Clip:
             train=True,
             rng=rng_backbone,
         )
-        texts = self.tower.apply({"params": params["text"]}, draw_captions(rng_caption, batch["text"]))
+        texts: Any = self.tower.apply({"params": params["text"]}, draw_captions(rng_caption, batch["text"]))
         losses = clip_loss(
             self._projected(params, features), texts, log_scale=params["log_scale"], axis_name=self.axis_name
         )
@@ -231,8 +242,8 @@ def _sentences(
         return None
     if len(class_prompts) < num_classes:
         raise ValueError(
-            f"objective.class_prompts has {len(class_prompts)} classes, and the data have {num_classes}: name "
-            "each, in the order of the labels"
+            f"objective.class_prompts has {len(class_prompts)} classes, and the data have {num_classes}: "
+            "name each, in the order of the labels"
         )
     if not vocabulary:
         raise ValueError("objective.class_prompts needs objective.vocabulary, that of data.vocabulary")

@@ -93,9 +93,9 @@ class Setup:
         lacking = [key for key in placed if key not in spec]
         if lacking:
             raise ValueError(
-                f"config.objective.name = {self.settings.objective.name!r} reads {', '.join(lacking)} of each "
-                f"example, which config.data.source = {self.data.settings.source!r} does not give as it is "
-                f"set: it gives {', '.join(spec)}"
+                f"config.objective.name = {self.settings.objective.name!r} reads {', '.join(lacking)} of "
+                f"each example, which config.data.source = {self.data.settings.source!r} does not give as it "
+                f"is set: it gives {', '.join(spec)}"
             )
         self.spec = {key: spec[key] for key in placed}
         prepared = {key: prepared[key] for key in self.objective.batch_keys}

@@ -124,7 +124,8 @@ def load_torch(
         infinity or other things than floats.
     """
     arrays = openai_names(state_dict)
-    rooms, params = ROOMS & target["params"].keys(), {}
+    rooms = ROOMS & target["params"].keys()
+    params: dict[str, Any] = {}
     texts = of_clip(arrays) if rooms else {}
     if texts:
         params, _, _ = _fill(texts, ClipNames(), {"params": target["params"]}, positions)
@@ -233,13 +234,14 @@ def target_shapes(
 
 
 def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> Arrays:
-    """Returns what a family's `import_weights` makes of arrays.
+    """Returns what a family's `import_weights` makes of arrays; those of CLIP may have Hugging Face's names.
 
     Raises:
       ValueError: an array is of a form that the family cannot read.
     """
     try:
-        return {name: np.asarray(a) for name, a in family.import_weights(arrays, variant).items()}
+        imported = family.import_weights(openai_names(arrays), variant)
+        return {name: np.asarray(a) for name, a in imported.items()}
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"no weights of {variant}: {error}") from error
 
@@ -282,9 +284,7 @@ def _fill(arrays: Arrays, names: TorchNames | ClipNames, target: Tree, positions
     return params, params.pop("batch_stats", {}), Report(len(filled), tuple(notes))
 
 
-def _drop_heads(
-    arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames | ClipNames
-) -> Iterator[str]:
+def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames | ClipNames) -> Iterator[str]:
     """Takes classifiers that do not go together out of arrays and leaves; yields why, a note each."""
     for room, module in names.heads.items():
         kernel, bias = (room, "classifier", "kernel"), (room, "classifier", "bias")

@@ -37,9 +37,7 @@ def test_an_image_in_several_rows_has_several_captions(root):
     assert source[0]["text"].tolist() == expected and source[0]["text"].dtype == np.int32
     assert source[1]["text"].tolist() == [[START, 513, comma, END], [0] * 4]
     assert source.describe(1) == "b.png (captions.csv, line 3)"
-    held_out = CaptionTable(
-        "validation", root=root, vocabulary=str(root / "clip.txt"), context_length=4
-    )
+    held_out = CaptionTable("validation", root=root, vocabulary=str(root / "clip.txt"), context_length=4)
     assert held_out.paths == ["c.png"] and held_out[0]["text"].shape == (1, 4)
     again = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(again[0]["text"], source[0]["text"])

@@ -166,7 +166,7 @@ def test_a_package_is_looked_into_and_not_imported(tiny, tmp_path, monkeypatch):
     ("name", "content", "message"),
     [
         ("bpe_simple_vocab_16e6.txt", b"", "no pairs under a first line"),
-        ("bpe_simple_vocab_16e6.txt", b"#\na b c\n", "line 2: expected two symbols to merge; got 'a b c'"),
+        ("bpe_simple_vocab_16e6.txt", b"#\na b c\n", "line 2: expected two symbols to merge"),
         ("bpe_simple_vocab_16e6.txt", b"#\nq!q zz\n", "no vocabulary of byte pairs"),
         ("bpe_simple_vocab_16e6.txt", b"\xff\xfe\x00", "no vocabulary of CLIP"),
         ("bpe_simple_vocab_16e6.txt.gz", b"plain", "no vocabulary of CLIP"),

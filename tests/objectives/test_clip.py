@@ -88,7 +88,7 @@ def test_each_of_an_images_own_captions_is_drawn_equally_often():
 
 @pytest.mark.parametrize("start", [np.log(100.0), 0.0])
 def test_the_scale_stays_in_its_range_and_comes_back_at_once(params, start):
-    """At a bound a gradient that points out of the range moves nothing, and one that points back moves all."""
+    """At a bound a gradient that points outward moves nothing, and one that points back moves all."""
     outward = -1.0 if start else 1.0  # of the gradient: descent goes the other way
 
     def loss(params, objective_state, values, rng, step):
@@ -156,7 +156,10 @@ def test_class_prompts_make_a_classifier(params, vocabulary):
         ({"class_prompts": ("owl",)}, "has 1 classes, and the data have 2"),
         ({"class_prompts": ("owl", "jay"), "vocabulary": ""}, "needs objective.vocabulary"),
         ({"class_prompts": ("owl owl owl owl owl", "jay"), "templates": "{}"}, "at most 4 tokens"),
-        ({"class_prompts": ("owl", "jay"), "templates": "{}", "vocab_size": 9}, "is less than the vocabulary"),
+        (
+            {"class_prompts": ("owl", "jay"), "templates": "{}", "vocab_size": 9},
+            "is less than the vocabulary",
+        ),
         ({"text_width": 12, "text_heads": 5}, "text_width divides among text_heads"),
         ({"dim": 0}, "objective.dim is at least 1"),
     ],

@@ -190,8 +190,8 @@ BREACHES = {
     ),
     "project loses a param": (
         {"PROJECT": 'return {"backbone": params["backbone"]}'},
-        "objectives/mine.py: project returns params in the structure, shapes and dtypes that init gave it; it "
-        "lacks head/classifier/bias, head/classifier/kernel, which init made",
+        "objectives/mine.py: project returns params in the structure, shapes and dtypes that init gave it; "
+        "it lacks head/classifier/bias, head/classifier/kernel, which init made",
     ),
     "a batch key that the data lack": (
         {'("image", "label")': '("image", "label", "text")'},

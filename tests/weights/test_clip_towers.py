@@ -93,8 +93,12 @@ def test_towers_of_other_sizes_are_refused():
     arrays = state_dict("open_clip")
     arrays["token_embedding.weight"] = arrays["token_embedding.weight"][:-1]
     del arrays["ln_final.bias"]
-    with pytest.raises(ValueError, match="do not fit the objective's text tower .* missing: ln_final.bias; 1 "):
+    with pytest.raises(
+        ValueError, match="do not fit the objective's text tower .* missing: ln_final.bias; 1 "
+    ):
         load(arrays, params)
-    halves = {k: a for k, a in state_dict("hugging_face").items() if "layers.1.self_attn.k_proj.bias" not in k}
+    halves = {
+        k: a for k, a in state_dict("hugging_face").items() if "layers.1.self_attn.k_proj.bias" not in k
+    }
     with pytest.raises(ValueError, match="resblocks.1.self_attn has q, v of q, k and v alone"):
         load(halves, params)

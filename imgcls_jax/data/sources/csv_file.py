@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from imgcls_jax.data.lists import (
 )
 from imgcls_jax.data.source import Files, Root
 from imgcls_jax.data.subsets import stratified_split
-
 
 
 class CsvFile(Files):
