@@ -66,7 +66,8 @@ class TextTower(nn.Module):
         normal = nn.initializers.normal
         embedding = self.param("token_embedding", normal(0.02), (self.vocab_size, self.width))
         positions = self.param("positional_embedding", normal(0.01), (self.context_length, self.width))
-        x = embedding[ids] + positions[:length]  # [B, l, W]
+        # An id beyond the vocabulary becomes NaN, which stops a run.
+        x = jnp.take(embedding, ids, axis=0, mode="fill") + positions[:length]  # [B, l, W]
         x = x if self.dtype is None else x.astype(self.dtype)
         layer_type = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
         heads = self.heads or max(self.width // HEAD_WIDTH, 1)

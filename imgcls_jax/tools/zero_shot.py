@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from imgcls_jax.config.files import split_overrides
 from imgcls_jax.data.clip_tokens import CONTEXT_LENGTH, ClipTokenizer
 from imgcls_jax.data.prompts import prompts, read_classes, read_templates
 from imgcls_jax.inference.export import PLATFORMS, write
@@ -58,6 +60,11 @@ def classifier(
     if not vocabulary:
         raise ValueError("the run names no vocabulary: give --vocabulary")
     tokenizer = ClipTokenizer(vocabulary, fields.get("context_length", CONTEXT_LENGTH))
+    if tokenizer.vocab_size > fields["vocab_size"]:
+        raise ValueError(
+            f"the text tower knows {fields['vocab_size']} tokens, and the vocabulary {vocabulary} has "
+            f"{tokenizer.vocab_size}"
+        )
     ids = np.stack([tokenizer(own, truncate=False) for own in sentences])
     kernel = jax.jit(objective.class_kernel)(trained.params, ids)
 
@@ -94,16 +101,17 @@ def of_workdir(workdir: Path, checkpoint: str) -> Any:
     return dataclasses.replace(trained, objective=objective)
 
 
-def of_weights(of_config: Sequence[str]) -> Any:
+def of_weights(file: str, overrides: Mapping[str, str]) -> Any:
     """Returns a network of released weights; no data are opened.
 
     Args:
-      of_config: --config FILE.py and overrides, config.model.pretrained among them.
+      file: FILE.py:options, a configuration.
+      overrides: of its fields, model.pretrained among them.
 
     Raises:
       ValueError: a mistake in them, or weights that do not fit.
     """
-    from imgcls_jax.config.files import read_config
+    from imgcls_jax.config.files import find, load
     from imgcls_jax.config.modules import find_module
     from imgcls_jax.config.resolve import resolve
     from imgcls_jax.contracts.objective import Task
@@ -113,7 +121,7 @@ def of_weights(of_config: Sequence[str]) -> Any:
     from imgcls_jax.train.build import make_backbone, make_objective
     from imgcls_jax.weights import pretrained
 
-    settings = resolve(read_config(of_config)).settings(steps_per_epoch=1)
+    settings = resolve(load(find(file, overrides))[0]).settings(steps_per_epoch=1)
     model, objective_settings = settings.model, settings.objective
     if not model.pretrained:
         raise ValueError("--config needs --config.model.pretrained=FILE, the weights of both towers")
@@ -143,32 +151,38 @@ def of_weights(of_config: Sequence[str]) -> Any:
     )
 
 
-def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Parses the command line; what is not of this tool is of the configuration."""
+def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Parses the command line; returns the overrides of a configuration apart."""
     parser = parser_of("zero_shot", __doc__, allow_abbrev=False)
     parser.add_argument("folder", type=user_path, help="to write")
     parser.add_argument("--classes", type=user_path, required=True, help="text file, a class a line")
     parser.add_argument("--templates", default="plain", help="plain, seven, a sentence with {} or a file")
     parser.add_argument("--vocabulary", default="", help="of the tokenizer (default: that of the run)")
-    parser.add_argument("--workdir", type=user_path, help="of a training run")
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--workdir", type=user_path, help="of a training run")
+    network.add_argument("--config", help="FILE.py[:options], with --config.model.pretrained=FILE")
     add_checkpoint(parser)
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="default: cpu,cuda,tpu")
-    arguments, of_config = parser.parse_known_args(argv)
+    others, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(others)
     arguments.platforms = arguments.platforms.split(",")
     if not set(arguments.platforms) <= set(PLATFORMS):
         parser.error(f"--platforms are some of {', '.join(PLATFORMS)}; got {','.join(arguments.platforms)}")
-    if (arguments.workdir is None) != bool(of_config):
-        parser.error("give --workdir, or --config FILE.py with --config.model.pretrained, and nothing else")
-    return arguments, of_config
+    if overrides and not arguments.config:
+        parser.error("fields of a configuration go with --config FILE.py, not with --workdir")
+    return arguments, overrides
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    arguments, of_config = parse_arguments(argv)
+    arguments, overrides = parse_arguments(argv)
     names, words = read_classes(arguments.classes)
     templates = read_templates(arguments.templates)
-    trained = of_weights(of_config) if of_config else of_workdir(arguments.workdir, arguments.checkpoint)
+    if arguments.config:
+        trained = of_weights(arguments.config, overrides)
+    else:
+        trained = of_workdir(arguments.workdir, arguments.checkpoint)
     made = classifier(trained, names, prompts(words, templates), arguments.vocabulary)
     write(made, arguments.folder, arguments.platforms)
     print(printable(f"{arguments.folder}: {len(names)} classes by {len(templates)} templates"))

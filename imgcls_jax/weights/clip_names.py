@@ -75,6 +75,8 @@ class ClipNames:
 
     def inward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
         """Brings an array to the layout of its leaf; CLIP multiplies by its projections as they are."""
+        if path[0] == "log_scale" and array.size == 1:
+            return array.reshape(())  # some writers make it [1]
         return array.T if path[0] == "text" and path[-1] == "kernel" else array
 
     def outward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:

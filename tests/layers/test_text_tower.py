@@ -69,6 +69,11 @@ def test_initial_values():
     assert not np.any(layer["self_attention"]["out_proj"]["bias"])
 
 
+def test_an_id_beyond_the_vocabulary_shows():
+    embedded = np.asarray(apply(params(), IDS.at[0, 1].set(30)))
+    assert np.all(np.isnan(embedded[0])) and np.all(np.isfinite(embedded[1]))
+
+
 def test_a_text_that_is_too_long_is_refused():
     with pytest.raises(ValueError, match="reads 7 tokens at most, and a text has 8"):
         TINY.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
