@@ -4,9 +4,9 @@
     --config.data.root=FOLDER --config.data.vocabulary=bpe_simple_vocab_16e6.txt.gz
 
 FOLDER holds captions.csv, with a row an image and caption (`image,caption`, and `split` of train and test),
-and the images. Radford et al., arXiv:2103.00020, trained it on 400 million pairs and report 63.2 % on
-ImageNet without its labels; OpenCLIP reached 62.9 % on LAION-400M. `--config.model.pretrained` reads the
-weights of either. Those of LAION-2B and DataComp have the plain GELU, which no file tells: give
+and the images. Radford et al., arXiv:2103.00020, trained it on 400 million pairs; the released network
+reaches 63.3 % on ImageNet without its labels. `--config.model.pretrained` reads that network, and OpenCLIP's.
+Those of LAION-2B and DataComp have the plain GELU, which no file tells: give
 `--config.model.quick_gelu=False` with them.
 
 Differences from OpenCLIP's trainer: an epoch has one caption of each image, drawn anew; images are resized
@@ -44,7 +44,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.total_epochs = 32.0
     config.train.eval_every_epochs = 1.0
     config.train.checkpoint_every_steps = 1000
-    config.train.parallel = "per_replica"
     config.evals.retrieval = {"evaluator": "image_text", "split": "test"}
     if options.test:
         del config.train.total_epochs, config.train.eval_every_epochs, config.optimizer.warmup_steps
