@@ -5,14 +5,22 @@
     --config.data.vocabulary=bpe_simple_vocab_16e6.txt.gz \\
     --config.objective.vocabulary=bpe_simple_vocab_16e6.txt.gz
 
-MEASURED
+The network sees captions, no label and no name of a species. Class prompts are field marks, written from
+general knowledge before anything was measured. Length, rate and text tower were chosen on one to three folds
+of the training split.
+
+Measured on a development split (300 photos of ten species; 130 of six for test), seeds 0, 1, 2, 46 s
+of processor time each: Recall@1 from image to captions 6.2, 3.8, 7.7 %, from caption to image 4.9, 4.2, 3.8 %;
+chance is 0.8 %. By their marks 59.2, 60.0, 53.1 % are told right among ten species. One label a class on the
+same network, `configs/cub_transfer.py:linear` (batch 10, 400 epochs), gives 48.5, 53.1, 39.2, 31.5, 46.2 % by
+five draws. Difference from the paper: the image network was trained before and stays frozen.
 """
 
 from ml_collections import ConfigDict
 
 from imgcls_jax.config import sections
 
-# Field marks of each species, in the order of the labels, as bird guides have them. No species is named.
+# Field marks of each species, in the order of the labels.
 MARKS = (
     "a large sooty brown seabird with a whitish face and a dark hooked bill",
     "a large seabird with a white head and belly, dark gray wings and back, and a pink hooked bill",
@@ -41,14 +49,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.update(name="clip", dim=128, text_width=64, text_depth=1, context_length=40)
     config.objective.update(class_prompts=MARKS, templates="{}", vocabulary=config.data.vocabulary)
     config.optimizer.update(name="adamw", b2=0.98, eps=1e-6)
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.schedule = "cosine"
+    config.optimizer.update(learning_rate=1e-3, schedule="cosine")
     config.optimizer.warmup_epochs = 4.0
     config.optimizer.weight_decay = 0.1
     config.optimizer.decay_params = ".*/(kernel|in_proj_weight|.*embedding|text_projection)"
     config.optimizer.groups = (("backbone/.*", None),)
-    config.train.batch_size = 100
-    config.train.total_epochs = 40.0
+    config.train.update(batch_size=100, total_epochs=40.0)
     config.evals.retrieval = {"evaluator": "image_text", "split": "test"}
     config.evals.zero_shot = {"evaluator": "classification", "split": "test"}
     if options.test:  # a plan needs no vocabulary then

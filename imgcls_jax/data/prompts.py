@@ -49,7 +49,14 @@ def read_templates(templates: str | os.PathLike[str] | Sequence[str]) -> tuple[s
             raise FileNotFoundError(
                 f"{path}: neither a file of templates, one a line, nor one of {', '.join(TEMPLATES)}"
             )
-        found = tuple(text for _, text in read_lines(path))
+        lines = list(read_lines(path))
+        found = tuple(text for _, text in lines)
+        # Not quoted: the workdir of a stranger may name any file.
+        where = next((f"{path}, line {number}: " for number, text in lines if text.count("{}") != 1), "")
+        if where or not found:
+            raise ValueError(
+                f"{where or f'{path}: '}expected a sentence with one '{{}}', where the class stands"
+            )
     wrong = [template for template in found if template.count("{}") != 1]
     if wrong or not found:
         raise ValueError(

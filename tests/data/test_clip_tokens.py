@@ -213,6 +213,10 @@ def test_templates_and_classes(tmp_path):
     assert read_templates("the {}!") == ("the {}!",)
     (tmp_path / "lines.txt").write_text("a {}\n\none {} here\n")
     assert read_templates(tmp_path / "lines.txt") == ("a {}", "one {} here")
+    (tmp_path / "lines.txt").write_text("a {}\n\nsecret\n")
+    with pytest.raises(ValueError, match="lines.txt, line 3: expected a sentence with one '{}'") as told:
+        read_templates(tmp_path / "lines.txt")
+    assert "secret" not in str(told.value)
     with pytest.raises(ValueError, match="one '{}', where the class stands; got 'none'"):
         read_templates(("a {}", "none"))
     with pytest.raises(FileNotFoundError, match="nor one of plain, seven"):
