@@ -13,8 +13,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from imgcls_jax.weights.layout import KeyPath
-
 Arrays = dict[str, np.ndarray]
 
 ROOMS = frozenset({"projection", "text", "log_scale"})  # of params, beside the backbone
@@ -53,11 +51,11 @@ class ClipNames:
     def __str__(self) -> str:
         return "the objective's text tower and projection (dim, text_width, text_depth, context_length)"
 
-    def module(self, path: KeyPath) -> str:
+    def module(self, path: tuple[str, ...]) -> str:
         """Returns the name of a leaf's module."""
         return self.key(path).rpartition(".")[0]
 
-    def key(self, path: KeyPath) -> str:
+    def key(self, path: tuple[str, ...]) -> str:
         """Returns the name of a leaf's array in the file."""
         own = {"projection": "visual.proj", "log_scale": "logit_scale"}.get(path[0])
         if own:
@@ -73,13 +71,13 @@ class ClipNames:
             return "token_embedding.weight"
         return re.sub(r"\.(kernel|scale)$", ".weight", name)
 
-    def inward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
+    def inward(self, path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
         """Brings an array to the layout of its leaf; CLIP multiplies by its projections as they are."""
         if path[0] == "log_scale" and array.size == 1:
             return array.reshape(())  # some writers make it [1]
         return array.T if path[0] == "text" and path[-1] == "kernel" else array
 
-    def outward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
+    def outward(self, path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
         """The inverse of `inward`."""
         return self.inward(path, array)
 

@@ -71,6 +71,15 @@ def test_the_kind_of_gelu_shows():
     assert np.abs(found - expected).max() > 10 * TOLERANCE
 
 
+@pytest.mark.parametrize("case", ["open_clip", "custom_text"])
+def test_a_prefix_of_a_training_program_is_taken_away(case):
+    _, params = objective_and_params(True)
+    arrays = state_dict(case)
+    loaded, _, report = load({f"module.{name}": array for name, array in arrays.items()}, params)
+    jax.tree.map(np.testing.assert_array_equal, loaded, load(arrays, params)[0])
+    assert report.notes == ("names read under 'module.'", "log_scale, projection, text: read")
+
+
 def test_what_the_release_keeps_beside_the_weights_is_left_out():
     _, params = objective_and_params(True)
     arrays = state_dict("open_clip")
