@@ -34,6 +34,7 @@ import numpy as np
 from imgcls_jax.weights.clip_names import ROOMS, ClipNames, of_clip, openai_names
 from imgcls_jax.weights.files import read_state_dict, write_safetensors
 from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames, renamed
+from imgcls_jax.weights.positions import grid_of, resize_positions
 from imgcls_jax.weights.prefixes import under_prefix
 
 __all__ = [
@@ -357,7 +358,7 @@ def _adapt(
         if shape == (*array.shape[:2], 1, array.shape[3]):
             return array.sum(axis=2, keepdims=True), "summed over R, G and B for gray images"
     if path[-1].endswith(POSITIONS) and array.ndim == 3 and array.shape != shape:
-        theirs, ours = _grid(array.shape[1]), _grid(shape[1])
+        theirs, ours = grid_of(array.shape[1]), grid_of(shape[1])
         if array.shape[::2] == shape[::2] and theirs and ours and theirs[0] == ours[0]:
             (prefix, old), (_, new) = theirs, ours
             square = array[:, prefix:].reshape(1, old, old, -1)
@@ -368,54 +369,6 @@ def _adapt(
                 f"interpolated in {positions}'s way from a grid of {old}x{old} to {new}x{new}",
             )
     return array, ""
-
-
-def resize_positions(square: np.ndarray, side: int, like: str) -> np.ndarray:
-    """Brings a square grid of position embeddings to another size, bicubically.
-
-    Args:
-      square: float [1, n, n, D].
-      side: of the new grid.
-      like: "timm" antialiases, with the cubic's a = -1/2; the other two do not and have a = -3/4, PyTorch's:
-        "torchvision" lets the corners stay where they are (align_corners), "mae" the edges of the whole.
-
-    Returns:
-      float [1, side, side, D].
-
-    Raises:
-      ValueError: another name.
-    """
-    if like == "timm":
-        return np.asarray(jax.image.resize(square, (1, side, side, square.shape[3]), "bicubic"))
-    if like not in ("torchvision", "mae"):
-        raise ValueError(f"model.resize_positions is one of timm, torchvision, mae; got {like!r}")
-    old = square.shape[1]
-    if like == "torchvision":
-        at = np.arange(side) * ((old - 1) / max(side - 1, 1))
-    else:
-        at = (np.arange(side) + 0.5) * (old / side) - 0.5
-    first = np.floor(at).astype(int)
-    matrix = np.zeros((side, old))
-    for tap in (-1, 0, 1, 2):
-        places = np.clip(first + tap, 0, old - 1)
-        np.add.at(matrix, (np.arange(side), places), _cubic(np.abs(at - first - tap)))
-    return np.einsum("ij,kl,bjld->bikd", matrix, matrix, square, optimize=True).astype(square.dtype)
-
-
-def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
-    """Keys's kernel of cubic convolution, at distances in [0, 2]."""
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = ((distance - 5) * distance + 8) * distance * a - 4 * a
-    return np.where(distance <= 1, near, far)
-
-
-def _grid(length: int) -> tuple[int, int] | None:
-    """Returns (class tokens, side) of a square grid of positions, with one class token or none."""
-    for prefix in (1, 0):
-        side = math.isqrt(length - prefix)
-        if side * side == length - prefix:
-            return prefix, side
-    return None
 
 
 def _leaves(tree: Tree, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
