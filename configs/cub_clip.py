@@ -6,7 +6,7 @@
     --config.objective.vocabulary=bpe_simple_vocab_16e6.txt.gz
 
 The network sees captions, no label and no name of a species. Class prompts are field marks, written from
-general knowledge before anything was measured. Length, rate and text tower were chosen on one to three folds
+general knowledge before zero-shot was measured. Length, rate and text tower were chosen on one to three folds
 of the training split.
 
 Measured on a development split (300 photos of ten species; 130 of six for test), seeds 0, 1, 2, 46 s of
