@@ -36,6 +36,8 @@ WITHOUT = {
     "optimizer.cooldown_steps": 0,
     "optimizer.layer_decay": 1.0,
     "optimizer.sam_radius": 0.0,
+    "objective.projector_std": 0.0,
+    "objective.shuffled": True,
 }
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}
