@@ -11,13 +11,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from imgcls_jax.config.field_types import did_you_mean
 from imgcls_jax.config.modules import find_function
 from imgcls_jax.config.settings import DataSettings
 from imgcls_jax.data import augment, subsets, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.contents import Contents, contents, whole
+from imgcls_jax.data.folders import expanded
 from imgcls_jax.data.listing import describe_left_out
+from imgcls_jax.data.lists import read_names
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
+from imgcls_jax.data.signatures import read_signatures
 from imgcls_jax.data.source import class_counts, require_source
 
 UNKNOWN = "unknown:"  # a split's examples of classes that are not trained on
@@ -127,18 +131,44 @@ class DataSide:
         source = self.settings.source
         whole = find_function("data.sources", source, "make")(name, **self.settings.fields)
         require_source(whole, f"imgcls_jax/data/sources/{source}.py")
-        known, total = self.settings.known_classes, len(whole.class_names)
-        if not known and name == split:
+        if not self.settings.known_classes and name == split:
             return whole
-        if not 0 < known < total:
+        known, total = self._known_classes(whole.class_names), len(whole.class_names)
+        if not 0 < len(known) < total:
             raise ValueError(
                 f"config.data.known_classes: {name} and {UNKNOWN}{name} share out {total} classes, so it "
-                f"lies between 1 and {total - 1}; got {known}"
+                f"lies between 1 and {total - 1}; got {len(known)}"
             )
-        labels = self._labels_of(whole, "known_classes")
-        chosen = subsets.subset(whole, np.flatnonzero((labels < known) == (name == split)))
-        chosen.class_names = whole.class_names[:known] if name == split else whole.class_names
+        is_known = np.isin(self._labels_of(whole, "known_classes"), known)
+        chosen = subsets.subset(whole, np.flatnonzero(is_known == (name == split)))
+        chosen = subsets.relabeled(chosen, [*known, *np.setdiff1d(np.arange(total), known)])
+        if name == split and not self.settings.signatures:
+            chosen.class_names = chosen.class_names[: len(known)]
         return chosen
+
+    def _known_classes(self, class_names: Sequence[str]) -> Sequence[int]:
+        """Returns the labels of the classes that data.known_classes means, rising."""
+        known = self.settings.known_classes
+        if isinstance(known, int):
+            return range(known)
+        path = expanded(known)
+        names = read_names(path)
+        for name in names:
+            if name not in class_names:
+                hint = did_you_mean(name, class_names) or f"its classes are {_first(class_names)}"
+                raise ValueError(f"{path}: the source {self.settings.source} has no class {name!r}: {hint}")
+        return sorted(map(list(class_names).index, names))
+
+    @functools.cached_property
+    def signatures(self) -> np.ndarray | None:
+        """The signatures of all classes, float64 [C, a]; None without data.signatures.
+
+        Raises:
+          ValueError, FileNotFoundError: as read_signatures does.
+        """
+        if not self.settings.signatures:
+            return None
+        return read_signatures(self.settings.signatures, self.training.class_names)
 
     @functools.cached_property
     def training(self) -> Any:

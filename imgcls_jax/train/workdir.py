@@ -272,6 +272,7 @@ def load_task(workdir: Path) -> tuple[Task, tuple[str, ...], tuple[int, ...]]:
     try:
         class_names, source_shape = tuple(fields.pop("class_names")), tuple(fields.pop("source_shape"))
         fields |= {name: tuple(fields.get(name, ())) for name in ("image_shape", "class_counts")}
+        fields["signatures"] = tuple(map(tuple, fields.get("signatures", ())))
         task = Task(**fields)
         sound = fits(source_shape, tuple[int, int, int]) and fits(class_names, Sequence[str])
         sound &= all(fits(value, typing.get_type_hints(Task)[name]) for name, value in fields.items())
