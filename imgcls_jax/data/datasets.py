@@ -281,6 +281,7 @@ class DataSide:
     def shared_with_training(self, split: str) -> int:
         """Returns how many image files of another split are trained on, too: 0 is what it should be."""
         here, training = whole(self.source(split)), whole(self.source(self.settings.train_split))
+        split = split.removeprefix(UNKNOWN)  # whose images are those of no class learned
         if split == self.settings.train_split or not (hasattr(here, "paths") and hasattr(training, "paths")):
             return 0
         return len(_files(here) & _files(training))

@@ -5,8 +5,8 @@ forms of files are read:
 
     .csv, .tsv    a header, then a row a class: its name, and its numbers. Read as data/lists.py reads tables.
     any other     a row of numbers a class, separated by blanks, without names, which stand in `classes.txt`
-                  ("id name" lines) in the same folder or in the one above. Row i is that of the i-th id. So
-                  are class_attribute_labels_continuous.txt of CUB-200-2011 and predicate-matrix-*.txt of AwA2.
+                  ("id name" lines) in the same folder or in the one above; row i is that of the i-th id. Such
+                  are CUB-200-2011's class_attribute_labels_continuous.txt and AwA2's predicate-matrix-*.txt.
 
 Rows find their classes by name. A file may hold more classes than the data.
 """
@@ -24,6 +24,7 @@ from imgcls_jax.config.field_types import did_you_mean
 from imgcls_jax.data.folders import expanded
 from imgcls_jax.data.lists import check_names, read_csv, read_lines, read_table
 
+LARGEST = 1e30  # of a number's size: float32 reaches little further
 MAX_NUMBERS = 20_000_000  # of a file; ImageNet-21k with word vectors of 500 has half of that
 CLASSES = "classes.txt"
 NUMBER = re.compile(r"\d+\.")  # before a name, as in "001.Black_footed_Albatross"
@@ -47,9 +48,8 @@ def read_signatures(path: str, class_names: Sequence[str]) -> np.ndarray:
       ValueError: a line that does not fit, a number that is not finite, a class that comes twice, or one
         without a row; names file and line or class.
     """
-    file = Path(expanded(path))
-    names, rows = _read_named(file) if file.suffix.lower() in (".csv", ".tsv") else _read_matrix(file)
-    check_names(names, file)
+    file = expanded(path)
+    names, rows = read_rows(file)
     row_of = {name: row for row, name in enumerate(names)}
     plain: dict[str, list[int]] = {}
     for row, name in enumerate(names):
@@ -73,6 +73,17 @@ def read_signatures(path: str, class_names: Sequence[str]) -> np.ndarray:
         both = [name for name, row in zip(class_names, chosen, strict=True) if row == taken[0]]
         raise ValueError(f"{file}: the classes {both[0]!r} and {both[1]!r} have one row, {names[taken[0]]!r}")
     return rows[chosen]
+
+
+def read_rows(file: Path) -> tuple[list[str], np.ndarray]:
+    """Returns (n names, rows float64 [n, a]) of a file of signatures, whatever classes the data have.
+
+    Raises:
+      FileNotFoundError, ValueError: as of `read_signatures`.
+    """
+    names, rows = _read_named(file) if file.suffix.lower() in (".csv", ".tsv") else _read_matrix(file)
+    check_names(names, file)
+    return names, rows
 
 
 def _without_number(name: str) -> str:
@@ -100,8 +111,8 @@ def _read_matrix(file: Path) -> tuple[list[str], np.ndarray]:
     classes = next((place for place in places if place.is_file()), None)
     if classes is None:
         raise FileNotFoundError(
-            f"{file} has no names of classes, and there is no {CLASSES} beside it or in the folder above: put "
-            "it there ('id name' lines), or write a CSV file with a name in front of each row"
+            f"{file} has no names of classes, and there is no {CLASSES} beside it or in the folder above: "
+            "put it there ('id name' lines), or write a CSV file with a name in front of each row"
         )
     table = read_table(classes, (int, str))
     if len(table) != len(found):
@@ -119,7 +130,8 @@ class _Rows:
         where = f"{self._file}, line {line}"
         width = len(self._rows[0]) if self._rows else len(words)
         if not words or len(words) != width:
-            raise ValueError(f"{where}: expected {width or 'some'} numbers, as in the first row; got {len(words)}")
+            wanted = f"{width} numbers, as in the first row" if width else "numbers"
+            raise ValueError(f"{where}: expected {wanted}; got {len(words)}")
         if (len(self._rows) + 1) * width > MAX_NUMBERS:
             raise ValueError(f"{where}: over {MAX_NUMBERS:,} numbers; is this a file of signatures?")
         self._rows.append([self._number(word, f"{where}, number {at}") for at, word in enumerate(words, 1)])
@@ -130,7 +142,7 @@ class _Rows:
             value = float(word)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value):
+        if not abs(value) <= LARGEST:  # nor NaN
             raise ValueError(f"{where}: a signature is of finite numbers; got {word[:40]!r}")
         return value
 

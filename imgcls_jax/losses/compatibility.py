@@ -32,7 +32,7 @@ def devise_loss(scores: jax.Array, labels: jax.Array, *, margin: float = 0.1) ->
 
 
 def sje_loss(scores: jax.Array, labels: jax.Array, *, margin: float = 1.0) -> jax.Array:
-    """The hinge of the worst class: the structured SVM of SJE (Akata et al. 2015, arXiv:1409.8403, equation 5).
+    """The hinge of the worst class: the structured SVM of SJE (Akata et al. 2015, arXiv:1409.8403).
 
     Args:
       scores: float [..., K].
@@ -46,7 +46,7 @@ def sje_loss(scores: jax.Array, labels: jax.Array, *, margin: float = 1.0) -> ja
 
 
 def ale_loss(scores: jax.Array, labels: jax.Array, *, margin: float = 1.0) -> jax.Array:
-    """The rank-weighted hinge of ALE (Akata et al. 2016, arXiv:1503.08677, section 3.2), after WSABIE.
+    """The rank-weighted hinge of ALE (Akata et al. 2016, arXiv:1503.08677), after WSABIE.
 
     A rank r weighs beta_r / r: the higher the label already ranks, the more its last violations count. The
     weight is a constant to the gradient, as a rank is.
@@ -71,8 +71,8 @@ def _violations(scores: jax.Array, labels: jax.Array, margin: float) -> jax.Arra
     scores, labels = jnp.asarray(scores, jnp.float32), jnp.asarray(labels)
     if labels.shape != scores.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
-            f"labels are integers of shape {scores.shape[:-1]}, that of scores {scores.shape} without its last "
-            f"axis; got {labels.dtype} {labels.shape}"
+            f"labels are integers of shape {scores.shape[:-1]}, that of scores {scores.shape} without its "
+            f"last axis; got {labels.dtype} {labels.shape}"
         )
     own = jnp.take_along_axis(scores, labels[..., None], axis=-1)
     others = labels[..., None] != jnp.arange(scores.shape[-1])

@@ -10,7 +10,7 @@ otherwise win too often; the area under the curve of U over S, as delta runs thr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,6 +65,67 @@ def generalized(seen: Scored, unseen: Scored, is_seen: np.ndarray, *, delta: flo
         predicted = (images.scores - delta * is_seen).argmax(axis=1)
         rates[name] = class_mean(predicted == images.labels, images.labels)
     return rates | {"harmonic_mean": harmonic_mean(rates["unseen"], rates["seen"])}
+
+
+def learned_classes(task: Any) -> np.ndarray:
+    """Returns which of the run's C classes are learned, bool [C].
+
+    Args:
+      task: num_classes and class_counts are read.
+
+    Raises:
+      ValueError: all are.
+    """
+    is_seen = np.array(task.class_counts or (1,) * task.num_classes) > 0
+    if is_seen.all():
+        raise ValueError(
+            f"all {len(is_seen)} classes of the run are learned, so none is unseen: set "
+            "config.data.signatures to the file that describes every class, and config.data.known_classes to "
+            "those to learn"
+        )
+    return is_seen
+
+
+def report(
+    seen: Scored, unseen: Scored, is_seen: np.ndarray, *, delta: float | None = None
+) -> dict[str, Any]:
+    """Measures images of seen and unseen classes, as every evaluator of zero-shot learning tells it.
+
+    Args:
+      seen, unseen: images of the classes of each kind.
+      is_seen: bool [C].
+      delta: of calibrated stacking, chosen without these images; None for no such figures.
+
+    Returns:
+      num_examples, of unseen classes, and num_seen;
+      accuracy: where images of unseen classes choose among these alone (zero-shot learning);
+      generalized_unseen, _seen and _harmonic_mean: U, S and H (generalized zero-shot learning);
+      calibrated_unseen, _seen and _harmonic_mean: the same at delta;
+      ausuc, and best_harmonic_mean, H at the best delta for these very images, which no choice can reach.
+
+    Raises:
+      ValueError: an image of the one kind among those of the other.
+    """
+    for images, kind, what in ((seen, True, "seen"), (unseen, False, "unseen")):
+        labels = images.labels
+        wrong = labels[(labels >= len(is_seen)) | (is_seen[np.minimum(labels, len(is_seen) - 1)] != kind)]
+        if len(wrong):
+            raise ValueError(
+                f"the split of {what} classes holds an image of class {wrong[0]}; of the run's "
+                f"{len(is_seen)} classes {int(is_seen.sum())} are learned: name the splits SPLIT and "
+                "unknown:SPLIT"
+            )
+    curve = stacking_curve(seen, unseen, is_seen)
+    result: dict[str, Any] = {
+        "num_examples": len(unseen.labels),
+        "num_seen": len(seen.labels),
+        "accuracy": accuracy_among(unseen, ~is_seen),
+    }
+    for prefix, own in (("generalized", 0.0), ("calibrated", delta)):
+        if own is not None:
+            rates = generalized(seen, unseen, is_seen, delta=own)
+            result |= {f"{prefix}_{name}": rate for name, rate in rates.items()}
+    return result | {"ausuc": curve.area, "best_harmonic_mean": curve.best()[1]}
 
 
 class Curve(NamedTuple):
