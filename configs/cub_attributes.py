@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if options.method == "probes":
         config.objective.name = "supervised"
         config.train.total_steps = 0
-        config.evals.eszsl = {"evaluator": "eszsl"} | splits
+        config.evals.eszsl = {"evaluator": "eszsl", "folds": 2} | splits
         config.evals.dap = {"evaluator": "dap"} | splits
         return config
     config.evals.zero_shot = {"evaluator": "zero_shot"} | splits

@@ -24,6 +24,7 @@ NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__)]
 # Settings under which an objective keeps all the objective state that it can keep. An objective that is not
 # here has its defaults, and EXAMPLES where it has none.
 OPTIONS = {
+    "compatibility": {"loss": "ale", "ema_decay": 0.9, "dropout": 0.1},
     "cnn_rnn": {"hidden": 16, "embedding_dim": 8},
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
     "fixmatch": {"threshold": 0.4},
@@ -37,7 +38,8 @@ OPTIONS = {
 EXAMPLES = {"int": 3, "float": 0.5, "bool": True, "str": "", "Sequence[int]": (3,), "Sequence[float]": (0.5,)}
 # The first of these that an objective takes.
 BACKBONES = (simpleconv3.build(), vit.build("vit_tiny", width=16, depth=1, dropout=0.1))
-TASK = Task(3, 24, steps_per_epoch=3, total_steps=6, image_shape=(16, 16, 3), class_counts=(8, 8, 8))
+SIGNATURES = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
+TASK = Task(3, 24, 3, 6, image_shape=(16, 16, 3), class_counts=(8, 8, 8), signatures=SIGNATURES)
 
 
 def options_of(name, make):

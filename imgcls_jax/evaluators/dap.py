@@ -63,7 +63,7 @@ def make(
       ValueError: no signatures, no unseen class, or a number out of range.
     """
     is_seen, signatures = learned_classes(task), np.asarray(task.signatures)
-    if not len(signatures):
+    if not task.signatures:
         raise ValueError("dap needs the signatures of classes: set config.data.signatures to their file")
     if not C > 0 or max_iterations < 1:
         raise ValueError(

@@ -29,6 +29,7 @@ from imgcls_jax.metrics.zero_shot import Scored, accuracy_among, learned_classes
 
 READS = ("embedding",)  # of what the objective predicts
 
+KEPT_BACK = 0.2  # of the images of each class, for delta
 EXPONENTS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # the paper's
 
 
@@ -44,7 +45,6 @@ def make(
     gammas: Sequence[float] = EXPONENTS,
     folds: int = 5,
     fold_seed: int = 0,
-    center: bool = False,
 ) -> Callable[[Any, Any], dict[str, Any]]:
     """Returns the evaluator (params, objective_state) -> metrics.
 
@@ -56,10 +56,9 @@ def make(
       unseen_split: to score, of the others; "{split}" in it stands for split.
       train_split: to learn from.
       alphas, gammas: exponents to choose among.
-      folds: parts of the learned classes that are held out in turn, at least 2; each image kept back is one
-        of so many.
+      folds: parts of the learned classes that are held out in turn, at least 2. delta depends on how many
+        classes are unseen beside how many: hold out as large a part as that.
       fold_seed: which classes and images make a fold.
-      center: whether the mean signature of the learned classes is taken off all before they are normalized.
 
     Returns:
       A function that returns what `report` of metrics/zero_shot.py returns, and alpha, gamma, delta and
@@ -69,14 +68,14 @@ def make(
       ValueError: no signatures, no unseen class, no exponents, or fewer than two classes in a fold.
     """
     is_seen, signatures = learned_classes(task), np.asarray(task.signatures, np.float64)
-    if not len(signatures):
+    if not task.signatures:
         raise ValueError("eszsl needs the signatures of classes: set config.data.signatures to their file")
     if not alphas or not gammas or not 2 <= folds <= is_seen.sum() / 2:
         raise ValueError(
             f"eszsl needs alphas, gammas, and folds from 2 to half of the {is_seen.sum()} learned classes; "
             f"got {tuple(alphas)}, {tuple(gammas)} and {folds}"
         )
-    signatures = unit(signatures - signatures[is_seen].mean(axis=0) * center)
+    signatures = unit(signatures)
     collect = make_collector(embedding(predict), open_split)
 
     def collected(params: Any, objective_state: Any, name: str) -> Scored:
@@ -170,9 +169,9 @@ def choose(
     """
     classes = np.random.default_rng(seed).permutation(np.flatnonzero(learned))
     fitted = np.zeros(len(labels), bool)
-    fitted[stratified_split(labels, 1 / folds, seed)[0]] = True
+    fitted[stratified_split(labels, KEPT_BACK, seed)[0]] = True
     if fitted.all():
-        raise ValueError(f"eszsl: no class has enough images to keep one of {folds} back: set fewer folds")
+        raise ValueError(f"eszsl keeps {KEPT_BACK:.0%} of each class's images back, and none has enough")
     accuracies, parts = np.zeros((folds, len(grid))), []
     for fold in range(folds):
         held_out = np.isin(np.arange(len(learned)), classes[fold::folds])

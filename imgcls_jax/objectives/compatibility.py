@@ -50,7 +50,7 @@ def make(
     backbone: Any,
     task: Task,
     *,
-    loss: str = "ale",
+    loss: str,
     margin: float | None = None,
     dropout: float = 0.0,
     ema_decay: float | None = None,

@@ -73,6 +73,10 @@ class PlannedData(DataSide):
         if stand_in is not None:
             multi_label = self.settings.source == "label_table"
             self._stand_in = StandIn(*stand_in, self._image_shape(), multi_label)
+            if settings.signatures and settings.known_classes:  # the other classes have no example
+                known = settings.known_classes
+                learned = known if isinstance(known, int) else stand_in[1] - 1
+                self._stand_in.labels = self._stand_in.labels % learned
 
     def _image_shape(self) -> tuple[int, int, int]:
         if self.settings.source in IMAGE_SHAPES:
