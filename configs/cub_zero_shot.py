@@ -3,17 +3,17 @@
   python -m imgcls_jax.main --config configs/cub_zero_shot.py --config.data.root=FOLDER \\
     --config.data.known_classes=trainvalclasses.txt --config.model.pretrained=resnet101.pth
 
-`:probes`, the default, measures ESZSL and DAP on the features of an ImageNet ResNet-101; `:devise`, `:sje` and
-`:ale` learn a compatibility on them. trainvalclasses.txt names the species learned, one a line; the "proposed
-split" of Xian et al. (arXiv:1707.00600) comes with their features (xlsa17.zip).
+`:probes`, the default, measures ESZSL and DAP on the features of an ImageNet ResNet-101; `:devise`, `:sje`
+and `:ale` learn a compatibility on them. trainvalclasses.txt names the species learned, one a line; it comes
+with the features of Xian et al. (arXiv:1707.00600), whose "proposed split" it is.
 
-Published with that split and ResNet-101, accuracy on the unseen species: ALE 54.9 %, ESZSL 53.9 %, SJE 53.9 %,
-DeViSE 52.0 %, DAP 40.0 %; ESZSL among all species U 12.6, S 63.8, H 21.0. Not measured here: neither the split
-nor the weights were at hand. `configs/cub_attributes.py` is the same in small, with figures.
+Published with that split and ResNet-101, accuracy on the unseen species: ALE 54.9 %, ESZSL 53.9 %, SJE
+53.9 %, DeViSE 52.0 %, DAP 40.0 %; ESZSL among all species U 12.6, S 63.8, H 21.0. Not measured here, for want
+of the split and the weights; `configs/cub_attributes.py` is the same in small, with figures.
 
-Differences: images of learned species are tested on the official test part, where the benchmark holds out a
-fifth of theirs; of the unseen species the official test part is tested, where it takes all images. Features
-are those of torchvision's weights. The rates and margins are those found on the small set.
+Differences: the official test part is tested, of learned and unseen species alike. The benchmark holds out a
+fifth of the learned species' images, and tests all images of the unseen ones. The rate and the weight decay
+are those of the small set.
 """
 
 from ml_collections import ConfigDict

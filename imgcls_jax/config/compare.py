@@ -22,8 +22,8 @@ FREE_ON_RESUME = (
     "train.best_mode",
     "train.parallel",
 )
-# Where data lie, not what they are: these may differ where the workdir's digest of its data agrees.
-WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images")
+# Where data lie, not what they are: these may differ where what the workdir keeps of its data agrees.
+WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images", "data.signatures")
 LENGTH = "train.total_steps"
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from imgcls_jax.config.field_types import did_you_mean
 from imgcls_jax.config.modules import find_function
 from imgcls_jax.config.settings import DataSettings
 from imgcls_jax.data import augment, subsets, transforms
@@ -19,7 +18,7 @@ from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.contents import Contents, contents, whole
 from imgcls_jax.data.folders import expanded
 from imgcls_jax.data.listing import describe_left_out
-from imgcls_jax.data.lists import read_names
+from imgcls_jax.data.lists import read_lines
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
 from imgcls_jax.data.signatures import read_signatures
 from imgcls_jax.data.source import class_counts, require_source
@@ -151,13 +150,19 @@ class DataSide:
         known = self.settings.known_classes
         if isinstance(known, int):
             return range(known)
-        path = expanded(known)
-        names = read_names(path)
-        for name in names:
-            if name not in class_names:
-                hint = did_you_mean(name, class_names) or f"its classes are {_first(class_names)}"
-                raise ValueError(f"{path}: the source {self.settings.source} has no class {name!r}: {hint}")
-        return sorted(map(list(class_names).index, names))
+        path, label_of = expanded(known), {name: label for label, name in enumerate(class_names)}
+        labels: list[int] = []
+        for line, name in read_lines(path):  # not quoted: a workdir of a stranger may name any file
+            label = label_of.get(name)
+            if label is None or label in labels:
+                fault = "is none of" if label is None else "is a second time one of"
+                raise ValueError(
+                    f"{path}, line {line}: it {fault} the {len(class_names)} classes of the source "
+                    f"{self.settings.source} ({_first(class_names)}); config.data.known_classes is a file of "
+                    "their names, one a line"
+                )
+            labels.append(label)
+        return sorted(labels)
 
     @functools.cached_property
     def signatures(self) -> np.ndarray | None:

@@ -109,11 +109,9 @@ def test_mistakes_in_the_file_of_known_classes(tmp_path):
         path = write(tmp_path, "known.txt", text)
         return DataSide(resolve_data(DIGITS | {"known_classes": path})).training
 
-    with pytest.raises(
-        ValueError, match=r"known.txt: the source digits has no class 'one': its classes are 0, 1"
-    ):
+    with pytest.raises(ValueError, match=r"known.txt, line 2: it is none of the 10 classes .*\(0, 1, 2, "):
         opened("1\none\n")
-    with pytest.raises(ValueError, match="two classes are named '1'"):
+    with pytest.raises(ValueError, match="known.txt, line 2: it is a second time one of the 10 classes"):
         opened("1\n1\n")
     with pytest.raises(ValueError, match="lies between 1 and 9; got 10"):
         opened("\n".join(map(str, range(10))))
