@@ -101,7 +101,7 @@ def report(
       accuracy: where images of unseen classes choose among these alone (zero-shot learning);
       generalized_unseen, _seen and _harmonic_mean: U, S and H (generalized zero-shot learning);
       calibrated_unseen, _seen and _harmonic_mean: the same at delta;
-      ausuc, and best_harmonic_mean, H at the best delta for these very images, which no choice can reach.
+      ausuc, and best_harmonic_mean, H at the best delta for these very images, which no choice exceeds.
 
     Raises:
       ValueError: an image of the one kind among those of the other.

@@ -76,7 +76,7 @@ class PlannedData(DataSide):
             if settings.signatures and settings.known_classes:  # the other classes have no example
                 known = settings.known_classes
                 learned = known if isinstance(known, int) else stand_in[1] - 1
-                self._stand_in.labels = self._stand_in.labels % learned
+                self._stand_in.labels = np.arange(stand_in[0], dtype=np.int32) % learned
 
     def _image_shape(self) -> tuple[int, int, int]:
         if self.settings.source in IMAGE_SHAPES:

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imgcls_jax.config.resolve import resolve_data
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.signatures import read_signatures
+from imgcls_jax.planning.stand_in import PlannedData
 
 NAMES = ("001.Crow", "002.Gull", "003.Wren")
 LINE = "normalize(0.5, 0.5)"
@@ -81,6 +83,14 @@ def test_the_classes_of_a_run_are_all_that_have_a_signature(tmp_path):
     assert DataSide(resolve_data(DIGITS)).signatures is None
 
 
+def test_a_plan_without_the_data(tmp_path):
+    path = write(tmp_path, "rows.csv", "class,a,b\n" + "".join(f"bird {i},{i},1\n" for i in range(4)))
+    settings = resolve_data(DIGITS | {"known_classes": 8, "signatures": path})
+    data = PlannedData(settings, (40, 10))
+    assert data.class_counts == (5,) * 8 + (0, 0)
+    assert data.signatures.shape == (10, 2)
+
+
 @pytest.mark.parametrize("signed", [False, True])
 def test_known_classes_by_name_come_first(tmp_path, signed):
     rows = "".join(f"{digit},{digit},1\n" for digit in range(10))
@@ -115,3 +125,13 @@ def test_mistakes_in_the_file_of_known_classes(tmp_path):
         opened("1\n1\n")
     with pytest.raises(ValueError, match="lies between 1 and 9; got 10"):
         opened("\n".join(map(str, range(10))))
+
+
+def test_images_of_unknown_classes_are_not_trained_on(tmp_path):
+    for name in ("train/a/1.png", "train/b/2.png", "train/c/3.png", "test/a/1.png", "test/c/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name)
+    section = dict(source="image_folder", root=str(tmp_path), known_classes=2)
+    data = DataSide(resolve_data(section | dict(train_transforms=LINE, eval_transforms=LINE)))
+    assert len(data.training) == 2 and len(data.source("unknown:train")) == 1
+    assert data.shared_with_training("unknown:train") == data.shared_with_training("test") == 0
