@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from scipy.special import log_expit
 from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from imgcls_jax.contracts.evaluator import OpenSplit, Predict, embedding, make_collector
-from imgcls_jax.evaluators.eszsl import unit
 from imgcls_jax.metrics.zero_shot import Scored, learned_classes, report
 
 READS = ("embedding",)  # of what the objective predicts
@@ -74,7 +74,7 @@ def make(
 
     def collected(params: Any, objective_state: Any, name: str) -> Scored:
         examples = collect(params, objective_state, name.replace("{split}", split))
-        return Scored(unit(examples["embedding"].astype(np.float64)), examples["label"])
+        return Scored(normalize(examples["embedding"].astype(np.float64)), examples["label"])
 
     def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
         rows, labels = collected(params, objective_state, train_split)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
 from imgcls_jax.contracts.evaluator import OpenSplit, Predict, embedding, make_collector
 from imgcls_jax.data.subsets import stratified_split
@@ -75,12 +76,12 @@ def make(
             f"eszsl needs alphas, gammas, and folds from 2 to half of the {is_seen.sum()} learned classes; "
             f"got {tuple(alphas)}, {tuple(gammas)} and {folds}"
         )
-    signatures = unit(signatures)
+    signatures = normalize(signatures)
     collect = make_collector(embedding(predict), open_split)
 
     def collected(params: Any, objective_state: Any, name: str) -> Scored:
         examples = collect(params, objective_state, name.replace("{split}", split))
-        return Scored(unit(examples["embedding"].astype(np.float64)), examples["label"])
+        return Scored(normalize(examples["embedding"].astype(np.float64)), examples["label"])
 
     def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
         train = collected(params, objective_state, train_split)
@@ -94,12 +95,6 @@ def make(
         return report(seen, unseen, is_seen, delta=chosen.delta) | chosen._asdict()
 
     return evaluate
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    """Returns rows float64 [n, D] of norm 1; zeros stay zeros."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1.0)
 
 
 class Eszsl:

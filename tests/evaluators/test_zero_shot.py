@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.preprocessing import normalize
 
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.subsets import stratified_split
@@ -100,7 +101,7 @@ def test_perfect_attributes_find_classes_never_seen(evaluator, options):
 
 def test_no_unseen_class_takes_part_in_a_choice():
     rng = np.random.default_rng(0)
-    signatures = eszsl.unit(rng.normal(size=(6, 4)))
+    signatures = normalize(rng.normal(size=(6, 4)))
     labels = np.arange(48, dtype=np.int32) % 4
     rows = signatures[labels] + 0.5 * rng.normal(size=(48, 4))
     grid = [(a, g) for a in (-1.0, 0.0, 1.0) for g in (-1.0, 0.0, 1.0)]
