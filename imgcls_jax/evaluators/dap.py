@@ -27,7 +27,7 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from imgcls_jax.contracts.evaluator import OpenSplit, Predict, embedding, make_collector
-from imgcls_jax.metrics.zero_shot import Scored, learned_classes, report
+from imgcls_jax.metrics.zero_shot import Scored, learned_classes, report, signatures_of
 
 READS = ("embedding",)  # of what the objective predicts
 
@@ -62,14 +62,12 @@ def make(
     Raises:
       ValueError: no signatures, no unseen class, or a number out of range.
     """
-    is_seen, signatures = learned_classes(task), np.asarray(task.signatures)
-    if not task.signatures:
-        raise ValueError("dap needs the signatures of classes: set config.data.signatures to their file")
+    is_seen = learned_classes(task)
     if not C > 0 or max_iterations < 1:
         raise ValueError(
             f"dap needs a positive C and max_iterations of at least 1; got {C}, {max_iterations}"
         )
-    attributes = binary_attributes(signatures, is_seen)
+    attributes = binary_attributes(signatures_of(task), is_seen)
     collect = make_collector(embedding(predict), open_split)
 
     def collected(params: Any, objective_state: Any, name: str) -> Scored:

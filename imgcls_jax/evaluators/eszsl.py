@@ -26,7 +26,14 @@ from sklearn.preprocessing import normalize
 
 from imgcls_jax.contracts.evaluator import OpenSplit, Predict, embedding, make_collector
 from imgcls_jax.data.subsets import stratified_split
-from imgcls_jax.metrics.zero_shot import Scored, accuracy_among, learned_classes, report, stacking_curve
+from imgcls_jax.metrics.zero_shot import (
+    Scored,
+    accuracy_among,
+    learned_classes,
+    report,
+    signatures_of,
+    stacking_curve,
+)
 
 READS = ("embedding",)  # of what the objective predicts
 
@@ -68,15 +75,12 @@ def make(
     Raises:
       ValueError: no signatures, no unseen class, no exponents, or fewer than two classes in a fold.
     """
-    is_seen, signatures = learned_classes(task), np.asarray(task.signatures, np.float64)
-    if not task.signatures:
-        raise ValueError("eszsl needs the signatures of classes: set config.data.signatures to their file")
+    is_seen, signatures = learned_classes(task), normalize(signatures_of(task))
     if not alphas or not gammas or not 2 <= folds <= is_seen.sum() / 2:
         raise ValueError(
             f"eszsl needs alphas, gammas, and folds from 2 to half of the {is_seen.sum()} learned classes; "
             f"got {tuple(alphas)}, {tuple(gammas)} and {folds}"
         )
-    signatures = normalize(signatures)
     collect = make_collector(embedding(predict), open_split)
 
     def collected(params: Any, objective_state: Any, name: str) -> Scored:

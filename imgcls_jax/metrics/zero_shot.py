@@ -86,6 +86,19 @@ def learned_classes(task: Any) -> np.ndarray:
     return is_seen
 
 
+def signatures_of(task: Any) -> np.ndarray:
+    """Returns the signatures of the run's classes, float64 [C, a].
+
+    Raises:
+      ValueError: it has none.
+    """
+    if not task.signatures:
+        raise ValueError(
+            "this evaluator needs the signatures of classes: set config.data.signatures to their file"
+        )
+    return np.asarray(task.signatures, np.float64)
+
+
 def report(
     seen: Scored, unseen: Scored, is_seen: np.ndarray, *, delta: float | None = None
 ) -> dict[str, Any]:
