@@ -40,7 +40,7 @@ def make(
     split: str,
     unseen_split: str = "unknown:{split}",
     train_split: str = "train",
-    C: float = 10.0,
+    C: float = 1.0,
     max_iterations: int = 200,
 ) -> Callable[[Any, Any], dict[str, Any]]:
     """Returns the evaluator (params, objective_state) -> metrics.

@@ -27,7 +27,9 @@ from imgcls_jax.losses.contrastive import (
     LOG_SCALE_RANGE,
     clip_loss,
     l2_normalize,
+    normalized_distance,
     nt_xent,
+    queue_info_nce,
 )
 from imgcls_jax.losses.kmeans import (
     KMeans,
@@ -39,6 +41,7 @@ from imgcls_jax.losses.kmeans import (
 )
 from imgcls_jax.losses.mixup import cutmix, mixup
 from imgcls_jax.losses.reconstruction import masked_reconstruction, patchify, unpatchify
+from imgcls_jax.losses.redundancy import covariance_penalty, variance_hinge
 
 __all__ = [
     "INITIAL_LOG_SCALE",
@@ -46,6 +49,7 @@ __all__ = [
     "LOG_SCALE_RANGE",
     "ale_loss",
     "clip_loss",
+    "covariance_penalty",
     "cutmix",
     "devise_loss",
     "effective_number_weights",
@@ -63,11 +67,13 @@ __all__ = [
     "mixup",
     "mutual_information_loss",
     "nearest_centroid",
+    "normalized_distance",
     "nt_xent",
     "patchify",
     "pca_whiten",
     "prior_bias",
     "pseudo_labels",
+    "queue_info_nce",
     "sharpen",
     "sigmoid_cross_entropy",
     "sigmoid_focal",
@@ -77,5 +83,6 @@ __all__ = [
     "softmax_focal",
     "softmax_squared_error",
     "unpatchify",
+    "variance_hinge",
     "zero_one",
 ]
