@@ -18,7 +18,7 @@ from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.contents import Contents, contents, whole
 from imgcls_jax.data.folders import expanded
 from imgcls_jax.data.listing import describe_left_out
-from imgcls_jax.data.lists import read_lines
+from imgcls_jax.data.lists import read_class_labels
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
 from imgcls_jax.data.signatures import read_signatures
 from imgcls_jax.data.source import class_counts, require_source
@@ -133,11 +133,6 @@ class DataSide:
         if not self.settings.known_classes and name == split:
             return whole
         known, total = self._known_classes(whole.class_names), len(whole.class_names)
-        if not 0 < len(known) < total:
-            raise ValueError(
-                f"config.data.known_classes: {name} and {UNKNOWN}{name} share out {total} classes, so it "
-                f"lies between 1 and {total - 1}; got {len(known)}"
-            )
         is_known = np.isin(self._labels_of(whole, "known_classes"), known)
         chosen = subsets.subset(whole, np.flatnonzero(is_known == (name == split)))
         chosen = subsets.relabeled(chosen, [*known, *np.setdiff1d(np.arange(total), known)])
@@ -147,33 +142,33 @@ class DataSide:
 
     def _known_classes(self, class_names: Sequence[str]) -> Sequence[int]:
         """Returns the labels of the classes that data.known_classes means, rising."""
-        known = self.settings.known_classes
-        if isinstance(known, int):
-            return range(known)
-        path, label_of = expanded(known), {name: label for label, name in enumerate(class_names)}
-        labels: list[int] = []
-        for line, name in read_lines(path):  # not quoted: a workdir of a stranger may name any file
-            label = label_of.get(name)
-            if label is None or label in labels:
-                fault = "is none of" if label is None else "is a second time one of"
-                raise ValueError(
-                    f"{path}, line {line}: it {fault} the {len(class_names)} classes of the source "
-                    f"{self.settings.source} ({_first(class_names)}); config.data.known_classes is a file of "
-                    "their names, one a line"
-                )
-            labels.append(label)
-        return sorted(labels)
+        known, total = self.settings.known_classes, len(class_names)
+        labels: Sequence[int] = range(min(known, total)) if isinstance(known, int) else ()
+        if isinstance(known, str):
+            try:
+                labels = read_class_labels(expanded(known), class_names)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"config.data.known_classes: {error}") from error
+        if not 0 < len(labels) < total:
+            raise ValueError(
+                f"config.data.known_classes: every split and its {UNKNOWN}SPLIT share out {total} classes, "
+                f"so it lies between 1 and {total - 1}; got {known if isinstance(known, int) else len(labels)}"
+            )
+        return labels
 
     @functools.cached_property
     def signatures(self) -> np.ndarray | None:
         """The signatures of all classes, float64 [C, a]; None without data.signatures.
 
         Raises:
-          ValueError, FileNotFoundError: as read_signatures does.
+          ValueError: the file is not there, or not as data/signatures.py has it.
         """
         if not self.settings.signatures:
             return None
-        return read_signatures(self.settings.signatures, self.training.class_names)
+        try:
+            return read_signatures(self.settings.signatures, self.training.class_names)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"config.data.signatures: {error}") from error
 
     @functools.cached_property
     def training(self) -> Any:

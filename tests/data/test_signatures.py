@@ -119,10 +119,19 @@ def test_mistakes_in_the_file_of_known_classes(tmp_path):
         path = write(tmp_path, "known.txt", text)
         return DataSide(resolve_data(DIGITS | {"known_classes": path})).training
 
-    with pytest.raises(ValueError, match=r"known.txt, line 2: it is none of the 10 classes .*\(0, 1, 2, "):
+    with pytest.raises(
+        ValueError, match="known.txt, line 2: not the name of a class; the data have 10: 0, 1, 2, "
+    ):
         opened("1\none\n")
-    with pytest.raises(ValueError, match="known.txt, line 2: it is a second time one of the 10 classes"):
+    with pytest.raises(
+        ValueError, match="config.data.known_classes: .*known.txt, line 2: a class that is named before"
+    ):
         opened("1\n1\n")
+    for known in (str(tmp_path / "none.txt"), 10**30, -1):
+        with pytest.raises(ValueError, match="config.data.known_classes: "):
+            DataSide(resolve_data(DIGITS | {"known_classes": known})).source("train")
+    with pytest.raises(ValueError, match="config.data.signatures: .*none.csv is missing"):
+        assert DataSide(resolve_data(DIGITS | {"signatures": str(tmp_path / "none.csv")})).signatures
     with pytest.raises(ValueError, match="lies between 1 and 9; got 10"):
         opened("\n".join(map(str, range(10))))
 
