@@ -143,16 +143,19 @@ class DataSide:
     def _known_classes(self, class_names: Sequence[str]) -> Sequence[int]:
         """Returns the labels of the classes that data.known_classes means, rising."""
         known, total = self.settings.known_classes, len(class_names)
-        labels: Sequence[int] = range(min(known, total)) if isinstance(known, int) else ()
-        if isinstance(known, str):
+        labels: Sequence[int]
+        if isinstance(known, int):
+            count, labels = known, range(min(known, total))
+        else:
             try:
                 labels = read_class_labels(expanded(known), class_names)
             except (OSError, ValueError) as error:
                 raise ValueError(f"config.data.known_classes: {error}") from error
-        if not 0 < len(labels) < total:
+            count = len(labels)
+        if not 0 < count < total:
             raise ValueError(
                 f"config.data.known_classes: every split and its {UNKNOWN}SPLIT share out {total} classes, "
-                f"so it lies between 1 and {total - 1}; got {known if isinstance(known, int) else len(labels)}"
+                f"so it lies between 1 and {total - 1}; got {count}"
             )
         return labels
 
