@@ -22,8 +22,8 @@ FREE_ON_RESUME = (
     "train.best_mode",
     "train.parallel",
 )
-# Where data lie, not what they are: these may differ where the workdir's digest of its data agrees.
-WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images")
+# Where data lie, not what they are: these may differ where what the workdir keeps of its data agrees.
+WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images", "data.signatures")
 # The section of the evaluations. They read the state and change nothing of it: a run may go on with others,
 # though it is then, to its digest, another run.
 EVALUATIONS = "evals."

@@ -38,8 +38,11 @@ class DataSettings:
       imbalance_factor: above 1 the training split becomes long-tailed: class sizes fall exponentially, and
         the first class has so many times as many examples as the last; label_seed chooses them.
       oversample: whether to repeat the examples of smaller classes until all classes are equally large.
-      known_classes: the network learns the first so many classes, and every split holds those alone; its
-        other examples are the split "unknown:SPLIT", for evaluations. 0 for all.
+      known_classes: the network learns the first so many classes, or those that this file names, one a line,
+        and every split holds those alone; its other examples are the split "unknown:SPLIT", for evaluations.
+        0 for all. The classes known come first, then the others, each in the order of the source.
+      signatures: file of a row of numbers for each class (data/signatures.py), "" for none. With it the
+        classes of the run are all of them, those that are never learned too.
       eval_transforms: line of every evaluation and of prediction; nothing random.
       on_bad_example: "raise" or "skip".
       num_threads, num_workers, prefetch_batches: of data/pipeline.py.
@@ -59,7 +62,8 @@ class DataSettings:
     unlabeled_has_labeled: bool = True
     imbalance_factor: float = 1.0
     oversample: bool = False
-    known_classes: int = 0
+    known_classes: int | str = 0
+    signatures: str = ""
     on_bad_example: str = "raise"
     num_threads: int = 2
     num_workers: int = 0

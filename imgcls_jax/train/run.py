@@ -89,7 +89,10 @@ def _tell_data(setup: Setup) -> None:
 
 def _found(setup: Setup, *, accept_growth: bool = False) -> workdirs.Found:
     """Returns what a workdir keeps, or is compared with, of the data."""
-    return workdirs.Found(setup.contents, setup.class_names, setup.task.steps_per_epoch, accept_growth)
+    task = setup.task
+    return workdirs.Found(
+        setup.contents, setup.class_names, task.steps_per_epoch, accept_growth, task.signatures
+    )
 
 
 def _prepare(
