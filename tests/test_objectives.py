@@ -25,7 +25,9 @@ NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__)]
 # here has its defaults, and EXAMPLES where it has none.
 OPTIONS = {
     "byol": {"projection_hidden": (8,), "projection_dim": 4, "prediction_hidden": 8},
+    "clip": {"dim": 8, "text_width": 8, "text_depth": 1, "context_length": 6, "vocab_size": 20},
     "cnn_rnn": {"hidden": 16, "embedding_dim": 8},
+    "compatibility": {"loss": "ale", "ema_decay": 0.9, "dropout": 0.1},
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
     "dino": {"num_prototypes": 12, "projection_hidden": (8, 8), "bottleneck": 4},
     "fixmatch": {"threshold": 0.4},
@@ -49,7 +51,8 @@ BACKBONES = (
     vit.build("vit_tiny", width=16, depth=1, dropout=0.1),
     cifar_resnet.build("resnet20", blocks=1, channels=(4, 4, 8)),
 )
-TASK = Task(3, 24, steps_per_epoch=3, total_steps=6, image_shape=(16, 16, 3), class_counts=(8, 8, 8))
+SIGNATURES = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
+TASK = Task(3, 24, 3, 6, image_shape=(16, 16, 3), class_counts=(8, 8, 8), signatures=SIGNATURES)
 
 
 def options_of(name, make):
@@ -82,7 +85,9 @@ def batch(step=0, rows=8):
     index = (step * rows + np.arange(rows)) % TASK.num_examples
     examples = {"image": images, "label": np.int32(index % TASK.num_classes), "index": np.int32(index)}
     labeled = {key: column[:4] for key, column in examples.items()}
-    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": labeled}
+    text = np.stack([index + 1, 5 + index % 7, np.full(rows, 19)], axis=1) % 20  # start, a word, end
+    text = np.pad(text[:, None], [(0, 0), (0, 1), (0, 3)]).astype(np.int32)  # [B, 2, 6], the second is none
+    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": labeled, "text": text}
 
 
 def keys_of(objective, values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from typing import Any
 
 import jax
@@ -81,6 +82,7 @@ class Setup:
             total_steps=sum(phase.total_steps for phase in self.settings.phases),
             image_shape=tuple(prepared["image"].shape[1:]),
             class_counts=self.data.class_counts,
+            signatures=self._signatures(),
             axis_name=sharding.AXIS if self.settings.train.parallel == "per_replica" else None,
         )
         backbone = self.backbone = build.make_backbone(self.settings.model)
@@ -92,7 +94,15 @@ class Setup:
                 f"config.objective.name = {self.settings.objective.name!r} learns "
                 f"{'any number of them' if self.objective.multi_label else 'one'}: change either"
             )
-        self.spec = {key: spec[key] for key in self.data.placed(self.objective.batch_keys)}
+        placed = self.data.placed(self.objective.batch_keys)
+        lacking = [key for key in placed if key not in spec]
+        if lacking:
+            raise ValueError(
+                f"config.objective.name = {self.settings.objective.name!r} reads {', '.join(lacking)} of "
+                f"each example, which config.data.source = {self.data.settings.source!r} does not give as it "
+                f"is set: it gives {', '.join(spec)}"
+            )
+        self.spec = {key: spec[key] for key in placed}
         prepared = {key: prepared[key] for key in self.objective.batch_keys}
         # A batch of two is enough to initialise from, and compiles faster.
         small = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), prepared)
@@ -112,6 +122,11 @@ class Setup:
         ]
         outputs = self._check_prediction(params, objective_state)
         self.evaluated_sizes = self._check_evaluations(outputs)
+
+    def _signatures(self) -> tuple[tuple[float, ...], ...]:
+        """Returns the classes' signatures; () where there are none."""
+        found = self.data.signatures
+        return () if found is None else tuple(map(tuple, found.tolist()))
 
     def phase_of(self, step: int) -> Phase:
         """Returns the phase whose optimizer made the state of a step: the one of the step before it."""
@@ -215,6 +230,7 @@ class Setup:
             **{f"digest of the split {name!r}": own.digest for name, own in self.contents.items()},
             "class names": self.class_names,
             "class counts": self.task.class_counts,
+            "digest of the signatures": hashlib.sha256(repr(self.task.signatures).encode()).hexdigest(),
             **{f"config.{name}": value for name, value in compare.binding_fields(self.resolved).items()},
             **{f"version of {name}": version for name, version in versions.items()},
         }
