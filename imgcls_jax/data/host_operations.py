@@ -103,7 +103,7 @@ def random_resized_crop(
 ) -> HostOp:
     """Crop a random part and resize it to size x size in one pass; antialiased.
 
-    At the crop's border the filter sees the pixels beyond it. Pillow resizes bicubically, and bilinearly where
+    At the crop's border the filter sees the pixels beyond it. Pillow does what is bicubic, and all where
     cykooz-resizer is not installed, several times slower; the two differ by one gray level at most.
 
     Args:
