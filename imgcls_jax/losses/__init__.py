@@ -37,6 +37,14 @@ from imgcls_jax.losses.kmeans import (
     pca_whiten,
 )
 from imgcls_jax.losses.mixup import cutmix, mixup
+from imgcls_jax.losses.parts import (
+    part_attention,
+    part_distance,
+    part_diversity,
+    part_response,
+    part_target_distance,
+    peak_positions,
+)
 from imgcls_jax.losses.reconstruction import masked_reconstruction, patchify, unpatchify
 
 __all__ = [
@@ -61,8 +69,14 @@ __all__ = [
     "mutual_information_loss",
     "nearest_centroid",
     "nt_xent",
+    "part_attention",
+    "part_distance",
+    "part_diversity",
+    "part_response",
+    "part_target_distance",
     "patchify",
     "pca_whiten",
+    "peak_positions",
     "prior_bias",
     "pseudo_labels",
     "sharpen",
