@@ -69,7 +69,7 @@ from imgcls_jax.losses import (
 from imgcls_jax.losses.parts import FORMS, RESPONSE_SCALE
 
 DISTANCES = {"squared": part_distance, "target": part_target_distance}
-# The release's maps sum to 1, and mrg = 0.02 is more than most entries: re-implementations take 100 times them.
+# The maps of the release sum to 1, with most entries below mrg: re-implementations take 100 times them.
 MAP_SCALE = {"release": 100.0, "paper": 1.0}
 GROUPING_STD = 0.005  # of the initial weights of the grouping layers, as in the released networks
 SILENT = -1.0  # the place of a channel that is nowhere positive
