@@ -288,8 +288,8 @@ class _MACNN:
         }
 
     def predict(self, params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
-        """Returns also "stream_logits" [B, N + 1, K], the whole last, "part_attention" [B, N, h, w], and
-        "peaks" [B, 2 D], of `channel_peaks`."""
+        """Returns also "stream_logits" [B, N + 1, K], the whole last; "part_attention" [B, N, h, w];
+        "activity" [B, h, w], the sum of the channels; and "peaks" [B, 2 D], of `channel_peaks`."""
         features, _ = apply_backbone(
             self.backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
         )
@@ -300,6 +300,7 @@ class _MACNN:
             "embedding": features.embedding,
             "stream_logits": stream_logits,
             "part_attention": maps,
+            "activity": jnp.sum(features.map, axis=-1, dtype=jnp.float32),
             "peaks": channel_peaks(features.map),
         }
 
