@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
         side = 64 if options.test else 224
         config.data.train_transforms = f"decode | resize({side}) | normalize(0.5, 0.5)"
         config.data.eval_transforms = config.data.train_transforms
-        del config.data.num_threads
+        del config.data.num_threads, config.train.eval_every_epochs
         config.model = ConfigDict({"name": "mobilenet_v2", "variant": "mobilenet_v2_folded"})
         config.objective.update(normalize=True, response_scale=3.0, hidden=64, group_epochs=1)
         config.objective.alternation_epochs = (1, 4)
@@ -51,7 +51,6 @@ def get_config(arg: str = "") -> ConfigDict:
         config.optimizer.groups = (("backbone/.*", None), ("grouping/.*", 0.1))
         config.train.batch_size = 32
         config.train.total_epochs = 42.0
-        config.train.eval_every_epochs = 21.0
         config.train.keep_checkpoints = 1
     if options.test:
         config.train.update(batch_size=16, total_epochs=0.02, log_every_steps=1)

@@ -12,7 +12,7 @@ import pytest
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
-from imgcls_jax.losses import part_attention, part_distance, part_diversity
+from imgcls_jax.losses import part_attention, part_distance, part_diversity, part_target_distance
 from imgcls_jax.objectives import ma_cnn
 from imgcls_jax.objectives.ma_cnn import channel_peaks, clustered_channels, group_channels
 from imgcls_jax.train.optimizer import reset_optimizer
@@ -158,6 +158,16 @@ def test_the_losses_are_those_of_the_paper():
     value, _, metrics, _ = gradient_at(GROUPING)
     np.testing.assert_allclose(value, distance + 2 * diversity, rtol=1e-4)
     np.testing.assert_allclose([metrics["distance"], metrics["diversity"]], [distance, diversity], rtol=1e-4)
+
+
+def test_the_other_forms_of_attention_and_distance():
+    objective, params, state = started(attention="paper", distance="target", diversity=0.5)
+    feature_map = features_of(params, state).map
+    weights = jax.nn.sigmoid(group_channels(params["grouping"], feature_map.mean(axis=(1, 2))))
+    maps = part_attention(feature_map, weights, form="paper")
+    expected = (part_target_distance(maps) + 0.5 * part_diversity(maps)).sum(axis=1).mean()
+    value, _ = objective.loss(params, state, batch(), jax.random.key(1), jnp.int32(GROUPING))
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
 def test_prediction_is_the_mean_of_the_streams():
