@@ -41,7 +41,8 @@ def configuration(root, objective, **options):
         "eval_transforms": line,
     }
     config["objective"] = {"name": objective} | options
-    config["train"] = {"batch_size": 8, "total_steps": 4, "log_every_steps": 2}
+    config["train"] = {"batch_size": 8, "total_steps": 2}
+    config["evals"] = {}
     return config
 
 
@@ -60,12 +61,11 @@ def folder(workdir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(folder, tmp_path_factory):
-    """Runs of `supervised` on two of the folders."""
-    root = tmp_path_factory.mktemp("runs")
-    for crop in ("whole", "part_0"):
-        train(configuration(folder / crop, "supervised"), root / crop)
-    return [str(root / crop) for crop in ("whole", "part_0")]
+def part_run(folder, tmp_path_factory):
+    """A run of `supervised` on the crops of a part."""
+    workdir = tmp_path_factory.mktemp("part") / "run"
+    train(configuration(folder / "part_0", "supervised"), workdir)
+    return str(workdir)
 
 
 def test_squares_keep_their_size_and_stay_inside():
@@ -104,35 +104,34 @@ def test_crops_of_one_image_have_one_name_and_lie_around_its_parts(workdir, fold
         np.testing.assert_array_equal(found, whole[top:bottom, left:right])
 
 
-def test_runs_on_the_crops_are_combined(runs, capsys):
+def test_runs_on_the_crops_are_combined(part_run, capsys):
     capsys.readouterr()
-    assert crop_parts.main(["combine", *runs]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0].rsplit("/", 1)[-1] for line in lines] == [
-        "whole",
-        "part_0",
+    assert crop_parts.main(["combine", part_run, part_run]) == 0
+    told = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
+    assert [what for what, _ in told] == [
+        part_run,
+        part_run,
         "mean of the probabilities",
         "linear classifier on all embeddings",
     ]
-    assert lines[3].endswith("1.0000 (4 of 4)")  # red or blue
+    assert told[0][1] == told[1][1] == told[2][1]  # the mean of a run with itself
+    assert told[3][1] == "1.0000 (4 of 4)"  # red or blue
 
 
-def test_mistakes_become_one_line(workdir, folder, runs, tmp_path, capsys):
+def test_mistakes_become_one_line(workdir, folder, part_run, tmp_path, capsys):
+    out = str(tmp_path / "out")
     for arguments, message in (
-        (
-            ["write", "--workdir", str(tmp_path / "plain"), str(tmp_path / "out")],
-            "predicts no part_attention",
-        ),
+        (["write", "--workdir", part_run, out], "predicts no part_attention"),
         (["write", "--workdir", str(workdir), str(folder)], "is not an empty folder"),
-        (["combine", runs[0], str(tmp_path / "absent")], "absent"),
-        (["combine", runs[0], str(workdir)], "does not hold the images of"),
+        (["combine", part_run, str(tmp_path / "absent")], "absent"),
+        (["combine", part_run, str(workdir)], "does not hold the images of"),
     ):
         assert crop_parts.main(arguments) == 2
         captured = capsys.readouterr()
         assert message in captured.err and len(captured.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
     with pytest.raises(SystemExit):
-        crop_parts.main(["write", "--workdir", str(workdir), str(folder), "--half_side", "0.6"])
+        crop_parts.main(["write", "--workdir", str(workdir), out, "--half_side", "0.6"])
 
 
 def test_the_picture_of_the_parts(workdir, images, tmp_path, capsys):
