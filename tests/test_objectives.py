@@ -25,12 +25,13 @@ NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__)]
 # here has its defaults, and EXAMPLES where it has none.
 OPTIONS = {
     "byol": {"projection_hidden": (8,), "projection_dim": 4, "prediction_hidden": 8},
+    "clip": {"dim": 8, "text_width": 8, "text_depth": 1, "context_length": 6, "vocab_size": 20},
     "cnn_rnn": {"hidden": 16, "embedding_dim": 8},
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
     "dino": {"num_prototypes": 12, "projection_hidden": (8, 8), "bottleneck": 4},
     "fixmatch": {"threshold": 0.4},
     "jigsaw": {"grid": 2, "patch": 7, "num_permutations": 6, "patch_dim": 8},
-    "ma_cnn": {"parts": 2, "hidden": 8, "group_epochs": 0},
+    "ma_cnn": {"parts": 2, "hidden": 8, "group_epochs": 0, "alternation_epochs": (0, 1)},
     "mean_teacher": {"ramp_fraction": 0.5},
     "mixmatch": {"alpha": 0.75, "lambda_u": 75.0, "ramp_fraction": 0.5},
     "moco": {"queue_size": 24, "projection_dim": 8},
@@ -83,7 +84,9 @@ def batch(step=0, rows=8):
     index = (step * rows + np.arange(rows)) % TASK.num_examples
     examples = {"image": images, "label": np.int32(index % TASK.num_classes), "index": np.int32(index)}
     labeled = {key: column[:4] for key, column in examples.items()}
-    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": labeled}
+    text = np.stack([index + 1, 5 + index % 7, np.full(rows, 19)], axis=1) % 20  # start, a word, end
+    text = np.pad(text[:, None], [(0, 0), (0, 1), (0, 3)]).astype(np.int32)  # [B, 2, 6], the second is none
+    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": labeled, "text": text}
 
 
 def keys_of(objective, values):
@@ -213,17 +216,9 @@ def test_law_7_a_stopped_run_goes_on_bit_for_bit(name, tmp_path):
 def test_gradients_are_finite_and_reach_the_backbone(name):
     objective, _ = build(name)
     state = initial(name)
-    gradient = jax.jit(jax.grad(objective.loss, has_aux=True))
-    reached = []
-    for epoch in range(2):  # an objective may train other things in whole epochs
-        grads, _ = gradient(
-            state.params,
-            state.objective_state,
-            keys_of(objective, batch()),
-            jax.random.key(1),
-            jnp.int32(epoch * TASK.steps_per_epoch),
-        )
-        for leaf in jax.tree.leaves(grads):
-            assert np.all(np.isfinite(leaf))
-        reached.append(any(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["backbone"])))
-    assert any(reached)
+    grads, _ = jax.jit(jax.grad(objective.loss, has_aux=True))(
+        state.params, state.objective_state, keys_of(objective, batch()), jax.random.key(1), jnp.int32(0)
+    )
+    for leaf in jax.tree.leaves(grads):
+        assert np.all(np.isfinite(leaf))
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["backbone"]))

@@ -50,10 +50,14 @@ def started(**options):
 
 
 @functools.lru_cache
+def compiled():
+    return jax.jit(jax.value_and_grad(started()[0].loss, has_aux=True))
+
+
+@functools.lru_cache
 def gradient_at(step):
-    objective, params, objective_state = started()
-    gradient = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
-    (value, (after, metrics)), grads = gradient(
+    _, params, objective_state = started()
+    (value, (after, metrics)), grads = compiled()(
         params, objective_state, batch(), jax.random.key(1), jnp.int32(step)
     )
     return value, after, metrics, grads
@@ -126,6 +130,7 @@ def test_epochs_of_the_grouping_train_nothing_else_and_keep_the_statistics():
     _, after, _, grads = gradient_at(CLASSES)
     assert moves(grads["backbone"]) and moves(grads["heads"]) and not moves(grads["grouping"])
     assert moves(jax.tree.map(jnp.subtract, after["batch_stats"], started()[2]["batch_stats"]))
+    assert compiled()._cache_size() == 1  # one program for every epoch
 
 
 def test_momentum_does_not_move_what_an_epoch_leaves_still():
