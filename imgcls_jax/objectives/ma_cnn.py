@@ -72,6 +72,7 @@ DISTANCES = {"squared": part_distance, "target": part_target_distance}
 # The maps of the release sum to 1, with most entries below mrg: re-implementations take 100 times them.
 MAP_SCALE = {"release": 100.0, "paper": 1.0}
 GROUPING_STD = 0.005  # of the initial weights of the grouping layers, as in the released networks
+POSITIONS = (1, 2)  # axes of a map [B, h, w, D]
 SILENT = -1.0  # the place of a channel that is nowhere positive
 MOST_IMAGES = 10_000  # whose peaks are clustered; evenly spaced where there are more
 KMEANS_STARTS, KMEANS_ITERATIONS = 10, 50
@@ -178,7 +179,7 @@ class _MACNN:
                 f"objective.name = 'ma_cnn' needs a backbone whose map is [B, h, w, D]; this one's is "
                 f"{list(features.map.shape)}"
             )
-        pooled = mean_over_positions(features.map)
+        pooled = jnp.mean(features.map, axis=POSITIONS)
         width = pooled.shape[-1]
         rngs = jax.random.split(rng_parts, self.num_parts)
         params = {
@@ -258,7 +259,7 @@ class _MACNN:
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the logits of the channels' weights [B, N, D], without a gradient where `still`, and the
         parts' maps [B, N, h, w]."""
-        logits = group_channels(grouping, jax.lax.stop_gradient(mean_over_positions(feature_map)))
+        logits = group_channels(grouping, jax.lax.stop_gradient(jnp.mean(feature_map, axis=POSITIONS)))
         logits = jax.lax.stop_gradient(logits) if still else logits
         return logits, self.attend(feature_map, jax.nn.sigmoid(logits))
 
@@ -268,7 +269,7 @@ class _MACNN:
         of_parts = jax.vmap(lambda one, read: self.head.apply({"params": one}, read, train=False))(
             own["parts"], pooled
         )
-        whole = self.head.apply({"params": own["whole"]}, mean_over_positions(feature_map), train=False)
+        whole = self.head.apply({"params": own["whole"]}, jnp.mean(feature_map, axis=POSITIONS), train=False)
         return jnp.stack([*of_parts, whole], axis=1)
 
     def grouping_losses(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -280,12 +281,8 @@ class _MACNN:
     def metrics(self, batch: Batch, maps: jax.Array, stream_logits: jax.Array) -> Metrics:
         """Returns what the log tells in every epoch."""
         distance, diversity = self.grouping_losses(maps)
-        wrong = zero_one(log_mean_probability(stream_logits), batch["label"])
-        return {
-            "accuracy": 1 - jnp.mean(wrong),
-            "distance": jnp.mean(distance),
-            "diversity": jnp.mean(diversity),
-        }
+        accuracy = 1 - jnp.mean(zero_one(log_mean_probability(stream_logits), batch["label"]))
+        return {"accuracy": accuracy, "distance": jnp.mean(distance), "diversity": jnp.mean(diversity)}
 
     def predict(self, params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         """Returns also "stream_logits" [B, N + 1, K], the whole last; "part_attention" [B, N, h, w];
@@ -322,11 +319,6 @@ class _MACNN:
         still = ("backbone", "heads") if self.trains_grouping(epoch) else ("grouping",)
         changes = epoch > 0 and self.trains_grouping(epoch) != self.trains_grouping(epoch - 1)
         return EpochPlan(params, objective_state, None, reset=still if changes else ())
-
-
-def mean_over_positions(feature_map: jax.Array) -> jax.Array:
-    """Returns the mean of a map, float [B, D]. Args: feature_map float [B, h, w, D]."""
-    return jnp.mean(feature_map, axis=(1, 2))
 
 
 def group_channels(grouping: Params, pooled: jax.Array) -> jax.Array:
@@ -403,10 +395,9 @@ def clustered_channels(peaks: np.ndarray, rng: jax.Array, *, num_parts: int) -> 
         )
     usual = places.sum(axis=1, where=seen, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
     points = jnp.asarray(np.where(seen, places, usual)[active].reshape(len(active), -1))
-    cluster = functools.partial(
-        kmeans, points=points, num_clusters=num_parts, num_iterations=KMEANS_ITERATIONS
-    )
-    found = min(map(cluster, jax.random.split(rng, KMEANS_STARTS)), key=lambda one: float(one.objectives[-1]))
+    sizes = {"num_clusters": num_parts, "num_iterations": KMEANS_ITERATIONS}
+    tries = [kmeans(key, points, **sizes) for key in jax.random.split(rng, KMEANS_STARTS)]
+    found = min(tries, key=lambda one: float(one.objectives[-1]))
     targets = np.zeros((num_parts, places.shape[0]), np.float32)
     targets[np.asarray(found.assignments), active] = 1
     return targets
