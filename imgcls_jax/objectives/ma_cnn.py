@@ -240,13 +240,9 @@ class _MACNN:
         self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, Params, Metrics]:
         """Returns the loss of backbone and classifiers; the weights of channels are constants."""
+        trunk, batch_stats = params["backbone"], objective_state["batch_stats"]
         features, batch_stats = apply_backbone(
-            self.backbone,
-            params["backbone"],
-            objective_state["batch_stats"],
-            batch["image"],
-            train=True,
-            rng=rng,
+            self.backbone, trunk, batch_stats, batch["image"], train=True, rng=rng
         )
         _, maps = self.attended(params["grouping"], features.map, still=True)
         stream_logits = self.classify(params["heads"], features.map, maps)
@@ -339,13 +335,11 @@ def group_channels(grouping: Params, pooled: jax.Array) -> jax.Array:
 def _init_grouping(rng: jax.Array, num_parts: int, width: int, hidden: int) -> Params:
     """Returns the grouping layers: kernels from a normal distribution, biases 0."""
     sizes = {"fc1": (num_parts, width, hidden), "fc2": (num_parts, hidden, width)}
-    return {
-        name: {
-            "kernel": GROUPING_STD * jax.random.normal(key, size),
-            "bias": jnp.zeros((num_parts, size[-1])),
-        }
-        for key, (name, size) in zip(jax.random.split(rng), sizes.items(), strict=True)
-    }
+    layers = {}
+    for key, (name, size) in zip(jax.random.split(rng), sizes.items(), strict=True):
+        kernel = GROUPING_STD * jax.random.normal(key, size)
+        layers[name] = {"kernel": kernel, "bias": jnp.zeros((num_parts, size[-1]))}
+    return layers
 
 
 def log_mean_probability(stream_logits: jax.Array) -> jax.Array:
