@@ -27,6 +27,7 @@ OPTIONS = {
     "cnn_rnn": {"hidden": 16, "embedding_dim": 8},
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
     "fixmatch": {"threshold": 0.4},
+    "metric_learning": {"ema_decay": 0.9, "center_weight": 0.01, "triplet_weight": 1.0, "dropout": 0.1},
     "mixmatch": {"alpha": 0.75, "lambda_u": 75.0, "ramp_fraction": 0.5},
     "pseudo_label": {"threshold": 0.4, "ramp_fraction": 0.5},
     "trinet": {"hidden": 8, "sigma": 0.3, "pool_base": 4, "passes": 2, "init_epochs": 1},

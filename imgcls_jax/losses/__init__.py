@@ -36,6 +36,14 @@ from imgcls_jax.losses.kmeans import (
     nearest_centroid,
     pca_whiten,
 )
+from imgcls_jax.losses.metric_learning import (
+    add_angular_margin,
+    arcface,
+    center_loss,
+    cosface,
+    moved_centers,
+    triplet,
+)
 from imgcls_jax.losses.mixup import cutmix, mixup
 from imgcls_jax.losses.reconstruction import masked_reconstruction, patchify, unpatchify
 
@@ -43,7 +51,11 @@ __all__ = [
     "INITIAL_LOG_SCALE",
     "KMeans",
     "LOG_SCALE_RANGE",
+    "add_angular_margin",
+    "arcface",
+    "center_loss",
     "clip_loss",
+    "cosface",
     "cutmix",
     "effective_number_weights",
     "entropy",
@@ -58,6 +70,7 @@ __all__ = [
     "masked_reconstruction",
     "mean_over",
     "mixup",
+    "moved_centers",
     "mutual_information_loss",
     "nearest_centroid",
     "nt_xent",
@@ -72,6 +85,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_focal",
     "softmax_squared_error",
+    "triplet",
     "unpatchify",
     "zero_one",
 ]

@@ -9,9 +9,9 @@ padding; BatchNorm with epsilon 1e-5 and momentum 0.9 for B0 to B4, 1e-3 and 0.9
 TensorFlow's give padding="tf", norm=tf_norm. The dropout before the final classifier (0.2 for B0 and B1,
 0.3 for B2 and B3, 0.4 for B4 and B5, 0.5 for B6 and B7) belongs to the head.
 
-EfficientNet-Lite (efficientnet/lite in TensorFlow's tpu repository, 2020; no paper) has ReLU6 for swish and no
-squeeze-and-excitation, and scales neither the stem and the last convolution nor the repeats of the first and
-the last stage. Lite0 to Lite4 are meant for images of 224, 240, 260, 280 and 300 pixels, normalized by
+EfficientNet-Lite (efficientnet/lite in TensorFlow's tpu repository, 2020; no paper) has ReLU6 for swish and
+no squeeze-and-excitation, and scales neither the stem and the last convolution nor the repeats of the first
+and the last stage. Lite0 to Lite4 are meant for images of 224, 240, 260, 280 and 300 pixels, normalized by
 (pixel - 127) / 128. Their weights are TensorFlow's, so padding="tf" and norm=tf_norm are their defaults. The
 dropout is 0.2 for Lite0 and Lite1, 0.3 for the others.
 
