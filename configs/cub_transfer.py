@@ -30,11 +30,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config, options = sections(arg, trunk=TRUNKS, head=HEADS, trained=trained, test=False)
     side = 64 if options.test else 224
     config.model.update(name="mobilenet_v2", variant="mobilenet_v2_folded")
-    normalize, frozen, rate = "normalize(0.5, 0.5)", r"backbone/features\.(0\.0|\d|1[0-3])/.*", 0.01
+    normalize, rate = "normalize(0.5, 0.5)", 0.01
+    frozen = {"finetune": r"backbone/features\.(0\.0|\d|1[0-3])/.*", "all_layers": ""}
     if options.trunk == "efficientnet_lite0":
         config.model.update(name="efficientnet", variant="efficientnet_lite0", stochastic_depth=0.0)
-        normalize = f"normalize({127 / 255}, {128 / 255})"
-        frozen, rate = r"backbone/features\.[0-5]\b.*", 0.03
+        normalize, rate = f"normalize({127 / 255}, {128 / 255})", 0.03
+        norms = r"backbone/.*/1/.*"  # a frozen BatchNorm keeps ImageNet's statistics, too
+        frozen = {"finetune": rf"backbone/features\.[0-5]\b.*|{norms}", "all_layers": norms}
     config.data.update(source="cub200", root="data/CUB_200_2011")
     config.data.train_transforms = f"decode | resize({side}) | {normalize}"
     config.data.eval_transforms = config.data.train_transforms
@@ -52,8 +54,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.phases.phase_2 = dict(total_epochs=6.0, learning_rate=0.005, warmup_epochs=1.0, clip_norm=1.0)
         crop = f"random_resized_crop({side}, (0.4, 1.0))"
         config.phases.phase_2.train_transforms = f"decode | {crop} | flip | {normalize}"
-        groups = ((frozen, None), ("backbone/.*", 0.5))
-        config.phases.phase_2.groups = groups if options.trained == "finetune" else groups[1:]
+        held = frozen[options.trained]
+        config.phases.phase_2.groups = (((held, None),) if held else ()) + (("backbone/.*", 0.5),)
     if options.test:
         for phase in config.phases.values():
             phase.total_epochs = 0.05

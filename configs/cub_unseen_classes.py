@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if options.trunk == "efficientnet_lite0":
         config.model.update(name="efficientnet", variant="efficientnet_lite0", stochastic_depth=0.0)
         normalize = f"normalize({127 / 255}, {128 / 255})"
-        frozen, rate = r"backbone/features\.[0-5]\b.*", 0.03
+        frozen, rate = r"backbone/(features\.[0-5]\b|.*/1/).*", 0.03  # BatchNorm keeps its statistics, too
     config.data.update(source="cub200", root="data/CUB_200_2011", known_classes=50)
     config.data.train_transforms = f"decode | resize({side}) | {normalize}"
     config.data.eval_transforms = config.data.train_transforms
