@@ -26,7 +26,9 @@ from imgcls_jax.losses.contrastive import (
     LOG_SCALE_RANGE,
     clip_loss,
     l2_normalize,
+    normalized_distance,
     nt_xent,
+    queue_info_nce,
 )
 from imgcls_jax.losses.kmeans import (
     KMeans,
@@ -46,6 +48,7 @@ from imgcls_jax.losses.metric_learning import (
 )
 from imgcls_jax.losses.mixup import cutmix, mixup
 from imgcls_jax.losses.reconstruction import masked_reconstruction, patchify, unpatchify
+from imgcls_jax.losses.redundancy import covariance_penalty, variance_hinge
 
 __all__ = [
     "INITIAL_LOG_SCALE",
@@ -56,6 +59,7 @@ __all__ = [
     "center_loss",
     "clip_loss",
     "cosface",
+    "covariance_penalty",
     "cutmix",
     "effective_number_weights",
     "entropy",
@@ -73,11 +77,13 @@ __all__ = [
     "moved_centers",
     "mutual_information_loss",
     "nearest_centroid",
+    "normalized_distance",
     "nt_xent",
     "patchify",
     "pca_whiten",
     "prior_bias",
     "pseudo_labels",
+    "queue_info_nce",
     "sharpen",
     "sigmoid_cross_entropy",
     "sigmoid_focal",
@@ -87,5 +93,6 @@ __all__ = [
     "softmax_squared_error",
     "triplet",
     "unpatchify",
+    "variance_hinge",
     "zero_one",
 ]
