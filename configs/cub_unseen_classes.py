@@ -7,9 +7,9 @@
 `:finetune` the last blocks too, on augmented images; `:efficientnet_lite0` is another trunk. The loss is
 `:softmax`, `:cosface`, `:arcface`, or `:triplet` beside the softmax. `unseen` is the vote of the nearest
 training images of the species never learned, `recall` ranks their test images by likeness to each other
-(Recall@k, MAP@R), `open_set` tells them from the species learned. Measured with MobileNetV2 on the development
-split of `configs/cub_transfer.py`, 300 images of the species learned and 299 of the others, seed 0, rates chosen
-on those images (:linear 777 s, :finetune about 25 min on one core of a busy machine):
+(Recall@k, MAP@R), `open_set` tells them from the species learned. Measured with MobileNetV2 on the split of
+`configs/cub_transfer.py`, a development split, 300 images of the species learned and 299 of the others, seed 0,
+rates chosen on those images (:linear 777 s, :finetune about 25 min on one core of a busy machine):
 
              unseen, 1 and 10 neighbors   recall   known    AUROC: probability, logit, cosine
   linear     74.9 %, 84.3 %               72.6 %   87.7 %   73.8, 77.2, 75.1 %
