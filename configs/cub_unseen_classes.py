@@ -8,7 +8,7 @@
 `:softmax`, `:cosface`, `:arcface`, or `:triplet` beside the softmax. `unseen` is the vote of the nearest
 training images of the species never learned, `recall` ranks their test images by likeness to each other
 (Recall@k, MAP@R), `open_set` tells them from the species learned. Measured with MobileNetV2 on the split of
-`configs/cub_transfer.py`, a development split, 300 images of the species learned and 299 of the others, seed 0,
+`configs/cub_transfer.py`, a development split, 300 images of species learned and 299 of the others, seed 0,
 rates chosen on those images (:linear 777 s, :finetune about 25 min on one core of a busy machine):
 
              unseen, 1 and 10 neighbors   recall   known    AUROC: probability, logit, cosine
