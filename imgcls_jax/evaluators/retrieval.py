@@ -9,15 +9,47 @@ is the cosine; the search is exact. The labels may be of classes that were never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from imgcls_jax.contracts.evaluator import OpenSplit, Predict, embedding, make_collector
+from imgcls_jax.contracts.evaluator import (
+    OpenSplit,
+    Predict,
+    SplitFacts,
+    check_shared_classes,
+    check_splits,
+    embedding,
+    make_collector,
+)
 from imgcls_jax.evaluators.knn import nearest
 
 READS = ("embedding",)  # of what the objective predicts
+
+
+def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:
+    """Raises ValueError where k exceeds the gallery, or the two splits do not go together."""
+    del task
+    check_splits(splits)
+    gallery, most = splits["gallery_split"], _sizes(options["k"])[-1]
+    others = gallery.num_examples - (gallery.name == splits["split"].name)
+    if most > others:
+        raise ValueError(_too_many(most, gallery.name, others))
+    check_shared_classes("gallery_split", splits["split"], gallery)
+
+
+def _sizes(k: int | Sequence[int]) -> list[int]:
+    sizes = sorted({k} if isinstance(k, int) else set(k))
+    if not sizes or sizes[0] < 1:
+        raise ValueError(f"retrieval needs k of at least 1; got {k}")
+    return sizes
+
+
+def _too_many(k: int, split: str, others: int) -> str:
+    return (
+        f"retrieval: k = {k} is more than the {others} images that gallery_split = {split!r} offers a query"
+    )
 
 
 def make(
@@ -47,9 +79,7 @@ def make(
       ValueError: k is not positive; later, where no query has its class in the gallery, or k exceeds the
         gallery.
     """
-    sizes = sorted({k} if isinstance(k, int) else set(k))
-    if not sizes or sizes[0] < 1:
-        raise ValueError(f"retrieval needs k of at least 1; got {k}")
+    sizes = _sizes(k)
     del task
     collect = make_collector(embedding(predict), open_split)
     gallery_split = gallery_split.replace("{split}", split)
@@ -58,12 +88,12 @@ def make(
     def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
         gallery = collect(params, objective_state, gallery_split)
         queries = gallery if itself else collect(params, objective_state, split)
+        others = len(gallery["label"]) - itself
+        if sizes[-1] > others:
+            raise ValueError(_too_many(sizes[-1], gallery_split, others))
         members = np.sum(queries["label"][:, None] == gallery["label"], axis=1) - itself  # R, [N]
-        if not members.any() or sizes[-1] > len(gallery["label"]) - itself:
-            raise ValueError(
-                f"retrieval: {split} looks for images of its classes among the {len(gallery['label'])} of "
-                f"{gallery_split}: k = {sizes[-1]} is more than can be found, or none is of those classes"
-            )
+        if not members.any():
+            raise ValueError(f"retrieval: no image of {split} has another of its class in {gallery_split}")
         places = max(sizes[-1], int(members.max()))
         _, index = nearest(queries["embedding"], gallery["embedding"], k=places, leave_one_out=itself)
         hits = gallery["label"][index] == queries["label"][:, None]  # [N, places]

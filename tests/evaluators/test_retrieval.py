@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgcls_jax.contracts.evaluator import SplitFacts
 from imgcls_jax.evaluators import retrieval
 
 
@@ -54,7 +55,17 @@ def test_precision_at_r_counts_the_first_r_places_alone():
 def test_errors():
     with pytest.raises(ValueError, match="at least 1"):
         evaluate({}, k=())
-    with pytest.raises(ValueError, match="more than can be found"):
+    with pytest.raises(ValueError, match="k = 2 is more than the 1 images"):
         evaluate({"test": ([0, 1], [0, 0])}, k=2)
-    with pytest.raises(ValueError, match="none is of those classes"):
+    with pytest.raises(ValueError, match="no image of test has another"):
         evaluate({"test": ([0, 1], [0, 1])}, k=1)
+
+
+def test_what_its_splits_do_not_offer_is_refused_before_the_first_step():
+    own = SplitFacts("test", 4, ("a", "b"), (4, 0), False)
+    other = SplitFacts("train", 9, ("a", "b"), (0, 9), False)
+    retrieval.check({"split": own, "gallery_split": own}, {"k": (1, 3)}, None)
+    with pytest.raises(ValueError, match="k = 4 is more than the 3 images"):
+        retrieval.check({"split": own, "gallery_split": own}, {"k": 4}, None)
+    with pytest.raises(ValueError, match="no class of split = 'test' is in gallery_split = 'train'"):
+        retrieval.check({"split": own, "gallery_split": other}, {"k": 1}, None)
