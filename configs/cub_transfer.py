@@ -10,14 +10,13 @@ whose features are computed once. After that `:finetune` trains the last blocks 
 trunk, on augmented images: `:bilinear,all_layers` is the two steps of `configs/cub_bcnn_two_step.py`.
 
 Measured on 2,999 crops of 100 species, 599 of them the development split (one standard error: 1.6 points at
-83 %, 1.2 at 90 %). The rates of `:linear` were chosen by cross-validation inside the training split
-(two of three folds). MobileNetV2: 80.4 % at 0.01; it reaches 83.8 %, scikit-learn's LogisticRegression 85.0.
-Lite0: 84.7, 86.2, 86.6, 86.6 % at 0.003, 0.01, 0.03, 0.1; it reaches 89.3 %, `:finetune` 89.8 % (seed 0), no
-clear gain (238 processor seconds): in one fold three epochs at 0.01 bring 85.3 % (three fixed views an image),
-four with the batch's statistics in BatchNorm 83.5 %, and the head alone has 86.0 %. Its rate 0.002 lies below
-those. The other rates of MobileNetV2 were chosen on the 599 images, which flatters: `:bilinear` 84.3 %,
-`:compact` 85.1 % in 669 s (15 epochs; 82.3 % on images kept back), `:finetune` 82.6 % after its first phase, at
-the rate 0.1, and 81.5 % after its second. Not yet run: `:bilinear` and `:all_layers` of Lite0.
+83 %, 1.2 at 90 %). The rates of `:linear` were chosen by cross-validation inside the training split, on two
+of three folds. MobileNetV2: 80.4 % at 0.01; it reaches 83.8 %, scikit-learn's LogisticRegression 85.0. Lite0:
+84.7, 86.2, 86.6, 86.6 % at 0.003, 0.01, 0.03, 0.1; it reaches 89.3 %, `:finetune` 89.8 % (seed 0, 238
+processor seconds), no clear gain: in one fold the head alone has 86.0 %, three epochs at 0.01 bring 85.3 %,
+so 0.002 was set. The other rates of MobileNetV2 were chosen on the 599 images, which flatters: `:bilinear`
+84.3 %, `:compact` 85.1 % in 669 s (15 epochs; 82.3 % on images kept back), `:finetune` 82.6 % and, after its
+second phase, 81.5 %. Not yet run: other ways of Lite0.
 """
 
 from ml_collections import ConfigDict
