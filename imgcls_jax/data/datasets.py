@@ -16,8 +16,11 @@ from imgcls_jax.config.settings import DataSettings
 from imgcls_jax.data import augment, subsets, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.contents import Contents, contents, whole
+from imgcls_jax.data.folders import expanded
 from imgcls_jax.data.listing import describe_left_out
+from imgcls_jax.data.lists import read_class_labels
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
+from imgcls_jax.data.signatures import read_signatures
 from imgcls_jax.data.source import class_counts, require_source
 
 UNKNOWN = "unknown:"  # a split's examples of classes that are not trained on
@@ -127,18 +130,48 @@ class DataSide:
         source = self.settings.source
         whole = find_function("data.sources", source, "make")(name, **self.settings.fields)
         require_source(whole, f"imgcls_jax/data/sources/{source}.py")
-        known, total = self.settings.known_classes, len(whole.class_names)
-        if not known and name == split:
+        if not self.settings.known_classes and name == split:
             return whole
-        if not 0 < known < total:
-            raise ValueError(
-                f"config.data.known_classes: {name} and {UNKNOWN}{name} share out {total} classes, so it "
-                f"lies between 1 and {total - 1}; got {known}"
-            )
-        labels = self._labels_of(whole, "known_classes")
-        chosen = subsets.subset(whole, np.flatnonzero((labels < known) == (name == split)))
-        chosen.class_names = whole.class_names[:known] if name == split else whole.class_names
+        known, total = self._known_classes(whole.class_names), len(whole.class_names)
+        is_known = np.isin(self._labels_of(whole, "known_classes"), known)
+        chosen = subsets.subset(whole, np.flatnonzero(is_known == (name == split)))
+        chosen = subsets.relabeled(chosen, [*known, *np.setdiff1d(np.arange(total), known)])
+        if name == split and not self.settings.signatures:
+            chosen.class_names = chosen.class_names[: len(known)]
         return chosen
+
+    def _known_classes(self, class_names: Sequence[str]) -> Sequence[int]:
+        """Returns the labels of the classes that data.known_classes means, rising."""
+        known, total = self.settings.known_classes, len(class_names)
+        labels: Sequence[int]
+        if isinstance(known, int):
+            count, labels = known, range(min(known, total))
+        else:
+            try:
+                labels = read_class_labels(expanded(known), class_names)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"config.data.known_classes: {error}") from error
+            count = len(labels)
+        if not 0 < count < total:
+            raise ValueError(
+                f"config.data.known_classes: every split and its {UNKNOWN}SPLIT share out {total} classes, "
+                f"so it lies between 1 and {total - 1}; got {count}"
+            )
+        return labels
+
+    @functools.cached_property
+    def signatures(self) -> np.ndarray | None:
+        """The signatures of all classes, float64 [C, a]; None without data.signatures.
+
+        Raises:
+          ValueError: the file is not there, or not as data/signatures.py has it.
+        """
+        if not self.settings.signatures:
+            return None
+        try:
+            return read_signatures(self.settings.signatures, self.training.class_names)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"config.data.signatures: {error}") from error
 
     @functools.cached_property
     def training(self) -> Any:
@@ -256,6 +289,7 @@ class DataSide:
     def shared_with_training(self, split: str) -> int:
         """Returns how many image files of another split are trained on, too: 0 is what it should be."""
         here, training = whole(self.source(split)), whole(self.source(self.settings.train_split))
+        split = split.removeprefix(UNKNOWN)  # whose images are those of no class learned
         if split == self.settings.train_split or not (hasattr(here, "paths") and hasattr(training, "paths")):
             return 0
         return len(_files(here) & _files(training))

@@ -175,3 +175,38 @@ class GatheredSubset(Subset):
 def subset(source: Source, indices: Indices) -> Subset:
     """Returns a source that holds the elements `indices` of another."""
     return (GatheredSubset if hasattr(source, "gather") else Subset)(source, indices)
+
+
+class Relabeled(Subset):
+    """A subset whose classes come in another order.
+
+    Args:
+        subset: what it holds.
+        order: a permutation of the classes 0..K-1; order[i] is the class that becomes i.
+    """
+
+    def __init__(self, subset: Subset, order: Indices) -> None:
+        super().__init__(subset.source, subset.indices)
+        self._label_of = np.argsort(order).astype(np.int32)
+        self.class_names = tuple(subset.class_names[old] for old in order)
+        self.labels = None if subset.labels is None else self._label_of[subset.labels]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        element = super().__getitem__(index)
+        return element | {"label": self._label_of[element["label"]]}
+
+
+class GatheredRelabeled(Relabeled, GatheredSubset):
+    """The same of a source in memory."""
+
+    def gather(self, indices: Indices) -> dict[str, np.ndarray]:
+        """Returns the source's columns for integer indices [B] into the subset."""
+        found = super().gather(indices)
+        return found | {"label": self._label_of[found["label"]]}
+
+
+def relabeled(subset: Subset, order: Indices) -> Subset:
+    """Returns a subset whose classes come in the order given; itself where that is theirs."""
+    if np.array_equal(order, np.arange(len(order))):
+        return subset
+    return (GatheredRelabeled if isinstance(subset, GatheredSubset) else Relabeled)(subset, order)

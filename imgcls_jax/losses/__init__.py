@@ -14,6 +14,7 @@ from imgcls_jax.losses.classification import (
     zero_one,
 )
 from imgcls_jax.losses.clustering import kmeans_loss, mutual_information_loss
+from imgcls_jax.losses.compatibility import ale_loss, devise_loss, sje_loss
 from imgcls_jax.losses.consistency import (
     entropy,
     kl_divergence,
@@ -55,12 +56,14 @@ __all__ = [
     "KMeans",
     "LOG_SCALE_RANGE",
     "add_angular_margin",
+    "ale_loss",
     "arcface",
     "center_loss",
     "clip_loss",
     "cosface",
     "covariance_penalty",
     "cutmix",
+    "devise_loss",
     "effective_number_weights",
     "entropy",
     "inverse_frequency_weights",
@@ -87,6 +90,7 @@ __all__ = [
     "sharpen",
     "sigmoid_cross_entropy",
     "sigmoid_focal",
+    "sje_loss",
     "smooth_labels",
     "softmax_cross_entropy",
     "softmax_focal",

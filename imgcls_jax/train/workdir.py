@@ -52,12 +52,14 @@ class Found(NamedTuple):
       class_names: of the training split.
       steps_per_epoch: of the run.
       accept_growth: whether more images than before are accepted.
+      signatures: of the classes, as of Task.
     """
 
     splits: Mapping[str, Contents]
     class_names: tuple[str, ...]
     steps_per_epoch: int
     accept_growth: bool = False
+    signatures: tuple[tuple[float, ...], ...] = ()
 
 
 def save_configuration(workdir: Path, configuration: Configuration, steps_per_epoch: int) -> None:
@@ -148,7 +150,8 @@ def check(configuration: Configuration, workdir: Path, found: Found | None = Non
     if differing:
         lines = compare.describe(differing, saved.written, configuration.written)
         raise ValueError(
-            f"{workdir} belongs to a run of another configuration; choose another --workdir, or "
+            f"{workdir} belongs to a run of another configuration; choose another --workdir, where "
+            f"--config.train.resume_from={workdir} goes on from its newest checkpoint, or "
             + "\n  ".join(["give back:", *lines])
         )
     if found is None:
@@ -156,6 +159,11 @@ def check(configuration: Configuration, workdir: Path, found: Found | None = Non
     grown = kept_data.require_same(
         workdir, found.splits, found.class_names, accept_growth=found.accept_growth
     )
+    if found.signatures and found.signatures != load_task(workdir)[0].signatures:
+        raise ValueError(
+            f"{workdir} belongs to a run with other signatures of the classes: bring back what the file "
+            "config.data.signatures held, or choose another --workdir"
+        )
     if found.steps_per_epoch == saved.steps_per_epoch:
         return grows
     if not grown:
@@ -301,8 +309,11 @@ def load_task(workdir: Path) -> tuple[Task, tuple[str, ...], tuple[int, ...]]:
     try:
         class_names, source_shape = tuple(fields.pop("class_names")), tuple(fields.pop("source_shape"))
         fields |= {name: tuple(fields.get(name, ())) for name in ("image_shape", "class_counts")}
+        fields["signatures"] = tuple(map(tuple, fields.get("signatures", ())))
         task = Task(**fields)
-        sound = fits(source_shape, tuple[int, int, int]) and fits(class_names, Sequence[str])
+        widths = {len(row) for row in task.signatures}
+        sound = len(task.signatures) in (0, task.num_classes) and len(widths) <= 1
+        sound &= fits(source_shape, tuple[int, int, int]) and fits(class_names, Sequence[str])
         sound &= all(fits(value, typing.get_type_hints(Task)[name]) for name, value in fields.items())
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error
