@@ -15,7 +15,7 @@ rates chosen on those images (:linear 777 s, :finetune about 25 min on one core 
   linear     74.9 %, 84.3 %               72.6 %   87.7 %   73.8, 77.2, 75.1 %
   finetune   80.3 %, 83.3 %               74.2 %   87.0 %   76.8, 74.2, 75.4 %
 Lite0, two epochs on three fixed views, not tuned: recall, MAP@R of ImageNet's features 82.6, 50.9 %, softmax
-78.3, 49.0, with triplets 79.3, 52.1, ArcFace 82.6, 55.4. As it stands here, Lite0's `:finetune` has not yet run.
+78.3, 49.0, with triplets 79.3, 52.1, ArcFace 82.6, 55.4. `:finetune` of Lite0 as it stands: not yet run.
 """
 
 from ml_collections import ConfigDict
