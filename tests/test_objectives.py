@@ -31,6 +31,7 @@ OPTIONS = {
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
     "dino": {"num_prototypes": 12, "projection_hidden": (8, 8), "bottleneck": 4},
     "fixmatch": {"threshold": 0.4},
+    "metric_learning": {"ema_decay": 0.9, "center_weight": 0.01, "triplet_weight": 1.0, "dropout": 0.1},
     "jigsaw": {"grid": 2, "patch": 7, "num_permutations": 6, "patch_dim": 8},
     "ma_cnn": {"parts": 2, "hidden": 8, "group_epochs": 0, "alternation_epochs": (0, 1)},
     "mean_teacher": {"ramp_fraction": 0.5},

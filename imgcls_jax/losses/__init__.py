@@ -39,6 +39,14 @@ from imgcls_jax.losses.kmeans import (
     nearest_centroid,
     pca_whiten,
 )
+from imgcls_jax.losses.metric_learning import (
+    add_angular_margin,
+    arcface,
+    center_loss,
+    cosface,
+    moved_centers,
+    triplet,
+)
 from imgcls_jax.losses.mixup import cutmix, mixup
 from imgcls_jax.losses.parts import (
     part_attention,
@@ -55,8 +63,12 @@ __all__ = [
     "INITIAL_LOG_SCALE",
     "KMeans",
     "LOG_SCALE_RANGE",
+    "add_angular_margin",
     "ale_loss",
+    "arcface",
+    "center_loss",
     "clip_loss",
+    "cosface",
     "covariance_penalty",
     "cutmix",
     "devise_loss",
@@ -73,6 +85,7 @@ __all__ = [
     "masked_reconstruction",
     "mean_over",
     "mixup",
+    "moved_centers",
     "mutual_information_loss",
     "nearest_centroid",
     "normalized_distance",
@@ -96,6 +109,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_focal",
     "softmax_squared_error",
+    "triplet",
     "unpatchify",
     "variance_hinge",
     "zero_one",
