@@ -578,8 +578,8 @@ def test_cub_without_boxes_and_parts(tmp_path):
     (root / "bounding_boxes.txt").unlink()
     (root / "parts/part_locs.txt").unlink()
     assert set(Cub200("train", root=root)[0]) == {"image", "label"}
-    with pytest.raises(FileNotFoundError, match="crop_to_box needs .*bounding_boxes.txt"):
-        Cub200("train", root=root, crop_to_box=True)
+    with pytest.raises(FileNotFoundError, match="region='box' needs .*bounding_boxes.txt"):
+        Cub200("train", root=root, region="box")
 
 
 def test_cub_random_protocol_needs_no_official_split(tmp_path):
@@ -597,7 +597,7 @@ def test_cub_random_protocol_needs_no_official_split(tmp_path):
 
 
 def test_cub_crop(tmp_path):
-    source = Cub200("train", root=write_cub(tmp_path), crop_to_box=True)
+    source = Cub200("train", root=write_cub(tmp_path), region="box")
     check_contract(source, 2, 2)
     pixels = np.asarray(Image.open(tmp_path / "images/002.Wren/c.png"))
     element = source[1]  # x 1.5..3.5, y 1.2..3.2 cover the pixels 1..3 both ways
@@ -605,8 +605,8 @@ def test_cub_crop(tmp_path):
     np.testing.assert_allclose(element["box"], [0.5, 0.2, 2, 2], atol=1e-6)
     np.testing.assert_allclose(element["parts"], [[2.5, 1, 1], [0, 0, 0]])
     element["image"][:] = 0  # writable, as the transforms may need
-    with pytest.raises(ValueError, match=r"d.png: box \[9.0, 9.0, 2.0, 2.0\] misses .* of \(5, 4\) pixels"):
-        Cub200("test", root=tmp_path, crop_to_box=True)[1]
+    with pytest.raises(ValueError, match=r"d.png: the region \[9.0, 9.0, 11.0, 11.0\] misses .* of \(5, 4\) pixels"):
+        Cub200("test", root=tmp_path, region="box")[1]
 
 
 @pytest.mark.parametrize(
@@ -659,7 +659,7 @@ def test_cub_real(name, counts, num_classes):
 
 
 def test_cub_real_crop():
-    source = Cub200("train", root=real("CUB_200_2011_photos"), crop_to_box=True)
+    source = Cub200("train", root=real("CUB_200_2011_photos"), region="box")
     element = source[0]  # box 105.9 22.9 116.6 201.1
     assert element["image"].shape == (202, 118, 3)
     visible = element["parts"][element["parts"][:, 2] == 1]
