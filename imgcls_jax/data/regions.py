@@ -38,6 +38,22 @@ def areas(boxes: np.ndarray) -> np.ndarray:
     return np.prod(np.maximum(np.asarray(boxes[:, 2:] - boxes[:, :2], np.float64), 0), axis=-1)
 
 
+def suppressed(boxes: np.ndarray, scores: np.ndarray, overlap: float, *, most: int) -> np.ndarray:
+    """Returns the indices of the best boxes, int64 [M], in order, without those that a better one overlaps.
+
+    Args:
+      boxes: float [N, 4].
+      scores: float [N].
+      overlap: intersection over union, above which the worse of two boxes goes.
+      most: how many to return.
+    """
+    order, kept = np.argsort(-scores, kind="stable"), list[int]()
+    while len(order) and len(kept) < most:
+        kept.append(int(order[0]))
+        order = order[1:][iou(boxes[order[1:]], boxes[order[:1]])[:, 0] <= overlap]
+    return np.array(kept, np.int64)
+
+
 def within(parts: np.ndarray, roots: np.ndarray, slack: float) -> np.ndarray:
     """Returns whether each part lies in each root, bool [N, M].
 
@@ -47,8 +63,8 @@ def within(parts: np.ndarray, roots: np.ndarray, slack: float) -> np.ndarray:
       slack: pixels by which each side of a part may lie outside, at least 0; that far is still inside.
     """
     part, root = np.asarray(parts, np.float64)[:, None], np.asarray(roots, np.float64)[None]
-    low = (part[..., :2] >= root[..., :2] - slack).all(axis=-1)
-    return low & (part[..., 2:] <= root[..., 2:] + slack).all(axis=-1)
+    low, high = part[..., :2] >= root[..., :2] - slack, part[..., 2:] <= root[..., 2:] + slack
+    return np.asarray(low & high).all(axis=-1)
 
 
 def part_box(points: np.ndarray, members: Sequence[int], shared: Sequence[int] = ()) -> np.ndarray | None:

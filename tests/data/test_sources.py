@@ -605,7 +605,9 @@ def test_cub_crop(tmp_path):
     np.testing.assert_allclose(element["box"], [0.5, 0.2, 2, 2], atol=1e-6)
     np.testing.assert_allclose(element["parts"], [[2.5, 1, 1], [0, 0, 0]])
     element["image"][:] = 0  # writable, as the transforms may need
-    with pytest.raises(ValueError, match=r"d.png: the region \[9.0, 9.0, 11.0, 11.0\] misses .* of \(5, 4\) pixels"):
+    with pytest.raises(
+        ValueError, match=r"d.png: the region \[9.0, 9.0, 11.0, 11.0\] misses .* of \(5, 4\) pixels"
+    ):
         Cub200("test", root=tmp_path, region="box")[1]
 
 

@@ -125,8 +125,8 @@ class Cub200(Files):
         rows, shared = (
             [self._part_names.index(name) for name in names] for names in (MEMBERS[region], SHARED)
         )
-        boxes = [part_box(points, rows, shared) for points in self._parts]
-        return np.array([np.full(4, np.nan) if box is None else box for box in boxes])
+        found = [part_box(points, rows, shared) for points in self._parts]
+        return np.array([np.full(4, np.nan) if box is None else box for box in found])
 
     @staticmethod
     def _read_images(folder: Path) -> dict[int, str]:
