@@ -29,8 +29,9 @@ MAY_IMPORT = {
         {"numpy", "grain", "PIL", "pillow_heif", "cykooz_resizer", "absl"},
     ),
     "data/datasets.py": ({"data", "config"}, {"jax", "numpy"}),
+    "data/proposals.py": (set(), {"numpy", "PIL", "cv2"}),
     "data/sources": (
-        {f"data.{name}" for name in "source subsets folders lists idx cifar decoding".split()},
+        {f"data.{name}" for name in "source subsets folders lists idx cifar decoding regions".split()},
         {"numpy", "sklearn", "tensorflow_datasets"},
     ),
     "data/device_operation.py": (set(), {"jax"}),
@@ -55,6 +56,13 @@ MAY_IMPORT = {
     "inference": (
         {"inference", "train", "config.settings", "runtime", "contracts", "data", "evaluators.knn"},
         {"jax", "numpy", "safetensors", "flax", "jax2onnx", "onnxruntime"},
+    ),
+    "inference/part_rcnn": (
+        {
+            *"inference.part_rcnn inference.trained inference.array_file".split(),
+            *"config contracts.backbone data runtime train.build weights".split(),
+        },
+        {"jax", "flax", "numpy", "scipy", "sklearn", "threadpoolctl", "PIL"},
     ),
     "planning": ({"planning", "data", "config.settings"}, {"jax", "numpy"}),
     "figures": (

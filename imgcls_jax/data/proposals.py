@@ -38,9 +38,9 @@ def scaled(image: Image.Image) -> Image.Image:
 
 
 def proposer(method: str) -> Propose:
-    """Returns the function from an image, uint8 [H, W, 3], to boxes, float64 [N, 4], none of them twice.
+    """Returns the function from an image, uint8 [H, W, 3], to boxes, float64 [N, 4], sorted, none twice.
 
-    Sides are at least MIN_SIDE pixels; the box of the whole image is the first.
+    Sides are at least MIN_SIDE pixels, but for the box of the whole image, which is one of them.
 
     Args:
       method: "selective_search", or "grid".
@@ -54,10 +54,9 @@ def proposer(method: str) -> Propose:
 
     def propose(image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
-        boxes = np.concatenate([[[0, 0, width, height]], find(image)])
-        boxes = boxes[(boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1) | (np.arange(len(boxes)) == 0)]
-        _, first = np.unique(boxes, axis=0, return_index=True)
-        return boxes[np.sort(first)]
+        boxes = find(image)
+        boxes = boxes[(boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1)]
+        return np.unique(np.concatenate([[[0, 0, width, height]], boxes]), axis=0)
 
     return propose
 
@@ -86,8 +85,6 @@ def selective_search() -> Propose:
     import cv2
 
     def find(image: np.ndarray) -> np.ndarray:
-        # One thread and a fixed seed: the search breaks ties by the generator of OpenCV.
-        cv2.setRNGSeed(0)
         search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
         search.setBaseImage(np.ascontiguousarray(image[:, :, ::-1]))  # BGR
         search.switchToSelectiveSearchFast()

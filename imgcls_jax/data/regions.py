@@ -64,7 +64,7 @@ def within(parts: np.ndarray, roots: np.ndarray, slack: float) -> np.ndarray:
     """
     part, root = np.asarray(parts, np.float64)[:, None], np.asarray(roots, np.float64)[None]
     low, high = part[..., :2] >= root[..., :2] - slack, part[..., 2:] <= root[..., 2:] + slack
-    return np.asarray(low & high).all(axis=-1)
+    return np.logical_and.reduce(low & high, axis=-1)
 
 
 def part_box(points: np.ndarray, members: Sequence[int], shared: Sequence[int] = ()) -> np.ndarray | None:

@@ -101,8 +101,12 @@ def described(embeddings: Sequence[np.ndarray]) -> np.ndarray:
     Args:
       embeddings: of each region, float [N, D]; rows of zeros where it is not there.
     """
-    rows = np.concatenate(embeddings, axis=1)
-    return (np.sign(rows) * np.abs(rows) ** POWER).astype(np.float32)
+    return signed_power(np.concatenate(embeddings, axis=1), POWER).astype(np.float32)
+
+
+def signed_power(values: np.ndarray, power: float) -> np.ndarray:
+    """Returns sign(x) |x|^power."""
+    return np.sign(values) * np.abs(values) ** power
 
 
 def fit_classifier(features: np.ndarray, labels: np.ndarray, cost: float) -> Classifier:

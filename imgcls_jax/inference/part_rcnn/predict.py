@@ -30,8 +30,8 @@ def predict(model: PartRCNN, paths: Sequence[Path], *, how: str, top_k: int) -> 
 
     Yields:
       {"path", "predictions": [{"class", "margin"}, ...], "regions": {"root": [x1, y1, x2, y2], ...}}, the
-      best class first, its margin that of a linear SVM, boxes in pixels, without parts that were not found; or
-      {"path", "error"}.
+      best class first, its margin that of a linear SVM, boxes in pixels, without parts that were not found;
+      or {"path", "error"}.
     """
     propose = proposals.proposer(model.options.proposals)
     for start in range(0, len(paths), CHUNK):

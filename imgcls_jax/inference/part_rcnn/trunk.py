@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 from PIL import Image
 
 from imgcls_jax.config.configuration import Configuration
@@ -25,7 +27,7 @@ from imgcls_jax.weights import pretrained
 
 BATCH = 32  # crops at a time
 STRIDE = 16  # pixels of the canvas from one position of the map to the next, at most
-CANVAS = 2  # its side over that of a crop
+CANVAS = 2  # its side over that of a crop, where the network reads images of any size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Trunk:
           crops: uint8 [size, size, 3] each.
         """
         crops = iter(crops)
-        while chunk := [crop for crop, _ in zip(crops, range(BATCH), strict=False)]:
+        while chunk := list(itertools.islice(crops, BATCH)):
             batch = np.zeros((BATCH, self.size, self.size, 3), np.uint8)
             batch[: len(chunk)] = chunk
             yield from np.asarray(self._embed(self.params, self.batch_stats, batch))[: len(chunk)]
@@ -88,13 +90,13 @@ class Trunk:
         Returns:
           float32 [h, w, D], without the positions that show filling alone; positions / pixels of the image.
         """
-        side = CANVAS * self.size
+        side, run = self._map
         scale = side / max(image.size)
         width, height = (max(1, round(length * scale)) for length in image.size)
         canvas = np.empty((1, side, side, 3), np.uint8)
         canvas[...] = self.fill
         canvas[0, :height, :width] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-        found = np.asarray(self._map(self.params, self.batch_stats, canvas))[0]
+        found = np.asarray(run(self.params, self.batch_stats, canvas))[0]
         step = side / len(found)
         return found[: -int(-height // step), : -int(-width // step)], scale / step
 
@@ -109,26 +111,36 @@ class Trunk:
         return jax.jit(embed)
 
     @functools.cached_property
-    def _map(self) -> Any:
-        backbone, side = make_backbone(self.model), CANVAS * self.size
+    def _map(self) -> tuple[int, Any]:
+        """The side of the canvas, and the function to its map."""
+        for side in (CANVAS * self.size, self.size):
+            run = jax.jit(functools.partial(self._fine_map, make_backbone(self.model), side))
+            canvas = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
+            try:
+                jax.eval_shape(run, self.params, self.batch_stats, canvas)
+            except ScopeParamShapeError:  # a linear layer on a flattened map, or positions, of one size
+                if side == self.size:
+                    raise
+                continue
+            break
+        return side, run
 
-        def fine_map(params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
-            maps: list[jax.Array] = []
+    def _fine_map(
+        self, backbone: Any, side: int, params: Any, batch_stats: Any, images: jax.Array
+    ) -> jax.Array:
+        """Returns the deepest map that is fine enough, float32 [B, h, w, D]."""
+        maps: list[jax.Array] = []
 
-            def note(call: Any, args: Any, options: Any, context: Any) -> Any:
-                output = call(*args, **options)
-                if isinstance(output, jax.Array) and output.ndim == 4 and output.shape[1] * STRIDE >= side:
-                    maps.append(output)
-                return output
+        def note(call: Any, args: Any, options: Any, context: Any) -> Any:
+            output = call(*args, **options)
+            if isinstance(output, jax.Array) and output.ndim == 4 and output.shape[1] * STRIDE >= side:
+                maps.append(output)
+            return output
 
-            with nn.intercept_methods(note):
-                features, _ = apply_backbone(
-                    backbone, params, batch_stats, self._prepare(images), train=False
-                )
-            fine = features.map.shape[1] * STRIDE >= side or not maps
-            return (features.map if fine else maps[-1]).astype(jnp.float32)
-
-        return jax.jit(fine_map)
+        with nn.intercept_methods(note):
+            features, _ = apply_backbone(backbone, params, batch_stats, self._prepare(images), train=False)
+        fine = features.map.shape[1] * STRIDE >= side or not maps
+        return (features.map if fine else maps[-1]).astype(jnp.float32)
 
 
 def of_workdir(workdir: Path, checkpoint: str = "latest") -> Trunk:
