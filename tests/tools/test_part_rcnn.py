@@ -1,4 +1,4 @@
-"""The command on a synthetic set of birds: what it prints, writes and refuses; its file holds all it needs."""
+"""The command on a synthetic set of birds: what it prints, writes and refuses; what its file holds."""
 
 import json
 
