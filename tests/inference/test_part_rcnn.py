@@ -140,7 +140,7 @@ def test_a_detector_finds_what_it_was_shown():
 
     scenes = [scene() for _ in range(30)]
     hidden = (scenes[0][0], grid, None)  # gives no negatives, though the square is there
-    detector = detectors.fit(lambda: [hidden, *scenes[:20]], rng=np.random.default_rng(1))
+    detector = detectors.fit(lambda: [hidden, *scenes[:20]], 21, rng=np.random.default_rng(1))
     best = [grid[[detectors.scores(detector, seen, boxes).argmax()]] for seen, boxes, _ in scenes[20:]]
     overlaps = [iou(box, true[None])[0, 0] for box, (_, _, true) in zip(best, scenes[20:], strict=True)]
     assert np.mean(np.array(overlaps) >= 0.5) >= 0.9

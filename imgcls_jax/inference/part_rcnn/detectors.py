@@ -25,6 +25,8 @@ from imgcls_jax.data.regions import iou
 MEAN_NORM, C, BIAS, POSITIVE_WEIGHT, HARD = 20.0, 1e-3, 10.0, 2.0, -1.0
 POSITIVE, NEGATIVE = 0.7, 0.3  # overlaps with the true box: at least, at most (arXiv:1407.3867, section 3.1)
 GRID = 4  # cells of a box a side
+# The most boxes of an image besides the true one, of either kind, as many hard negatives again; and of all.
+POSITIVES, NEGATIVES, MOST_BOXES = 8, 15, 60_000
 
 
 class Detector(NamedTuple):
@@ -88,10 +90,9 @@ def log_probability(margins: np.ndarray) -> np.ndarray:
 
 def fit(
     visits: Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray | None]]],
+    count: int,
     *,
     rng: np.random.Generator,
-    positives: int = 8,
-    negatives: int = 15,
 ) -> Detector:
     """Fits a detector.
 
@@ -99,12 +100,14 @@ def fit(
       visits: yields, each time it is called, (feature_map, proposals, true box or None where the region does
         not show) of every training image, boxes in positions of the map. Images where the region does not
         show are left out: hidden points do not say that it is not there.
-      rng: of the boxes that an image gives, where it has more.
-      positives, negatives: the most of an image, of either kind; as many hard negatives again.
+      count: training images.
+      rng: of the boxes that an image gives, where it has more than are taken.
 
     Returns:
       The detector of features as they are: the scale of training is multiplied into its weight.
     """
+    share = min(1.0, MOST_BOXES / (count * (1 + POSITIVES + 2 * NEGATIVES)))
+    positives, negatives = (max(1, round(share * most)) for most in (POSITIVES, NEGATIVES))
     features, wanted = [], []
     for feature_map, boxes, true in visits():
         if true is None:

@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from sklearn.model_selection import StratifiedKFold
 
 from imgcls_jax.data import proposals
-from imgcls_jax.data.decoding import decode
 from imgcls_jax.data.regions import iou
 from imgcls_jax.data.sources.cub200 import Cub200
 from imgcls_jax.inference.part_rcnn import detectors, geometry
+from imgcls_jax.inference.part_rcnn.detectors import Detector
+from imgcls_jax.inference.part_rcnn.examples import Examples, images_of
 from imgcls_jax.inference.part_rcnn.find import (
     choose,
     embedded,
     known_root,
     likely_roots,
     look,
-    maps_of,
-    proposed,
     with_embeddings,
 )
 from imgcls_jax.inference.part_rcnn.model import (
@@ -40,12 +38,11 @@ from imgcls_jax.inference.part_rcnn.model import (
     described,
     fit_classifier,
 )
-from imgcls_jax.inference.part_rcnn.trunk import Trunk, distinct
+from imgcls_jax.inference.part_rcnn.trunk import Trunk
 from imgcls_jax.runtime.progress import tracked
 
 COSTS = (0.001, 0.01, 0.1, 1.0)  # C of the classifier
 FOLDS = 3
-MAPS_BYTES = 2**31  # of feature maps that are kept between two visits; others are computed again
 CHUNK = 32  # test images at a time
 FOUND = 0.5  # overlap from which on a part counts as found
 
@@ -55,19 +52,6 @@ Metrics = dict[str, dict[str, Any]]
 def regions_of(source: Cub200) -> np.ndarray:
     """Returns the true root, head and body of every image, float64 [N, 3, 4], in pixels; NaN where hidden."""
     return np.stack([source.region_boxes(name) for name in ("box", *REGIONS[1:])], axis=1)
-
-
-def images_of(source: Cub200, rows: Sequence[int] | None = None) -> Iterator[Image.Image]:
-    """Yields the images of a source, decoded.
-
-    Raises:
-      ValueError: one cannot be decoded; names it.
-    """
-    for row in range(len(source)) if rows is None else rows:
-        try:
-            yield decode(source[row]["image"])
-        except ValueError as error:
-            raise ValueError(f"{source.describe(row)}: {error}") from error
 
 
 def fit(
@@ -155,35 +139,14 @@ def accuracy(classifier: Classifier, features: np.ndarray, labels: np.ndarray) -
 
 def fit_detectors(
     train: Cub200, trunks: Sequence[Trunk], true: np.ndarray, options: Options, rng: np.random.Generator
-) -> tuple[detectors.Detector, ...]:
-    """Returns the detectors of root, head and body."""
-    propose = proposals.proposer(options.proposals)
-    boxes: dict[int, np.ndarray] = {}
-    kept: dict[int, list[tuple[np.ndarray, float]]] = {}
-    room = MAPS_BYTES
-
-    def seen(row: int) -> tuple[np.ndarray, list[tuple[np.ndarray, float]]]:
-        """Returns the proposals and the maps of an image."""
-        nonlocal room
-        if row in kept:
-            return boxes[row], kept[row]
-        (image,) = images_of(train, [row])
-        if row not in boxes:
-            boxes[row] = proposed(image, propose)
-        maps = [(feature_map.astype(np.float16), scale) for feature_map, scale in maps_of(image, trunks)]
-        room -= sum(trunk_map.nbytes for trunk_map, _ in maps[: len(distinct(trunks)[0])])
-        if room > 0:
-            kept[row] = maps
-        return boxes[row], maps
-
-    def visits(region: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        for row in tracked(range(len(train)), f"looking for {REGIONS[region]}"):
-            found, maps = seen(row)
-            feature_map, scale = maps[region]
-            box = true[row, region]
-            yield feature_map, found * scale, box * scale if np.isfinite(box).all() else None
-
-    return tuple(detectors.fit(functools.partial(visits, region), rng=rng) for region in range(len(REGIONS)))
+) -> tuple[Detector, ...]:
+    """Returns the detectors of root, head and body; arguments as of `fit`, `true` of `regions_of`."""
+    examples = Examples(train, trunks, true, proposals.proposer(options.proposals))
+    found = []
+    for region in tracked(range(len(REGIONS)), "fitting detectors", unit="regions"):
+        weight, bias = detectors.fit(functools.partial(examples.of, region), len(train), rng=rng)
+        found.append(Detector(weight @ examples.bases[region].T, bias))
+    return tuple(found)
 
 
 def measure(model: PartRCNN, root_alone: Classifier, test: Cub200) -> Metrics:
