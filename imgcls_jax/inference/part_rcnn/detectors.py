@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import log_expit
 from sklearn.svm import LinearSVC
-from threadpoolctl import threadpool_limits
 
 from imgcls_jax.data.regions import iou
 
@@ -77,10 +76,13 @@ def scores(detector: Detector, feature_map: np.ndarray, boxes: np.ndarray) -> np
     height, width, depth = feature_map.shape
     grid = len(detector.weight)
     response = feature_map.reshape(-1, depth).astype(np.float32) @ detector.weight.reshape(-1, depth).T
-    response = response.reshape(height, width, grid, grid)
+    response = response.T.reshape(grid, grid, height, width)
     down = cell_weights(boxes[:, 1], boxes[:, 3], height, grid)
     across = cell_weights(boxes[:, 0], boxes[:, 2], width, grid)
-    return np.einsum("nih,hwij,njw->n", down, response, across, optimize=True) + detector.bias
+    total = np.full(len(boxes), detector.bias)
+    for row, column in np.ndindex(grid, grid):
+        total += np.einsum("nw,nw->n", down[:, row] @ response[row, column], across[:, column])
+    return total
 
 
 def log_probability(margins: np.ndarray) -> np.ndarray:
@@ -145,8 +147,7 @@ def _svm(features: np.ndarray, wanted: np.ndarray, scale: float, shape: tuple[in
     machine = LinearSVC(
         C=C, intercept_scaling=BIAS, class_weight={0: 1.0, 1: POSITIVE_WEIGHT}, random_state=0
     )
-    with threadpool_limits(1):
-        machine.fit(features * scale, wanted)
+    machine.fit(features * scale, wanted)
     return Detector(
         (machine.coef_[0] * scale).reshape(shape).astype(np.float32), float(machine.intercept_[0])
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits
 
 from imgcls_jax.data import proposals
 from imgcls_jax.data.regions import iou
@@ -54,6 +55,11 @@ def regions_of(source: Cub200) -> np.ndarray:
     return np.stack([source.region_boxes(name) for name in ("box", *REGIONS[1:])], axis=1)
 
 
+# The products are small: threads that wait for each other at every one cost many times what they gain.
+one_thread = threadpool_limits.wrap(limits=1)
+
+
+@one_thread
 def fit(
     train: Cub200, trunks: Sequence[Trunk], options: Options, *, seed: int, tell: Callable[[str], None]
 ) -> tuple[PartRCNN, Classifier]:
@@ -149,6 +155,7 @@ def fit_detectors(
     return tuple(found)
 
 
+@one_thread
 def measure(model: PartRCNN, root_alone: Classifier, test: Cub200) -> Metrics:
     """Measures a Part R-CNN on a test split.
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from sklearn.svm import LinearSVC
-from threadpoolctl import threadpool_limits
 
 from imgcls_jax.data import proposals
 from imgcls_jax.inference.part_rcnn.detectors import Detector
@@ -117,8 +116,7 @@ def fit_classifier(features: np.ndarray, labels: np.ndarray, cost: float) -> Cla
       labels: int [N]; each class has an example.
       cost: scikit-learn's C.
     """
-    with threadpool_limits(1):
-        machine = LinearSVC(C=cost, random_state=0).fit(features, labels)
+    machine = LinearSVC(C=cost, random_state=0).fit(features, labels)
     weight, bias = machine.coef_, machine.intercept_
     if len(weight) == 1:  # of two classes scikit-learn keeps the second alone
         weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from imgcls_jax.data import proposals
 from imgcls_jax.data.decoding import decode
@@ -48,6 +49,7 @@ def predict(model: PartRCNN, paths: Sequence[Path], *, how: str, top_k: int) -> 
             yield {"path": str(path)} | ({"error": errors[path]} if path in errors else answers[path])
 
 
+@threadpool_limits.wrap(limits=1)
 def _answers(
     model: PartRCNN, images: Sequence[Image.Image], propose: proposals.Propose, how: str, top_k: int
 ) -> list[dict[str, Any]]:
