@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from imgcls_jax.data import proposals
-from imgcls_jax.data.regions import grow_and_crop, suppressed
+from imgcls_jax.data.regions import grow_and_crop, suppressed, within
 from imgcls_jax.inference.part_rcnn import detectors, geometry
 from imgcls_jax.inference.part_rcnn.geometry import Prior
 from imgcls_jax.inference.part_rcnn.model import PartRCNN
@@ -88,9 +88,13 @@ def choose(model: PartRCNN, looked: Looked, roots: Roots, how: str) -> np.ndarra
       roots: among which to choose; for "np" with embeddings.
       how: "box", the constraint that parts lie in the root; "mg" and "np", a prior of their places besides.
     """
+    slack = model.options.slack * looked.width / proposals.WIDTH
+    inside = within(looked.boxes, roots.boxes, slack).any(axis=1)
+    inside[0] = True  # so that there is one
+    boxes, scores = looked.boxes[inside], looked.scores[inside, 1:]
     log_priors = None
     if how != "box" and model.options.alpha:
-        places = geometry.places(looked.boxes[None], roots.boxes[:, None])  # [R, P, 4]
+        places = geometry.places(boxes[None], roots.boxes[:, None])  # [R, P, 4]
         found = []
         for row, seen in enumerate(places):
             priors = model.priors
@@ -99,10 +103,10 @@ def choose(model: PartRCNN, looked: Looked, roots: Roots, how: str) -> np.ndarra
             found.append(np.stack([geometry.log_density(prior, seen) for prior in priors], axis=-1))
         log_priors = np.stack(found)  # [R, P, 2]
     choice = geometry.choose(
-        looked.boxes, looked.scores[:, 1:], roots.boxes, roots.scores, alpha=model.options.alpha,
-        slack=model.options.slack * looked.width / proposals.WIDTH, log_priors=log_priors,
+        boxes, scores, roots.boxes, roots.scores, slack=slack, log_priors=log_priors,
+        alpha=model.options.alpha,
     )  # fmt: skip
-    parts = [np.full(4, np.nan) if row < 0 else looked.boxes[row] for row in choice.parts]
+    parts = [np.full(4, np.nan) if row < 0 else boxes[row] for row in choice.parts]
     return np.stack([roots.boxes[choice.root], *parts])
 
 

@@ -96,12 +96,9 @@ def fit(
     classifiers = []
     for name, columns in (("root", rows[:1]), ("root, head and body", rows)):
         features = described(columns)
-        cost, accuracy = chosen_cost(features, train.labels)
+        cost, share = chosen_cost(features, train.labels)
         classifiers.append(fit_classifier(features, train.labels, cost))
-        tell(
-            f"classifier of {name}: C {cost:g}"
-            + (f", {accuracy:.3f} inside the training split" if accuracy else "")
-        )
+        tell(f"classifier of {name}: C {cost:g}, accuracy inside the training split {share:.3f}")
     started = time.monotonic()
     found = fit_detectors(train, trunks, true, options, np.random.default_rng(seed))
     tell(f"detectors of {', '.join(REGIONS)} fitted in {time.monotonic() - started:.0f} s")
@@ -119,11 +116,11 @@ def fit(
 
 
 def chosen_cost(features: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Returns the C that classifies best by cross-validation, and its accuracy; (1, 0) where a class has too
-    few examples for it."""
+    """Returns the C that classifies best by cross-validation, and its accuracy; (1, NaN) where a class has a
+    single example."""
     folds = min(FOLDS, int(np.bincount(labels).min()))
     if folds < 2:
-        return 1.0, 0.0
+        return 1.0, float("nan")
     splits = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(features, labels))
     accuracies = [
         np.mean(
