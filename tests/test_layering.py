@@ -21,17 +21,21 @@ MAY_IMPORT = {
     "layers": ({"layers", "losses"}, {"jax", "flax"}),
     "models": ({"models", "layers"}, {"jax", "flax"}),
     "weights": ({"weights"}, {"jax", "numpy"}),
-    "weights/files.py": ({"runtime.files"}, {"jax", "numpy", "safetensors"}),
+    "weights/files.py": ({"runtime.files", "runtime.restricted_pickle"}, {"jax", "numpy", "safetensors"}),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "data": (
         {"data", "config"},
         {"numpy", "grain", "PIL", "pillow_heif", "cykooz_resizer", "absl"},
     ),
+    "data/annotations.py": ({"data"}, {"numpy", "scipy"}),
+    "data/cifar.py": ({"data", "runtime.restricted_pickle"}, {"numpy"}),
+    "data/download.py": ({"data", "config", "runtime"}, set()),
     "data/datasets.py": ({"data", "config"}, {"jax", "numpy"}),
     "data/proposals.py": (set(), {"numpy", "PIL", "cv2"}),
     "data/sources": (
-        {f"data.{name}" for name in "source subsets folders lists idx cifar decoding regions".split()},
+        {f"data.{name}" for name in "source subsets folders listing lists known_layouts annotations".split()}
+        | {f"data.{name}" for name in "idx cifar tar_files decoding regions".split()},
         {"numpy", "sklearn", "tensorflow_datasets"},
     ),
     "data/device_operation.py": (set(), {"jax"}),

@@ -16,7 +16,7 @@ import pytest
 
 import imgcls_jax.objectives
 from imgcls_jax.contracts.objective import Task
-from imgcls_jax.models import simpleconv3, vit
+from imgcls_jax.models import cifar_resnet, simpleconv3, vit
 from imgcls_jax.train.state import state_digest
 from imgcls_jax.train.step import make_init, make_train_step
 
@@ -24,19 +24,31 @@ NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__)]
 # Settings under which an objective keeps all the objective state that it can keep. An objective that is not
 # here has its defaults, and EXAMPLES where it has none.
 OPTIONS = {
+    "byol": {"projection_hidden": (8,), "projection_dim": 4, "prediction_hidden": 8},
     "cnn_rnn": {"hidden": 16, "embedding_dim": 8},
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
+    "dino": {"num_prototypes": 12, "projection_hidden": (8, 8), "bottleneck": 4},
     "fixmatch": {"threshold": 0.4},
+    "jigsaw": {"grid": 2, "patch": 7, "num_permutations": 6, "patch_dim": 8},
+    "mean_teacher": {"ramp_fraction": 0.5},
     "mixmatch": {"alpha": 0.75, "lambda_u": 75.0, "ramp_fraction": 0.5},
+    "moco": {"queue_size": 24, "projection_dim": 8},
     "pseudo_label": {"threshold": 0.4, "ramp_fraction": 0.5},
+    "rotation": {"transformations": "both"},
     "trinet": {"hidden": 8, "sigma": 0.3, "pool_base": 4, "passes": 2, "init_epochs": 1},
     "multilabel": {"ema_decay": 0.9, "positive_weights": "balanced", "dropout": 0.1},
     "supervised": {"ema_decay": 0.9, "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "dropout": 0.1},
+    "vat": {"ramp_fraction": 0.5},
+    "vicreg": {"projection_widths": (8, 8, 8)},
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
 }
 EXAMPLES = {"int": 3, "float": 0.5, "bool": True, "str": "", "Sequence[int]": (3,), "Sequence[float]": (0.5,)}
 # The first of these that an objective takes.
-BACKBONES = (simpleconv3.build(), vit.build("vit_tiny", width=16, depth=1, dropout=0.1))
+BACKBONES = (
+    simpleconv3.build(),
+    vit.build("vit_tiny", width=16, depth=1, dropout=0.1),
+    cifar_resnet.build("resnet20", blocks=1, channels=(4, 4, 8)),
+)
 TASK = Task(3, 24, steps_per_epoch=3, total_steps=6, image_shape=(16, 16, 3), class_counts=(8, 8, 8))
 
 

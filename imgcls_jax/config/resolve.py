@@ -175,6 +175,20 @@ def _hyperparameters(name: Any) -> dict[str, tuple[Any, Any]]:
     return fields | ({TRUST_PARAMS: (str, r".*/kernel")} if "trust_ratio_mask" in parameters else {})
 
 
+SCHEDULE_FREE = (
+    "it trains at other params than those to evaluate, where BatchNorm's running statistics do not belong; "
+    "take 'adamw' or 'sgd' with optimizer.schedule = 'constant' and optimizer.cooldown_epochs"
+)
+NOT_OFFERED = {
+    "lbfgs": "it searches along a line and calls the loss many times a step; the train step computes it once",
+    "sophia": "it estimates the Hessian from the loss itself, and the train step hands on its gradient alone",
+    "dpsgd": "it needs the gradient of every example, and the train step has that of the batch",
+    "schedule_free": SCHEDULE_FREE,
+    "schedule_free_sgd": SCHEDULE_FREE,
+    "schedule_free_adamw": SCHEDULE_FREE,
+}
+
+
 def optax_function(name: Any) -> Callable[..., Any]:
     """Returns the function of optax, or of optax.contrib, that a configuration names as its optimizer.
 
@@ -185,7 +199,13 @@ def optax_function(name: Any) -> Callable[..., Any]:
     if isinstance(name, str):
         modules = (importlib.import_module("optax"), importlib.import_module("optax.contrib"))
         function = next((getattr(module, name) for module in modules if hasattr(module, name)), None)
-    if not inspect.isfunction(function) or "learning_rate" not in inspect.signature(function).parameters:
+    if name in NOT_OFFERED:
+        raise ValueError(f"config.optimizer.name = {name!r}: {NOT_OFFERED[name]}")
+    if (
+        not inspect.isfunction(function)
+        or "learning_rate" not in inspect.signature(function).parameters
+        or name.startswith("scale_by_")  # a part of an optimizer
+    ):
         raise ValueError(
             "config.optimizer.name is the name of an optimizer in optax, such as 'sgd' or 'adamw'; got "
             f"{name!r}"

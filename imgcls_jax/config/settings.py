@@ -13,7 +13,7 @@ from typing import Any
 
 from imgcls_jax.config.field_types import require_at_least
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled, or small gradients become 0
 ON_NONFINITE = ("stop", "skip", "rollback")
 PARALLEL = ("replicated", "sharded", "per_replica")
 MAIN = "main"  # the one phase of a run without the section `phases`
@@ -126,17 +126,28 @@ class OptimizerSettings:
       learning_rate: the peak, at least 0.
       schedule: "constant"; "step": times decay_factor at every multiple of decay_every_steps, or at
         decay_at_steps; "cosine": from the end of the warm-up down to final_learning_rate at the last step;
-        "cosine_7_16": times cos(7 pi t / 16) as t goes from 0, at the end of the warm-up, to 1.
+        "cosine_7_16": times cos(7 pi t / 16) as t goes from 0, at the end of the warm-up, to 1;
+        "polynomial": final + (peak - final) (1 - t)^decay_power, linear by default; "reciprocal_sqrt": times
+        sqrt(s / max(step, s)), s being timescale_steps, or warmup_steps where that is 0.
       warmup_steps: linear rise from 0 at step 0 to the peak; steps of a decay are counted from step 0 all the
         same.
       decay_factor, decay_every_steps, decay_at_steps: of "step".
-      final_learning_rate: of "cosine".
+      decay_power: of "polynomial".
+      timescale_steps: of "reciprocal_sqrt".
+      final_learning_rate: of "cosine", "polynomial" and the cooldown.
+      cooldown_steps: the last steps, over which the rate falls linearly to final_learning_rate, whatever the
+        schedule.
       weight_decay: >= 0. Optimizers with a decay of their own (adamw, lamb, lars, lion, ...) receive it; for
         the others it is added to the gradient, as PyTorch's SGD does.
       decay_params: pattern of the params that decay; the default leaves out biases and norm layers.
       clip_norm: largest global norm of the gradients of all params that are not frozen; 0 for no clipping.
       groups: (pattern, factor) pairs; the first pattern that matches a param's path sets the factor on its
         learning rate; None freezes: no update and no optimizer memory. What no pattern matches has factor 1.
+      layer_decay: factor on the learning rate from each block of a transformer to the one before it, in
+        (0, 1]: block i of L (from 0) learns at layer_decay^(L - i) of the rate, what lies before the blocks
+        at layer_decay^(L + 1), what lies behind them at the whole rate (BEiT, arXiv:2106.08254, appendix).
+      sam_radius: above 0 the gradient is that at params + sam_radius g / |g|, g being the gradient at params
+        (SAM, arXiv:2010.01412, eq. 2 and 3). It takes twice the time.
       fields: hyper-parameters of the optax function (momentum=0.9, nesterov=True, b1=..., ...). In place of
         LARS's mask stands `trust_params`, the pattern of the params whose updates are scaled by their trust
         ratio; the default leaves out biases and norm layers, as LARS's authors and SimCLR's do.
@@ -149,14 +160,22 @@ class OptimizerSettings:
     decay_factor: float = 0.1
     decay_every_steps: int = 0
     decay_at_steps: Sequence[int] = ()
+    decay_power: float = 1.0
+    timescale_steps: int = 0
     final_learning_rate: float = 0.0
+    cooldown_steps: int = 0
     weight_decay: float = 0.0
     decay_params: str = r".*/kernel"
     clip_norm: float = 0.0
     groups: Sequence[tuple[str, float | None]] = ()
+    layer_decay: float = 1.0
+    sam_radius: float = 0.0
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require_at_least("optimizer", self, timescale_steps=0, cooldown_steps=0, decay_power=0, sam_radius=0)
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optimizer.layer_decay lies in (0, 1]; got {self.layer_decay}")
         if self.learning_rate < 0 or self.warmup_steps < 0:
             raise ValueError(
                 "optimizer.learning_rate and optimizer.warmup_epochs (or warmup_steps) are not negative; got "

@@ -9,10 +9,11 @@ from __future__ import annotations
 import collections
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from imgcls_jax.data.known_layouts import source_of
 from imgcls_jax.data.listing import (
     IMAGE_SUFFIXES,
     describe_left_out,
@@ -36,6 +37,28 @@ _SPLIT_NAME = re.compile(f"(?:{_FILLER})*({'|'.join(sorted(_WORDS, key=len, reve
 MAX_WRAPPERS = 8  # folders of one folder each that are passed through
 
 
+class Download(NamedTuple):
+    """A file of a public data set, which `tools.dataset download` fetches.
+
+    Attributes:
+      url: its address.
+      size: bytes; 0 where no text says it.
+      checksum: "md5:..." or "sha256:..."; "" where no text that can be trusted gives one.
+      part: of the data set, such as "2007"; "" for what goes with every part.
+      file: its name; "" for the end of the address.
+    """
+
+    url: str
+    size: int
+    checksum: str = ""
+    part: str = ""
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.file or self.url.rpartition("/")[2]
+
+
 class Origin(NamedTuple):
     """Where a public data set comes from.
 
@@ -43,18 +66,24 @@ class Origin(NamedTuple):
       data_set: what it is, a name and a few words.
       page: address of its official page.
       download: what to download there, with its size, and where it goes.
+      source: the name of its file in data/sources.
+      files: what the command fetches; () where an account or a form stands before them.
     """
 
     data_set: str
     page: str
     download: str
+    source: str = ""
+    files: Sequence[Download] = ()
 
     @property
     def remedy(self) -> str:
         """What to do where it is absent, the end of a message."""
+        command = f"python -m imgcls_jax.tools.dataset download {self.source} --root FOLDER"
+        fetched = f"fetch it by `{command}`, or " if self.files else ""
         return (
-            f"{self.data_set}, comes from {self.page}: download {self.download}, or name the folder that "
-            f"holds it by --config.data.root=FOLDER"
+            f"{self.data_set}, comes from {self.page}: {fetched}download {self.download}, or name the folder "
+            f"that holds it by --config.data.root=FOLDER"
         )
 
 
@@ -93,17 +122,19 @@ def require_folder(root: Root, holds: str, remedy: str = "") -> Path:
     return folder
 
 
-def locate(root: Root, folder: str, marker: str, remedy: str) -> Path:
-    """Returns root or root/folder, whichever holds the file `marker`.
+def locate(root: Root, folders: str | Sequence[str], marker: str, remedy: str) -> Path:
+    """Returns root, or the first of some folders in it, that holds the file `marker`.
 
     Raises:
-      FileNotFoundError: neither does; the message ends with the remedy of an `Origin`.
+      FileNotFoundError: none does; the message ends with the remedy of an `Origin`.
     """
     root = expanded(root)
-    for candidate in (root, root / folder):
+    folders = [folders] if isinstance(folders, str) else list(folders)
+    for candidate in (root, *(root / folder for folder in folders)):
         if os.path.isfile(candidate / marker):
             return candidate
-    raise FileNotFoundError(f"config.data.root: neither {root} nor {root / folder} holds {marker}. {remedy}")
+    places = root / folders[0] if len(folders) == 1 else f"{', '.join(folders)} in it"
+    raise FileNotFoundError(f"config.data.root: neither {root} nor {places} holds {marker}. {remedy}")
 
 
 # ---- splits and classes
@@ -233,6 +264,8 @@ def class_folders(folder: Path, known: Collection[str] = ()) -> dict[str, Path]:
     names = subfolders(inside)
     if not names:
         flat = "; images without labels lie in one such folder of any name" if holds_images(inside) else ""
+        if source := source_of(inside):
+            flat = f"; data.source = {source!r} reads this data set"
         raise ValueError(f"{folder} holds no class folder; expected {folder}/<class>/<image file>{flat}")
     return {name: inside / name for name in names}
 

@@ -2,7 +2,8 @@
 
 Everything is computed on the host from the probabilities of the whole split at once, the means by
 scikit-learn. An undefined ratio counts as 0; a ranking metric of a label that no image has, or all have, is
-None and left out of the mean.
+None and left out of the mean. Where a source gives "ignore", as `voc` does for difficult objects, those
+decisions count neither way: as PASCAL VOC has it, they are left out of the rankings.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
-from imgcls_jax.contracts.evaluator import OpenSplit, Predict, make_collector
-from imgcls_jax.metrics.ranking import mean_of_known, ranking
+from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, make_collector
+from imgcls_jax.metrics.ranking import interpolated_precision, mean_of_known, ranking
 
 READS = ("probabilities",)  # of what the objective predicts
 
@@ -31,13 +32,15 @@ def make(
     threshold: float = 0.5,
     fit_split: str = "",
     top_k: int = 0,
+    voc_year: int = 0,
 ) -> Callable[[Any, Any], dict[str, Any]]:
     """Returns the evaluator (params, objective_state) -> metrics.
 
     Args:
       predict: (params, objective_state, batch) -> {"probabilities": float [B, K], ...}; where it gives
         "chosen", bool [B, K], too, those are the predicted sets and no threshold is read.
-      open_split: split -> its batches, each example once, with label int [B, K] of 0 and 1 and mask bool [B].
+      open_split: split -> its batches, each example once, with label int [B, K] of 0 and 1 and mask bool [B],
+        perhaps ignore int [B, K] of 0 and 1.
       task: num_classes K is read.
       split: to evaluate on.
       threshold: a label from this probability on is predicted.
@@ -45,6 +48,8 @@ def make(
         another split than the one evaluated, if the figures are to mean anything.
       top_k: where positive, the k most probable labels of each image are predicted instead, as some papers
         report.
+      voc_year: adds "voc_map" and "voc_average_precision" as PASCAL VOC measured them in that year: on 11
+        points up to 2009, by the area from 2010 on (`metrics.ranking.interpolated_precision`); 0 for neither.
 
     Returns:
       A function that returns what `report` does, and the list of thresholds where they were fit.
@@ -58,12 +63,11 @@ def make(
             f"than split; got {threshold}, {top_k} and {fit_split!r}"
         )
 
-    columns = functools.partial(_columns, predict)
-    collect = make_collector(columns, open_split, multi_label=True)
+    collect = make_collector(functools.partial(_columns, predict), open_split, multi_label=True)
 
     def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
         found = collect(params, objective_state, split)
-        probabilities, labels = found["probabilities"], found["label"] > 0
+        probabilities, labels, ignored = found["probabilities"], found["label"] > 0, _ignored(found)
         fitted = {}
         if top_k:
             rank = np.argsort(np.argsort(-probabilities, axis=1, kind="stable"), axis=1, kind="stable")
@@ -74,10 +78,10 @@ def make(
             limits = np.full(task.num_classes, threshold)
             if fit_split:
                 fit = collect(params, objective_state, fit_split)
-                limits = best_thresholds(fit["probabilities"], fit["label"] > 0)
+                limits = best_thresholds(fit["probabilities"], fit["label"] > 0, _ignored(fit))
                 fitted = {"thresholds": limits.tolist()}
             chosen = probabilities >= limits
-        return report(probabilities, chosen, labels) | fitted
+        return report(probabilities, chosen, labels, ignored, voc_year) | fitted
 
     return evaluate
 
@@ -87,16 +91,42 @@ def _columns(
 ) -> dict[str, jax.Array]:
     outputs = predict(params, objective_state, batch)
     kept = {"probabilities": outputs["probabilities"].astype(jnp.float32)}
+    kept |= {"ignore": batch["ignore"]} if "ignore" in batch else {}
     return kept | ({"chosen": outputs["chosen"]} if "chosen" in outputs else {})
 
 
-def report(probabilities: np.ndarray, chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def _voc(
+    probabilities: np.ndarray, labels: np.ndarray, ignored: np.ndarray | None, year: int
+) -> dict[str, Any]:
+    """Returns the measure of PASCAL VOC. Args: as of `report`; year: of the challenge."""
+    counts = np.ones_like(labels) if ignored is None else ~ignored
+    values = [
+        interpolated_precision(own[kept], score[kept], points=11 if year < 2010 else 0)
+        for own, score, kept in zip(labels.T, probabilities.T, counts.T, strict=True)
+    ]
+    return {"voc_map": mean_of_known(values), "voc_average_precision": values}
+
+
+def _ignored(found: Examples) -> np.ndarray | None:
+    return found["ignore"] > 0 if "ignore" in found else None
+
+
+def report(
+    probabilities: np.ndarray,
+    chosen: np.ndarray,
+    labels: np.ndarray,
+    ignored: np.ndarray | None = None,
+    voc_year: int = 0,
+) -> dict[str, Any]:
     """Measures predictions.
 
     Args:
       probabilities: float [N, K], that each label applies.
       chosen: bool [N, K], the predicted sets.
       labels: bool [N, K].
+      ignored: bool [N, K], decisions that count neither way; None for none. In the measures of whole images
+        (exact_match, jaccard) such a label is in neither set.
+      voc_year: as of `make`.
 
     Returns:
       num_examples; exact_match, the share of images with exactly the right set; hamming_loss; jaccard, the
@@ -105,6 +135,9 @@ def report(probabilities: np.ndarray, chosen: np.ndarray, labels: np.ndarray) ->
       means; macro_f1, the mean of the labels' F1; OP, OR and OF1, over all decisions together; lists of K:
       precision, recall, f1, average_precision, roc_auc, support. All in [0, 1].
     """
+    if ignored is not None:
+        labels, chosen = labels & ~ignored, chosen & ~ignored
+    counted = labels.size - (0 if ignored is None else ignored.sum())
     options = dict(average=None, zero_division=0)
     precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
         labels, chosen, **options
@@ -118,7 +151,7 @@ def report(probabilities: np.ndarray, chosen: np.ndarray, labels: np.ndarray) ->
     jaccard = np.where(union > 0, np.sum(labels & chosen, axis=1) / np.maximum(union, 1), 1.0)
     numbers = {
         "exact_match": np.mean(np.all(chosen == labels, axis=1)),
-        "hamming_loss": np.mean(chosen != labels),
+        "hamming_loss": np.sum(chosen != labels) / max(counted, 1),
         "jaccard": jaccard.mean(),
         **means,
         "CF1": 2 * means["CP"] * means["CR"] / both if both else 0.0,
@@ -129,23 +162,28 @@ def report(probabilities: np.ndarray, chosen: np.ndarray, labels: np.ndarray) ->
     result: dict[str, Any] = {"num_examples": len(labels)}
     result |= {name: float(value) for name, value in numbers.items()}
     result |= {name: value.tolist() for name, value in lists.items()}
-    ranked = ranking(labels, probabilities)
+    ranked = ranking(labels, probabilities, ignored)
     result |= ranked
     result["map"] = mean_of_known(ranked["average_precision"])
     result["macro_roc_auc"] = mean_of_known(ranked["roc_auc"])
-    return result
+    return result | (_voc(probabilities, labels, ignored, voc_year) if voc_year else {})
 
 
-def best_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def best_thresholds(
+    probabilities: np.ndarray, labels: np.ndarray, ignored: np.ndarray | None = None
+) -> np.ndarray:
     """Returns the threshold of each label that makes its F1 largest, float [K]; of equal ones the lowest.
 
     Args:
       probabilities: float [N, K].
       labels: bool [N, K]; a label that no image has keeps 0.5.
+      ignored: bool [N, K], decisions that count neither way; None for none.
     """
     limits = np.full(probabilities.shape[1], 0.5)
-    for k in np.flatnonzero(labels.any(axis=0)):
-        precision, recall, at = sklearn_metrics.precision_recall_curve(labels[:, k], probabilities[:, k])
+    counts = np.ones_like(labels) if ignored is None else ~ignored
+    for k in np.flatnonzero((labels & counts).any(axis=0)):
+        own = counts[:, k]
+        precision, recall, at = sklearn_metrics.precision_recall_curve(labels[own, k], probabilities[own, k])
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         limits[k] = at[np.argmax(f1[:-1])]
     return limits

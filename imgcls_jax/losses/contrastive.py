@@ -110,6 +110,44 @@ def clip_loss(
     )
 
 
+def queue_info_nce(queries: jax.Array, keys: jax.Array, queue: jax.Array, *, temperature: float) -> jax.Array:
+    """Cross-entropy of finding a query's own key among it and a queue of others (MoCo, arXiv:1911.05722).
+
+    Eq. 1: l_i = -log(exp(q_i k_i / t) / (exp(q_i k_i / t) + sum_j exp(q_i n_j / t))).
+
+    Args:
+      queries, keys: float [B, D], of any norm; they are normalized here.
+      queue: float [N, D], the negatives n, of norm 1.
+      temperature: t, positive.
+
+    Returns:
+      float32 [B], nats.
+
+    Raises:
+      ValueError: the shapes differ or are not [B, D], or temperature is not positive.
+    """
+    _check_pair(queries, keys)
+    if not temperature > 0:
+        raise ValueError(f"temperature divides the cosines and must be positive; got {temperature}")
+    queries, keys = l2_normalize(queries), l2_normalize(keys)
+    own = jnp.sum(queries * keys, axis=1, keepdims=True)
+    logits = jnp.concatenate([own, _cosines(queries, queue)], axis=1) / temperature
+    return softmax_cross_entropy(logits, jnp.zeros(len(queries), jnp.int32))
+
+
+def normalized_distance(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Squared distance of the normalized rows, 2 - 2 cos (BYOL, arXiv:2006.07733, eq. 2).
+
+    Args:
+      first, second: float [B, D], of any norm.
+
+    Returns:
+      float32 [B], in [0, 4].
+    """
+    _check_pair(first, second)
+    return 2 - 2 * jnp.sum(l2_normalize(first) * l2_normalize(second), axis=1)
+
+
 def _check_pair(first: jax.Array, second: jax.Array) -> None:
     if jnp.ndim(first) != 2 or jnp.shape(first) != jnp.shape(second):
         raise ValueError(

@@ -1,7 +1,13 @@
-"""Looks at a folder of images before anything is trained on it, and splits it.
+"""Downloads published data sets, looks at a folder of images before anything is trained on it, and splits it.
 
+  python -m imgcls_jax.tools.dataset download NAME --root FOLDER [--part PART] [--keep]
   python -m imgcls_jax.tools.dataset check ROOT [--near 2] [--small 32] [--format text|json]
   python -m imgcls_jax.tools.dataset split ROOT [--fraction 0.1] [--seed 0]
+
+`download` fetches the files of the source NAME from their publisher, goes on where an earlier start broke
+off, checks size and checksum where they are known, and unpacks archives into FOLDER, the later `data.root`.
+`--part` chooses where a data set has several, such as years; `--keep` keeps the archives. Of a data set that
+asks for an account it says where it is.
 
 ROOT holds `<class>/<image>` or `<split>/<class>/<image>`, told apart as in training. `check` counts images by
 split and class, and reports files that cannot be decoded, sides under `--small` pixels, exact duplicates (of
@@ -26,6 +32,7 @@ import numpy as np
 from PIL import Image
 
 from imgcls_jax.data.decoding import decode
+from imgcls_jax.data.download import download
 from imgcls_jax.data.folders import all_labeled, find_layout
 from imgcls_jax.data.listing import describe_left_out
 from imgcls_jax.data.source import read_regular
@@ -261,10 +268,24 @@ def run_split(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_download(arguments: argparse.Namespace) -> int:
+    """Downloads; returns the exit status."""
+    for line in download(arguments.name, arguments.part, arguments.root, keep=arguments.keep):
+        print(printable(line), flush=True)
+    print(printable(f"--config.data.source={arguments.name} --config.data.root={arguments.root}"))
+    return 0
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = parser_of("dataset", __doc__)
     commands = parser.add_subparsers(dest="what", required=True)
+    downloading = commands.add_parser("download", help="fetch and unpack a published data set")
+    downloading.set_defaults(run=run_download)
+    downloading.add_argument("name", help="of the source, such as cifar10")
+    downloading.add_argument("--root", type=user_path, required=True, metavar="FOLDER", help="where to")
+    downloading.add_argument("--part", action="append", default=[], help="of a data set that has several")
+    downloading.add_argument("--keep", action="store_true", help="keep the archives, in FOLDER/.downloads")
     checking = commands.add_parser("check", help="find broken, small, duplicate and leaking images")
     checking.set_defaults(run=run_check)
     checking.add_argument("root", type=user_path)

@@ -42,6 +42,7 @@ def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
         num_microbatches=setup.settings.train.num_microbatches,
         frozen=phase.frozen,
         axis_name=setup.task.axis_name,
+        sam_radius=phase.sam_radius,
     )
     if setup.task.axis_name is not None:
         step = sharding.per_replica(step, setup.mesh)

@@ -9,15 +9,17 @@ from imgcls_jax.train import build
 from imgcls_jax.train.setup import Setup
 
 # Schedules whose first steps are the same in a longer run.
-FREE_OF_LENGTH = ("constant", "step")
+FREE_OF_LENGTH = ("constant", "step", "reciprocal_sqrt")
 
 
 def require_growth(setup: Setup, steps: int) -> None:
     """Raises ValueError where the run is not the longer form of one that was to take `steps` steps."""
-    schedule, objective = setup.settings.phases[-1].optimizer.schedule, setup.settings.objective.name
+    optimizer, objective = setup.settings.phases[-1].optimizer, setup.settings.objective.name
     reason = ""
-    if schedule not in FREE_OF_LENGTH:
-        reason = f"optimizer.schedule = {schedule!r} spreads over all of the run"
+    if optimizer.schedule not in FREE_OF_LENGTH:
+        reason = f"optimizer.schedule = {optimizer.schedule!r} spreads over all of the run"
+    elif optimizer.cooldown_steps:
+        reason = "optimizer.cooldown_steps counts from the end of the run"
     elif setup.objective.plan_epoch is not None or _objective_reads_length(setup):
         reason = f"the objective {objective!r} reads the length of the run"
     if reason:

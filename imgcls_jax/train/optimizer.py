@@ -1,4 +1,4 @@
-"""Optimizers by optax name, learning-rate schedules, and parameter groups by regular expression.
+"""Optimizers by optax name, and parameter groups by regular expression.
 
 A parameter's path joins its keys with slashes: "backbone/conv1/kernel". Patterns are matched against the
 whole path.
@@ -17,56 +17,10 @@ import optax
 
 from imgcls_jax.config.resolve import TRUST_PARAMS, optax_function
 from imgcls_jax.config.settings import OptimizerSettings
+from imgcls_jax.train.schedule import Schedule
 
-Schedule = Callable[[int | jax.Array], Any]
-
-
-def make_schedule(settings: OptimizerSettings, total_steps: int) -> Schedule:
-    """Returns the learning rate as a function of the optimizer step.
-
-    Args:
-      settings: its fields from learning_rate to final_learning_rate are read.
-      total_steps: of the run or phase, warm-up included.
-
-    Raises:
-      ValueError: an unknown schedule, or "step" without exactly one of its two forms.
-    """
-    rate, warmup_steps = settings.learning_rate, settings.warmup_steps
-    steps = max(total_steps - warmup_steps, 1)
-    if settings.schedule == "constant":
-        main = optax.constant_schedule(rate)
-    elif settings.schedule == "step":
-        main = _step_decay(settings, total_steps)
-    elif settings.schedule == "cosine":
-        alpha = settings.final_learning_rate / rate if rate else 0.0
-        main = optax.cosine_decay_schedule(rate, steps, alpha=alpha)
-    elif settings.schedule == "cosine_7_16":
-
-        def main(step: int | jax.Array) -> jax.Array:
-            return rate * jnp.cos(7 / 16 * jnp.pi * step / steps)
-
-    else:
-        raise ValueError(
-            "optimizer.schedule is one of 'constant', 'step', 'cosine', 'cosine_7_16'; got "
-            f"{settings.schedule!r}"
-        )
-    if not warmup_steps:
-        return main
-    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup_steps), main], [warmup_steps])
-
-
-def _step_decay(settings: OptimizerSettings, total_steps: int) -> Schedule:
-    every, at = settings.decay_every_steps, settings.decay_at_steps
-    if bool(every) == bool(len(at)):
-        raise ValueError(
-            "optimizer.schedule = 'step' needs one of optimizer.decay_every_epochs (or _steps) and "
-            f"optimizer.decay_at_epochs (or _steps); got {every} and {tuple(at)} steps"
-        )
-    boundaries = range(every, total_steps, every) if every else at
-    return optax.piecewise_constant_schedule(
-        settings.learning_rate,
-        {max(int(b) - settings.warmup_steps, 0): settings.decay_factor for b in boundaries},
-    )
+# Optimizers of optax that take a number as their learning rate, and no schedule.
+TAKES_NUMBER = ("rprop", "sm3", "optimistic_adam")
 
 
 def param_paths(params: Any) -> Any:
@@ -78,19 +32,19 @@ def param_paths(params: Any) -> Any:
 
 def make_optimizer(
     settings: OptimizerSettings, schedule: Schedule, params: Any
-) -> optax.GradientTransformation:
-    """Returns the optimizer.
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer, whose update takes the loss as `value`.
 
     Args:
       settings: all but the fields of the schedule are read.
       schedule: the learning rate.
-      params: tree with the shapes of what will be optimised (read for its paths only).
+      params: tree with the shapes of what will be optimised.
 
     Raises:
-      ValueError: an unknown optimizer, a pattern that matches nothing or does not compile, or every parameter
-        frozen.
+      ValueError: an optimizer that is unknown or does not fit, a pattern that matches nothing or does not
+        compile, or every parameter frozen.
     """
-    function, groups, weight_decay = optax_function(settings.name), settings.groups, settings.weight_decay
+    groups, weight_decay = settings.groups, settings.weight_decay
     paths = param_paths(params)
     decay_mask = _mask(paths, settings.decay_params, "decay_params") if weight_decay else None
     fields = dict(settings.fields)
@@ -98,7 +52,11 @@ def make_optimizer(
     trust_mask = None if trust is None else _mask(paths, trust, TRUST_PARAMS)
     labels = _group_labels(paths, groups)
     factors = dict(enumerate(factor for _, factor in groups)) | {len(groups): 1.0}
+    if settings.layer_decay != 1:
+        labels, factors = _by_depth(paths, labels, factors, settings.layer_decay)
     used = set(jax.tree.leaves(labels))
+    make, rate = optax_function(settings.name), _rate(settings, schedule, 1.0)
+    _require_fit(settings, lambda: make(rate, **fields))
     if all(factors[label] is None for label in used):
         raise ValueError("optimizer.groups freezes every parameter: nothing is left to train")
     transforms = {}
@@ -108,14 +66,30 @@ def make_optimizer(
             transforms[label] = optax.set_to_zero()
             continue
         chosen = _masked_to(decay_mask, labels, label)
-        scaled = _scaled(schedule, factor)
+        rate = _rate(settings, schedule, factor)
         own = {} if trust_mask is None else {"trust_ratio_mask": _masked_to(trust_mask, labels, label)}
-        transforms[label] = _one_group(function, scaled, weight_decay, chosen, fields | own)
+        transforms[label] = _one_group(settings, rate, chosen, fields | own)
     tx = optax.partition(transforms, labels)
     if settings.clip_norm:
         trainable = jax.tree.map(lambda label: factors[label] is not None, labels)
         tx = optax.chain(optax.masked(optax.clip_by_global_norm(settings.clip_norm), trainable), tx)
-    return tx
+    return optax.with_extra_args_support(tx)
+
+
+def _require_fit(settings: OptimizerSettings, make: Callable[[], optax.GradientTransformation]) -> None:
+    """Raises ValueError where the optimizer cannot be made, or not run with what a train step hands it."""
+
+    def one_step(params: Any) -> Any:
+        tx = optax.with_extra_args_support(make())
+        return tx.update(params, tx.init(params), params, value=jnp.float32(0))
+
+    try:
+        jax.eval_shape(one_step, {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)})
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"config.optimizer.name = {settings.name!r} does not work with this train step, which hands an "
+            f"optimizer the gradients, the params and the loss: {error}"
+        ) from error
 
 
 def frozen_params(params: Any, groups: Sequence[tuple[str, float | None]]) -> Any:
@@ -125,23 +99,35 @@ def frozen_params(params: Any, groups: Sequence[tuple[str, float | None]]) -> An
 
 
 def _one_group(
-    function: Callable[..., Any],
-    schedule: Schedule,
-    weight_decay: float,
-    decay_mask: Any,
-    hyperparameters: Mapping[str, Any],
+    settings: OptimizerSettings, rate: Schedule | float, decay_mask: Any, hyperparameters: Mapping[str, Any]
 ) -> optax.GradientTransformation:
+    function, weight_decay = optax_function(settings.name), settings.weight_decay
     arguments = inspect.signature(function).parameters
-    if "weight_decay" in arguments:
-        # A decay of 0 is passed on too: optax's adamw would otherwise decay by a default of its own.
-        mask_name = "weight_decay_mask" if "weight_decay_mask" in arguments else "mask"
-        own = {"weight_decay": weight_decay} | ({mask_name: decay_mask} if weight_decay else {})
-        return function(schedule, **own, **hyperparameters)
-    tx = function(schedule, **hyperparameters)
-    return optax.chain(optax.add_decayed_weights(weight_decay, decay_mask), tx) if weight_decay else tx
+    if "weight_decay" not in arguments:
+        tx = function(rate, **hyperparameters)
+        return optax.chain(optax.add_decayed_weights(weight_decay, decay_mask), tx) if weight_decay else tx
+    # A decay of 0 is passed on too: optax's adamw would otherwise decay by a default of its own.
+    own: dict[str, Any] = {"weight_decay": weight_decay}
+    mask_name = next((name for name in ("weight_decay_mask", "mask") if name in arguments), None)
+    if weight_decay and mask_name:
+        own[mask_name] = decay_mask
+    elif weight_decay and not all(jax.tree.leaves(decay_mask)):
+        raise ValueError(
+            f"optimizer.name = {settings.name!r} decays all params or none, and optimizer.decay_params "
+            f"= {settings.decay_params!r} leaves some out: set decay_params to '.*', or weight_decay to 0"
+        )
+    return function(rate, **own, **hyperparameters)
 
 
-def _scaled(schedule: Schedule, factor: float) -> Schedule:
+def _rate(settings: OptimizerSettings, schedule: Schedule, factor: float) -> Schedule | float:
+    """Returns the learning rate as the optimizer takes it."""
+    if settings.name in TAKES_NUMBER:
+        if settings.schedule != "constant" or settings.warmup_steps or settings.cooldown_steps:
+            raise ValueError(
+                f"config.optimizer.name = {settings.name!r} takes one learning rate for the whole run: leave "
+                "optimizer.schedule at 'constant', without a warm-up or cooldown"
+            )
+        return factor * settings.learning_rate
     return schedule if factor == 1.0 else lambda step: factor * schedule(step)
 
 
@@ -175,6 +161,45 @@ def _group_labels(paths: Any, groups: Sequence[tuple[str, float | None]]) -> Any
     return jax.tree.map(
         lambda path: next((i for i, p in enumerate(patterns) if p.fullmatch(path)), len(patterns)), paths
     )
+
+
+BLOCK = re.compile(r"(backbone/.*?(?:block|layer)s?[_.])(\d+)/.*")
+
+
+def _by_depth(
+    paths: Any, labels: Any, factors: Mapping[int, float | None], layer_decay: float
+) -> tuple[Any, dict[int, float | None]]:
+    """Splits every group by the block that a param belongs to.
+
+    Returns:
+      labels as of `_group_labels`, and the factor on the learning rate of each.
+
+    Raises:
+      ValueError: the backbone is no single row of numbered blocks.
+    """
+    found = [match for match in map(BLOCK.fullmatch, jax.tree.leaves(paths)) if match]
+    rows = {match[1] for match in found}
+    if len(rows) != 1:
+        raise ValueError(
+            "optimizer.layer_decay is for backbones that are one row of blocks, such as a ViT; this one has "
+            f"{', '.join(sorted(rows)) or 'none'}: name the factors in optimizer.groups"
+        )
+    behind = max(int(match[2]) for match in found) + 2
+    # What lies behind the blocks in a pre-norm transformer is its last norm.
+    last = re.compile(r"(?!backbone/).*|backbone/(?:.*[/.])?(?:ln|norm)/.*")
+
+    def depth(path: str) -> int:
+        block = BLOCK.fullmatch(path)
+        return int(block[2]) + 1 if block else behind if last.fullmatch(path) else 0
+
+    depths = jax.tree.map(depth, paths)
+    split = jax.tree.map(lambda label, at: label * (behind + 1) + at, labels, depths)
+    scaled = {
+        label * (behind + 1) + at: None if factor is None else factor * layer_decay ** (behind - at)
+        for label, factor in factors.items()
+        for at in range(behind + 1)
+    }
+    return split, scaled
 
 
 def _masked_to(mask: Any, labels: Any, label: int) -> Any:

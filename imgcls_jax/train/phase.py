@@ -19,7 +19,8 @@ from imgcls_jax.contracts.objective import Batch, Objective, Task
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.layers.frozen import Frozen
 from imgcls_jax.train import build
-from imgcls_jax.train.optimizer import Schedule, frozen_params, make_optimizer, make_schedule
+from imgcls_jax.train.optimizer import frozen_params, make_optimizer
+from imgcls_jax.train.schedule import Schedule, make_schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Phase:
       schedule: learning rate, of steps since start.
       tx: the optimizer.
       frozen: bool for every leaf of params; None where nothing is.
+      sam_radius: of `make_train_step`.
       features: shapes of what a backbone frozen whole returns for one batch, None where a loss does not read
         it; None where features are not cached.
       why_not_cached: for the log, where the backbone is frozen whole and its features are not cached.
@@ -47,6 +49,7 @@ class Phase:
     schedule: Schedule
     tx: optax.GradientTransformation
     frozen: Any = None
+    sam_radius: float = 0.0
     features: Any = None
     why_not_cached: str = ""
 
@@ -84,6 +87,7 @@ def make_phases(settings: Settings, data: DataSide, task: Task, backbone: Any, p
                 schedule=schedule,
                 tx=make_optimizer(own.optimizer, schedule, params),
                 frozen=frozen if any(jax.tree.leaves(frozen)) else None,
+                sam_radius=own.optimizer.sam_radius,
             )
         )
     return phases

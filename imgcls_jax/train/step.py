@@ -24,6 +24,7 @@ def make_train_step(
     num_microbatches: int = 1,
     frozen: Any = None,
     axis_name: str | None = None,
+    sam_radius: float = 0.0,
 ) -> Step:
     """Returns the pure function (state, batch) -> (state, metrics), the objective's with its "loss".
 
@@ -39,8 +40,11 @@ def make_train_step(
       axis_name: of the mapped axis, where the step sees one replica's rows of the batch: each replica draws
         numbers of its own, and gradients, metrics and objective_state are averaged before the one update.
         None where the batch is whole.
+      sam_radius: above 0 the gradients are those at params + sam_radius g / |g|, g being the gradients at
+        params over the whole batch (optimizer.sam_radius); metrics and objective_state stay those at params.
     """
     grad = _grad_of_the_free(objective, frozen)
+    tx = optax.with_extra_args_support(tx)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
@@ -53,17 +57,25 @@ def make_train_step(
             if axis_name is not None:
                 divisors = jax.lax.pmean(divisors, axis_name)
             batch |= {"divisors": jax.tree.map(lambda whole: whole / num_microbatches, divisors)}
-        if num_microbatches == 1:
-            (value, (objective_state, metrics)), grads = grad(
-                state.params, state.objective_state, batch, rng_l, state.step
-            )
-            metrics = metrics | {"loss": value}
-        else:
-            objective_state, metrics, grads = _accumulate(grad, num_microbatches, state, batch, rng_l)
-        if axis_name is not None:
-            objective_state = _shared_objective_state(axis_name, state.objective_state, objective_state)
-            metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+
+        def at(params: Any) -> tuple[Any, Metrics, Any]:
+            if num_microbatches == 1:
+                inputs = (state.objective_state, batch, rng_l, state.step)
+                (value, (objective_state, metrics)), grads = grad(params, *inputs)
+                metrics = metrics | {"loss": value}
+            else:
+                moved = TrainState(state.step, params, state.objective_state, state.opt_state, state.rng)
+                objective_state, metrics, grads = _accumulate(grad, num_microbatches, moved, batch, rng_l)
+            if axis_name is not None:
+                objective_state = _shared_objective_state(axis_name, state.objective_state, objective_state)
+                metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
+            return objective_state, metrics, grads
+
+        objective_state, metrics, grads = at(state.params)
+        if sam_radius:
+            scale = sam_radius / jnp.maximum(optax.tree.norm(grads), 1e-12)
+            _, _, grads = at(jax.tree.map(lambda param, g: param + scale * g, state.params, grads))
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=metrics["loss"])
         params = optax.apply_updates(state.params, updates)
         if frozen is not None:
             params = jax.tree.map(lambda old, new, held: old if held else new, state.params, params, frozen)

@@ -7,22 +7,21 @@ tensor is checked against the bytes that are there before anything is allocated 
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 import pickle
 import re
-import reprlib
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from imgcls_jax.runtime.files import whole
+from imgcls_jax.runtime.restricted_pickle import RestrictedUnpickler, require_key, shown
 
 Arrays = dict[str, np.ndarray]
 
@@ -34,7 +33,6 @@ PREFIXES = ("module.", "_orig_mod.")  # of torch's DataParallel and torch.compil
 LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 LEGACY_PROTOCOL = 1001
 MAX_DIMENSIONS = 64  # of NumPy
-MAX_KEY = 2**31  # whole numbers below are keys; larger ones may be chosen to have one hash
 MAX_PREFIXES = 8  # at the beginning of every name
 MAX_SHOWN = 1000  # characters of an error that may quote the file
 # Tensors may share a storage (tied weights), or be compressed (.npz); more than this many times the file's
@@ -172,10 +170,6 @@ class _Ignored:
         return object.__new__(cls)
 
 
-# The text of a thing from a pickle, cut short: a list of a few bytes may hold itself 2^40 times.
-_shown = reprlib.repr
-
-
 def _natural(*numbers: Any) -> bool:
     return all(type(number) is int and 0 <= number < 2**63 for number in numbers)
 
@@ -185,7 +179,7 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
     shape, strides = tuple(shape), tuple(strides)
     sound = isinstance(storage, _Storage) and _natural(offset, *shape, *strides)
     if not sound or len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"a malformed tensor: offset, shape, strides are {_shown([offset, shape, strides])}")
+        raise ValueError(f"a malformed tensor: offset, shape, strides are {shown([offset, shape, strides])}")
     count = math.prod(shape)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if count and (last >= storage.size or count > storage.size):
@@ -200,16 +194,10 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
-def _require_key(key: Any) -> None:
-    """Raises ValueError for what is no key of a checkpoint: others may take for ever to hash or compare."""
-    if not (isinstance(key, str) or (isinstance(key, int) and 0 <= key < MAX_KEY)):
-        raise ValueError(f"a key is neither a name nor a small number: {_shown(key)}")
-
-
 def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
     pairs = [(key, value) for key, value in pairs]
     for key, _ in pairs:
-        _require_key(key)
+        require_key(key)
     return OrderedDict(pairs)
 
 
@@ -231,87 +219,29 @@ _GLOBALS: dict[tuple[str, str], Any] = {
 }
 
 
-# The one that is written in Python: each of its opcodes is a method.
-_PythonUnpickler: Any = pickle._Unpickler
+class _Unpickler(RestrictedUnpickler):
+    """Unpickles records of tensors and plain containers."""
 
-
-class _Unpickler(_PythonUnpickler):
-    """Unpickles records of tensors and plain containers.
-
-    The unpickler written in Python is the one to restrict: its memo is a dictionary, so a huge index in a
-    file allocates nothing, and opcodes can be replaced. Tuples come out as lists, which are no keys, and
-    there are no sets: to hash tuples or sets nested forty deep can take longer than a life.
-    """
-
-    stack: list[Any]
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)
+    allowed = _GLOBALS
+    kind = "state dict"
+    way_out = "Save the weights alone: torch.save(model.state_dict(), PATH), or as .safetensors"
 
     def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="utf-8")
+        super().__init__(file)
         self.itemsizes: dict[str, int] = {}  # of the storages named so far, by key
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _GLOBALS[module, name]
-        except KeyError:
-            raise ValueError(
-                f"the pickle asks for {module}.{name}, which no state dict needs; nothing of it was run. "
-                "Save the weights alone: torch.save(model.state_dict(), PATH), or as .safetensors"
-            ) from None
 
     def persistent_load(self, pid: Any) -> _Storage:
         sound = isinstance(pid, list) and len(pid) in (5, 6) and pid[0] == "storage" and _natural(pid[4])
         if not sound or not isinstance(pid[1], np.dtype) or not isinstance(pid[2], str):
-            raise ValueError(f"a malformed reference to a storage: {_shown(pid)}")
+            raise ValueError(f"a malformed reference to a storage: {shown(pid)}")
         if self.itemsizes.setdefault(pid[2], pid[1].itemsize) != pid[1].itemsize:
             raise ValueError(f"the storage {pid[2]!r} is given two types")
         view = pid[5] if len(pid) == 6 else None  # (key, offset, size) of a part of the storage, legacy only
         if view is None:
             return _Storage(pid[2], pid[1], pid[4])
         if not isinstance(view, list) or len(view) != 3 or not _natural(*view[1:]) or sum(view[1:]) > pid[4]:
-            raise ValueError(f"a malformed view of a storage: {_shown(pid)}")
+            raise ValueError(f"a malformed view of a storage: {shown(pid)}")
         return _Storage(pid[2], pid[1], view[2], start=view[1])
-
-    def ignore_state(self) -> None:
-        self.stack.pop()
-
-    def gather(self, count: int) -> None:
-        self.stack[len(self.stack) - count :] = [self.stack[len(self.stack) - count :]]
-
-    def set_item(self) -> None:
-        _require_key(self.stack[-2])
-        self.load_setitem()
-
-    def set_items(self) -> None:
-        for key in self.stack[::2]:  # what follows the mark
-            _require_key(key)
-        self.load_setitems()
-
-    def make_dict(self) -> None:
-        self.stack, items = self.metastack.pop(), self.stack
-        self.append = self.stack.append
-        for key in items[::2]:
-            _require_key(key)
-        self.append({items[i]: items[i + 1] for i in range(0, len(items), 2)})
-
-    def put(self) -> None:
-        number = int(self.readline()[:-1])
-        _require_key(number)
-        self.memo[number] = self.stack[-1]
-
-    def refuse(self) -> None:
-        raise ValueError("the pickle uses an opcode that no state dict needs")
-
-    dispatch[pickle.BUILD[0]] = ignore_state  # no attribute of any object is ever set
-    dispatch[pickle.TUPLE[0]] = _PythonUnpickler.dispatch[pickle.LIST[0]]
-    for number, opcode in enumerate((pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)):
-        dispatch[opcode[0]] = functools.partial(gather, count=number)
-    dispatch[pickle.SETITEM[0]], dispatch[pickle.SETITEMS[0]] = set_item, set_items
-    dispatch[pickle.DICT[0]], dispatch[pickle.PUT[0]] = make_dict, put
-    for opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER):
-        dispatch[opcode[0]] = refuse
-    for opcode in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):
-        dispatch[opcode[0]] = refuse
 
 
 def _read_torch(path: Path) -> Arrays:
@@ -355,7 +285,7 @@ def _read_torch_legacy(file: BinaryIO, file_size: int) -> Arrays:
     protocol, system = (_Unpickler(file).load() for _ in range(2))
     if protocol != LEGACY_PROTOCOL or not (isinstance(system, dict) and system.get("little_endian") is True):
         raise ValueError(
-            f"protocol {_shown(protocol)} and system {_shown(system)} are not of a little-endian machine"
+            f"protocol {shown(protocol)} and system {shown(system)} are not of a little-endian machine"
         )
     unpickler = _Unpickler(file)
     tensors = _find_state_dict(unpickler.load())

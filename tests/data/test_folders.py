@@ -140,6 +140,68 @@ def test_splits_as_people_write_them(tmp_path, folders, train, val):
         assert held_out.class_names == ("cat", "dog") and f"/{val}" in held_out.rule
 
 
+@pytest.mark.parametrize(
+    ("source", "folders", "files"),
+    [
+        ("celeba", ["img_align_celeba"], ["list_attr_celeba.txt"]),
+        ("celeba", ["Img/img_align_celeba"], ["Anno/list_attr_celeba.txt"]),
+        ("coco", ["train2017", "val2017"], []),
+        ("cub200", ["CUB_200_2011/images/001.Auk"], ["CUB_200_2011/image_class_labels.txt"]),
+        ("dogs_vs_cats", ["test1"], ["train/cat.0.jpg", "train/dog.0.jpg"]),
+        (
+            "fgvc_aircraft",
+            ["fgvc-aircraft-2013b/data/images"],
+            ["fgvc-aircraft-2013b/data/images_variant_train.txt"],
+        ),
+        ("inaturalist", ["train_val2018/Aves/1", "train_val2018/Aves/2"], ["train2018.json"]),
+        ("inaturalist", ["train_val_images/Aves/Parus", "train_val_images/Plantae/Acer"], []),
+        ("inaturalist", ["Aves/Parus", "Plantae/Acer"], []),
+        ("stanford_cars", ["cars_train", "cars_test"], []),
+        ("stanford_dogs", ["Images/n02085620-Chihuahua"], ["lists/train_list.mat"]),
+        ("voc", ["VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/VOC2012/SegmentationClass"], []),
+        ("webvision", ["google/q0001", "flickr/q0002"], ["info/synsets.txt"]),
+        ("webvision", ["q0001", "q0002"], []),
+    ],
+)
+def test_published_data_sets_are_no_class_folders(tmp_path, source, folders, files):
+    images(tmp_path, *folders)
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"")
+    with pytest.raises(ValueError, match=f"a published data set .*data.source = '{source}' reads it"):
+        ImageFolder("train", root=tmp_path)
+
+
+def test_lists_beside_one_folder(tmp_path):
+    images(tmp_path, "images", count=5)
+    assert ImageFolder("train", root=tmp_path).class_names == ("images",)  # without labels: one folder
+    (tmp_path / "notes.txt").write_text("")
+    assert len(ImageFolder("train", root=tmp_path)) == 4
+    (tmp_path / "labels.csv").write_text("")
+    with pytest.raises(
+        ValueError, match="one folder, 'images', so one class: .* 'labels.csv', .*'label_table'"
+    ):
+        ImageFolder("train", root=tmp_path)
+    assert [len(found.paths) for _, found in all_labeled(tmp_path)] == [5]  # `dataset check` looks at them
+    images(tmp_path, "more")
+    assert ImageFolder("train", root=tmp_path).class_names == ("images", "more")
+    images(tmp_path, "split/val")
+    (tmp_path / "split/val/ILSVRC2012_val_00000001.JPEG").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match="holds no class folder; .*data.source = 'imagenet' reads this data set"
+    ):
+        ImageFolder("val", root=tmp_path / "split")
+
+
+def test_folders_within_classes_are_told(tmp_path):
+    images(tmp_path, "birds/crow", "birds/tit", "trees", count=5)
+    source = ImageFolder("train", root=tmp_path)
+    assert (
+        source.class_names == ("birds", "trees")
+        and "(2 folders within those of the classes count" in source.rule
+    )
+
+
 def test_a_folder_too_many(tmp_path):
     images(tmp_path, "archive/cat", "archive/dog", count=5)
     train, val = (ImageFolder(split, root=tmp_path) for split in ("train", "val"))

@@ -231,16 +231,103 @@ class Bomb:
         return (os.mkdir, (self.path,))
 
 
+def text_of_python_2(content: bytes) -> bytes:
+    """The opcode BINSTRING, by which Python 2 pickles its strings, and arrays their bytes."""
+    return b"T" + len(content).to_bytes(4, "little") + content
+
+
+def pickled_by_python_2(batch: dict) -> bytes:
+    """A batch as the official archives hold it: protocol 2, strings of bytes, an array by its bytes."""
+    code = b"\x80\x02}q\x00("
+    for name, value in batch.items():
+        code += text_of_python_2(name.encode())
+        if isinstance(value, np.ndarray):
+            code += b"cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87R("
+            code += b"K\x01" + b"".join(b"J" + size.to_bytes(4, "little") for size in value.shape) + b"\x86"
+            code += (
+                b"cnumpy\ndtype\nq\x03U\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN"
+                + b"J\xff\xff\xff\xff" * 2
+                + b"K\x00tb"
+            )
+            code += b"\x89" + text_of_python_2(value.tobytes()) + b"tb"
+        else:
+            items = (
+                bytes([75, own]) if isinstance(own, int) else text_of_python_2(own.encode()) for own in value
+            )
+            code += b"](" + b"".join(items) + b"e"
+    return code + b"u."
+
+
+def write_pickled(folder: Path, names: list[str], columns: dict, dump=pickled_by_python_2) -> None:
+    """Each batch has the two images of `cifar_records`."""
+    records = np.frombuffer(cifar_records([[], []]), np.uint8).reshape(2, 3072)
+    for name in names:
+        write(folder / name, dump({"batch_label": ["x"], "data": records, **columns}))
+
+
 @pytest.mark.parametrize(
-    ("make", "relative"),
-    [(Cifar10, "cifar-10-batches-py/data_batch_1"), (Cifar10, "data_batch_1"),
-     (Cifar100, "cifar-100-python/train"), (Cifar100, "meta")],
-)  # fmt: skip
-def test_cifar_refuses_and_never_loads_pickles(tmp_path, make, relative):
+    "dump", [pickled_by_python_2, lambda own: pickle.dumps(own, protocol=2), pickle.dumps]
+)
+def test_cifar_pickled(tmp_path, dump):
+    folder = tmp_path / "cifar-10-batches-py"
+    batches = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    write_pickled(folder, batches, {"labels": [9, 0], "filenames": ["a.png", "b.png"]}, dump)
+    write(folder / "batches.meta", dump({"label_names": [f"class {index}" for index in range(10)]}))
+    source = Cifar10("train", root=tmp_path)
+    check_contract(source, 10, 10)
+    assert source.labels.tolist() == [9, 0] * 5 and source.class_names[9] == "class 9"
+    assert source.images[1, 20, 7].tolist() == [11, 20, 7]
+    assert len(Cifar10("train+test", root=folder)) == 12
+    write_cifar10(tmp_path / "cifar-10-batches-bin")
+    assert Cifar10("test", root=tmp_path).labels.tolist() == [9]  # the binary version goes first
+
+    folder = tmp_path / "cifar-100-python"
+    write_pickled(folder, ["train", "test"], {"coarse_labels": [19, 1], "fine_labels": [99, 0]}, dump)
+    names = {
+        f"{kind}_label_names": [f"{kind} {i}" for i in range(n)]
+        for kind, n in (("fine", 100), ("coarse", 20))
+    }
+    write(folder / "meta", dump(names))
+    fine, coarse = (Cifar100("test", root=tmp_path, label=label) for label in ("fine", "coarse"))
+    assert fine.labels.tolist() == [99, 0] and coarse.labels.tolist() == [19, 1]
+    assert fine.class_names[99] == "fine 99" and coarse.class_names[19] == "coarse 19"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "data_batch_1: no CIFAR batch"),
+        (pickle.dumps([1]), "no CIFAR batch: it holds a list"),
+        (pickled_by_python_2({"labels": [1]}), r"'data' must be an array of bytes \[N, 3072\]"),
+        (
+            pickled_by_python_2({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}),
+            "'labels' must be a list of 2 labels",
+        ),
+        (
+            pickled_by_python_2({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}),
+            r"data_batch_1: labels must lie in 0\.\.9",
+        ),
+        (pickle.dumps({"data": np.zeros((1, 3072))}), "'data' must be an array of bytes"),
+        (pickle.dumps({"data": np.zeros((3072, 1), np.uint8)}), "'data' must be an array of bytes"),
+    ],
+)
+def test_cifar_pickled_refuses(tmp_path, content, message):
+    write(tmp_path / "batches.meta", b"")
+    write(tmp_path / "data_batch_1", content)
+    with pytest.raises(ValueError, match=message):
+        Cifar10("train", root=tmp_path)
+
+
+@pytest.mark.parametrize(("make", "relative"), [(Cifar10, "data_batch_1"), (Cifar100, "train")])
+def test_cifar_runs_no_pickle(tmp_path, make, relative):
     bomb = Bomb()
     bomb.path = str(tmp_path / "exploded")
-    write(tmp_path / relative, pickle.dumps(bomb))
-    with pytest.raises(ValueError, match="pickled Python version.*download the binary version"):
+    write(tmp_path / relative, pickle.dumps({"data": bomb}))
+    for name in ("batches.meta", "meta"):
+        write(tmp_path / name, b"")
+    with pytest.raises(
+        ValueError, match="asks for posix.mkdir, which no CIFAR batch needs; nothing of it was run"
+    ):
         make("train", root=tmp_path)
     assert not Path(bomb.path).exists()
 

@@ -9,6 +9,7 @@ from sklearn import metrics as sk
 
 from imgcls_jax.evaluators import classification, classification_report, multilabel
 from imgcls_jax.evaluators.multilabel import best_thresholds, report
+from imgcls_jax.metrics.ranking import interpolated_precision
 
 
 def drawn(seed, size=60, labels=5):
@@ -64,6 +65,71 @@ def test_empty_sets_agree():
     nothing = np.zeros((3, 2), bool)
     found = report(np.zeros((3, 2)), nothing, nothing)
     assert found["exact_match"] == found["jaccard"] == 1 and found["OF1"] == 0 and found["map"] is None
+
+
+def test_what_is_ignored_counts_neither_way():
+    """The figures of a label are those of the images which are left."""
+    probabilities, truth = drawn(7)
+    ignored = np.random.default_rng(1).uniform(size=truth.shape) < 0.3
+    chosen = probabilities >= 0.5
+    found = report(probabilities, chosen, truth, ignored)
+    for k in range(truth.shape[1]):
+        rows = ~ignored[:, k]
+        own = (truth[rows, k], chosen[rows, k])
+        assert found["precision"][k] == pytest.approx(sk.precision_score(*own))
+        assert found["recall"][k] == pytest.approx(sk.recall_score(*own))
+        assert found["support"][k] == own[0].sum()
+        assert found["average_precision"][k] == pytest.approx(
+            sk.average_precision_score(own[0], probabilities[rows, k])
+        )
+        limits = best_thresholds(probabilities, truth, ignored)
+        assert limits[k] == best_thresholds(probabilities[rows, k : k + 1], truth[rows, k : k + 1])[0]
+    assert found["hamming_loss"] == pytest.approx(np.mean((chosen != truth)[~ignored]))
+    two = np.array([[True, True]])
+    by_hand = report(np.ones((1, 2)), two, ~two, np.array([[True, False]]))
+    assert by_hand["hamming_loss"] == 1 and by_hand["exact_match"] == 0
+    assert report(np.ones((1, 2)), two, ~two, two)["exact_match"] == 1
+    assert report(probabilities, chosen, truth, np.zeros_like(truth)) == report(probabilities, chosen, truth)
+
+
+def test_average_precision_of_voc_by_hand():
+    """Hits at ranks 1, 3 and 6 of 6: precision 1, 2/3 and 1/2 at recall 1/3, 2/3 and 1."""
+    truth = np.array([True, False, True, False, False, True])
+    scores = np.linspace(1, 0, 6)
+    area = interpolated_precision(truth, scores)
+    assert area == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)
+    # Recalls 0 to 0.3 have precision 1, 0.4 to 0.6 have 2/3, 0.7 to 1 have 1/2.
+    assert interpolated_precision(truth, scores, points=11) == pytest.approx((4 * 1 + 3 * 2 / 3 + 4 / 2) / 11)
+    # A later precision that is higher counts for all before it: ranks 2 and 3 of 3.
+    late = np.array([False, True, True])
+    assert interpolated_precision(late, np.array([3.0, 2, 1])) == pytest.approx(2 / 3)
+    assert sk.average_precision_score(late, [3, 2, 1]) == pytest.approx(
+        (1 / 2 + 2 / 3) / 2
+    )  # which this is not
+    assert interpolated_precision(late & False, scores[:3]) is None
+    ten = np.arange(10) < 3  # recall 0.3 exactly, of thirds and tenths of ten
+    assert interpolated_precision(np.ones(10, bool), scores[:1].repeat(10), points=11) == 1
+    assert interpolated_precision(ten, -np.arange(10.0), points=11) == 1
+
+
+def test_the_evaluator_reads_what_a_source_ignores():
+    probabilities, truth = drawn(3)
+    ignored = truth & (probabilities < 0.4)  # all that is missed most
+    batches = lambda split: [  # noqa: E731
+        {
+            "label": jnp.asarray(truth, int),
+            "ignore": jnp.asarray(ignored, int),
+            "mask": jnp.ones(len(truth), bool),
+        }
+    ]
+    predict = lambda params, objective_state, batch: {"probabilities": jnp.asarray(probabilities)}  # noqa: E731
+    task = SimpleNamespace(num_classes=truth.shape[1], class_counts=())
+    found = multilabel.make(predict, batches, task=task, split="test", voc_year=2007)({}, {})
+    rows = ~ignored[:, 0]
+    voc = interpolated_precision(truth[rows, 0], probabilities[rows, 0].astype(np.float32), points=11)
+    assert found["voc_average_precision"][0] == pytest.approx(voc) and 0 < found["voc_map"] < 1
+    assert found["map"] == pytest.approx(report(probabilities, truth, truth, ignored)["map"], abs=1e-6)
+    assert found["map"] > report(probabilities, truth, truth)["map"] + 0.01
 
 
 def test_labels_of_another_kind():

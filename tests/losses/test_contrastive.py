@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from imgcls_jax.losses import INITIAL_LOG_SCALE, LOG_SCALE_RANGE, clip_loss, l2_normalize, nt_xent
+from imgcls_jax.losses import (
+    INITIAL_LOG_SCALE,
+    LOG_SCALE_RANGE,
+    clip_loss,
+    l2_normalize,
+    normalized_distance,
+    nt_xent,
+    queue_info_nce,
+)
 
 REPLICAS = 4
 FIRST = jnp.array([[1.0, 0.0], [0.0, 1.0]])
@@ -182,3 +190,16 @@ def test_errors():
         clip_loss(FIRST[0], SECOND[0], log_scale=0.0)
     with pytest.raises(ValueError, match="temperature"):
         nt_xent(FIRST, SECOND, temperature=0.0)
+
+
+def test_queue_info_nce_values():
+    """Cosines 1/sqrt 2 and 1 with the own key, 1 and 0 with the queue's one row, at temperature 1/2."""
+    queue = jnp.array([[1.0, 0.0]])
+    losses = queue_info_nce(3 * FIRST, 7 * SECOND, queue, temperature=0.5)
+    own, other = np.array([2**0.5, 2.0]), np.array([2.0, 0.0])
+    np.testing.assert_allclose(losses, np.log(np.exp(own) + np.exp(other)) - own, rtol=1e-6)
+
+
+def test_normalized_distance_values():
+    np.testing.assert_allclose(normalized_distance(3 * FIRST, SECOND), [2 - 2**0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(normalized_distance(FIRST, -FIRST), [4, 4], rtol=1e-6)

@@ -13,7 +13,8 @@ from imgcls_jax.config.settings import OptimizerSettings
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.layers.features import Features
 from imgcls_jax.objectives import mixmatch
-from imgcls_jax.train.optimizer import make_optimizer, make_schedule
+from imgcls_jax.train.optimizer import make_optimizer
+from imgcls_jax.train.schedule import make_schedule
 from imgcls_jax.train.step import make_init, make_train_step
 
 TASK = Task(num_classes=4, num_examples=32, steps_per_epoch=4, total_steps=10, image_shape=(4, 4, 1))

@@ -1,14 +1,21 @@
 """Schedules at their corners, the optimizer against hand-computed trajectories, groups and decay by
 pattern."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
+from imgcls_jax.config.resolve import NOT_OFFERED
 from imgcls_jax.config.settings import OptimizerSettings
-from imgcls_jax.train.optimizer import make_optimizer, make_schedule, param_paths, reset_optimizer
+from imgcls_jax.contracts.objective import Objective
+from imgcls_jax.train.optimizer import make_optimizer, param_paths, reset_optimizer
+from imgcls_jax.train.schedule import make_schedule
+from imgcls_jax.train.step import make_init, make_train_step
 
 PARAMS = {
     "backbone": {"conv1": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "bn1": {"scale": jnp.ones(2)}},
@@ -24,7 +31,7 @@ def constant(step):
 def steps(tx, count=3, grads=GRADS, params=PARAMS):
     state = tx.init(params)
     for _ in range(count):
-        updates, state = tx.update(grads, state, params)
+        updates, state = tx.update(grads, state, params, value=1.0)
         params = optax.apply_updates(params, updates)
     return params, state
 
@@ -68,12 +75,36 @@ def test_constant_schedule():
 
 
 def test_schedule_mistakes():
-    with pytest.raises(ValueError, match="'constant', 'step', 'cosine', 'cosine_7_16'"):
+    with pytest.raises(ValueError, match="constant, step, cosine, cosine_7_16, polynomial, reciprocal_sqrt"):
         rates([0], schedule="poly")
     with pytest.raises(ValueError, match="needs one of"):
         rates([0], schedule="step")
     with pytest.raises(ValueError, match="needs one of"):
         rates([0], schedule="step", decay_every_steps=3, decay_at_steps=[4])
+    with pytest.raises(ValueError, match="needs optimizer.timescale_steps"):
+        rates([0], schedule="reciprocal_sqrt")
+    with pytest.raises(ValueError, match="at most the run together; got 60 and 50 of 100 steps"):
+        rates([0], warmup_steps=60, cooldown_steps=50)
+
+
+def test_polynomial_schedule():
+    np.testing.assert_allclose(rates([0, 50, 100], schedule="polynomial"), [0.1, 0.05, 0], atol=1e-8)
+    options = {"schedule": "polynomial", "decay_power": 2.0, "final_learning_rate": 0.02, "warmup_steps": 20}
+    np.testing.assert_allclose(rates([10, 20, 60, 100], **options), [0.05, 0.1, 0.04, 0.02], rtol=1e-5)
+
+
+def test_warmup_stable_decay():
+    found = rates([5, 10, 79, 80, 90, 100], warmup_steps=10, cooldown_steps=20, final_learning_rate=0.01)
+    np.testing.assert_allclose(found, [0.05, 0.1, 0.1, 0.1, 0.055, 0.01], rtol=1e-5)
+
+
+def test_reciprocal_sqrt_schedule():
+    """By hand: sqrt(4 / 16) at step 16, sqrt(4 / 64) where the cooldown begins, half in its middle."""
+    found = rates([2, 4, 16, 64, 82, 100], schedule="reciprocal_sqrt", warmup_steps=4, cooldown_steps=36)
+    np.testing.assert_allclose(found, [0.05, 0.1, 0.05, 0.025, 0.0125, 0], rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        rates([0, 9, 36], schedule="reciprocal_sqrt", timescale_steps=9), [0.1, 0.1, 0.05], rtol=1e-5
+    )
 
 
 def test_sgd_with_nesterov_and_decay_is_pytorchs():
@@ -157,6 +188,13 @@ def test_reset_restarts_one_part(name):
         ({"groups": (("trunk/.*", None),)}, "matches no parameter"),
         ({"groups": ((".*", None),)}, "freezes every parameter"),
         ({"weight_decay": 0.1, "decay_params": "weights"}, "decay_params = 'weights' matches no parameter"),
+        ({"name": "prodigy", "weight_decay": 0.1}, "decays all params or none"),
+        ({"name": "sm3", "warmup_steps": 3}, "takes one learning rate for the whole run"),
+        ({"name": "lbfgs"}, "searches along a line"),
+        ({"name": "schedule_free_sgd"}, "trains at other params than those to evaluate"),
+        ({"name": "scale_by_rprop"}, "name of an optimizer"),
+        ({"name": "lion", "fields": {"b3": 1.0}}, "does not work with this train step.*b3"),
+        ({"layer_decay": 0.5}, "one row of blocks.*none"),
     ],
 )
 def test_mistakes_are_named(options, message):
@@ -178,3 +216,77 @@ def test_lars_leaves_biases_and_norms_out_of_the_trust_ratio():
     assert jnp.all(later["bn"]["scale"] > -0.11)  # the second step is a thousandth of the first
     with pytest.raises(ValueError, match="optimizer.trust_params = 'nothing' matches no parameter"):
         optimizer(params, name="lars", fields={"trust_params": "nothing"})
+
+
+def optimizers_of_optax():
+    return sorted(
+        name
+        for module in (optax, optax.contrib)
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and "learning_rate" in inspect.signature(value).parameters
+        if not name.startswith(("_", "scale_by_"))
+    )
+
+
+@pytest.mark.parametrize("name", optimizers_of_optax())
+def test_every_optimizer_of_optax_trains_or_is_refused_in_a_line(name):
+    """The loss is a quadratic of two kernels; each optimizer gets a few rates, as none suits all."""
+
+    def loss(params):
+        return sum(jnp.sum((leaf - 2) ** 2) for leaf in jax.tree.leaves(params))
+
+    def after(rate):
+        tx = make_optimizer(settings(name=name, learning_rate=rate), lambda step: rate, params)
+
+        def step(_, carry):
+            params, state = carry
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grads, state, params, value=value)
+            return optax.apply_updates(params, updates), state
+
+        return float(loss(jax.lax.fori_loop(0, 100, step, (params, tx.init(params)))[0]))
+
+    params = {"a": {"kernel": jnp.eye(3)}, "b": {"kernel": jnp.full((3, 2), 3.0)}}
+    if name in NOT_OFFERED:
+        with pytest.raises(ValueError, match=f"config.optimizer.name = '{name}': it .*[^.]$"):
+            after(0.1)
+    else:
+        assert any(after(rate) < 0.99 * float(loss(params)) for rate in (0.1, 1.0))
+
+
+def test_layer_decay_is_beits():
+    """Two blocks: the embedding at 0.5^3 of the rate, the blocks at 0.5^2 and 0.5, norm and head whole."""
+    names = {
+        "conv_proj": 0.125,
+        "encoder.layers.encoder_layer_0": 0.25,
+        "encoder.layers.encoder_layer_1": 0.5,
+    }
+    backbone = {name: {"kernel": jnp.ones(2)} for name in names} | {"encoder.ln": {"scale": jnp.ones(2)}}
+    params = {"backbone": backbone, "head": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    moved, _ = steps(optimizer(params, layer_decay=0.5), 1, grads, params)
+    for name, factor in names.items():
+        np.testing.assert_allclose(moved["backbone"][name]["kernel"], 1 - 0.1 * factor, rtol=1e-6)
+    np.testing.assert_allclose(moved["backbone"]["encoder.ln"]["scale"], 0.9, rtol=1e-6)
+    np.testing.assert_allclose(moved["head"]["bias"], 0.9, rtol=1e-6)
+    groups = (("head/.*", 2.0), ("backbone/conv_proj/.*", None))
+    moved, _ = steps(optimizer(params, layer_decay=0.5, groups=groups), 1, grads, params)
+    np.testing.assert_array_equal(moved["backbone"]["conv_proj"]["kernel"], 1)
+    np.testing.assert_allclose(moved["head"]["kernel"], 0.8, rtol=1e-6)
+
+
+def test_sam_takes_the_gradient_from_the_top_of_its_ball():
+    """Loss w^2 + 4 v^2 at (3, 1): g = (6, 8) of norm 10; at (3.6, 1.8) the gradient is (7.2, 14.4)."""
+
+    def loss(params, objective_state, batch, rng, step):
+        value = params["w"] ** 2 + 4 * params["v"] ** 2
+        return value, (objective_state, {})
+
+    objective = Objective((), lambda rng, batch: (params, {}), loss, lambda params, state, batch: {})
+    params = {"w": jnp.float32(3), "v": jnp.float32(1)}
+    tx = optax.sgd(1.0)
+    state = make_init(objective, tx, {})(jax.random.key(0))
+    step = make_train_step(objective, tx, lambda rng, batch: batch, sam_radius=1.0)
+    moved, metrics = step(state, {})
+    assert metrics["loss"] == 13
+    np.testing.assert_allclose([moved.params["w"], moved.params["v"]], [3 - 7.2, 1 - 14.4], rtol=1e-6)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from imgcls_jax.data.folders import Origin, locate
+from imgcls_jax.data.folders import Download, Origin, locate
 from imgcls_jax.data.lists import check_names, inside_root, read_matching, read_table
 from imgcls_jax.data.regions import part_box
 from imgcls_jax.data.source import Files, Root, require_choice
@@ -20,6 +20,16 @@ ORIGIN = Origin(
     "CUB-200-2011, 11,788 photographs of 200 bird species",
     "https://data.caltech.edu/records/65de6-vp158",
     "CUB_200_2011.tgz (1.2 GB) and unpack it there",
+    "cub200",
+    # Size and SHA-256: the checksums of tensorflow_datasets 4.9.
+    (
+        Download(
+            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
+            1_150_585_339,
+            "sha256:0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+            file="CUB_200_2011.tgz",
+        ),
+    ),
 )
 REGIONS = ("", "box", "head", "body")
 # The points that make a part, by their names in parts.txt: Zhang et al. 2014, arXiv:1407.3867, whose released

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from imgcls_jax.data.folders import (
     class_folders,
     find_layout,
@@ -9,7 +11,9 @@ from imgcls_jax.data.folders import (
     named_split,
     require_folder,
     split_of,
+    unwrapped,
 )
+from imgcls_jax.data.known_layouts import require_class_folders, require_no_list_beside
 from imgcls_jax.data.source import Files, Root
 from imgcls_jax.data.subsets import stratified_split
 
@@ -34,11 +38,14 @@ class ImageFolder(Files):
     Raises:
         FileNotFoundError: root or the split's folder is missing.
         ValueError: a folder without classes or images, a class that train lacks, an empty part, or folders of
-            which one cannot tell whether they are splits or classes.
+            which one cannot tell whether they are splits or classes, or that are neither: a published data
+            set which another source reads, or one folder beside a list of classes.
     """
 
     def __init__(self, split: str, *, root: Root, test_fraction: float = 0.2, split_seed: int = 0) -> None:
-        top, splits = find_layout(require_folder(root, "<split>/<class>/<image> or <class>/<image>"))
+        whole = require_folder(root, "<split>/<class>/<image> or <class>/<image>")
+        require_class_folders(whole, unwrapped(whole))
+        top, splits = find_layout(whole)
         name = named_split(split, splits, top)
         if splits and name is None:
             known = sorted(filter(split_of, splits)) or sorted(splits)
@@ -49,6 +56,8 @@ class ImageFolder(Files):
         train = named_split("train", splits, top)
         train_folder = splits[train] if train else folder
         class_names = list(class_folders(train_folder))
+        if not splits and len(class_names) == 1:
+            require_no_list_beside(top, class_names[0])
         label_of = {name: label for label, name in enumerate(class_names)}
         found = labeled_images(folder, class_names)
         for other in found.names:
@@ -57,6 +66,9 @@ class ImageFolder(Files):
                 raise ValueError(f"{folder} holds the class {other!r}, which {lacks} lacks; {remedy}")
         paths, labels = found.paths, [label_of[name] for name in found.names]
         self.rule = f"from {found.folder}"
+        nested = {os.path.dirname(path) for path in paths if path.count(os.sep) > 1}
+        if nested:
+            self.rule += f" ({len(nested):,} folders within those of the classes count as their class)"
         if not splits:
             indices = stratified_split(labels, test_fraction, split_seed)[split != "train"]
             held_out = (

@@ -1,0 +1,90 @@
+"""Learning-rate schedules.
+
+The rate rises linearly over warmup_steps, follows `optimizer.schedule`, and over the last cooldown_steps
+falls linearly to final_learning_rate. "constant" with a cooldown is known as warmup-stable-decay (Hu et al.,
+"MiniCPM", arXiv:2404.06395, 2024), "reciprocal_sqrt" with one as the schedule of Zhai et al. ("Scaling Vision
+Transformers", arXiv:2106.04560, 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from imgcls_jax.config.settings import OptimizerSettings
+
+Schedule = Callable[[int | jax.Array], Any]
+SCHEDULES = ("constant", "step", "cosine", "cosine_7_16", "polynomial", "reciprocal_sqrt")
+
+
+def make_schedule(settings: OptimizerSettings, total_steps: int) -> Schedule:
+    """Returns the learning rate as a function of the optimizer step.
+
+    Args:
+      settings: its fields from learning_rate to cooldown_steps are read.
+      total_steps: of the run or phase, warm-up and cooldown included.
+
+    Raises:
+      ValueError: an unknown schedule, "step" without exactly one of its two forms, or a warm-up and a
+        cooldown that do not fit into the run.
+    """
+    if settings.cooldown_steps and settings.warmup_steps + settings.cooldown_steps > total_steps:
+        raise ValueError(
+            "optimizer.warmup_steps and optimizer.cooldown_steps are at most the run together; got "
+            f"{settings.warmup_steps} and {settings.cooldown_steps} of {total_steps} steps"
+        )
+    rate, warmup_steps = settings.learning_rate, settings.warmup_steps
+    schedule = _course(settings, total_steps)
+    if warmup_steps:
+        schedule = optax.join_schedules(
+            [optax.linear_schedule(0.0, rate, warmup_steps), schedule], [warmup_steps]
+        )
+    if settings.cooldown_steps:
+        start = total_steps - settings.cooldown_steps
+        fall = optax.linear_schedule(schedule(start), settings.final_learning_rate, settings.cooldown_steps)
+        schedule = optax.join_schedules([schedule, fall], [start])
+    return schedule
+
+
+def _course(settings: OptimizerSettings, total_steps: int) -> Schedule:
+    """Returns the rate as a function of the steps since the end of the warm-up."""
+    rate, final = settings.learning_rate, settings.final_learning_rate
+    steps = max(total_steps - settings.warmup_steps, 1)
+    if settings.schedule == "constant":
+        return optax.constant_schedule(rate)
+    if settings.schedule == "step":
+        return _step_decay(settings, total_steps)
+    if settings.schedule == "cosine":
+        return optax.cosine_decay_schedule(rate, steps, alpha=final / rate if rate else 0.0)
+    if settings.schedule == "polynomial":
+        return optax.polynomial_schedule(rate, final, settings.decay_power, steps)
+    if settings.schedule == "cosine_7_16":
+        return lambda step: rate * jnp.cos(7 / 16 * jnp.pi * step / steps)
+    if settings.schedule == "reciprocal_sqrt":
+        timescale = settings.timescale_steps or settings.warmup_steps
+        if not timescale:
+            raise ValueError(
+                "optimizer.schedule = 'reciprocal_sqrt' needs optimizer.timescale_steps (or _epochs), or a "
+                "warm-up"
+            )
+        start = settings.warmup_steps
+        return lambda step: rate * jnp.sqrt(timescale / jnp.maximum(step + start, timescale))
+    raise ValueError(f"optimizer.schedule is one of {', '.join(SCHEDULES)}; got {settings.schedule!r}")
+
+
+def _step_decay(settings: OptimizerSettings, total_steps: int) -> Schedule:
+    every, at = settings.decay_every_steps, settings.decay_at_steps
+    if bool(every) == bool(len(at)):
+        raise ValueError(
+            "optimizer.schedule = 'step' needs one of optimizer.decay_every_epochs (or _steps) and "
+            f"optimizer.decay_at_epochs (or _steps); got {every} and {tuple(at)} steps"
+        )
+    boundaries = range(every, total_steps, every) if every else at
+    return optax.piecewise_constant_schedule(
+        settings.learning_rate,
+        {max(int(b) - settings.warmup_steps, 0): settings.decay_factor for b in boundaries},
+    )
