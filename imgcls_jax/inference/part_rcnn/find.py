@@ -89,8 +89,8 @@ def choose(model: PartRCNN, looked: Looked, roots: Roots, how: str) -> np.ndarra
       how: "box", the constraint that parts lie in the root; "mg" and "np", a prior of their places besides.
     """
     slack = model.options.slack * looked.width / proposals.WIDTH
-    inside = within(looked.boxes, roots.boxes, slack).any(axis=1)
-    inside[0] = True  # so that there is one
+    inside = np.flatnonzero(within(looked.boxes, roots.boxes, slack).any(axis=1))
+    inside = inside if len(inside) else np.arange(1)  # one that does not pass
     boxes, scores = looked.boxes[inside], looked.scores[inside, 1:]
     log_priors = None
     if how != "box" and model.options.alpha:
