@@ -124,7 +124,8 @@ def nearest_priors(model: PartRCNN, embedding: np.ndarray) -> tuple[Prior, ...]:
 def proposed(image: Image.Image, propose: proposals.Propose) -> np.ndarray:
     """Returns the proposals of an image in its own pixels, float64 [P, 4]."""
     frame = proposals.scaled(image)
-    return propose(np.asarray(frame)) * (image.width / frame.width)
+    ratio = np.divide(image.size, frame.size)  # of either axis: sides are whole pixels
+    return propose(np.asarray(frame)) * np.tile(ratio, 2)
 
 
 def maps_of(image: Image.Image, trunks: Sequence[Trunk]) -> list[tuple[np.ndarray, float]]:
