@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imgcls_jax.config.files import read_config
 from imgcls_jax.config.resolve import resolve
+from imgcls_jax.data.proposals import proposer
 from imgcls_jax.data.regions import iou, within
 from imgcls_jax.data.sources.cub200 import Cub200
 from imgcls_jax.inference.part_rcnn import detectors, geometry
 from imgcls_jax.inference.part_rcnn.detectors import Detector
 from imgcls_jax.inference.part_rcnn.examples import images_of
-from imgcls_jax.inference.part_rcnn.find import embedded
+from imgcls_jax.inference.part_rcnn.find import embedded, proposed
 from imgcls_jax.inference.part_rcnn.fit import accuracy, chosen_cost, regions_of
 from imgcls_jax.inference.part_rcnn.model import Options, described, fit_classifier, signed_power
 from imgcls_jax.inference.part_rcnn.trunk import of_configuration
@@ -154,6 +156,42 @@ def test_a_detector_finds_what_it_was_shown():
     best = [grid[[detectors.scores(detector, seen, boxes).argmax()]] for seen, boxes, _ in scenes[20:]]
     overlaps = [iou(box, true[None])[0, 0] for box, (_, _, true) in zip(best, scenes[20:], strict=True)]
     assert np.mean(np.array(overlaps) >= 0.5) >= 0.9
+
+
+class MeanColor:
+    """Stands in for a network: the embedding of a crop is its mean color."""
+
+    size, fill, embedding_size = 8, (0, 0, 0), 3
+
+    def __init__(self):
+        self.crops = 0
+
+    def embeddings(self, crops):
+        for crop in crops:
+            self.crops += 1
+            yield crop.mean(axis=(0, 1)).astype(np.float32)
+
+
+def test_every_region_is_embedded_in_its_place():
+    rng, trunk = np.random.default_rng(0), MeanColor()
+    colors = rng.integers(0, 256, (50, 3))
+    images = (Image.new("RGB", (40, 30), tuple(color)) for color in colors.tolist())
+    boxes = np.tile(np.array([4, 3, 20, 15.0]), (2, 50, 3, 1))
+    boxes[1, :, 1] += 5  # another head in the second choice, the same root and body
+    hidden = rng.random((2, 50, 3)) < 0.3
+    boxes[hidden] = np.nan
+    found = np.stack(embedded([trunk] * 3, 0, images, boxes), axis=2)  # [2, 50, 3, 3]
+    expected = np.where(hidden[..., None], 0, colors[None, :, None, :])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    both = ~hidden[0] & ~hidden[1]
+    assert trunk.crops == (~hidden).sum() - both[:, [0, 2]].sum()
+
+
+@pytest.mark.parametrize("size", [(3000, 10), (1, 900), (333, 251)])
+def test_proposals_lie_in_the_image(size):
+    boxes = proposed(Image.new("RGB", size), proposer("grid"))
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= np.array(size) + 1e-6).all()
+    assert np.isclose(boxes, [0, 0, *size]).all(axis=1).any()
 
 
 def test_what_the_classifier_reads():
