@@ -6,12 +6,8 @@ import pytest
 from PIL import Image
 
 from imgcls_jax.config.settings import ModelSettings
-from imgcls_jax.data import transforms
-from imgcls_jax.inference.part_rcnn.trunk import Trunk, distinct, of_workdir, side_of
-from imgcls_jax.inference.trained import embedding, load
+from imgcls_jax.inference.part_rcnn.trunk import Trunk, distinct, side_of
 from imgcls_jax.models import mobilenet_v2, simpleconv3
-from imgcls_jax.train.run import run
-from tests.train.test_loop import folder_config, folder_of_images
 
 LINE = "decode | resize({}) | normalize({})"
 
@@ -52,29 +48,18 @@ def test_the_map_lies_where_the_pixels_do():
     assert 40 * scale - 1 < row < 60 * scale and 140 * scale - 1 < column < 180 * scale
 
 
-def test_the_network_of_a_run(tmp_path):
-    folder_of_images(tmp_path / "data", 8)
-    config = folder_config(tmp_path / "data")
-    config["train"]["total_steps"] = 1
-    run(config, tmp_path / "run")
-    trunk = of_workdir(tmp_path / "run")
-    files = sorted((tmp_path / "data").rglob("*.png"))[:3]
-    found = list(load(tmp_path / "run").outputs_of_files(files, embedding, batch_size=8))
-    host = transforms.parse(config["data"]["eval_transforms"])[0]
-    crops = [transforms.apply(host, file.read_bytes(), np.random.default_rng(0)) for file in files]
-    assert [trunk.size, trunk.embedding_size] == [16, len(found[0].output)]
-    for ours, theirs in zip(trunk.embeddings(crops), found, strict=True):
-        np.testing.assert_allclose(ours, theirs.output, atol=1e-5)
-    both, positions = distinct([trunk, of_workdir(tmp_path / "run"), trunk])
-    assert len(both) == 2 and positions == [0, 1, 0]
-
-
 def test_more_crops_than_are_computed_at_once():
     trunk = drawn(simpleconv3, "simpleconv3", "simpleconv3", 16)
     crops = np.random.default_rng(0).integers(0, 256, (70, 16, 16, 3), np.uint8)
     found = np.stack(list(trunk.embeddings(iter(crops))))
     assert found.shape == (70, 128)
     np.testing.assert_allclose(found[64:], np.stack(list(trunk.embeddings(crops[64:]))), atol=1e-6)
+
+
+def test_networks_that_are_one():
+    first, second = (drawn(simpleconv3, "simpleconv3", "simpleconv3", 16) for _ in range(2))
+    both, positions = distinct([first, second, first])
+    assert both[0] is first and both[1] is second and positions == [0, 1, 0]
 
 
 def test_the_side_of_crops():

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from imgcls_jax.config.files import read_config
+from imgcls_jax.data import transforms
 from imgcls_jax.data.sources.cub200 import MEMBERS
 from imgcls_jax.inference.part_rcnn import stored
+from imgcls_jax.inference.trained import embedding, load
 from imgcls_jax.models import simpleconv3
 from imgcls_jax.tools import part_rcnn, results
+from imgcls_jax.train.run import run
 from imgcls_jax.weights import pretrained
 
 PARTS = sorted({*MEMBERS["head"], *MEMBERS["body"]})
@@ -132,6 +136,36 @@ def test_the_file_holds_all_that_prediction_needs(fitted, birds, tmp_path, capsy
         assert Image.open(picture).size[0] > 100
     assert part_rcnn.main(["predict", str(fitted), str(photo)]) == 0
     assert "root" in capsys.readouterr().out
+
+
+def test_networks_of_their_own(birds, tmp_path, capsys):
+    """The head's network is trained on heads; body and root share that of whole birds."""
+    for region, side in (("box", 16), ("head", 24)):
+        line = f"decode | resize({side}) | normalize(0.5, 0.5)"
+        fields = {
+            "data.source": "cub200",
+            "data.root": birds,
+            "data.region": region,
+            "data.train_transforms": line,
+            "data.eval_transforms": line,
+            "evals.val.split": "test",
+            "train.total_epochs": 1.0,
+            "train.batch_size": 8,
+        }
+        words = [f"--config.{name}={value}" for name, value in fields.items()]
+        run(read_config(["--config=configs/mouth_simpleconv3.py", *words]), tmp_path / region)
+    assert "left out: 1 without a visible head" in capsys.readouterr().out
+    words = ["--workdir", tmp_path / "box", "--head_workdir", tmp_path / "head", "--proposals", "grid"]
+    assert part_rcnn.main(list(map(str, ["fit", birds, tmp_path / "parts", *words]))) == 0
+    root, head, body = stored.read(tmp_path / "parts").trunks
+    assert root is body and (root.size, head.size) == (16, 24)
+    networks = json.loads((tmp_path / "parts" / "result.json").read_text())["config"]["part_rcnn"]["networks"]
+    assert networks[0]["weights"] == networks[2]["weights"] != networks[1]["weights"]
+    files = sorted((birds / "images" / "001.Bird").glob("*.png"))[:3]
+    theirs = load(tmp_path / "box").outputs_of_files(files, embedding, batch_size=8)
+    crops = [transforms.apply(transforms.parse(root.line)[0], f.read_bytes(), None) for f in files]
+    for ours, found in zip(root.embeddings(crops), theirs, strict=True):
+        np.testing.assert_allclose(ours, found.output, atol=1e-5)
 
 
 def test_a_damaged_file_is_told(fitted, birds, tmp_path, capsys):
