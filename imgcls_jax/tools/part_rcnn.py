@@ -195,6 +195,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     uses.add_argument("--format", choices=("table", "json"), default="table")
     uses.add_argument("--picture", type=user_path, help="PNG file to draw the regions in")
     arguments = parser.parse_args(others)
+    if arguments.what == "fit" and arguments.seed < 0:
+        parser.error(f"--seed is at least 0; got {arguments.seed}")
     arguments.overrides = [f"--config.{name}={value}" for name, value in overrides.items()]
     return arguments
 

@@ -6,6 +6,7 @@ Zhang et al. 2014, "Part-based R-CNNs for Fine-grained Category Detection", arXi
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -46,9 +47,9 @@ class Options:
             raise ValueError(f"proposals are one of {', '.join(proposals.METHODS)}; got {self.proposals!r}")
         if not 0 <= self.padding < 113:
             raise ValueError(f"padding is at least 0 and less than half of a crop of 227; got {self.padding}")
-        if not (self.slack >= 0 and self.alpha >= 0 and self.neighbours >= 1):
+        if not (0 <= self.slack < math.inf and 0 <= self.alpha < math.inf and self.neighbours >= 1):
             raise ValueError(
-                "slack and alpha are at least 0, neighbours at least 1; got "
+                "slack and alpha are numbers of at least 0, neighbours at least 1; got "
                 f"{self.slack}, {self.alpha}, {self.neighbours}"
             )
 
