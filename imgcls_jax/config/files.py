@@ -129,6 +129,8 @@ def _run(named: Named) -> Any:
     try:
         module = runpy.run_path(str(named.path))
     except Exception as error:  # whatever a user's file raises
+        if isinstance(error, ModuleNotFoundError) and error.name == "ml_collections":  # no fault of the file
+            raise
         raise ValueError(_located(named.path, error)) from error
     get_config = module.get("get_config")
     if not callable(get_config):

@@ -5,6 +5,7 @@ A leaf has a path: its room, its modules and its own name, as in ("backbone", "c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
 
 import numpy as np
@@ -83,3 +84,15 @@ class OwnNames(TorchNames):
 
     def inward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
         return array
+
+
+def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> dict[str, np.ndarray]:
+    """Returns what a family's `import_weights` makes of arrays.
+
+    Raises:
+      ValueError: an array is of a form that the family cannot read.
+    """
+    try:
+        return {name: np.asarray(a) for name, a in family.import_weights(arrays, variant).items()}
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"no weights of {variant}: {error}") from error

@@ -32,7 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgcls_jax.weights.files import read_state_dict, write_safetensors
-from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames
+from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames, renamed
+from imgcls_jax.weights.prefixes import under_prefix
 
 __all__ = [
     "Report",
@@ -42,6 +43,7 @@ __all__ = [
     "load",
     "load_own",
     "load_torch",
+    "network_of",
     "read_state_dict",
     "renamed",
     "target_shapes",
@@ -98,12 +100,12 @@ def load_torch(
 ) -> Loaded:
     """Turns a PyTorch state dict into params and batch_stats.
 
-    Every array must be used once, and every leaf must be filled. There are three exceptions. A classifier of
-    another number of classes or of another kind is left out, and its room is not in the params returned; so
-    are auxiliary classifiers and other parts that the target is built without. A convolution of 3 input
-    channels is summed over them where the target has 1: a gray image then counts as one with R = G = B.
-    Position embeddings of another square grid are interpolated, bicubically, in timm's way unless `positions`
-    says otherwise.
+    The network may stand under a prefix, which prefixes.py finds. Of what is there, every array must be used
+    once, and every leaf must be filled. There are three exceptions. A classifier of another number of classes
+    or of another kind is left out, and its room is not in the params returned; so are auxiliary classifiers
+    and other parts that the target is built without. A convolution of 3 input channels is summed over them
+    where the target has 1: a gray image then counts as one with R = G = B. Position embeddings of another
+    square grid are interpolated, bicubically, in timm's way unless `positions` says otherwise.
 
     Args:
       state_dict: {name: float array}, as `read_state_dict` returns it.
@@ -120,10 +122,28 @@ def load_torch(
       ValueError: listing what is missing, what is left over, what has another shape, and what holds NaN,
         infinity or other things than floats.
     """
-    arrays = dict(state_dict)
+    arrays, note = network_of(state_dict, family, variant, target)
     if hasattr(family, "import_weights"):
         arrays = renamed(arrays, family, variant)
-    return _fill(arrays, TorchNames(family, variant), target, positions)
+    try:
+        params, batch_stats, report = _fill(arrays, TorchNames(family, variant), target, positions)
+    except ValueError as error:
+        raise ValueError(f"{note}: {error}" if note else str(error)) from error
+    return params, batch_stats, Report(report.loaded, (*filter(None, [note]), *report.notes))
+
+
+def network_of(
+    state_dict: Mapping[str, np.ndarray],
+    family: ModuleType,
+    variant: str,
+    target: Tree,
+    prefix: str = "",
+) -> tuple[Arrays, str]:
+    """`under_prefix` for the backbone of a target."""
+    names = TorchNames(family, variant)
+    backbone = {"backbone": target["params"]["backbone"], "batch_stats": target.get("batch_stats", {})}
+    needed = frozenset(names.key(path) for path, _ in _leaves(backbone))
+    return under_prefix(state_dict, family, variant, needed, prefix)
 
 
 def load_own(
@@ -217,18 +237,6 @@ def target_shapes(
     return {"params": params, "batch_stats": variables.get("batch_stats", {})}
 
 
-def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> Arrays:
-    """Returns what a family's `import_weights` makes of arrays.
-
-    Raises:
-      ValueError: an array is of a form that the family cannot read.
-    """
-    try:
-        return {name: np.asarray(a) for name, a in family.import_weights(arrays, variant).items()}
-    except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"no weights of {variant}: {error}") from error
-
-
 def _fill(arrays: Arrays, names: TorchNames, target: Tree, positions: str) -> Loaded:
     """Fills the target's leaves from `arrays`, which it consumes."""
     rooms = {room: tree for room, tree in target["params"].items() if room in names.rooms}
@@ -269,11 +277,17 @@ def _fill(arrays: Arrays, names: TorchNames, target: Tree, positions: str) -> Lo
 
 def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames) -> Iterator[str]:
     """Takes classifiers that do not go together out of arrays and leaves; yields why, a note each."""
+    known = {names.key(path) for path in leaves}
     for room, module in names.heads.items():
         kernel, bias = (room, "classifier", "kernel"), (room, "classifier", "bias")
         ours = {path: tuple(leaf.shape) for path, leaf in leaves.items() if path[0] == room}
         found = {path: arrays[names.key(path)] for path in (kernel, bias) if names.key(path) in arrays}
         theirs = {path: names.inward(path, array).shape for path, array in found.items()}
+        below = [key for key in arrays if key.startswith(f"{module}.") and key not in known]
+        if below and not theirs:
+            yield f"{module}: left out, {len(below)} arrays of another head than a linear layer"
+            for key in below:
+                del arrays[key]
         if not ours and not theirs:
             continue
         if not theirs:

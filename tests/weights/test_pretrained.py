@@ -136,8 +136,8 @@ def test_what_does_not_fit_is_listed_once_and_all(simple):
         "4 missing: bn2.bias, bn2.scale, bn2.running_mean, bn2.running_var; 1 left over: conv9.weight; "
         "1 of another shape: conv3.weight is (5, 5, 24, 48), not (3, 3, 24, 48)"
     ).replace("bn2.scale", "bn2.weight")
-    with pytest.raises(ValueError, match="22 missing: .*, ...; 24 left over: other.bn1.bias, .*, ..."):
-        load({f"other.{name}": array for name, array in arrays.items()}, without_head(target))
+    with pytest.raises(ValueError, match="22 missing: .*, ...; 24 left over: other_bn1.bias, .*, ..."):
+        load({f"other_{name}": array for name, array in arrays.items()}, without_head(target))
 
 
 def test_another_image_size_is_refused_where_a_map_is_flattened(simple):
