@@ -14,6 +14,7 @@ from imgcls_jax.figures import drawing
 from imgcls_jax.figures.drawing import Cell
 
 SIDE, COLUMNS, LINE = 288, 4, 3  # pixels of a picture, pictures in a row, pixels of a box's line
+COLORS, COLOR_NAMES = ((230, 60, 50), (40, 110, 220), (40, 160, 70)), ("red", "blue", "green")
 
 
 def draw(answers: Sequence[Mapping[str, Any]]) -> Image.Image:
@@ -27,10 +28,6 @@ def draw(answers: Sequence[Mapping[str, Any]]) -> Image.Image:
     rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
     key = ", ".join(f"{name} {COLOR_NAMES[number]}" for number, name in enumerate(names))
     return drawing.sheet("Regions", rows, notes=key)
-
-
-COLORS = ((230, 60, 50), (40, 110, 220), (40, 160, 70))
-COLOR_NAMES = ("red", "blue", "green")
 
 
 def _cell(answer: Mapping[str, Any], names: Sequence[str]) -> Cell:

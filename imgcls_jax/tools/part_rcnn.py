@@ -31,6 +31,7 @@ from imgcls_jax.data import proposals
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.data.sources.cub200 import Cub200
 from imgcls_jax.figures import part_boxes
+from imgcls_jax.figures.network_input import check_count
 from imgcls_jax.inference.part_rcnn import stored
 from imgcls_jax.inference.part_rcnn.fit import Metrics, fit, measure
 from imgcls_jax.inference.part_rcnn.model import CHOICES, Options
@@ -132,6 +133,8 @@ def run_predict(arguments: argparse.Namespace) -> int:
     paths = find_images(list(map(str, arguments.images)))
     if not paths:
         raise ValueError(f"no image files in {', '.join(map(str, arguments.images))}")
+    if arguments.picture:
+        check_count(paths)
     model = stored.read(arguments.folder)
     found = predict(model, paths, how=arguments.choice, top_k=arguments.top_k)
     answers = list(tracked(found, "predicting", len(paths)))
