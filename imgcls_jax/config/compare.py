@@ -28,6 +28,17 @@ WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.imag
 # though it is then, to its digest, another run.
 EVALUATIONS = "evals."
 LENGTH = "train.total_steps"
+# Younger fields that say nothing at this value: left out, so that the digests of older runs stay.
+WITHOUT = {
+    "train.resume_from": "",
+    "optimizer.decay_power": 1.0,
+    "optimizer.timescale_steps": 0,
+    "optimizer.cooldown_steps": 0,
+    "optimizer.layer_decay": 1.0,
+    "optimizer.sam_radius": 0.0,
+    "objective.projector_std": 0.0,
+    "objective.shuffled": True,
+}
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}
 ABSENT = "absent"
@@ -38,8 +49,14 @@ def binding_fields(resolved: Config) -> dict[str, Any]:
     return {
         name: ALIKE[name][0] if value in ALIKE.get(name, ()) else value
         for name, value in flat_fields(resolved).items()
-        if name not in FREE_ON_RESUME
+        if name not in FREE_ON_RESUME and not _says_nothing(name, value)
     }
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    if name.startswith("phases."):  # a phase has the optimizer's fields
+        name = f"optimizer.{name.rpartition('.')[2]}"
+    return name in WITHOUT and value == WITHOUT[name]
 
 
 def digest(resolved: Config) -> str:

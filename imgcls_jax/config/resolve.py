@@ -239,9 +239,9 @@ def _evals(section: str, fields: Config) -> Config:
 
 
 def _phase(section: str, fields: Config, resolved: Config) -> Config:
-    lengths = {f"total_{unit}": (float, REQUIRED) for unit in UNITS}
+    lengths = {f"total_{unit}": int if unit == "steps" else float for unit in UNITS}
     given = [name for name in lengths if name in fields]
-    if len(given) != 1 or not fits(fields[given[0]], float) or not fields[given[0]] > 0:
+    if len(given) != 1 or not fits(fields[given[0]], lengths[given[0]]) or not fields[given[0]] > 0:
         raise ValueError(f"config.{section} needs its length, at least one step: one of {', '.join(lengths)}")
     line = fields.get("train_transforms")
     if not fits(line, str | None):

@@ -173,7 +173,13 @@ class OptimizerSettings:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require_at_least("optimizer", self, timescale_steps=0, cooldown_steps=0, decay_power=0, sam_radius=0)
+        require_at_least("optimizer", self, decay_every_steps=0, timescale_steps=0, cooldown_steps=0)
+        require_at_least("optimizer", self, decay_power=0, sam_radius=0)
+        if any(step < 0 for step in self.decay_at_steps):
+            raise ValueError(
+                "config.optimizer.decay_at_epochs (or decay_at_steps) are not negative; got "
+                f"{tuple(self.decay_at_steps)} steps"
+            )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"optimizer.layer_decay lies in (0, 1]; got {self.layer_decay}")
         if self.learning_rate < 0 or self.warmup_steps < 0:
@@ -194,8 +200,11 @@ class TrainSettings:
 
     Attributes:
       batch_size: examples a step, over all devices.
-      total_steps: of the run; 0 where `phases` have their lengths.
+      total_steps: of the run; 0 to evaluate pretrained weights alone. The sum of their lengths where it has
+        `phases`.
       seed: of initialisation, order and augmentation.
+      resume_from: WORKDIR, WORKDIR@STEP or WORKDIR@best of another run, whose checkpoint this run begins with
+        (train/origin.py); "" to begin anew. model.pretrained is not read then.
       num_microbatches: parts in which a batch is worked through, one after the other, to save memory.
       eval_batch_size: 0 for batch_size.
       log_every_steps, eval_every_steps, checkpoint_every_steps: 0 switches the periodic ones off; the end of
@@ -221,6 +230,7 @@ class TrainSettings:
     batch_size: int
     total_steps: int
     seed: int = 0
+    resume_from: str = ""
     num_microbatches: int = 1
     eval_batch_size: int = 0
     log_every_steps: int = 50

@@ -92,7 +92,15 @@ class Setup:
                 f"config.objective.name = {self.settings.objective.name!r} learns "
                 f"{'any number of them' if self.objective.multi_label else 'one'}: change either"
             )
-        self.spec = {key: spec[key] for key in self.data.placed(self.objective.batch_keys)}
+        placed = self.data.placed(self.objective.batch_keys)
+        lacking = [key for key in placed if key not in spec]
+        if lacking:
+            raise ValueError(
+                f"config.objective.name = {self.settings.objective.name!r} reads {', '.join(lacking)} of "
+                f"each example, which config.data.source = {self.data.settings.source!r} does not give as it "
+                f"is set: it gives {', '.join(spec)}"
+            )
+        self.spec = {key: spec[key] for key in placed}
         prepared = {key: prepared[key] for key in self.objective.batch_keys}
         # A batch of two is enough to initialise from, and compiles faster.
         small = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), prepared)

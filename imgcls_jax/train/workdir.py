@@ -149,7 +149,8 @@ def check(configuration: Configuration, workdir: Path, found: Found | None = Non
     if differing:
         lines = compare.describe(differing, saved.written, configuration.written)
         raise ValueError(
-            f"{workdir} belongs to a run of another configuration; choose another --workdir, or "
+            f"{workdir} belongs to a run of another configuration; choose another --workdir, where "
+            f"--config.train.resume_from={workdir} goes on from its newest checkpoint, or "
             + "\n  ".join(["give back:", *lines])
         )
     if found is None:

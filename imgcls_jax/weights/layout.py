@@ -10,6 +10,8 @@ from types import ModuleType
 
 import numpy as np
 
+from imgcls_jax.weights.clip_names import openai_names
+
 KeyPath = tuple[str, ...]  # room, modules..., leaf
 
 TORCH_LEAVES = {
@@ -87,12 +89,13 @@ class OwnNames(TorchNames):
 
 
 def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> dict[str, np.ndarray]:
-    """Returns what a family's `import_weights` makes of arrays.
+    """Returns what a family's `import_weights` makes of arrays; those of CLIP may have Hugging Face's names.
 
     Raises:
       ValueError: an array is of a form that the family cannot read.
     """
     try:
-        return {name: np.asarray(a) for name, a in family.import_weights(arrays, variant).items()}
+        imported = family.import_weights(openai_names(arrays), variant)
+        return {name: np.asarray(a) for name, a in imported.items()}
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"no weights of {variant}: {error}") from error
