@@ -4,10 +4,9 @@
     --config.data.root=FOLDER --config.model.pretrained=mobilenet_v2_1.0_224_folded.npz
 
 `:mobilenet_v2` is the default; `:squeezenet` reads squeezenet_v1.0_float16.npz, `:efficientnet_lite0`
-efficientnet_lite0.pth. A run of no steps evaluates
-the weights and saves them, so that tools/predict works on its workdir. labels.txt holds "path index" lines,
-the index in ImageNet's usual order; classes.txt names the 1,000 classes. Without model.pretrained the weights
-are random.
+efficientnet_lite0.pth. A run of no steps evaluates the weights and saves them, so that tools/predict works on
+its workdir. labels.txt holds "path index" lines, the index in ImageNet's usual order; classes.txt names the
+1,000 classes. Without model.pretrained the weights are random.
 
 Measured on 500 photos, one of every second class, likely from ImageNet's training images, so no benchmark:
 MobileNetV2 87.8 % top-1, 98.0 % top-5; SqueezeNet 1.0 65.2 % and 84.6 %; EfficientNet-Lite0 87.4 % and 97.0 %

@@ -199,7 +199,7 @@ def optax_function(name: Any) -> Callable[..., Any]:
     if isinstance(name, str):
         modules = (importlib.import_module("optax"), importlib.import_module("optax.contrib"))
         function = next((getattr(module, name) for module in modules if hasattr(module, name)), None)
-    if name in NOT_OFFERED:
+    if isinstance(name, str) and name in NOT_OFFERED:
         raise ValueError(f"config.optimizer.name = {name!r}: {NOT_OFFERED[name]}")
     if (
         not inspect.isfunction(function)

@@ -38,6 +38,8 @@ class DataSettings:
       imbalance_factor: above 1 the training split becomes long-tailed: class sizes fall exponentially, and
         the first class has so many times as many examples as the last; label_seed chooses them.
       oversample: whether to repeat the examples of smaller classes until all classes are equally large.
+      images_per_class: above 1, an epoch's order groups so many images of a class, and a batch holds whole
+        groups, for losses that compare images of a class; the last batches may hold what fills no group.
       known_classes: the network learns the first so many classes, or those that this file names, one a line,
         and every split holds those alone; its other examples are the split "unknown:SPLIT", for evaluations.
         0 for all. The classes known come first, then the others, each in the order of the source.
@@ -62,6 +64,7 @@ class DataSettings:
     unlabeled_has_labeled: bool = True
     imbalance_factor: float = 1.0
     oversample: bool = False
+    images_per_class: int = 1
     known_classes: int | str = 0
     signatures: str = ""
     on_bad_example: str = "raise"
@@ -73,7 +76,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         require_at_least("data", self, labels_per_class=0, label_seed=0, labeled_batch_size=0)
-        require_at_least("data", self, num_threads=1, num_workers=0, prefetch_batches=1)
+        require_at_least("data", self, images_per_class=1, num_threads=1, num_workers=0, prefetch_batches=1)
         if not (math.isfinite(self.cache_gib) and self.cache_gib >= 0):
             raise ValueError(f"config.data.cache_gib is a number of GiB, at least 0; got {self.cache_gib!r}")
         if self.cache_gib and self.num_workers:
@@ -83,6 +86,10 @@ class DataSettings:
             )
         if self.labeled_batch_size and not self.labels_per_class:
             raise ValueError("config.data.labeled_batch_size needs data.labels_per_class")
+        if self.images_per_class > 1 and self.labeled_batch_size:
+            raise ValueError(
+                "config.data.images_per_class groups images by labels that data.labeled_batch_size hides"
+            )
         if self.labels_per_class and (self.imbalance_factor != 1 or self.oversample):
             raise ValueError(
                 "config.data.labels_per_class makes classes of one size: leave out data.imbalance_factor and "

@@ -223,6 +223,10 @@ class DataSide:
         if self.settings.labeled_batch_size:
             apart = not self.settings.unlabeled_has_labeled
             labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size, apart)
+        groups = None
+        if self.settings.images_per_class > 1:
+            labels = self._labels_of(self.training, "images_per_class")
+            groups = labels, self.settings.images_per_class
         source, (host_ops, *view_ops) = self._cached(self.training, self.train_host, *self._view_hosts)
         return TrainBatches(
             source,
@@ -232,6 +236,7 @@ class DataSide:
             on_bad_example=self.settings.on_bad_example,
             view_ops=view_ops,
             labeled=labeled,
+            groups=groups,
             order=order,
             shard=self.shard,
         )

@@ -110,6 +110,35 @@ def oversampled(labels: Indices) -> np.ndarray:
     return np.concatenate([np.resize(own, largest) for own in members])
 
 
+def grouped(order: Indices, labels: Indices, size: int) -> np.ndarray:
+    """Reorders an epoch so that images of a class follow each other in groups.
+
+    A group takes the next examples of its class in `order`, and stands where its first one stood among the
+    others. What remains of each class, fewer than a group, comes last.
+
+    Args:
+        order: integers [N], of a shuffle.
+        labels: integers [n], indexed by `order`.
+        size: of a group, at least 1.
+
+    Returns:
+        int64 [N], the entries of `order`.
+    """
+    own = np.asarray(labels)[order]
+    by_class = np.argsort(own, kind="stable")
+    starts, counts = (found[own[by_class]] for found in _runs(own))
+    rank = np.arange(len(own)) - starts
+    leader = rank - rank % size
+    whole = leader + size <= counts
+    return np.asarray(order)[by_class[np.lexsort((rank, by_class[starts + leader], ~whole))]]
+
+
+def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where each class begins once labels are sorted, and how many it has."""
+    counts = np.bincount(labels)
+    return np.cumsum(counts) - counts, counts
+
+
 class Subset:
     """A source that holds some elements of another.
 

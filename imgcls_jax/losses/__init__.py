@@ -41,7 +41,23 @@ from imgcls_jax.losses.kmeans import (
     nearest_centroid,
     pca_whiten,
 )
+from imgcls_jax.losses.metric_learning import (
+    add_angular_margin,
+    arcface,
+    center_loss,
+    cosface,
+    moved_centers,
+    triplet,
+)
 from imgcls_jax.losses.mixup import cutmix, mixup
+from imgcls_jax.losses.parts import (
+    part_attention,
+    part_distance,
+    part_diversity,
+    part_response,
+    part_target_distance,
+    peak_positions,
+)
 from imgcls_jax.losses.reconstruction import masked_reconstruction, patchify, unpatchify
 from imgcls_jax.losses.redundancy import covariance_penalty, variance_hinge
 
@@ -49,8 +65,12 @@ __all__ = [
     "INITIAL_LOG_SCALE",
     "KMeans",
     "LOG_SCALE_RANGE",
+    "add_angular_margin",
     "ale_loss",
+    "arcface",
+    "center_loss",
     "clip_loss",
+    "cosface",
     "covariance_penalty",
     "cutmix",
     "devise_loss",
@@ -67,13 +87,20 @@ __all__ = [
     "masked_reconstruction",
     "mean_over",
     "mixup",
+    "moved_centers",
     "multiclass_hinge",
     "mutual_information_loss",
     "nearest_centroid",
     "normalized_distance",
     "nt_xent",
+    "part_attention",
+    "part_distance",
+    "part_diversity",
+    "part_response",
+    "part_target_distance",
     "patchify",
     "pca_whiten",
+    "peak_positions",
     "prior_bias",
     "pseudo_labels",
     "queue_info_nce",
@@ -87,6 +114,7 @@ __all__ = [
     "softmax_focal",
     "softmax_squared_error",
     "squared_hinge",
+    "triplet",
     "unpatchify",
     "variance_hinge",
     "zero_one",

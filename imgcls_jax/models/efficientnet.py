@@ -9,10 +9,10 @@ padding; BatchNorm with epsilon 1e-5 and momentum 0.9 for B0 to B4, 1e-3 and 0.9
 TensorFlow's give padding="tf", norm=tf_norm. The dropout before the final classifier (0.2 for B0 and B1,
 0.3 for B2 and B3, 0.4 for B4 and B5, 0.5 for B6 and B7) belongs to the head.
 
-EfficientNet-Lite (the README of efficientnet/lite in TensorFlow's tpu repository, 2020; no paper) has ReLU6 for
-swish and no squeeze-and-excitation, and scales neither the stem and the last convolution nor the repeats of the
-first and the last stage. Lite0 to Lite4 are meant for images of 224, 240, 260, 280 and 300 pixels, normalized
-by (pixel - 127) / 128. Their weights are TensorFlow's, so padding="tf" and norm=tf_norm are their defaults. The
+EfficientNet-Lite (efficientnet/lite in TensorFlow's tpu repository, 2020; no paper) has ReLU6 for swish and
+no squeeze-and-excitation, and scales neither the stem and the last convolution nor the repeats of the first
+and the last stage. Lite0 to Lite4 are meant for images of 224, 240, 260, 280 and 300 pixels, normalized by
+(pixel - 127) / 128. Their weights are TensorFlow's, so padding="tf" and norm=tf_norm are their defaults. The
 dropout is 0.2 for Lite0 and Lite1, 0.3 for the others.
 
 State dicts of efficientnet_pytorch and efficientnet_lite_pytorch (`_conv_stem`, `_blocks.0`) and of timm
@@ -220,7 +220,7 @@ def repeats_of(stage: int, depth: float, lite: bool) -> int:
     return repeats if lite and stage in (1, len(STAGES)) else math.ceil(depth * repeats)
 
 
-_lite = functools.partial(dict, lite=True, padding="tf", norm=tf_norm)
+_LITE: dict[str, Any] = dict(lite=True, padding="tf", norm=tf_norm)
 # Width and depth multipliers.
 VARIANTS: dict[str, dict[str, Any]] = {
     "efficientnet_b0": dict(width=1.0, depth=1.0),
@@ -231,11 +231,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "efficientnet_b5": dict(width=1.6, depth=2.2, norm=tf_norm),
     "efficientnet_b6": dict(width=1.8, depth=2.6, norm=tf_norm),
     "efficientnet_b7": dict(width=2.0, depth=3.1, norm=tf_norm),
-    "efficientnet_lite0": _lite(width=1.0, depth=1.0),
-    "efficientnet_lite1": _lite(width=1.0, depth=1.1),
-    "efficientnet_lite2": _lite(width=1.1, depth=1.2),
-    "efficientnet_lite3": _lite(width=1.2, depth=1.4),
-    "efficientnet_lite4": _lite(width=1.4, depth=1.8),
+    "efficientnet_lite0": _LITE | dict(width=1.0, depth=1.0),
+    "efficientnet_lite1": _LITE | dict(width=1.0, depth=1.1),
+    "efficientnet_lite2": _LITE | dict(width=1.1, depth=1.2),
+    "efficientnet_lite3": _LITE | dict(width=1.2, depth=1.4),
+    "efficientnet_lite4": _LITE | dict(width=1.4, depth=1.8),
 }
 
 

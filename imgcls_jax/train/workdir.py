@@ -17,7 +17,7 @@ from imgcls_jax.config import compare
 from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.field_types import fits
 from imgcls_jax.config.resolve import resolve
-from imgcls_jax.config.written import Config, of_first_version
+from imgcls_jax.config.written import Config, in_present_words, of_first_version
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.contents import Contents
 from imgcls_jax.runtime.files import naming, open_own, read_json, write_json
@@ -93,7 +93,8 @@ def _read_configuration(workdir: Path) -> Saved:
             raise ValueError(
                 f"{path} is damaged: {name} is of type {wanted.__name__}; got {content.get(name)!r}"
             )
-    return Saved(*(content[name] for name in types))
+    written, resolved = (in_present_words(content[name]) for name in ("written", "resolved"))
+    return Saved(written, resolved, content["steps_per_epoch"])
 
 
 def _resolved(path: Path, config: Any) -> Configuration:

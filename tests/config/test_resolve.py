@@ -174,6 +174,24 @@ def test_a_workdir_of_the_first_version_resumes_and_predicts(tmp_path, caplog):
     assert workdir.load_configuration(tmp_path).resolved["train"]["num_microbatches"] == 1
 
 
+@pytest.mark.parametrize(("former", "present"), [(False, ""), (True, "box")])
+def test_a_workdir_with_a_field_under_its_former_name(tmp_path, former, present):
+    config = digits()
+    config["data"] |= {"source": "cub200", "root": "data"}
+    resolved = resolve(config).in_steps(22)
+    del resolved["data"]["region"]
+    for form in (config, resolved):
+        form["data"]["crop_to_box"] = former
+    content = {"written": config, "resolved": resolved, "steps_per_epoch": 22}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    loaded = workdir.load_configuration(tmp_path)
+    assert loaded.data.fields["region"] == present and loaded.written["data"]["region"] == present
+    same = copy.deepcopy(config)
+    del same["data"]["crop_to_box"]
+    same["data"]["region"] = present
+    assert compare.differing_fields(loaded.in_steps(22), resolve(same).in_steps(22)) == {}
+
+
 def test_a_workdir_of_the_first_version_that_says_the_same_in_other_words(tmp_path):
     """Its configurations wrote float32 and a decay of 0, and its averages had no warm-up."""
     first = run(digits(objective__ema_decay=0.9, objective__ema_warmup=False), tmp_path)
@@ -223,6 +241,7 @@ def test_the_data_alone():
         ({"optimizer__b1": 0.9}, "config.optimizer.b1: no such field"),
         ({"train__total_epochs": 3.0}, "total_steps and total_epochs are one duration"),
         ({"train__accumulate_steps": 2}, "is called train.num_microbatches"),
+        ({"data__crop_to_box": True}, "is called data.region now; write '' for False; write 'box' for True"),
         ({"model__widht": 3}, "config.model: .*widht"),
         ({"evals__test": {"evaluator": "classification"}}, "config.evals.test.split is missing"),
         ({"evals__test": {"evaluator": "knn", "split": "test", "views": 3}}, "config.evals.test.views"),
