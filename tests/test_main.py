@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from imgcls_jax.data.sources.digits import Digits
 from imgcls_jax.inference.trained import evaluate
-from imgcls_jax.tools import export, index, predict, report, retrieve
+from imgcls_jax.tools import convert, export, index, predict, report, retrieve
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=configs/digits_simpleconv3.py:test"
@@ -278,7 +278,19 @@ def test_exported_weights_and_description(exported):
     assert description["class_names"] == [str(k) for k in range(10)] and description["step"] == 44
     assert description["platforms"] == ["cpu", "cuda", "tpu"]
     weights = load_file(exported / "weights.safetensors")
-    assert {"params/head/classifier/kernel", "batch_stats/backbone/bn1/mean"} & set(weights)
+    assert {"head/classifier/kernel", "backbone/bn1/scale", "batch_stats/bn1/mean"} <= set(weights)
+
+
+def test_another_run_begins_with_exported_weights(exported, tmp_path):
+    options = (f"--config.model.pretrained={exported}", "--config.train.total_epochs=0.0")
+    done = command("main", CONFIG, f"--workdir={tmp_path / 'w'}", *options)
+    assert done.returncode == 0 and "weights.safetensors: 24 arrays loaded" in done.stdout
+    argv = [str(exported / "weights.safetensors"), str(tmp_path / "t.safetensors"), "--to", "torch"]
+    argv += ["--family", "simpleconv3", "--variant", "simpleconv3", "--image_size", "24", "--channels", "1"]
+    assert convert.main(argv) == 0
+    kernel = load_file(tmp_path / "t.safetensors")["conv1.weight"]
+    own = load_file(exported / "weights.safetensors")["backbone/conv1/kernel"]
+    np.testing.assert_array_equal(kernel, own.transpose(3, 2, 0, 1))
 
 
 def predicted_without(absent, exported, picture):

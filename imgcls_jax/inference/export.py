@@ -83,7 +83,7 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
     images = jax.ShapeDtypeStruct((batch, *trained.source_shape), jnp.uint8)
     exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(images)
     require_allowed(exported.mlir_module_serialized)
-    weights = {"params": trained.objective_state.get("ema", trained.params)}
+    weights = dict(trained.objective_state.get("ema", trained.params))  # as model.pretrained reads them
     if trained.objective_state.get("batch_stats"):
         weights["batch_stats"] = trained.objective_state["batch_stats"]
     leaves = zip(jax.tree.leaves(param_paths(weights)), jax.tree.leaves(weights), strict=True)

@@ -27,11 +27,14 @@ def first_state(setup: Setup) -> tuple[TrainState, np.ndarray | None]:
     return origin.read(setup) if setup.settings.train.resume_from else (initial_state(setup), None)
 
 
+EXPORTED = "weights.safetensors"  # the file of an exported folder
+
+
 def initial_state(setup: Setup) -> TrainState:
     """Returns the state of step 0, with the weights that config.model.pretrained names.
 
-    That is a file of weights (weights/pretrained.py), or the workdir of another run, whose backbone is
-    taken.
+    That is a file of weights (weights/pretrained.py), an exported folder, which holds one, or the workdir of
+    another run, whose backbone is taken.
 
     Raises:
       ValueError: the weights do not fit.
@@ -41,6 +44,9 @@ def initial_state(setup: Setup) -> TrainState:
     if not path:
         return state
     target = {"params": state.params, "batch_stats": state.objective_state.get("batch_stats", {})}
+    exported = Path(path) / EXPORTED
+    if exported.is_file():
+        path = str(exported)
     if Path(path).is_dir():
         params, batch_stats, told = _from_workdir(Path(path), target, setup.sharding)
     else:
