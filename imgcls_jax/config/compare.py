@@ -27,6 +27,9 @@ WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.imag
 LENGTH = "train.total_steps"
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}
+# Fields that came later, with the value by which the code computes what it did without them. A run of before
+# is the same run, under the same digest.
+ADDED = {"data.folds": 0, "data.fold": 0, "data.fold_seed": 0, "data.group_column": ""}
 ABSENT = "absent"
 
 
@@ -35,7 +38,7 @@ def binding_fields(resolved: Config) -> dict[str, Any]:
     return {
         name: ALIKE[name][0] if value in ALIKE.get(name, ()) else value
         for name, value in flat_fields(resolved).items()
-        if name not in FREE_ON_RESUME
+        if name not in FREE_ON_RESUME and not (name in ADDED and value == ADDED[name])
     }
 
 

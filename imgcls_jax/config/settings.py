@@ -16,6 +16,7 @@ from imgcls_jax.config.field_types import require_at_least
 DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled, or small gradients become 0
 ON_NONFINITE = ("stop", "skip", "rollback")
 PARALLEL = ("replicated", "sharded", "per_replica")
+FOLD = "fold"  # the split that a cross-validation holds out of the training split
 MAIN = "main"  # the one phase of a run without the section `phases`
 
 
@@ -38,6 +39,11 @@ class DataSettings:
       imbalance_factor: above 1 the training split becomes long-tailed: class sizes fall exponentially, and
         the first class has so many times as many examples as the last; label_seed chooses them.
       oversample: whether to repeat the examples of smaller classes until all classes are equally large.
+      folds: above 0 the training split is cross-validated: it is shared out among so many folds, at least 2
+        (data/folds.py), and
+      fold: is held out, from 0 on: the split "fold". The training split is then the other folds, also for
+        evaluations; labels_per_class, imbalance_factor, oversample and known_classes choose from these.
+      fold_seed: of the shares.
       known_classes: the network learns the first so many classes, and every split holds those alone; its
         other examples are the split "unknown:SPLIT", for evaluations. 0 for all.
       eval_transforms: line of every evaluation and of prediction; nothing random.
@@ -59,6 +65,9 @@ class DataSettings:
     unlabeled_has_labeled: bool = True
     imbalance_factor: float = 1.0
     oversample: bool = False
+    folds: int = 0
+    fold: int = 0
+    fold_seed: int = 0
     known_classes: int = 0
     on_bad_example: str = "raise"
     num_threads: int = 2
@@ -79,10 +88,28 @@ class DataSettings:
             )
         if self.labeled_batch_size and not self.labels_per_class:
             raise ValueError("config.data.labeled_batch_size needs data.labels_per_class")
+        self._check_folds()
         if self.labels_per_class and (self.imbalance_factor != 1 or self.oversample):
             raise ValueError(
                 "config.data.labels_per_class makes classes of one size: leave out data.imbalance_factor and "
                 "data.oversample"
+            )
+
+    def _check_folds(self) -> None:
+        """Raises ValueError for a number of folds, or of a fold, that there is not."""
+        require_at_least("data", self, folds=0, fold=0, fold_seed=0)
+        if self.folds == 1:
+            raise ValueError("config.data.folds is 0 for no cross-validation, or at least 2; got 1")
+        if not self.folds and (self.fold or self.fold_seed):
+            raise ValueError("config.data.fold and data.fold_seed are of a cross-validation: set data.folds")
+        if self.folds and self.fold >= self.folds:
+            raise ValueError(
+                f"config.data.fold lies between 0 and {self.folds - 1}, data.folds being {self.folds}; got "
+                f"{self.fold}"
+            )
+        if self.folds and self.train_split == FOLD:
+            raise ValueError(
+                f"config.data.train_split names the split to share out; {FOLD!r} is the one held out of it"
             )
 
 
