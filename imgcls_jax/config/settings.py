@@ -154,6 +154,7 @@ class OptimizerSettings:
       schedule: "constant"; "step": times decay_factor at every multiple of decay_every_steps, or at
         decay_at_steps; "cosine": from the end of the warm-up down to final_learning_rate at the last step;
         "cosine_7_16": times cos(7 pi t / 16) as t goes from 0, at the end of the warm-up, to 1;
+        "exponential": times (final_learning_rate / peak)^t, final_learning_rate being above 0;
         "polynomial": final + (peak - final) (1 - t)^decay_power, linear by default; "reciprocal_sqrt": times
         sqrt(s / max(step, s)), s being timescale_steps, or warmup_steps where that is 0.
       warmup_steps: linear rise from 0 at step 0 to the peak; steps of a decay are counted from step 0 all the
@@ -161,7 +162,7 @@ class OptimizerSettings:
       decay_factor, decay_every_steps, decay_at_steps: of "step".
       decay_power: of "polynomial".
       timescale_steps: of "reciprocal_sqrt".
-      final_learning_rate: of "cosine", "polynomial" and the cooldown.
+      final_learning_rate: of "cosine", "exponential", "polynomial" and the cooldown.
       cooldown_steps: the last steps, over which the rate falls linearly to final_learning_rate, whatever the
         schedule.
       weight_decay: >= 0. Optimizers with a decay of their own (adamw, lamb, lars, lion, ...) receive it; for
