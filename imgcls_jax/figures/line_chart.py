@@ -28,12 +28,12 @@ def draw(
     Args:
       title, notes: above the chart.
       x: float [N], positive, rising.
-      lines: {name: float [N]}, drawn from pale to dark; the last sets the range of y.
+      lines: {name: float [N]}, drawn from pale to dark; what of them lies above all of the last is cut off.
       marks: {name: x}, drawn as upright lines.
       axes: what lies across and upwards.
     """
     span = math.log(x[-1] / x[0]) or 1.0
-    low, high = (float(found(list(lines.values())[-1])) for found in (np.min, np.max))
+    low, high = min(map(np.min, lines.values())), np.max(list(lines.values())[-1])
     low, high = low - 0.05 * ((high - low) or 1), high + 0.05 * ((high - low) or 1)
 
     def place(at: float, value: float) -> tuple[float, float]:

@@ -7,7 +7,6 @@ evaluation is needed; both as is usual today. What it suggests is where to begin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +34,6 @@ class Course(NamedTuple):
       smoothed: float [N], its average.
       steepest: the rate at which the smoothed loss falls fastest.
       before_least: a tenth of that at which it is least.
-      exploded: whether the loss grew without bound at the end.
     """
 
     rate: np.ndarray
@@ -43,7 +41,6 @@ class Course(NamedTuple):
     smoothed: np.ndarray
     steepest: float
     before_least: float
-    exploded: bool
 
     def as_json(self) -> dict[str, Any]:
         """Returns what `range_test.json` keeps."""
@@ -109,8 +106,10 @@ def smooth(loss: Sequence[float] | np.ndarray, beta: float = SMOOTHING) -> np.nd
 
 
 def end_of(smoothed: np.ndarray) -> int:
-    """Returns how many steps come before the smoothed loss exceeds EXPLODES times its least so far."""
-    beyond = np.flatnonzero(smoothed > EXPLODES * np.minimum.accumulate(smoothed))
+    """Returns how many steps come before the smoothed loss exceeds EXPLODES times its least so far; all of
+    them where that is not positive."""
+    least = np.minimum.accumulate(smoothed)
+    beyond = np.flatnonzero((smoothed > EXPLODES * least) & (least > 0))
     return int(beyond[0]) if len(beyond) else len(smoothed)
 
 
@@ -134,12 +133,11 @@ def has_exploded(workdir: Path) -> bool:
     return end_of(smoothed) < len(smoothed)
 
 
-def suggest(rate: np.ndarray, loss: np.ndarray, *, stopped: bool) -> Course:
+def suggest(rate: np.ndarray, loss: np.ndarray) -> Course:
     """Reads what a range test says.
 
     Args:
       rate, loss: float [N] of its steps.
-      stopped: whether the run ended because its loss was not finite.
 
     Raises:
       ValueError: too few steps.
@@ -158,7 +156,6 @@ def suggest(rate: np.ndarray, loss: np.ndarray, *, stopped: bool) -> Course:
         smoothed[:end],
         steepest=float(rate[np.argmin(slope)]),
         before_least=float(rate[np.argmin(smoothed[:end])]) / BEFORE_LEAST,
-        exploded=stopped or end < len(loss),
     )
 
 
@@ -168,8 +165,6 @@ def advice(course: Course) -> str:
         f"the smoothed loss falls fastest at {course.steepest:.2g}, and a tenth of the rate of its least is "
         f"{course.before_least:.2g}: a peak to begin with lies between"
     )
-    if not course.exploded:
-        text += f". It did not explode up to {course.rate[-1]:.2g}: a higher end would say more"
-    elif math.isclose(course.steepest, course.rate[0]):
-        text += ". It fell from the start: begin at a lower rate"
+    if course.smoothed.argmin() == len(course.smoothed) - 1:
+        text += f". It still falls at {course.rate[-1]:.2g}, the highest: go higher"
     return text

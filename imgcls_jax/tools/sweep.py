@@ -186,7 +186,7 @@ def test_range(flags: argparse.Namespace, named: files.Named, run: Runner) -> No
     rate, loss = range_test.read(workdir)
     if status and len(loss) < range_test.LEAST_STEPS:
         raise ValueError(f"the run failed: {process.last_line(flags.workdir / 'run.log')}")
-    course = range_test.suggest(rate, loss, stopped=bool(status))
+    course = range_test.suggest(rate, loss)
     advice = range_test.advice(course)
     write_json(flags.workdir / "range_test.json", course.as_json(), way_out="")
     picture = line_chart.draw(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imgcls_jax.config.files import split_overrides
 from imgcls_jax.tools import sweep
@@ -205,3 +206,43 @@ def test_a_damaged_file_is_one_line(tmp_path, capsys):
     (tmp_path / "sweep.json").write_text(json.dumps(content))
     assert start(tmp_path, *FOLDS)[0] == 2
     assert "trials[0] is damaged: values is of type" in capsys.readouterr().err
+
+
+# ---- range test
+
+
+def rising(words, log, unwanted):
+    """A run whose loss falls, and explodes from step 30 on."""
+    overrides = split_overrides(words[3:])[1]
+    assert overrides["evals.test"] == "none" and overrides["train.total_steps"] == "50"
+    assert overrides["optimizer.schedule"] == "exponential" and overrides["optimizer.warmup_steps"] == "0"
+    workdir = Path(words[words.index("--workdir") + 1])
+    workdir.mkdir()
+    low, high = float(overrides[RATE]), float(overrides["optimizer.final_learning_rate"])
+    with open(workdir / "metrics.jsonl", "w") as file:
+        for step in range(1, 51):
+            loss = 2 - step / 20 if step < 30 else 100.0**step if step < 40 else None
+            rate = low * (high / low) ** ((step - 1) / 50)
+            file.write(json.dumps({"step": step, "train/loss": loss, "train/learning_rate": rate}) + "\n")
+    assert unwanted()
+    return 1
+
+
+def test_the_range_test_draws_what_it_found(tmp_path, capsys):
+    words = ("--range_test", "50", f"--space={RATE}=log(1e-4, 1.0)")
+    flags = ["--config", CONFIG, "--workdir", str(tmp_path), *words]
+    assert sweep.main(flags, run=rising) == 0
+    content = json.loads((tmp_path / "range_test.json").read_text())
+    assert len(content["rate"]) == 29 and content["rate"][0] == 1e-4
+    assert content["before_least"] == pytest.approx(1e-4 * 1e4 ** (28 / 50) / 10)
+    with Image.open(tmp_path / "range_test.png") as picture:
+        assert picture.width > 700 and len(picture.convert("RGB").getcolors(10**6)) > 50
+    assert "the smoothed loss falls fastest at" in capsys.readouterr().out
+    assert sweep.main(flags, run=None) == 0  # it is drawn again from what there is
+
+    def fails(words, log, unwanted):
+        log.write_text("error: no such folder")
+        return 1
+
+    assert sweep.main([*flags[:3], str(tmp_path / "new"), *words], run=fails) == 2
+    assert "the run failed: error: no such folder" in capsys.readouterr().err
