@@ -8,12 +8,11 @@ here. A crop of 20x20 is enlarged to 32x32, becomes gray in [0, 1] and then two 
 of zeros; 220 images a batch, each with three transforms. In each of 1,999 epochs the auxiliary head has one
 pass through all images and the clusters' head two: 5,997 passes, 1,631,184 steps.
 
-Differences from xu-ji/IIC @b7602b7: they take the images in the order of the files, the same 220 together in
-every pass, and the last, smaller batch too (1,637,181 steps); here passes are shuffled. That changes which
-images the joint distribution is estimated from; its cost is not known. BatchNorm keeps running statistics for
-prediction, where run 640 takes those of the evaluated batch. Their network pools after the first convolution
-(32 to 17), so its maps are half as large and a step costs a quarter; ours sees finer maps. Their transforms
-are on 8-bit images.
+The images are taken in the order of the files, the same 220 together in every pass, as the authors do.
+
+Differences from xu-ji/IIC @b7602b7: the last 160 images, less than a batch, are not trained on; there they
+are a smaller batch (1,637,181 steps). BatchNorm keeps running statistics for prediction, where run 640 takes
+those of the evaluated batch. Their transforms are on 8-bit images. What this costs is not known.
 """
 
 from ml_collections import ConfigDict
@@ -34,8 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.train_transforms = plain
     config.data.view_transforms = (plain, transformed, transformed, transformed)
     config.data.eval_transforms = f"center_crop(20) | upsample(32) | {front}"
-    config.model.update(name="resnet", variant="resnet18_cifar")
-    config.model.stage_sizes = (3, 4, 6, 3)  # of ResNet-34
+    config.model.update(name="resnet", variant="resnet34_iic")
     config.objective.update(
         name="iic",
         num_clusters=10,
@@ -43,6 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
         overclusters_first=True,
         head_epochs=(2, 1),
         head_std=0.01,
+        shuffled=False,
     )
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-4

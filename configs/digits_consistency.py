@@ -2,7 +2,7 @@
 
   python -m imgcls_jax.main --config configs/digits_consistency.py:vat
 
-Network, transforms, optimizer and length are those of `configs/digits_pseudo_label.py`; the rows differ in the
+Network, transforms, optimizer and length are those of `configs/digits_pseudo_label.py`: rows differ in the
 objective alone.
 """
 

@@ -9,13 +9,12 @@ frozen network the paper, arXiv:2002.05709, reports 69.1 % after 1000 epochs
 projector layers and a decay of 1e-4: `--config.objective.projection_layers=3
 --config.optimizer.weight_decay=1e-4`. Measured here by nearest neighbors.
 
-Differences from google-research/simclr @383d414, whose cost is not known but of which augmentation is the
-likely one: saturation and hue scale in HSV there, saturation blends with gray here; contrast turns about each
-channel's mean there, about the luminance's here; blur pads with zeros, here by reflection; crops are resized
-bicubically, here bilinearly; convolutions start from a truncated normal by fan-in, here He's by fan-out, and
-the projector from N(0, 0.01^2), here LeCun's; their loss is the sum of both directions, twice ours, which
-LARS's trust ratio takes out for kernels and which doubles the steps of biases and scales; a linear classifier
-is trained beside.
+The crops' sizes, the jitter, the border of the blur and the initial values are those of
+google-research/simclr @383d414. Differences from it, whose cost is not known: crops are resized by bicubic
+interpolation without antialiasing there, bilinearly with it here; a device's images have one width of blur a
+step there, each its own here; the first max-pool pads on one side there, on both here; their loss is the sum
+of both directions, twice ours, which LARS's trust ratio takes out for kernels and which doubles the steps of
+biases and scales; a linear classifier is trained beside.
 """
 
 from ml_collections import ConfigDict
@@ -29,8 +28,9 @@ def get_config(arg: str = "") -> ConfigDict:
     side, batch_size = (32, 16) if options.test else (224, 4096)
     plain = f"decode | resize_short({side * 8 // 7}) | center_crop({side})"
     view = (
-        f"decode | random_resized_crop({side}) | flip | color_jitter(0.8, 0.8, 0.8, 0.2, 0.8)"
-        " | grayscale(0.2) | gaussian_blur((0.1, 2.0), 0.5)"
+        f"decode | random_resized_crop({side}, (0.1, 1.0), (0.75, 1.3333), 'tensorflow') | flip"
+        " | color_jitter(0.8, 0.8, 0.8, 0.2, 0.8, 'tensorflow') | grayscale(0.2)"
+        " | gaussian_blur((0.1, 2.0), 0.5, None, 'zeros')"
     )
     config.data.source = "image_folder"
     config.data.root = "data/imagenet"
@@ -40,7 +40,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.on_bad_example = "skip"
     config.data.num_threads = 16
     config.model.update(name="resnet", variant="resnet50", zero_init_gamma=True)
+    config.model.begins_as = "tensorflow"
     config.objective.name = "simclr"
+    config.objective.projector_std = 0.01
     config.optimizer.name = "lars"
     config.optimizer.learning_rate = 0.3 * batch_size / 256
     config.optimizer.schedule = "cosine"

@@ -266,8 +266,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         flags, named, overrides = _parse(sys.argv[1:] if argv is None else argv)
         job = functools.partial(_evaluate, flags, overrides) if named is None else _trainer(named, flags)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    except (ValueError, ModuleNotFoundError) as error:
+        raise SystemExit(f"error: {user_mistake(error) or error}") from error
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     # jax is imported only now, so that --help and a typo do not wait for it.
     if flags.distributed:

@@ -50,7 +50,8 @@ def batch(start=0, rows=ROWS):
     index = np.arange(start, start + rows, dtype=np.int32) % TASK.num_examples
     images = np.random.default_rng(start).normal(size=(rows, *TASK.image_shape)).astype(np.float32)
     examples = {"image": images, "label": index % TASK.num_classes, "index": index}
-    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": examples}
+    text = np.tile(np.int32([1, 5, 19, 0, 0, 0]), (rows, 1, 1))
+    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": examples, "text": text}
 
 
 def keys_of(objective, values):

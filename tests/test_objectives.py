@@ -25,6 +25,7 @@ NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__)]
 # here has its defaults, and EXAMPLES where it has none.
 OPTIONS = {
     "byol": {"projection_hidden": (8,), "projection_dim": 4, "prediction_hidden": 8},
+    "clip": {"dim": 8, "text_width": 8, "text_depth": 1, "context_length": 6, "vocab_size": 20},
     "cnn_rnn": {"hidden": 16, "embedding_dim": 8},
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
     "dino": {"num_prototypes": 12, "projection_hidden": (8, 8), "bottleneck": 4},
@@ -82,7 +83,9 @@ def batch(step=0, rows=8):
     index = (step * rows + np.arange(rows)) % TASK.num_examples
     examples = {"image": images, "label": np.int32(index % TASK.num_classes), "index": np.int32(index)}
     labeled = {key: column[:4] for key, column in examples.items()}
-    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": labeled}
+    text = np.stack([index + 1, 5 + index % 7, np.full(rows, 19)], axis=1) % 20  # start, a word, end
+    text = np.pad(text[:, None], [(0, 0), (0, 1), (0, 3)]).astype(np.int32)  # [B, 2, 6], the second is none
+    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": labeled, "text": text}
 
 
 def keys_of(objective, values):

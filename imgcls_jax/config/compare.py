@@ -24,6 +24,9 @@ FREE_ON_RESUME = (
 )
 # Where data lie, not what they are: these may differ where the workdir's digest of its data agrees.
 WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images")
+# The section of the evaluations. They read the state and change nothing of it: a run may go on with others,
+# though it is then, to its digest, another run.
+EVALUATIONS = "evals."
 LENGTH = "train.total_steps"
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}
@@ -69,6 +72,21 @@ def differing_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
         for name in sorted(before.keys() | after.keys())
         if before.get(name, ABSENT) != after.get(name, ABSENT)
     }
+
+
+def without_new_fields(
+    differing: dict[str, tuple[Any, Any]], new_written: Config
+) -> dict[str, tuple[Any, Any]]:
+    """Returns the differences but for fields that the code did not have then, and that nobody has set since.
+
+    Their default is what the code did before: a field that is new changes no number of a run by itself.
+
+    Args:
+      differing: of differing_fields.
+      new_written: as the file and command line say it now.
+    """
+    written = flat_fields(new_written)
+    return {name: own for name, own in differing.items() if own[0] != ABSENT or name in written}
 
 
 def describe(differing: dict[str, tuple[Any, Any]], old_written: Config, new_written: Config) -> list[str]:

@@ -136,6 +136,8 @@ def search_space(named: Named) -> dict[str, Any]:
     try:
         space = sweep()
     except Exception as error:  # whatever a user's file raises
+        if isinstance(error, ModuleNotFoundError) and error.name == "ml_collections":  # no fault of the file
+            raise
         raise ValueError(_located(named.path, error)) from error
     if not isinstance(space, dict) or not all(isinstance(field, str) for field in space):
         raise ValueError(f"{named.path}: sweep() returns {{'section.field': values}}; got {space!r}")

@@ -2,12 +2,16 @@
 
 Evaluators that need all examples at once share this. The network runs in evaluation mode, on images after
 data.eval_transforms: no statistics move, nothing is random.
+
+An evaluator's file may export check(splits, options, task), which is called before the first step: it raises
+ValueError where the splits cannot be measured so. `splits` are {keyword: SplitFacts} of the keywords that end
+in "split", `options` all keyword arguments of `make`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +23,59 @@ OpenSplit = Callable[[str], Iterable[dict[str, jax.Array]]]
 Examples = dict[str, np.ndarray]
 
 
-def check_labels(label: jax.Array, *, multi_label: bool) -> None:
+class SplitFacts(NamedTuple):
+    """What is known of a split before any of its images is read.
+
+    Attributes:
+      name: of the split.
+      num_examples: N.
+      class_names: of its labels.
+      class_counts: examples of each class; () where that is not known, and where an image has several labels.
+      multi_label: whether labels are [N, K], of 0 and 1.
+    """
+
+    name: str
+    num_examples: int
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    multi_label: bool
+
+
+def check_labels(given_multi_label: bool, *, multi_label: bool) -> None:
     """Raises ValueError for labels [B] in a multi-label evaluator, and for labels [B, K] in any other."""
-    if (label.ndim == 2) != multi_label:
+    if given_multi_label != multi_label:
         one, any_number = "one label an image", "any number of labels an image"
         measured, given = (any_number, one) if multi_label else (one, any_number)
         other = "classification" if multi_label else "multilabel"
         raise ValueError(f"this evaluator measures {measured}, and the data give {given}: use {other!r}")
+
+
+def check_splits(splits: Mapping[str, SplitFacts], *, multi_label: bool = False) -> None:
+    """Raises ValueError for a split without an example, and for one of the other kind of labels."""
+    for field, split in splits.items():
+        if not split.num_examples:
+            raise ValueError(f"{field} = {split.name!r} has no example")
+        check_labels(split.multi_label, multi_label=multi_label)
+
+
+def check_known(field: str, split: SplitFacts, num_classes: int) -> None:
+    """Raises ValueError for a split of classes that the network does not know, where its predictions are
+    compared with labels."""
+    if len(split.class_names) != num_classes:
+        raise ValueError(
+            f"{field} = {split.name!r} has {len(split.class_names)} classes, and the network knows "
+            f"{num_classes}: name a split of those"
+        )
+
+
+def check_shared_classes(field: str, split: SplitFacts, fitted: SplitFacts) -> None:
+    """Raises ValueError where no class of a split occurs in the one that is fitted on."""
+    own, other = split.class_counts, fitted.class_counts
+    if own and other and not any(a and b for a, b in zip(own, other, strict=False)):
+        raise ValueError(
+            f"no class of split = {split.name!r} is in {field} = {fitted.name!r}: name splits of the same "
+            "classes"
+        )
 
 
 def make_collector(
@@ -52,7 +102,7 @@ def make_collector(
         FloatingPointError for a NaN or an infinity."""
         parts = []
         for batch in open_split(split):
-            check_labels(batch["label"], multi_label=multi_label)
+            check_labels(batch["label"].ndim == 2, multi_label=multi_label)
             part = multihost_utils.process_allgather(kept(params, objective_state, batch), tiled=True)
             mask = part.pop("mask")
             parts.append({name: column[mask] for name, column in part.items()})

@@ -91,6 +91,11 @@ def keep_objective_state(params: Params, objective_state: ObjectiveState, step: 
     return objective_state
 
 
+def keep_params(params: Params) -> Params:
+    """The default `project`: params are free."""
+    return params
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """An algorithm as pure functions.
@@ -99,14 +104,18 @@ class Objective:
       batch_keys: the keys of a batch that `loss` reads: "image", float [B, H, W, C]; "views", a tuple of the
         same, one for each line of data.view_transforms; "label", int32 [B], -1 where it is hidden (with
         multi_label [B, K] of 0 and 1); "index", int32 [B] in [0, N); "labeled", a second batch {"image",
-        "label", "index"} of examples with known labels.
+        "label", "index"} of examples with known labels; "text", int32 [B, n, L], the token ids of n captions
+        an image, with rows of zeros in place of those that it lacks.
       init: (rng, batch) -> (params, objective_state); the two share no buffer.
       loss: (params, objective_state, batch, rng, step) -> (scalar, (objective_state, metrics)), metrics being
         scalars averaged over the batch; the step adds the scalar to them as "loss".
       predict: (params, objective_state, batch) -> {"logits": float [B, K] and/or "embedding": float [B, D]};
-        with "probabilities" [B, K] where those are not the softmax of the logits.
+        with "probabilities" [B, K] where those are not the softmax of the logits. The batch is all that the
+        source gives of an example, of which other files than the run's may have "image" alone.
       after_update: (params, objective_state, step) -> objective_state, after the optimizer's step, inside the
         jitted step.
+      project: params -> params of the same form, right after the optimizer's step: back into the range that
+        they must not leave. Frozen params stay as they are.
       plan_epoch: (params, objective_state, epoch, embed, rng) -> EpochPlan, on the host and equal on every
         host; None where an epoch needs no plan. `embed(key)` returns predict's output of that key over the
         training split, float32 [N, D].
@@ -130,6 +139,7 @@ class Objective:
     ]
     predict: Callable[[Params, ObjectiveState, Batch], dict[str, jax.Array]]
     after_update: Callable[[Params, ObjectiveState, jax.Array], ObjectiveState] = keep_objective_state
+    project: Callable[[Params], Params] = keep_params
     plan_epoch: (
         Callable[[Params, ObjectiveState, int, Callable[[str], np.ndarray], jax.Array], EpochPlan] | None
     ) = None

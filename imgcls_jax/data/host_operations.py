@@ -22,6 +22,7 @@ except ModuleNotFoundError:  # there are no wheels for ARM under Linux; Pillow r
     resizer = None
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop
+TENSORFLOW_CROP_TRIES = 100
 
 Example = bytes | np.ndarray | Image.Image
 
@@ -100,7 +101,10 @@ def _resize_short(image: Image.Image, rng: np.random.Generator, *, low: int, hig
 
 
 def random_resized_crop(
-    size: int, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (0.75, 4 / 3)
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (0.75, 4 / 3),
+    like: str = "torchvision",
 ) -> HostOp:
     """Crop a random part and resize it to size x size in one pass; bilinear, antialiased.
 
@@ -109,8 +113,10 @@ def random_resized_crop(
 
     Args:
       size: side of the result in pixels.
-      scale: share of the image's area, from U(low, high), 0 < low <= high <= 1.
-      ratio: width/height of the part, log-uniform in (low, high), 0 < low <= high.
+      scale: least and largest share of the image's area, 0 < low <= high <= 1.
+      ratio: least and largest width/height of the part, 0 < low <= high.
+      like: "torchvision": the area is uniform, the ratio log-uniform. "tensorflow": the ratio is uniform, and
+        then the height, so that small parts are more frequent.
     """
     _check_sizes("random_resized_crop", size)
     for name, bounds, limit in (("scale", scale, 1), ("ratio", ratio, math.inf)):
@@ -118,7 +124,9 @@ def random_resized_crop(
             raise ValueError(
                 f"random_resized_crop: {name} must be (low, high), 0 < low <= high <= {limit}, got {bounds!r}"
             )
-    arguments = dict(size=size, scale=tuple(scale), ratio=tuple(ratio))
+    if like not in BOXES:
+        raise ValueError(f"random_resized_crop: like must be one of {', '.join(BOXES)}, got {like!r}")
+    arguments = dict(size=size, scale=tuple(scale), ratio=tuple(ratio), like=like)
     return _operation("random_resized_crop", _random_resized_crop, random=True, **arguments)
 
 
@@ -129,8 +137,9 @@ def _random_resized_crop(
     size: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
+    like: str,
 ) -> Image.Image:
-    box = random_box(image.width, image.height, scale, ratio, rng)
+    box = BOXES[like](image.width, image.height, scale, ratio, rng)
     if resizer is None:
         return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     left, top, right, bottom = box
@@ -162,6 +171,31 @@ def random_box(
     h = min(height, max(1, round(width / aspect)))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def random_box_of_tensorflow(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """The same as `tf.image.sample_distorted_bounding_box` draws it where all of the image is the object.
+
+    After 100 draws that do not fit: the whole image.
+    """
+    least, most = (share * width * height for share in scale)
+    for _ in range(TENSORFLOW_CROP_TRIES):
+        aspect = rng.uniform(*ratio)
+        highest = min(round(math.sqrt(most / aspect)), height, math.floor((width + 0.5) / aspect))
+        lowest = min(round(math.sqrt(least / aspect)), highest)
+        h = lowest + int(rng.integers(highest - lowest + 1))
+        area = h * round(h * aspect)
+        h += (area < least) - (area > most)  # what rounding took or gave
+        w = round(h * aspect)
+        if 0 < w <= width and 0 < h <= height and least <= w * h <= most:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    return 0, 0, width, height
+
+
+BOXES = {"torchvision": random_box, "tensorflow": random_box_of_tensorflow}
 
 
 def random_crop(size: int) -> HostOp:

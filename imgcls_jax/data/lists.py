@@ -17,6 +17,12 @@ import numpy as np
 
 from imgcls_jax.data.folders import expanded, named_split
 
+# What the columns of a table are called where a configuration does not say it, compared without case and
+# separators.
+IMAGE_COLUMNS = ("image", "filename", "file", "path", "imagepath", "filepath", "imagename", "imageid", "id")
+LABEL_COLUMNS = ("label", "class", "target", "category", "classname", "labelname")
+CAPTION_COLUMNS = ("caption", "captions", "text", "title", "comment", "description", "sentence", "rawcaption")
+SPLIT_COLUMNS = ("split", "subset", "set")
 MAX_NUMBER = 2**31  # ids and pixels lie below
 MAX_LINE = 2**16  # characters of a line of a list
 MAX_CLASSES = 1_000_000  # a larger integer at the end of a list's line is an id or a date, not a class index
@@ -133,6 +139,38 @@ def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
                 first = reader.line_num + 1
         except (csv.Error, UnicodeError) as error:
             raise ValueError(f"{path}, line {first}: {error}; is this a table in UTF-8?") from error
+
+
+def column_of(table: Path, header: Sequence[str], name: str, usual: Sequence[str], what: str) -> int:
+    """Returns the position of a column.
+
+    Args:
+      table: the file, for the message.
+      header: the names of its columns.
+      name: of the column; "" for the first of `usual` that is there.
+      usual: names without case and separators.
+      what: the field of the configuration is called config.data.<what>_column.
+
+    Raises:
+      ValueError: there is no such column, or it is there twice.
+    """
+    if name:
+        found = [position for position, own in enumerate(header) if own == name]
+    else:
+        position = usual_column(header, usual)
+        found = [] if position is None else [position]
+    if len(found) != 1:
+        raise ValueError(
+            f"{table}, line 1: which column is the {what}? Set config.data.{what}_column to one of "
+            f"{list(header)!r}"
+        )
+    return found[0]
+
+
+def usual_column(header: Sequence[str], usual: Sequence[str]) -> int | None:
+    """Returns the position of the first of the usual names that a header has, None where it has none."""
+    plain = ["".join(filter(str.isalnum, name.lower())) for name in header]
+    return next((plain.index(name) for name in usual if name in plain), None)
 
 
 def _sound(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[str]:

@@ -21,10 +21,17 @@ from imgcls_jax.data.device_operation import (
 
 LUMINANCE = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+LIKE = ("torchvision", "tensorflow")  # whose contrast and saturation
+BORDERS = ("reflect", "zeros")
 
 
 def color_jitter(
-    brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0, p: float = 1.0
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    hue: float = 0.0,
+    p: float = 1.0,
+    like: str = "torchvision",
 ) -> DeviceOp:
     """Change brightness, contrast, saturation and hue, in an order drawn for each image.
 
@@ -32,6 +39,8 @@ def color_jitter(
       brightness, contrast, saturation: the factor is from U(max(0, 1 - x), 1 + x), x at least 0.
       hue: the shift, in turns, is from U(-hue, hue), hue in [0, 0.5].
       p: probability that an image is changed at all.
+      like: "torchvision" or "tensorflow": what contrast and saturation are, as `jitter` has it. The second is
+        what the authors of SimCLR (arXiv:2002.05709) trained with.
     """
     spreads = (brightness, contrast, saturation)
     if any(not 0 <= spread < math.inf for spread in spreads) or not 0 <= hue <= 0.5:
@@ -39,6 +48,7 @@ def color_jitter(
             f"color_jitter: expected strengths of at least 0 and hue in [0, 0.5], got {spreads}, {hue!r}"
         )
     check_probability("color_jitter", p)
+    _check_choice("color_jitter", "like", like, LIKE)
 
     def change(rng: jax.Array, images: jax.Array) -> jax.Array:
         check_rgb("color_jitter", images)
@@ -47,26 +57,40 @@ def color_jitter(
         factors = jax.random.uniform(factor_rng, (len(images), 3), minval=low, maxval=1 + jnp.array(spreads))
         shifts = jax.random.uniform(shift_rng, (len(images),), minval=-hue, maxval=hue) if hue else None
         order = jnp.argsort(jax.random.uniform(order_rng, (len(images), 4)), axis=1)
-        changed = jitter(images, factors, shifts, order)
+        changed = jitter(images, factors, shifts, order, like=like)
         return changed if p == 1 else jnp.where(chance(chance_rng, images, p), changed, images)
 
     return DeviceOp("color_jitter", change, random=True)
 
 
-def jitter(images: jax.Array, factors: jax.Array, shifts: jax.Array | None, order: jax.Array) -> jax.Array:
+def jitter(
+    images: jax.Array,
+    factors: jax.Array,
+    shifts: jax.Array | None,
+    order: jax.Array,
+    *,
+    like: str = "torchvision",
+) -> jax.Array:
     """Applies the four color changes to each image, in an order of its own.
 
-    Brightness, contrast and saturation are blends clip(f·x + (1 - f)·base, 0, 1) with 0, the image's mean
-    luminance and the pixel's luminance; hue turns the color circle (HSV). The blends differ in their base
-    alone, and the factor 1 changes nothing: so the costly hue is computed once, between three blends before
-    it and three after it, of which each image uses three. They are loops since XLA, given them in a row,
-    would fuse them and compute each blend anew for every channel of the next.
+    Brightness, contrast and saturation are blends clip(f·x + (1 - f)·base, 0, 1); hue turns the color circle
+    (HSV). The base of brightness is 0, and
+
+                   "torchvision"                  "tensorflow"
+      contrast     the image's mean luminance     the mean of each channel
+      saturation   the pixel's luminance          V = max(R, G, B) of the pixel
+
+    The last multiplies S = (V - min(R, G, B)) / V of HSV by f, up to 1: f is cut at 1 / S there. The blends
+    differ in their base and the factor 1 changes nothing: so the costly hue is computed once, between three
+    blends before it and three after it, of which each image uses three. They are loops since XLA, given them
+    in a row, would fuse them and compute each blend anew for every channel of the next.
 
     Args:
       images: float [B, H, W, 3] in [0, 1].
       factors: float [B, 3], at least 0: brightness, contrast, saturation.
       shifts: float [B], hue shift in turns, or None for no change of hue.
       order: int [B, 4], a permutation of (BRIGHTNESS, CONTRAST, SATURATION, HUE) per image.
+      like: one of LIKE.
 
     Returns:
       float [B, H, W, 3] in [0, 1].
@@ -79,9 +103,18 @@ def jitter(images: jax.Array, factors: jax.Array, shifts: jax.Array | None, orde
         which = jnp.where(step < turn, order[:, step], order[:, step + 1])  # hue skipped
         factor = jnp.take_along_axis(factors, which[:, None], axis=1)[:, 0]
         factor = per_image(jnp.where((step >= turn) == after, factor, 1))
-        which, gray = per_image(which), luminance(images)
-        base = jnp.where(which == CONTRAST, gray.mean(axis=(1, 2, 3), keepdims=True), gray)
-        base = jnp.where(which == BRIGHTNESS, 0, base)
+        which = per_image(which)
+        if like == "tensorflow":
+            value = jnp.max(images, axis=-1, keepdims=True)
+            saturation = (value - jnp.min(images, axis=-1, keepdims=True)) / jnp.where(value > 0, value, 1)
+            # Of a gray pixel any factor keeps all channels at V.
+            most = 1 / jnp.where(saturation > 0, saturation, 1)
+            factor = jnp.where(which == SATURATION, jnp.minimum(factor, most), factor)
+            means, pixels = images.mean(axis=(1, 2), keepdims=True), value
+        else:
+            pixels = luminance(images)
+            means = pixels.mean(axis=(1, 2, 3), keepdims=True)
+        base = jnp.where(which == BRIGHTNESS, 0, jnp.where(which == CONTRAST, means, pixels))
         return jnp.clip(factor * images + (1 - factor) * base, 0, 1)
 
     images = jax.lax.fori_loop(0, 3, blend, images)
@@ -138,17 +171,23 @@ def solarize(threshold: float = 0.5, p: float = 0.2) -> DeviceOp:
 
 
 def gaussian_blur(
-    sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5, kernel_size: int | None = None
+    sigma: tuple[float, float] = (0.1, 2.0),
+    p: float = 0.5,
+    kernel_size: int | None = None,
+    border: str = "reflect",
 ) -> DeviceOp:
-    """Blur with probability `p`, the width in pixels from U(sigma); borders are reflected.
+    """Blur with probability `p`, the width in pixels from U(sigma).
 
     Args:
       sigma: (low, high), 0 < low <= high.
       p: probability.
       kernel_size: odd number of pixels; None for about a tenth of the shorter side, at least 3.
+      border: what lies around an image: "reflect", as in torchvision, or "zeros", as in SimCLR's code, which
+        darkens the edges.
     """
     low, high = check_range("gaussian_blur", "sigma", sigma)
     check_probability("gaussian_blur", p)
+    _check_choice("gaussian_blur", "border", border, BORDERS)
     if kernel_size is not None and (
         not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0
     ):
@@ -158,12 +197,12 @@ def gaussian_blur(
         chance_rng, sigma_rng = jax.random.split(rng)
         sigmas = jax.random.uniform(sigma_rng, (len(images),), minval=low, maxval=high)
         width = kernel_size or max(3, min(images.shape[1:3]) // 10 // 2 * 2 + 1)
-        return jnp.where(chance(chance_rng, images, p), blur(images, sigmas, width), images)
+        return jnp.where(chance(chance_rng, images, p), blur(images, sigmas, width, border=border), images)
 
     return DeviceOp("gaussian_blur", smooth, random=True)
 
 
-def blur(images: jax.Array, sigmas: jax.Array, kernel_size: int) -> jax.Array:
+def blur(images: jax.Array, sigmas: jax.Array, kernel_size: int, *, border: str = "reflect") -> jax.Array:
     """Blurs images [B, H, W, C], each with its own Gaussian width of sigmas [B], in pixels.
 
     This is a matrix product along each axis. XLA would fuse shifted sums with the operations before them, and
@@ -173,12 +212,18 @@ def blur(images: jax.Array, sigmas: jax.Array, kernel_size: int) -> jax.Array:
     weights = jax.nn.softmax(-0.5 * ((jnp.arange(kernel_size) - radius) / sigmas[:, None]) ** 2)  # [B, taps]
 
     def matrix(side: int) -> jax.Array:
-        identity = jnp.pad(jnp.eye(side), ((radius, radius), (0, 0)), mode="reflect")
+        mode = "reflect" if border == "reflect" else "constant"
+        identity = jnp.pad(jnp.eye(side), ((radius, radius), (0, 0)), mode=mode)
         taps = jnp.stack([identity[tap : tap + side] for tap in range(kernel_size)])
         return jnp.einsum("bt,tij->bij", weights, taps, precision="highest")  # [B, side, side]
 
     images = jnp.einsum("bij,bjwc->biwc", matrix(images.shape[1]), images, precision="highest")
     return jnp.einsum("bij,bhjc->bhic", matrix(images.shape[2]), images, precision="highest")
+
+
+def _check_choice(operation: str, argument: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{operation}: {argument} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def normalize(mean: float | tuple[float, ...], std: float | tuple[float, ...]) -> DeviceOp:

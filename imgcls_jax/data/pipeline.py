@@ -13,7 +13,6 @@ import ctypes
 import dataclasses
 import functools
 import logging
-import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 
 from imgcls_jax.data import transforms
 from imgcls_jax.data.source import Source
+from imgcls_jax.data.worker_processes import require_guard
 
 logger = logging.getLogger(__name__)
 
@@ -360,10 +360,15 @@ def iterate(
 
     Yields:
       An iterator over batches[start:stop]; leaving the context ends threads and workers.
+
+    Raises:
+      SystemExit: worker processes would run the script from its beginning.
     """
     if batches.gather is not None and not batches.view_ops and not num_workers:
         yield (batches[step] for step in range(start, stop))
         return
+    if num_workers:
+        require_guard()
     import grain  # here, so that this module loads where grain is not installed
 
     dataset = grain.MapDataset.source(_Range(batches, start, stop))
@@ -423,18 +428,6 @@ def _parse_absl_flags() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-
-
-def refuse_in_worker() -> None:
-    """Ends a worker process that is about to train; says what the script lacks.
-
-    Python starts a worker process by importing the script. Without a guard, the script would train there too.
-    """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as in multiprocessing.spawn
-        raise SystemExit(
-            "error: a worker process (data.num_workers) ran the script from its beginning; put what the "
-            'script does under `if __name__ == "__main__":`, or set data.num_workers=0'
-        )
 
 
 def _die_with_parent(*_: Any) -> None:

@@ -6,17 +6,30 @@ the batch size nor the number of devices changes a figure. A tie or a NaN among 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.contracts.evaluator import OpenSplit, Predict, check_labels
+from imgcls_jax.contracts.evaluator import (
+    OpenSplit,
+    Predict,
+    SplitFacts,
+    check_known,
+    check_labels,
+    check_splits,
+)
 from imgcls_jax.losses import label_rank, softmax_cross_entropy
 
 READS = ("logits",)  # of what the objective predicts
+
+
+def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:
+    """Raises ValueError for a split that cannot be measured so."""
+    check_splits(splits)
+    check_known("split", splits["split"], task.num_classes)
 
 
 def make(
@@ -41,7 +54,7 @@ def make(
     def sums(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits = predict(params, objective_state, batch)["logits"]
         mask, labels = batch["mask"], batch["label"]
-        check_labels(labels, multi_label=False)
+        check_labels(labels.ndim == 2, multi_label=False)
         rank = label_rank(logits, labels)
         loss = jnp.where(mask, softmax_cross_entropy(logits, labels), 0.0)
         classes = jax.nn.one_hot(labels, num_classes, dtype=jnp.int32) * mask[:, None]

@@ -10,7 +10,7 @@ left out of the mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,10 +18,23 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
-from imgcls_jax.contracts.evaluator import OpenSplit, Predict, make_collector
+from imgcls_jax.contracts.evaluator import (
+    OpenSplit,
+    Predict,
+    SplitFacts,
+    check_known,
+    check_splits,
+    make_collector,
+)
 from imgcls_jax.metrics.ranking import mean_of_known, ranking
 
 READS = ("logits",)  # of what the objective predicts
+
+
+def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:
+    """Raises ValueError for a split that cannot be measured so."""
+    check_splits(splits)
+    check_known("split", splits["split"], task.num_classes)
 
 
 def make(

@@ -21,7 +21,14 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, make_collector
+from imgcls_jax.contracts.evaluator import (
+    Examples,
+    OpenSplit,
+    Predict,
+    SplitFacts,
+    check_splits,
+    make_collector,
+)
 from imgcls_jax.losses import kmeans, nearest_centroid
 
 KMEANS_STARTS = 5  # of which the one with the lowest objective is kept
@@ -30,6 +37,17 @@ KMEANS_STARTS = 5  # of which the one with the lowest objective is kept
 def reads(options: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns what is read of what the objective predicts."""
     return (options.get("key", "logits"),)
+
+
+def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:
+    """Raises ValueError where k-means has fewer examples than clusters."""
+    check_splits(splits)
+    fitted, clusters = splits.get("fit_split", splits["split"]), options["num_clusters"] or task.num_classes
+    if options["key"] == "embedding" and clusters > fitted.num_examples:
+        raise ValueError(
+            f"clustering: k-means finds {clusters} clusters among the {fitted.num_examples} examples of "
+            f"{fitted.name!r}, too few: set num_clusters"
+        )
 
 
 def make(

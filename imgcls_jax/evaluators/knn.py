@@ -7,19 +7,45 @@ in both. The search is exact over the whole training split, by the current netwo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.contracts.evaluator import OpenSplit, Predict, embedding, make_collector
+from imgcls_jax.contracts.evaluator import (
+    OpenSplit,
+    Predict,
+    SplitFacts,
+    check_shared_classes,
+    check_splits,
+    embedding,
+    make_collector,
+)
 from imgcls_jax.losses import l2_normalize
 
 QUERIES, EXAMPLES = 1024, 2048  # compared at a time; larger blocks outgrow a cache
 
 READS = ("embedding",)  # of what the objective predicts
+
+
+def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:
+    """Raises ValueError where k exceeds the number of training examples, or splits do not go together."""
+    check_splits(splits)
+    train, most = splits["train_split"], _sizes(options["k"])[-1]
+    neighbors = train.num_examples - (options["split"] == options["train_split"])
+    if most > neighbors:
+        raise ValueError(_too_many(most, train.name, neighbors))
+    check_shared_classes("train_split", splits["split"], train)
+
+
+def _sizes(k: int | Sequence[int]) -> list[int]:
+    return sorted({k} if isinstance(k, int) else set(k))
+
+
+def _too_many(k: int, split: str, neighbors: int) -> str:
+    return f"knn: k = {k} is more than the {neighbors} neighbors that train_split = {split!r} offers an image"
 
 
 def make(
@@ -47,9 +73,10 @@ def make(
       A function that returns num_examples and accuracy_k20, in [0, 1], for k = 20, and so on.
 
     Raises:
-      ValueError: k or temperature is not positive; later, where k exceeds the number of training examples.
+      ValueError: k or temperature is not positive; later, where examples could not be read and fewer than k
+        are left.
     """
-    sizes = sorted({k} if isinstance(k, int) else set(k))
+    sizes = _sizes(k)
     if not sizes or sizes[0] < 1 or not temperature > 0:
         raise ValueError(f"knn needs k of at least 1 and a positive temperature; got {k} and {temperature}")
     del task
@@ -60,9 +87,7 @@ def make(
         bank = collect(params, objective_state, train_split)
         queries = bank if leave_one_out else collect(params, objective_state, split)
         if sizes[-1] > len(bank["label"]) - leave_one_out:
-            raise ValueError(
-                f"knn: k = {sizes[-1]} is more than there are training examples, {len(bank['label'])}"
-            )
+            raise ValueError(_too_many(sizes[-1], train_split, len(bank["label"]) - leave_one_out))
         similarity, index = nearest(
             queries["embedding"], bank["embedding"], k=sizes[-1], leave_one_out=leave_one_out
         )

@@ -9,7 +9,7 @@ BatchNorm without parameters that MAE puts before its probe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,34 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, embedding, make_collector
+from imgcls_jax.contracts.evaluator import (
+    Examples,
+    OpenSplit,
+    Predict,
+    SplitFacts,
+    check_shared_classes,
+    check_splits,
+    embedding,
+    make_collector,
+)
 from imgcls_jax.data.subsets import balanced_subset
 
 READS = ("embedding",)  # of what the objective predicts
+
+
+def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:
+    """Raises ValueError where train_split has fewer than two classes, or too few examples of one."""
+    check_splits(splits)
+    train, wanted = splits["train_split"], options["labels_per_class"]
+    present = [count for count in train.class_counts if count]
+    if train.class_counts and len(present) < 2:
+        raise ValueError(f"linear_probe: train_split = {train.name!r} has fewer than two classes")
+    if present and min(present) < wanted:
+        raise ValueError(
+            f"linear_probe: labels_per_class = {wanted}, and a class of train_split = {train.name!r} has "
+            f"{min(present)} examples"
+        )
+    check_shared_classes("train_split", splits["split"], train)
 
 
 def make(
@@ -53,7 +77,7 @@ def make(
       A function that returns num_examples, accuracy, and train_accuracy of the fit, both in [0, 1].
 
     Raises:
-      ValueError: a field is out of range; later, where a class has too few examples.
+      ValueError: a field is out of range.
     """
     del task
     if not C > 0 or max_iterations < 1 or min(labels_per_class, label_seed) < 0:

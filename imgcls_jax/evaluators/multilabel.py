@@ -9,7 +9,7 @@ decisions count neither way: as PASCAL VOC has it, they are left out of the rank
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,10 +17,22 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
-from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, make_collector
+from imgcls_jax.contracts.evaluator import (
+    Examples,
+    OpenSplit,
+    Predict,
+    SplitFacts,
+    check_splits,
+    make_collector,
+)
 from imgcls_jax.metrics.ranking import interpolated_precision, mean_of_known, ranking
 
 READS = ("probabilities",)  # of what the objective predicts
+
+
+def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:
+    """Raises ValueError for a split of one label an image."""
+    check_splits(splits, multi_label=True)
 
 
 def make(

@@ -19,7 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from imgcls_jax.contracts.evaluator import Examples, OpenSplit, Predict, make_collector
+from imgcls_jax.contracts.evaluator import (
+    Examples,
+    OpenSplit,
+    Predict,
+    SplitFacts,
+    check_known,
+    check_splits,
+    make_collector,
+)
 from imgcls_jax.evaluators.knn import nearest
 from imgcls_jax.losses import label_rank
 
@@ -27,6 +35,16 @@ from imgcls_jax.losses import label_rank
 def reads(options: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns what is read of what the objective predicts."""
     return ("logits", "embedding") if options.get("train_split") else ("logits",)
+
+
+def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:
+    """Raises ValueError where `split` is not of known classes, or the unknown are the known."""
+    check_splits(splits)
+    for field in ("split", "train_split"):
+        if field in splits:
+            check_known(field, splits[field], task.num_classes)
+    if splits["unknown_split"].name == splits["split"].name:
+        raise ValueError("open_set: split and unknown_split are the same images; name another unknown_split")
 
 
 def make(

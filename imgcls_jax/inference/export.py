@@ -44,12 +44,14 @@ class Exported(NamedTuple):
       class_names: K names.
       eval_transforms: the line of transforms; its host operations are the caller's.
       image_shape: (H, W, C) after those.
+      multi_label: whether an image has any number of labels, each of a probability of its own.
     """
 
     function: Any
     class_names: tuple[str, ...]
     eval_transforms: str
     image_shape: tuple[int, ...]
+    multi_label: bool = False
 
 
 def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
@@ -92,6 +94,7 @@ def write(trained: Any, folder: Path, platforms: Sequence[str]) -> None:
         "class_names": trained.class_names,
         "eval_transforms": trained.data.settings.eval_transforms,
         "image_shape": trained.source_shape,
+        "multi_label": trained.objective.multi_label,
         "platforms": tuple(platforms),
         "step": trained.step,
         "sha256": hashlib.sha256(model).hexdigest(),
@@ -126,6 +129,7 @@ def read(folder: str | Path) -> Exported:
             tuple(fields["class_names"]),
             fields["eval_transforms"],
             tuple(fields["image_shape"]),
+            fields.get("multi_label", False),  # which older exports do not say
         )
         _check_description(described, exported)
     except FileNotFoundError as error:
@@ -174,6 +178,8 @@ def require_sound(fields: Any) -> None:
         raise ValueError(f"{DESCRIPTION}: image_shape is {shape}, more than any network reads")
     if not isinstance(fields.get("sha256"), str) or not isinstance(line, str):
         raise ValueError(f"{DESCRIPTION}: sha256 or eval_transforms is no text")
+    if not isinstance(fields.get("multi_label", False), bool):
+        raise ValueError(f"{DESCRIPTION}: multi_label is neither true nor false")
     try:
         drawn = transforms.random_operations(*transforms.parse(line))
     except ValueError as error:

@@ -20,6 +20,7 @@ class Projector(nn.Module):
       last_norm: whether BatchNorm, without an offset, follows the last one.
       last_bias: whether the last linear layer has a bias, where no BatchNorm follows it.
       gelu: whether GELU takes ReLU's place.
+      kernel_std: of the normal distribution that kernels are drawn from; 0 for LeCun's.
     """
 
     widths: Sequence[int]
@@ -27,16 +28,20 @@ class Projector(nn.Module):
     last_norm: bool = False
     last_bias: bool = True
     gelu: bool = False
+    kernel_std: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Args: x float [B, D]; train: BatchNorm uses the batch. Returns: float32 [B, widths[-1]]."""
         x, dim = x.astype(jnp.float32), x.shape[-1]
+        kernel_init = (
+            nn.initializers.normal(self.kernel_std) if self.kernel_std else nn.initializers.lecun_normal()
+        )
         for layer, width in enumerate(self.widths, 1):
             last = layer == len(self.widths)
             norm = self.last_norm if last else self.norm
             bias = not norm and (self.last_bias or not last)
-            x = nn.Dense(width or dim, use_bias=bias, name=f"fc{layer}")(x)
+            x = nn.Dense(width or dim, use_bias=bias, kernel_init=kernel_init, name=f"fc{layer}")(x)
             if norm:
                 x = nn.BatchNorm(
                     use_running_average=not train,

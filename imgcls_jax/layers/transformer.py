@@ -1,4 +1,4 @@
-"""The layers of a pre-norm Transformer encoder on image patches, and fixed positions of the patches.
+"""The layers of a pre-norm Transformer, on image patches or text tokens, and fixed positions of the patches.
 
 Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929 (2020).
 """
@@ -51,23 +51,27 @@ class SelfAttention(nn.Module):
       heads: number of heads.
       dtype: of the computation.
       out_init: initializer of the projection of the output; PyTorch's by default.
+      in_init: initializer of the projections to queries, keys and values.
+      causal: whether a token attends to itself and the tokens before it alone.
     """
 
     heads: int
     dtype: Any = None
     out_init: Initializer = fan_in_uniform
+    in_init: Initializer = XAVIER
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Args: x float [B, L, D]. Returns: float [B, L, D]."""
         width = x.shape[-1]
-        weight = self.param("in_proj_weight", XAVIER, (3 * width, width))
+        weight = self.param("in_proj_weight", self.in_init, (3 * width, width))
         bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
         x, weight, bias = nn.dtypes.promote_dtype(x, weight, bias, dtype=self.dtype)
         projected = x @ weight.T + bias  # [B, L, 3 * D]
         split = projected.reshape(*x.shape[:2], 3, self.heads, width // self.heads)
         query, key, value = (split[:, :, part] for part in range(3))  # [B, L, heads, D / heads]
-        mixed = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal).reshape(x.shape)
         return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out_proj")(mixed)
 
 
@@ -87,6 +91,10 @@ class EncoderLayer(nn.Module):
       epsilon: of the norms.
       all_xavier: every linear map starts from Xavier's uniform distribution and every bias at 0, as MAE's
         authors have it; else the attention's output from PyTorch's and the biases of the MLP near 0.
+      causal: of the attention.
+      clip_depth: L, of a tower whose linear maps start as those of CLIP's text tower, from N(0, s^2): s is
+        D^(-1/2) for queries, keys and values, (2 D L)^(-1/2) for what attention and MLP put out, and
+        (2 D)^(-1/2) for the MLP's first layer; 0 for the rule of `all_xavier`.
     """
 
     heads: int
@@ -96,6 +104,8 @@ class EncoderLayer(nn.Module):
     quick_gelu: bool = False
     epsilon: float = 1e-6
     all_xavier: bool = False
+    causal: bool = False
+    clip_depth: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -105,18 +115,28 @@ class EncoderLayer(nn.Module):
         drop_branch = lambda y: nn.Dropout(  # noqa: E731
             self.stochastic_depth, broadcast_dims=(1, 2), deterministic=not train
         )(y)
-        dense = lambda width, name: nn.Dense(  # noqa: E731
+        in_init, out_init, first_init, last_init = self._initializers(x.shape[-1])
+        dense = lambda width, init, name: nn.Dense(  # noqa: E731
             width,
             dtype=self.dtype,
-            kernel_init=XAVIER,
+            kernel_init=init,
             bias_init=nn.initializers.zeros if self.all_xavier else nn.initializers.normal(1e-6),
             name=name,
         )
         gelu = _quick_gelu if self.quick_gelu else functools.partial(nn.gelu, approximate=False)
         y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_1")(x)
-        out_init = XAVIER if self.all_xavier else fan_in_uniform
-        y = SelfAttention(self.heads, self.dtype, out_init, name="self_attention")(y)
+        attention = SelfAttention(
+            self.heads, self.dtype, out_init, in_init, self.causal, name="self_attention"
+        )
+        y = attention(y)
         x = x + drop_branch(drop(y))
         y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
-        y = drop(gelu(dense(4 * x.shape[-1], "mlp.0")(y)))  # [B, L, 4 * D]
-        return x + drop_branch(drop(dense(x.shape[-1], "mlp.3")(y)))
+        y = drop(gelu(dense(4 * x.shape[-1], first_init, "mlp.0")(y)))  # [B, L, 4 * D]
+        return x + drop_branch(drop(dense(x.shape[-1], last_init, "mlp.3")(y)))
+
+    def _initializers(self, width: int) -> tuple[Initializer, Initializer, Initializer, Initializer]:
+        """Returns those of queries, keys and values, of the attention's output, and of the MLP's layers."""
+        if not self.clip_depth:
+            return XAVIER, XAVIER if self.all_xavier else fan_in_uniform, XAVIER, XAVIER
+        out = nn.initializers.normal((2 * width * self.clip_depth) ** -0.5)
+        return nn.initializers.normal(width**-0.5), out, nn.initializers.normal((2 * width) ** -0.5), out

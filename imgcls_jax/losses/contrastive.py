@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from imgcls_jax.losses.classification import softmax_cross_entropy
 
-# CLIP's learned scale s: where it starts, and to what the trainer clips it after each step.
+# CLIP's learned scale s: where it starts, and the range to which it is clipped after each step.
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
 LOG_SCALE_RANGE = (0.0, math.log(100.0))
 
@@ -88,8 +88,8 @@ def clip_loss(
 
     Args:
       images, texts: float [B, D], the embeddings of pairs, of any norm.
-      log_scale: s, a param that starts at INITIAL_LOG_SCALE. The loss takes it as it is: the trainer clips it
-        to LOG_SCALE_RANGE after each step, so that logits stay within 100, and leaves it out of weight decay.
+      log_scale: s, a param that starts at INITIAL_LOG_SCALE. The loss takes it as it is: objectives/clip.py
+        clips it to LOG_SCALE_RANGE after each step, so that logits stay within 100. It does not decay.
       axis_name: of the mapped axis, for callers that see one replica's rows; None where the batch is whole.
 
     Returns:

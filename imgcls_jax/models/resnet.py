@@ -27,6 +27,8 @@ from imgcls_jax.layers.normalization import batch_norm
 from imgcls_jax.layers.pooling import ceil_max_pool, max_pool
 from imgcls_jax.layers.variants import choose_variant
 
+BEGINNINGS = {"torchvision": he_fan_out, "tensorflow": nn.initializers.lecun_normal()}
+
 
 def image_stem(x: jax.Array, conv: Any, norm: Any, *, ceil_mode: bool = False) -> jax.Array:
     """Returns float [B, H / 4, W / 4, 64]: convolution 7x7 of stride 2, norm, ReLU, max-pool 3x3 of stride 2.
@@ -42,6 +44,12 @@ def image_stem(x: jax.Array, conv: Any, norm: Any, *, ceil_mode: bool = False) -
 def cifar_stem(x: jax.Array, conv: Any, norm: Any) -> jax.Array:
     """Returns float [B, H, W, 64]: a convolution 3x3 of stride 1, norm, ReLU."""
     return nn.relu(norm(name="bn1")(conv(64, (3, 3), padding=1, name="conv1")(x)))
+
+
+def iic_stem(x: jax.Array, conv: Any, norm: Any) -> jax.Array:
+    """Returns float [B, H // 2 + 1, W // 2 + 1, 64]: `cifar_stem`, and a max-pool 2x2 of stride 2 and padding
+    1, as in IIC's networks (arXiv:1807.06653)."""
+    return max_pool(cifar_stem(x, conv, norm), window_shape=(2, 2), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def basic(block: Block, x: jax.Array) -> jax.Array:
@@ -137,6 +145,8 @@ class ResNet(nn.Module):
       norm: constructor of a norm layer that takes use_running_average, dtype, name and scale_init.
       dtype: of the computation; params stay float32.
       remat: compute each block's activations again in the backward pass instead of keeping them.
+      begins_as: whose initial convolutions: "torchvision" (He's normal distribution by fan-out) or
+        "tensorflow" (a truncated normal one of variance 1 / fan-in, as in SimCLR's code).
     """
 
     stage_sizes: tuple[int, ...]
@@ -150,6 +160,7 @@ class ResNet(nn.Module):
     norm: Any = batch_norm
     dtype: Any = None
     remat: bool = False
+    begins_as: str = "torchvision"
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Features:
@@ -163,7 +174,10 @@ class ResNet(nn.Module):
           Features: map [B, ceil(H / 32), ceil(W / 32), D] (a CIFAR stem: / 8), embedding [B, D], its mean;
           D 512 with basic blocks and 2048 with bottlenecks.
         """
-        conv = functools.partial(Conv, use_bias=False, kernel_init=he_fan_out, dtype=self.dtype)
+        if self.begins_as not in BEGINNINGS:
+            raise ValueError(f"begins_as of ResNet is one of {tuple(BEGINNINGS)}; got {self.begins_as!r}")
+        kernel_init = BEGINNINGS[self.begins_as]
+        conv = functools.partial(Conv, use_bias=False, kernel_init=kernel_init, dtype=self.dtype)
         norm = functools.partial(self.norm, use_running_average=not train, dtype=self.dtype)
         gamma = nn.initializers.zeros_init() if self.zero_init_gamma else nn.initializers.ones_init()
         block = functools.partial(
@@ -216,6 +230,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "resnet18_cbam": dict(stage_sizes=_LAYERS_18, branch=basic, attention=_cbam),
     "resnet50_cbam": dict(stage_sizes=_LAYERS_50, branch=bottleneck, attention=_cbam),
     "resnet18_cifar": dict(stage_sizes=_LAYERS_18, branch=basic, stem=cifar_stem),
+    "resnet34_iic": dict(stage_sizes=_LAYERS_34, branch=basic, stem=iic_stem),
 }
 
 

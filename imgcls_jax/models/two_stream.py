@@ -158,7 +158,9 @@ def _parse(variant: str) -> tuple[_Network, _Network, str]:
 def _find_family(name: str) -> ModuleType:
     try:
         family = importlib.import_module(f"imgcls_jax.models.{name}")
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != f"imgcls_jax.models.{name}":
+            raise
         family = None
     if family is None or not hasattr(family, "build") or name == __name__.rpartition(".")[2]:
         raise ValueError(f"models/ has no family {name!r} for a stream")

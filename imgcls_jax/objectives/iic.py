@@ -8,7 +8,8 @@ each of those makes a pair with views[0] (the authors' repeated data loaders).
 
 Differences: BatchNorm keeps running statistics and uses them to predict; the authors' networks for MNIST and
 CIFAR use the batch's own. The sub-head with the lowest running mean of its loss answers. That mean covers
-about an epoch, and every step updates it for both heads; the authors take the loss of the last epoch.
+about an epoch, and every step updates it for both heads; the authors take the loss of the last epoch. Epochs
+are shuffled unless `shuffled` is False: their code takes the images in the order of the files.
 
 objective_state:
   batch_stats: the backbone's running statistics, float32, {} where it has none.
@@ -25,10 +26,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imgcls_jax.contracts.backbone import apply_backbone, init_backbone
 from imgcls_jax.contracts.objective import (
     Batch,
+    EpochPlan,
     Metrics,
     Objective,
     ObjectiveState,
@@ -51,6 +54,7 @@ def make(
     head_epochs: Sequence[int] = (1, 1),
     overclusters_first: bool = False,
     head_std: float = 0.0,
+    shuffled: bool = True,
 ) -> Objective:
     """Returns the objective.
 
@@ -66,6 +70,9 @@ def make(
       overclusters_first: whether the run begins with the auxiliary head's epochs.
       head_std: of the normal distribution that the heads are drawn from, biases 0; the authors' is 0.01. 0
         for PyTorch's usual initializer.
+      shuffled: False takes the examples of every epoch in their own order, the same ones together, as the
+        authors do. The batch dimension is fixed, so the examples after the last whole batch are not trained
+        on then; the authors' last batch is smaller.
 
     Raises:
       ValueError: a number is out of range.
@@ -99,6 +106,7 @@ def make(
         init=learner.init,
         loss=learner.loss,
         predict=learner.predict,
+        plan_epoch=None if shuffled else functools.partial(_in_order, task.num_examples),
         in_parts=(
             "this is another loss: the joint distribution of the clusters is estimated from each part alone, "
             "which overstates the mutual information; a smaller train.batch_size says the same openly"
@@ -189,6 +197,11 @@ class _IIC:
             "overcluster_logits": best["overclusters"],
             "embedding": features.embedding,
         }
+
+
+def _in_order(num_examples: int, params: Params, objective_state: ObjectiveState, *_: Any) -> EpochPlan:
+    """Plans an epoch in the order of the examples."""
+    return EpochPlan(params, objective_state, np.arange(num_examples))
 
 
 def _pairs(views: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -12,13 +12,22 @@ params, objective_state: those of contracts/embedder.py.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from imgcls_jax.contracts.embedder import Embedder, two_views
-from imgcls_jax.contracts.objective import Batch, Metrics, Objective, ObjectiveState, Params, Task
+from imgcls_jax.contracts.objective import (
+    Batch,
+    Metrics,
+    Objective,
+    ObjectiveState,
+    Params,
+    Task,
+    require_between,
+)
 from imgcls_jax.layers.projector import Projector
 from imgcls_jax.losses import nt_xent
 
@@ -30,6 +39,7 @@ def make(
     temperature: float = 0.1,
     projection_layers: int = 2,
     projection_dim: int = 128,
+    projector_std: float = 0.0,
 ) -> Objective:
     """Returns the objective; predict gives the backbone's embedding, not the projection.
 
@@ -39,6 +49,8 @@ def make(
       temperature: divides the cosines, positive; the paper's is 0.1 for ImageNet, 0.5 for CIFAR-10.
       projection_layers: of the projector, at least 1; 2 in the paper, 3 in version 2.
       projection_dim: at least 1.
+      projector_std: of the normal distribution that the projector's kernels are drawn from; the authors' is
+        0.01. 0 for LeCun's.
 
     Raises:
       ValueError: a hyper-parameter out of range; later, where a batch has not exactly two views.
@@ -50,8 +62,9 @@ def make(
             "objective.projection_layers and projection_dim must be at least 1; got "
             f"{projection_layers} and {projection_dim}"
         )
+    require_between(0, math.inf, projector_std=projector_std)
     widths = (0,) * (projection_layers - 1) + (projection_dim,)
-    embedder = Embedder(backbone, Projector(widths, last_norm=True))
+    embedder = Embedder(backbone, Projector(widths, last_norm=True, kernel_std=projector_std))
     learner = _SimCLR(embedder, temperature, task.axis_name)
     return Objective(
         batch_keys=("views",),

@@ -32,11 +32,18 @@ class StandIn:
       num_examples, num_classes: N and K, at least 1; classes are equally large, to within one example.
       image_shape: (H, W, C).
       multi_label: whether a label is of 0 and 1, [K].
+      caption: tokens of the one caption that an image has; 0 for no caption.
     """
 
     def __init__(
-        self, num_examples: int, num_classes: int, image_shape: tuple[int, int, int], multi_label: bool
+        self,
+        num_examples: int,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        multi_label: bool,
+        caption: int = 0,
     ):
+        self._fields = {"text": np.zeros((1, caption), np.int32)} if caption else {}
         self.class_names = tuple(str(label) for label in range(num_classes))
         self.labels = np.arange(num_examples, dtype=np.int32) % num_classes
         if multi_label:
@@ -47,7 +54,7 @@ class StandIn:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": np.zeros(self.image_shape, np.uint8), "label": self.labels[index]}
+        return {"image": np.zeros(self.image_shape, np.uint8), "label": self.labels[index], **self._fields}
 
     def describe(self, index: int) -> str:
         return f"stand-in[{index}]"
@@ -69,7 +76,8 @@ class PlannedData(DataSide):
         self._stand_in = None
         if stand_in is not None:
             multi_label = self.settings.source == "label_table"
-            self._stand_in = StandIn(*stand_in, self._image_shape(), multi_label)
+            caption = settings.fields["context_length"] if settings.fields.get("vocabulary") else 0
+            self._stand_in = StandIn(*stand_in, self._image_shape(), multi_label, caption)
 
     def _image_shape(self) -> tuple[int, int, int]:
         if self.settings.source in IMAGE_SHAPES:

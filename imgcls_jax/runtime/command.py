@@ -1,5 +1,8 @@
 """How a command reads its arguments, starts and ends, and tells a user's mistake.
 
+with importing(__name__):
+    import numpy as np
+
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
@@ -15,9 +18,10 @@ import argparse
 import contextlib
 import functools
 import io
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,6 +69,27 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
     return told
 
 
+@contextlib.contextmanager
+def importing(name: str) -> Iterator[None]:
+    """Makes the lack of a package that a tool imports one line, and the exit status 2.
+
+    Args:
+      name: the tool's `__name__`; where it is imported and not run, its importer is told.
+
+    Raises:
+      ImportError: with that line, where the tool is imported.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        line = user_mistake(error)
+        if line is None:
+            raise
+        if name == "__main__":
+            sys.exit(tell_mistake(line))
+        raise ImportError(line) from error
+
+
 # ---- arguments
 
 
@@ -93,6 +118,17 @@ def at_least_one(text: str) -> int:
         number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; got {printable(text)!r}")
+    return number
+
+
+def share(text: str) -> float:
+    """Parses a number from 0 to 1, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1; got {printable(text)!r}")
     return number
 
 

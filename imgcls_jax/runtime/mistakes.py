@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import sysconfig
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,8 @@ PACKAGE = Path(__file__).parents[1]
 _STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 _THIRD_PARTY = {"site-packages", "dist-packages"}
 MAX_LENGTH = 400
+PIP_NAMES = {"PIL": "pillow", "absl": "absl-py", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn"}
+TO_PREDICT = ("PIL", "flatbuffers", "numpy")  # all that an export needs beside jax
 # What may be over in a minute: rights, a disk or share that is gone, too many open files, too little memory.
 _PASSING = tuple(
     getattr(errno, name)
@@ -39,7 +42,7 @@ def user_mistake(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return _of_the_machine(error)
     if isinstance(error, ModuleNotFoundError) and str(error) == f"No module named {error.name!r}":
-        return f"the package {error.name} is missing; training needs pip install 'imgcls-jax[train]'"
+        return _missing_package(str(error.name).partition(".")[0])
     if isinstance(error, MemoryError):
         return f"not enough memory: {reason(error)}"
     if type(error).__name__ == "ScopeParamShapeError":  # flax's, which this module does not import
@@ -74,15 +77,32 @@ def _of_the_machine(error: OSError) -> str:
     return f"{error.strerror}, while a file or standard output was read or written"
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised an error; what the standard library raises counts as its caller's."""
+def _missing_package(name: str) -> str | None:
+    """Returns what to say of a package that cannot be imported; None for this one."""
+    if name == PACKAGE.name:
+        return None
+    if name in sys.stdlib_module_names:  # as fcntl on Windows
+        return f"Python's own module {name} is missing here: another system or build of Python has it"
+    named = f"the package {PIP_NAMES.get(name, name)} is missing"
+    if name in TO_PREDICT:
+        named += "; prediction from an export needs pip install 'imgcls-jax[predict]'"
+    return f"{named}; training needs pip install 'imgcls-jax[train]'"
+
+
+def _is_ours(error: BaseException, *, directly: bool = False) -> bool:
+    """Whether this package raised an error.
+
+    Args:
+      error: as caught.
+      directly: else what the standard library raises counts as its caller's.
+    """
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
     for name in reversed(files):
         file = Path(name)
         if PACKAGE in file.parents:
             return True
         standard = _STANDARD_LIBRARY in file.parents or name.startswith("<frozen ")
-        if not standard or not _THIRD_PARTY.isdisjoint(file.parts):
+        if directly or not standard or not _THIRD_PARTY.isdisjoint(file.parts):
             return False
     return False
 
@@ -92,9 +112,7 @@ def _is_ours(error: BaseException) -> bool:
 
 def is_told(error: BaseException) -> bool:
     """Returns whether the package itself raised an error to tell the user of a mistake: its text says all."""
-    if not isinstance(error, (ValueError, OSError)):
-        return False
-    return PACKAGE in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents
+    return isinstance(error, (ValueError, OSError)) and _is_ours(error, directly=True)
 
 
 def in_one_line(error: BaseException, file: str | Path = "") -> str:

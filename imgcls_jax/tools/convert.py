@@ -1,10 +1,13 @@
 """Converts weights between PyTorch's names and this package's, into .safetensors.
 
   python -m imgcls_jax.tools.convert IN OUT --family resnet --variant resnet50 [--num_classes N] [--to torch]
+  [--prefix teacher.]
 
 IN is .pth, .pt, .th, .safetensors or .npz, of either naming; OUT is .safetensors. Every array is checked
 against the network: what is missing, left over or of another shape is an error. --num_classes, where it is
-not the file's, leaves the classifier out. Runs no pickled code and needs no torch.
+not the file's, leaves the classifier out. A prefix such as "model." or "module.encoder_q.", under which a
+training program keeps the network, is found; --prefix says which one where the file holds the network more
+than once. Runs no pickled code and needs no torch.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-
-from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.command import at_least_one, command, exit_with, importing, parser_of, user_path
 from imgcls_jax.runtime.names import printable
-from imgcls_jax.weights import pretrained
+
+with importing(__name__):
+    import numpy as np
+
+    from imgcls_jax.weights import pretrained
 
 
 def load_family(name: str) -> ModuleType:
@@ -31,7 +36,9 @@ def load_family(name: str) -> ModuleType:
     """
     try:
         family = importlib.import_module(f"imgcls_jax.models.{name}")
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != f"imgcls_jax.models.{name}":
+            raise
         family = None
     if family is None or not hasattr(family, "build") or not hasattr(family, "torch_head"):
         raise ValueError(f"models/ has no family {name!r} whose weights can be converted")
@@ -53,6 +60,7 @@ def convert(
     num_classes: int | None = None,
     image_shape: tuple[int, int, int] = (224, 224, 3),
     to: str = "own",
+    prefix: str = "",
 ) -> pretrained.Report:
     """Converts a file of weights.
 
@@ -63,6 +71,7 @@ def convert(
       num_classes: of the classifier to keep; None for the file's.
       image_shape: (H, W, C) that the network reads, where its parameters depend on it.
       to: "own" or "torch".
+      prefix: of the network's names in the file; "" to find it.
 
     Returns:
       What became of the file's arrays.
@@ -73,7 +82,10 @@ def convert(
     if Path(destination).suffix != ".safetensors":
         raise ValueError(f"weights are written as .safetensors; got {destination}")
     module = load_family(family)
-    arrays = pretrained.read_state_dict(source)
+    arrays, note = pretrained.read_state_dict(source), ""
+    if prefix or not pretrained.is_own(arrays):
+        shapes = pretrained.target_shapes(module.build(variant), image_shape, 1)
+        arrays, note = pretrained.network_of(arrays, module, variant, shapes, prefix)
     aux = has_aux(arrays, module, variant)
     backbone = module.build(variant, aux=True) if aux else module.build(variant)
     if hasattr(module, "import_weights") and not pretrained.is_own(arrays):
@@ -87,7 +99,7 @@ def convert(
     else:
         converted = pretrained.export_names(params, batch_stats)
     pretrained.write_safetensors(destination, converted)
-    return report
+    return pretrained.Report(report.loaded, (*filter(None, [note]), *report.notes))
 
 
 def has_aux(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> bool:
@@ -109,6 +121,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--to", choices=("own", "torch"), default="own", help="names to write (default own)")
     parser.add_argument(
+        "--prefix", default="", help="of the network's names, as in teacher. (default: found)"
+    )
+    parser.add_argument(
         "--image_size", type=at_least_one, default=224, help="where params depend on it (default 224)"
     )
     parser.add_argument("--channels", type=at_least_one, default=3, help="of the images (default 3)")
@@ -128,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_classes=arguments.num_classes,
         image_shape=(size, size, arguments.channels),
         to=arguments.to,
+        prefix=arguments.prefix,
     )
     print(printable(f"{arguments.destination}: {report}"))
     return 0

@@ -16,15 +16,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from imgcls_jax.data.decoding import decode
-from imgcls_jax.data.image_files import find_images
-from imgcls_jax.data.source import read_regular
-from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of, tell, user_path
+from imgcls_jax.runtime.command import at_least_one, command, exit_with, importing, parser_of, tell, user_path
 from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.progress import tracked
+
+with importing(__name__):
+    import numpy as np
+
+    from imgcls_jax.data.decoding import decode
+    from imgcls_jax.data.image_files import find_images
+    from imgcls_jax.data.source import read_regular
 
 CASCADE = "haarcascade_frontalface_default.xml"
 SMALLEST_FACE = 32  # pixels a side

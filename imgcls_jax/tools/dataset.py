@@ -28,21 +28,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
-from imgcls_jax.data.decoding import decode
-from imgcls_jax.data.download import download
-from imgcls_jax.data.folders import all_labeled, find_layout
-from imgcls_jax.data.listing import describe_left_out
-from imgcls_jax.data.source import read_regular
-from imgcls_jax.data.sources.image_folder import ImageFolder
-from imgcls_jax.data.subsets import stratified_split
-from imgcls_jax.runtime.command import command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.command import command, exit_with, importing, parser_of, user_path
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.progress import tracked
+
+with importing(__name__):
+    import numpy as np
+    from PIL import Image
+
+    from imgcls_jax.data.decoding import decode
+    from imgcls_jax.data.download import download
+    from imgcls_jax.data.folders import all_labeled, find_layout
+    from imgcls_jax.data.listing import describe_left_out
+    from imgcls_jax.data.source import read_regular
+    from imgcls_jax.data.sources.image_folder import ImageFolder
+    from imgcls_jax.data.subsets import stratified_split
 
 HASH_SIDE = 8
 NO_FAULTS = ("counts", "left_out")  # parts of a report that tell of nothing wrong

@@ -16,9 +16,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from imgcls_jax.inference.export import MODEL, ONNX, PLATFORMS, WEIGHTS, write
-from imgcls_jax.runtime.command import add_workdir, command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.command import add_workdir, command, exit_with, importing, parser_of, user_path
 from imgcls_jax.runtime.names import printable
+
+with importing(__name__):
+    from imgcls_jax.inference.export import MODEL, ONNX, PLATFORMS, WEIGHTS, write
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -13,20 +13,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import numpy as np
-
-from imgcls_jax.inference import index as indices
-from imgcls_jax.inference.trained import load
 from imgcls_jax.runtime.command import (
     add_batch_size,
     add_workdir,
     command,
     exit_with,
+    importing,
     parser_of,
     tell,
     user_path,
 )
 from imgcls_jax.runtime.names import printable
+
+with importing(__name__):
+    import numpy as np
+
+    from imgcls_jax.inference import index as indices
+    from imgcls_jax.inference.trained import load
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

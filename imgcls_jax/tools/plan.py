@@ -30,19 +30,21 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
-from imgcls_jax.config.configuration import Configuration
-from imgcls_jax.config.files import read_config
-from imgcls_jax.config.resolve import resolve
-from imgcls_jax.planning import step_cost
-from imgcls_jax.planning.stand_in import PlannedData
-from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of
+from imgcls_jax.runtime.command import at_least_one, command, exit_with, importing, parser_of
 from imgcls_jax.runtime.mistakes import user_mistake
 from imgcls_jax.runtime.names import printable
-from imgcls_jax.train.compiled import step_and_inputs
-from imgcls_jax.train.phase import Phase
-from imgcls_jax.train.setup import Setup
+
+with importing(__name__):
+    import jax
+
+    from imgcls_jax.config.configuration import Configuration
+    from imgcls_jax.config.files import read_config
+    from imgcls_jax.config.resolve import resolve
+    from imgcls_jax.planning import step_cost
+    from imgcls_jax.planning.stand_in import PlannedData
+    from imgcls_jax.train.compiled import step_and_inputs
+    from imgcls_jax.train.phase import Phase
+    from imgcls_jax.train.setup import Setup
 
 MAX_DEVICES = 4096  # what one process plays in half a minute
 

@@ -5,6 +5,10 @@
 
 With `--exported FOLDER` instead, by a network that `tools.export` wrote, without what training needs.
 
+Where an image has any number of labels, all those of a probability of `--threshold` or more are printed, and
+"none" where there is no such label; `--top_k` says how many at most, and alone prints so many whatever their
+probability.
+
 With `--unknown_below` an image of which the network is not that sure is said to be unknown; the evaluator
 `open_set` tells what threshold lets which part of known images through. An image goes through the run's own
 evaluation line of transforms. What cannot be read is reported on standard error, and in JSON and CSV in its
@@ -22,32 +26,44 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
-from imgcls_jax.data.image_files import FileOutput, find_images, outputs_of_files
 from imgcls_jax.runtime.command import (
     add_batch_size,
     add_checkpoint,
     at_least_one,
     command,
     exit_with,
+    importing,
     parser_of,
+    share,
     tell,
     user_path,
 )
 from imgcls_jax.runtime.names import csv_cell, printable
 from imgcls_jax.runtime.progress import tracked
 
+with importing(__name__):
+    import numpy as np
+
+    from imgcls_jax.data.image_files import FileOutput, find_images, outputs_of_files
+
+THRESHOLD = 0.5  # of each label, where an image has any number of them
+
 
 def named(
-    found: Iterable[FileOutput], class_names: Sequence[str], top_k: int, unknown_below: float = 0.0
+    found: Iterable[FileOutput],
+    class_names: Sequence[str],
+    top_k: int | None,
+    *,
+    threshold: float = 0.0,
+    unknown_below: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
     """Yields, in order, {"path", "predictions": [{"class", "probability"}, ...]} or {"path", "error"}.
 
     Args:
       found: a file's probabilities float [K] each.
       class_names: K names.
-      top_k: how many predictions, at most K.
+      top_k: how many predictions, at most K; None for all.
+      threshold: a class of a lower probability is not named; predictions may be [].
       unknown_below: where even the largest probability is below this, no class is named: predictions is [].
     """
     for file, row, error in found:
@@ -55,12 +71,30 @@ def named(
             yield {"path": str(file), "error": error}
             continue
         best = np.argsort(-row, kind="stable")[:top_k] if row.max() >= unknown_below else ()
-        predictions = [{"class": class_names[k], "probability": float(row[k])} for k in best]
+        predictions = [
+            {"class": class_names[k], "probability": float(row[k])} for k in best if row[k] >= threshold
+        ]
         yield {"path": str(file), "predictions": predictions}
 
 
-def outputs_of(arguments: argparse.Namespace, paths: Sequence[Path]) -> tuple[Iterator[FileOutput], Any]:
-    """Returns what the network named on the command line says of files, and its class names.
+def chosen_by(top_k: int | None, threshold: float | None, *, multi_label: bool) -> tuple[int | None, float]:
+    """Returns the largest number of classes to name, None for all, and the least probability of each.
+
+    Args:
+      top_k, threshold: as the command line has them; None where it does not.
+      multi_label: whether an image has any number of labels.
+    """
+    if threshold is None:
+        threshold = THRESHOLD if multi_label and top_k is None else 0.0
+        return top_k if multi_label else top_k or 1, threshold
+    return top_k, threshold
+
+
+def outputs_of(
+    arguments: argparse.Namespace, paths: Sequence[Path]
+) -> tuple[Iterator[FileOutput], Any, bool]:
+    """Returns what the network named on the command line says of files, its class names, and whether an image
+    has any number of labels.
 
     Raises:
       ValueError: no such workdir, checkpoint or folder.
@@ -76,29 +110,30 @@ def outputs_of(arguments: argparse.Namespace, paths: Sequence[Path]) -> tuple[It
             lambda images: network.function(images)["probabilities"],
             batch_size=arguments.batch_size,
         )
-        return found, network.class_names
+        return found, network.class_names, network.multi_label
     # Here, so that an exported network is used without what training needs.
     from imgcls_jax.inference.trained import load, probabilities
 
     trained = load(arguments.workdir, arguments.checkpoint)
     found = trained.outputs_of_files(paths, probabilities, batch_size=arguments.batch_size)
-    return found, trained.class_names
+    return found, trained.class_names, trained.objective.multi_label
 
 
-def write_table(results: Sequence[dict[str, Any]], out: TextIO) -> None:
-    """Writes a line a path: its classes with their probabilities; unreadable files are left out."""
+def write_table(results: Sequence[dict[str, Any]], out: TextIO, nothing: str = "unknown") -> None:
+    """Writes a line a path: its classes with their probabilities, or `nothing`; unreadable files are left
+    out."""
     good = [result for result in results if "predictions" in result]
     names = [printable(result["path"]) for result in good]
     width = max(map(len, names), default=0)
     for name, result in zip(names, good, strict=True):
-        shown = "  ".join(f"{p['class']} {p['probability']:.4f}" for p in result["predictions"]) or "unknown"
+        shown = "  ".join(f"{p['class']} {p['probability']:.4f}" for p in result["predictions"]) or nothing
         out.write(f"{name:<{width}}  {printable(shown)}\n")
 
 
 def write_csv(results: Sequence[dict[str, Any]], out: TextIO) -> None:
     """Writes path, rank, class, probability, error: a line a prediction, or one with the error; for an
-    unknown image one with neither. Names are made safe for terminals and spreadsheets; JSON has them as they
-    are."""
+    image of no class one with neither. Names are made safe for terminals and spreadsheets; JSON has them as
+    they are."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["path", "rank", "class", "probability", "error"])
     for result in results:
@@ -118,7 +153,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     network.add_argument("--exported", type=user_path, help="folder that tools.export wrote")
     add_checkpoint(parser)
     parser.add_argument(
-        "--top_k", type=at_least_one, default=1, help="classes to print for each image (default 1)"
+        "--top_k",
+        type=at_least_one,
+        help="classes to print for each image (default 1; of several labels all)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=share,
+        help=f"print classes from this probability on (default: {THRESHOLD} of several labels)",
     )
     parser.add_argument(
         "--unknown_below", type=float, default=0.0, help="name no class where the largest probability is less"
@@ -135,16 +177,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = find_images(list(map(str, arguments.images)))
     if not paths:
         raise ValueError(f"no image files in {', '.join(map(str, arguments.images))}")
-    found, class_names = outputs_of(arguments, paths)
+    found, class_names, multi_label = outputs_of(arguments, paths)
     found = tracked(found, "predicting", len(paths))
-    results = list(named(found, class_names, arguments.top_k, arguments.unknown_below))
+    top_k, threshold = chosen_by(arguments.top_k, arguments.threshold, multi_label=multi_label)
+    results = list(
+        named(found, class_names, top_k, threshold=threshold, unknown_below=arguments.unknown_below)
+    )
     for result in results:
         if "error" in result:
             tell(f"{result['path']}: {result['error']}")
     if arguments.format == "json":
         print(json.dumps(results, indent=2))
+    elif arguments.format == "csv":
+        write_csv(results, sys.stdout)
     else:
-        (write_csv if arguments.format == "csv" else write_table)(results, sys.stdout)
+        write_table(results, sys.stdout, "none" if multi_label else "unknown")
     failed = sum("error" in result for result in results)
     return 2 if failed == len(results) else 1 if failed else 0
 

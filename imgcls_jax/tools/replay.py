@@ -21,26 +21,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from imgcls_jax.contracts.objective import Batch
-from imgcls_jax.runtime.command import add_data, command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.command import add_data, command, exit_with, importing, parser_of, user_path
 from imgcls_jax.runtime.files import read_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import StopRequest
-from imgcls_jax.train import nonfinite
-from imgcls_jax.train.checkpoint import Checkpoints
-from imgcls_jax.train.initial import initial_state
-from imgcls_jax.train.known_data import require_open
-from imgcls_jax.train.loop import Loop
-from imgcls_jax.train.nonfinite import Incidents
-from imgcls_jax.train.run import restore
-from imgcls_jax.train.setup import Setup
-from imgcls_jax.train.state import TrainState
-from imgcls_jax.train.workdir import load_configuration
-from imgcls_jax.train.writer import MetricWriter
+
+with importing(__name__):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from imgcls_jax.contracts.objective import Batch
+    from imgcls_jax.train import nonfinite
+    from imgcls_jax.train.checkpoint import Checkpoints
+    from imgcls_jax.train.initial import initial_state
+    from imgcls_jax.train.known_data import require_open
+    from imgcls_jax.train.loop import Loop
+    from imgcls_jax.train.nonfinite import Incidents
+    from imgcls_jax.train.run import restore
+    from imgcls_jax.train.setup import Setup
+    from imgcls_jax.train.state import TrainState
+    from imgcls_jax.train.workdir import load_configuration
+    from imgcls_jax.train.writer import MetricWriter
 
 
 class _Found(Exception):

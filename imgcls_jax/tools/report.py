@@ -19,17 +19,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls_jax.config.written import plain
-from imgcls_jax.evaluators.classification_report import report as classification_report
-from imgcls_jax.figures.run_page import Predictions, Run, build
-from imgcls_jax.inference.trained import Trained, load, probabilities
-from imgcls_jax.runtime.command import add_data, command, exit_with, parser_of, tell, user_path
+from imgcls_jax.runtime.command import add_data, command, exit_with, importing, parser_of, tell, user_path
 from imgcls_jax.runtime.files import naming, whole
 from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
-from imgcls_jax.train import finished
-from imgcls_jax.train.known_data import NOTHING, Named, named
-from imgcls_jax.train.workdir import load_task
+
+with importing(__name__):
+    from imgcls_jax.config.written import plain
+    from imgcls_jax.evaluators.classification_report import report as classification_report
+    from imgcls_jax.figures.run_page import Predictions, Run, build
+    from imgcls_jax.inference.trained import Trained, load, probabilities
+    from imgcls_jax.train import finished
+    from imgcls_jax.train.known_data import NOTHING, Named, named
+    from imgcls_jax.train.workdir import load_task
 
 
 def read_run(workdir: Path, *, split: str, data: Named | None) -> Run:

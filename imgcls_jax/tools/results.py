@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls_jax.config import compare
-from imgcls_jax.config.written import flat_fields
-from imgcls_jax.runtime.command import command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.command import command, exit_with, importing, parser_of, user_path
 from imgcls_jax.runtime.files import read_json, write_json
 from imgcls_jax.runtime.names import printable
-from imgcls_jax.train import finished
+
+with importing(__name__):
+    from imgcls_jax.config import compare
+    from imgcls_jax.config.written import flat_fields
+    from imgcls_jax.train import finished
 
 SEEDS = ("train.seed", "data.label_seed")  # what runs of one file may differ in
 FILE = {"method": str, "protocol": str, "published": str, "device": dict, "runs": list}

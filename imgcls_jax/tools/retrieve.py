@@ -15,20 +15,23 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from imgcls_jax.data.image_files import find_images
-from imgcls_jax.inference.index import read, retrieve
-from imgcls_jax.inference.trained import load
 from imgcls_jax.runtime.command import (
     add_batch_size,
     add_workdir,
     at_least_one,
     command,
     exit_with,
+    importing,
     parser_of,
     tell,
     user_path,
 )
 from imgcls_jax.runtime.names import printable
+
+with importing(__name__):
+    from imgcls_jax.data.image_files import find_images
+    from imgcls_jax.inference.index import read, retrieve
+    from imgcls_jax.inference.trained import load
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

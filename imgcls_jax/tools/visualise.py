@@ -22,14 +22,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from imgcls_jax.config.files import read_config
-from imgcls_jax.config.resolve import resolve
-from imgcls_jax.data.image_files import find_images
-from imgcls_jax.figures import augmentation, embedding_map, neighbours, network_input, network_pictures
-from imgcls_jax.inference import index
-from imgcls_jax.inference.trained import load
 from imgcls_jax.runtime.command import (
     add_batch_size,
     add_data,
@@ -37,14 +29,25 @@ from imgcls_jax.runtime.command import (
     at_least_one,
     command,
     exit_with,
+    importing,
     parser_of,
     tell,
     user_path,
 )
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.names import printable
-from imgcls_jax.train.known_data import NOTHING, named, require_open
-from imgcls_jax.train.workdir import load_configuration
+
+with importing(__name__):
+    from PIL import Image
+
+    from imgcls_jax.config.files import read_config
+    from imgcls_jax.config.resolve import resolve
+    from imgcls_jax.data.image_files import find_images
+    from imgcls_jax.figures import augmentation, embedding_map, neighbours, network_input, network_pictures
+    from imgcls_jax.inference import index
+    from imgcls_jax.inference.trained import load
+    from imgcls_jax.train.known_data import NOTHING, named, require_open
+    from imgcls_jax.train.workdir import load_configuration
 
 Drawn = tuple[Image.Image, dict[Path, str]]
 

@@ -21,7 +21,7 @@ from imgcls_jax.contracts.objective import Batch, EpochPlan, Objective
 from imgcls_jax.runtime.mistakes import file_of, in_one_line, is_told, shown
 from imgcls_jax.runtime.stop import Interrupted
 
-BATCH_KEYS = ("image", "views", "label", "index", "labeled")
+BATCH_KEYS = ("image", "views", "label", "index", "labeled", "text")
 INIT_RETURNS = "(params, objective_state), two dicts, params with the key 'backbone'"
 LOSS_RETURNS = "(scalar, (objective_state, metrics))"
 PREDICT_RETURNS = "a dict of arrays with a row for each image, such as {'logits': ..., 'embedding': ...}"
@@ -103,7 +103,7 @@ def check_training(
     batch: Batch,
     axis_name: str | None,
 ) -> None:
-    """Traces the objective's loss and after_update.
+    """Traces the objective's loss, after_update and project.
 
     Args:
       objective, backbone: of the run.
@@ -139,6 +139,8 @@ def check_training(
     with naming(objective.after_update):
         moved = _traced(objective.after_update, params, objective_state, step)
     _check_form(objective.after_update, objective_state, moved)
+    with naming(objective.project):
+        _check_form(objective.project, params, _traced(objective.project, params), name="params")
 
 
 def trace_predict(objective: Objective, params: Any, objective_state: Any, batch: Batch) -> dict[str, Any]:

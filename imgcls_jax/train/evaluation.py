@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from imgcls_jax.config.modules import find_module
-from imgcls_jax.config.settings import Settings
-from imgcls_jax.contracts.objective import Batch
+from imgcls_jax.config.settings import EvalSettings, Settings
+from imgcls_jax.contracts.evaluator import SplitFacts
+from imgcls_jax.contracts.objective import Batch, Task
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import EvalBatches, iterate, note_bad_examples
 from imgcls_jax.runtime.agreement import all_or_none, require_agreement
@@ -17,6 +18,7 @@ from imgcls_jax.runtime.mistakes import in_one_line
 from imgcls_jax.runtime.progress import tracked
 from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.train import contract, sharding
+from imgcls_jax.train.build import evaluated_splits
 from imgcls_jax.train.progress import named
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.writer import OWN_PREFIXES, MetricWriter, flatten
@@ -107,6 +109,29 @@ def check_evaluators(settings: Settings, objective: Any, outputs: Mapping[str, A
     best_metric = settings.train.best_metric
     if best_metric and best_metric.partition("/")[0] not in names:
         raise ValueError(_no_such_metric(best_metric, [f"{name}/..." for name in names]))
+
+
+def check_data(evals: Sequence[EvalSettings], facts: Mapping[str, SplitFacts], task: Task) -> None:
+    """Asks each evaluator that can tell whether it can measure the splits that it reads.
+
+    Args:
+      evals: of the run.
+      facts: of each split that they read, by name.
+      task: of the run.
+
+    Raises:
+      ValueError: one cannot; names it.
+    """
+    for own in evals:
+        check = getattr(find_module("evaluators", own.evaluator), "check", None)
+        if check is None:
+            continue
+        fields = {field.rpartition(".")[2]: facts[split] for field, split in evaluated_splits([own])}
+        try:
+            with contract.naming(check):
+                check(fields, own.fields, task)
+        except ValueError as error:
+            raise ValueError(f"config.evals.{own.name}: {error}") from error
 
 
 def require_metric(best_metric: str, scalars: Mapping[str, float]) -> None:

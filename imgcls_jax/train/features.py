@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -88,12 +88,13 @@ class CachedFeatures:
 
     Args:
       features: Features of arrays [N, ...].
-      labels: int32 [N].
+      columns: what else a batch has of each example, [N, ...], "label" among them.
       shard: (process index, number of processes).
     """
 
-    def __init__(self, features: Any, labels: np.ndarray, shard: tuple[int, int] = (0, 1)):
-        self.features, self.labels, self.shard = features, labels, shard
+    def __init__(self, features: Any, columns: Mapping[str, np.ndarray], shard: tuple[int, int] = (0, 1)):
+        self.features, self.columns, self.shard = features, columns, shard
+        self.labels = columns["label"]
         self.class_names: tuple[str, ...] = ()  # no message names a class
 
     def train_batches(self, batch_size: int, seed: int, order: Any = None) -> TrainBatches:
@@ -110,11 +111,8 @@ class CachedFeatures:
         return f"the cached features of example {index}"
 
     def gather(self, indices: Any) -> dict[str, Any]:
-        """Returns {"image": Features of arrays [B, ...], "label": int32 [B]}."""
-        return {
-            "image": jax.tree.map(lambda leaf: leaf[indices], self.features),
-            "label": self.labels[indices],
-        }
+        """Returns {"image": Features of arrays [B, ...], "label": int32 [B], and the other columns}."""
+        return jax.tree.map(lambda leaf: leaf[indices], {"image": self.features, **self.columns})
 
 
 def cache_features(
@@ -143,8 +141,10 @@ def cache_features(
 
     def compute(params: Any, objective_state: Any, batch: Batch) -> Any:
         prepared = phase.data.augment(jax.random.key(0), batch)  # draws nothing
-        return _only(phase.features, _compute(backbone, params, objective_state, prepared)), batch["label"]
+        features = _only(phase.features, _compute(backbone, params, objective_state, prepared))
+        return features, {key: batch[key] for key in kept}
 
+    kept = {"label", *phase.objective.batch_keys} - {"image", "index"}
     started = time.monotonic()
     computed = jax.jit(compute, out_shardings=sharding.replicated(sharding.data_mesh()))
     source = phase.data.training
@@ -154,9 +154,9 @@ def cache_features(
             phase.data.training_in_order(batch_size, train_line=True), source, "caching features"
         )
     ]
-    features, labels = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(source)], *rows)
+    features, columns = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(source)], *rows)
     if told:
         shapes = ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(features))
         seconds = time.monotonic() - started
         print(f"features of the frozen backbone computed once: {shapes} in {seconds:.1f} s", flush=True)
-    return CachedFeatures(features, labels, phase.data.shard)
+    return CachedFeatures(features, columns, phase.data.shard)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from imgcls_jax.config.modules import find_module
+from imgcls_jax.runtime.names import printable
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.checkpoint_tree import differing_leaves
 from imgcls_jax.train.setup import Setup
@@ -39,7 +40,7 @@ def initial_state(setup: Setup) -> TrainState:
         )
         told = str(report)
     if setup.first_process:
-        print(f"pretrained weights from {path}: {told}", flush=True)
+        print(printable(f"pretrained weights from {path}: {told}"), flush=True)
     params = state.params | params
     objective_state = {"batch_stats": batch_stats} if "batch_stats" in state.objective_state else {}
     objective_state |= {"ema": params} if "ema" in state.objective_state else {}

@@ -75,7 +75,7 @@ def write(
     before = {name: own["examples"] for name, own in kept.get("splits", {}).items()}
     after = {name: own["examples"] for name, own in content["splits"].items()}
     grown_from = kept.get("grown_from", [])
-    if before and before != after:
+    if any(before[name] != after[name] for name in before.keys() & after.keys()):
         grown_from = [*grown_from, before]
     content |= {"brightness": kept.get("brightness") or brightness(), "grown_from": grown_from}
     if content != kept:

@@ -222,6 +222,8 @@ class Loop:
         Of several processes one alone may have failed, so they save nothing together: what is under way ends.
         """
         told = in_one_line(error).removesuffix(".")
+        if isinstance(error, evaluation.EvaluationFailed):
+            told += " (a run may go on with other evaluations)"
         lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(self.state))  # a step that failed took it
         try:
             if jax.process_count() == 1 and not lost:

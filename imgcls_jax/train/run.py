@@ -13,7 +13,7 @@ import numpy as np
 
 from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.resolve import resolve
-from imgcls_jax.data.pipeline import refuse_in_worker
+from imgcls_jax.data.worker_processes import refuse_in_worker, require_guard
 from imgcls_jax.runtime import compilations
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
 from imgcls_jax.runtime.files import write_json
@@ -50,14 +50,18 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
       ValueError: a mistake in configuration, data or workdir, a workdir in use, or processes that differ;
         nothing but the lock was written then. Of several processes all raise it.
       Interrupted, Failed, FloatingPointError: see train.
+      SystemExit: data.num_workers in a script that workers cannot import, as without a guard of `__main__`.
     """
     refuse_in_worker()
     workdir = Path(workdir)
     with contextlib.ExitStack() as held:
         with all_or_none():
             configuration = resolve(config)
+            if configuration.data.num_workers:
+                require_guard()
             grown = workdirs.check(configuration, workdir)
-            is_finished = (workdir / "result.json").exists() and not grown
+            changed = workdirs.changed_evaluations(configuration, workdir)
+            is_finished = (workdir / "result.json").exists() and not grown and not changed
             result = finished.read_result(workdir) if is_finished else {}
             setup = None if result else _prepare(configuration, workdir, held, accept_data_growth)
         require_agreement({"whether its workdir holds a finished run": setup is None})
@@ -67,6 +71,8 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
             require_agreement(setup.facts())
             if setup.first_process:
                 _tell_data(setup)
+                for line in changed:
+                    print(printable(f"the evaluations change here: {line}"), flush=True)
             result = train(setup, workdir)
     if jax.process_index() == 0:
         print(finished.summary(result, workdir), flush=True)

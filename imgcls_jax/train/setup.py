@@ -11,10 +11,12 @@ import jax.numpy as jnp
 from imgcls_jax.config import compare
 from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.field_types import require_at_least
+from imgcls_jax.contracts.evaluator import SplitFacts
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.contents import Contents
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import TrainBatches
+from imgcls_jax.data.source import class_counts
 from imgcls_jax.runtime.environment import environment
 from imgcls_jax.train import build, contract, evaluation, sharding
 from imgcls_jax.train.features import with_cached_features
@@ -69,6 +71,7 @@ class Setup:
         source = self.data.training
         sample = self.batches[0]
         spec = {key: _shapes(value) for key, value in sample.items() if key != "bad_examples"}
+        self._multi_label = sample["label"].ndim == 2
         self.class_names, self.source_shape = tuple(source.class_names), tuple(sample["image"].shape[1:])
         prepared = jax.eval_shape(self.data.augment, _shapes(jax.random.key(0)), spec)
         self.task = Task(
@@ -82,14 +85,22 @@ class Setup:
         )
         backbone = self.backbone = build.make_backbone(self.settings.model)
         self.objective = build.make_objective(self.settings.objective, self.task, backbone)
-        if "label" in self.objective.batch_keys and self.objective.multi_label != (sample["label"].ndim == 2):
+        if "label" in self.objective.batch_keys and self.objective.multi_label != self._multi_label:
             raise ValueError(
                 f"config.data.source = {self.data.settings.source!r} gives an image "
-                f"{'any number of labels' if sample['label'].ndim == 2 else 'one label'}, and "
+                f"{'any number of labels' if self._multi_label else 'one label'}, and "
                 f"config.objective.name = {self.settings.objective.name!r} learns "
                 f"{'any number of them' if self.objective.multi_label else 'one'}: change either"
             )
-        self.spec = {key: spec[key] for key in self.data.placed(self.objective.batch_keys)}
+        placed = self.data.placed(self.objective.batch_keys)
+        lacking = [key for key in placed if key not in spec]
+        if lacking:
+            raise ValueError(
+                f"config.objective.name = {self.settings.objective.name!r} reads {', '.join(lacking)} of "
+                f"each example, which config.data.source = {self.data.settings.source!r} does not give as it "
+                f"is set: it gives {', '.join(spec)}"
+            )
+        self.spec = {key: spec[key] for key in placed}
         prepared = {key: prepared[key] for key in self.objective.batch_keys}
         # A batch of two is enough to initialise from, and compiles faster.
         small = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), prepared)
@@ -169,7 +180,7 @@ class Setup:
         """
         build.make_evaluators(self.settings.evals, self.predict, None, self.task)
         evaluation.check_evaluators(self.settings, self.objective, outputs)
-        sizes = {}
+        facts = {}
         for field, split in build.evaluated_splits(self.settings.evals):
             try:
                 batches = self.data.eval_batches(
@@ -177,8 +188,11 @@ class Setup:
                 )
             except (OSError, ValueError) as error:
                 raise ValueError(f"config.{field} = {split!r}: {error}") from error
-            sizes[split] = len(batches.source)
-        return sizes
+            source, several = batches.source, self._multi_label
+            counts = () if several else class_counts(source)
+            facts[split] = SplitFacts(split, len(source), tuple(source.class_names), counts, several)
+        evaluation.check_data(self.settings.evals, facts, self.task)
+        return {split: own.num_examples for split, own in facts.items()}
 
     @functools.cached_property
     def contents(self) -> dict[str, Contents]:

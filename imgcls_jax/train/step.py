@@ -76,7 +76,7 @@ def make_train_step(
             scale = sam_radius / jnp.maximum(optax.tree.norm(grads), 1e-12)
             _, _, grads = at(jax.tree.map(lambda param, g: param + scale * g, state.params, grads))
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=metrics["loss"])
-        params = optax.apply_updates(state.params, updates)
+        params = objective.project(optax.apply_updates(state.params, updates))
         if frozen is not None:
             params = jax.tree.map(lambda old, new, held: old if held else new, state.params, params, frozen)
         objective_state = objective.after_update(params, objective_state, state.step)

@@ -140,7 +140,8 @@ def check(configuration: Configuration, workdir: Path, found: Found | None = Non
         return False
     saved, keeps_data = _read_configuration(workdir), kept_data.read(workdir) is not None
     old, new = saved.resolved, configuration.in_steps(saved.steps_per_epoch)
-    differing = compare.differing_fields(old, new)
+    differing = compare.without_new_fields(compare.differing_fields(old, new), configuration.written)
+    differing = _without_evaluations(differing)
     if keeps_data:
         differing = {name: values for name, values in differing.items() if name not in compare.WHERE}
     grows = _take_length(differing)
@@ -164,6 +165,34 @@ def check(configuration: Configuration, workdir: Path, found: Found | None = Non
             "data back"
         )
     return grows or _grows_with_data(saved, configuration, found.steps_per_epoch)
+
+
+def changed_evaluations(configuration: Configuration, workdir: Path) -> list[str]:
+    """Returns a line for each field in which a run's evaluations are now others than in its workdir.
+
+    Raises:
+      ValueError: train.best_metric is of an evaluation that has changed: the best checkpoint so far was
+        chosen by another measure of that name.
+    """
+    if not (workdir / "config.json").exists():
+        return []
+    saved = _read_configuration(workdir)
+    differing = compare.differing_fields(saved.resolved, configuration.in_steps(saved.steps_per_epoch))
+    differing = compare.without_new_fields(differing, configuration.written)
+    changed = {name: differing[name] for name in differing.keys() - _without_evaluations(differing).keys()}
+    lines = compare.describe(changed, saved.written, configuration.written)
+    best = configuration.in_steps(saved.steps_per_epoch)["train"]["best_metric"].partition("/")[0]
+    if best in saved.resolved["evals"] and any(name.split(".")[1] == best for name in changed):
+        raise ValueError(
+            f"{workdir}: the evaluation {best!r}, by which train.best_metric chooses, has changed ("
+            f"{'; '.join(lines)}): give it another name, such as evals.{best}_2, and name that in "
+            "train.best_metric"
+        )
+    return lines
+
+
+def _without_evaluations(differing: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    return {name: own for name, own in differing.items() if not name.startswith(compare.EVALUATIONS)}
 
 
 def _take_length(differing: dict[str, tuple[Any, Any]]) -> bool:
@@ -207,7 +236,7 @@ def claim(
 ) -> None:
     """Makes a workdir that of a run: writes config.json, task.json and data.json.
 
-    The result of a shorter run is kept under the number of its steps.
+    The result of a shorter run, or of other evaluations, is kept under the number of its steps.
     """
     result = workdir / "result.json"
     if result.exists():

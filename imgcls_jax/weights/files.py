@@ -34,6 +34,8 @@ LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 LEGACY_PROTOCOL = 1001
 MAX_DIMENSIONS = 64  # of NumPy
 MAX_PREFIXES = 8  # at the beginning of every name
+MAX_WRAPPERS = 32  # dictionaries of a checkpoint that are looked into
+MAX_WRAPPER = 100  # characters of the key of one
 MAX_SHOWN = 1000  # characters of an error that may quote the file
 # Tensors may share a storage (tied weights), or be compressed (.npz); more than this many times the file's
 # size is no state dict.
@@ -56,9 +58,10 @@ STORAGES = {
 def read_state_dict(path: str | Path) -> Arrays:
     """Reads the weights of a file.
 
-    A state dict inside a checkpoint (under state_dict, model_state_dict or model) is found, the prefixes
-    "module." and "_orig_mod." are taken off where every name has them, entries that are no tensors and
-    num_batches_tracked are left out, and every floating type becomes float32.
+    A state dict inside a checkpoint (under state_dict, model_state_dict or model) is found; other keys, such
+    as "student", become prefixes. The prefixes "module." and "_orig_mod." are taken off where every name has
+    them, entries that are no tensors and num_batches_tracked are left out, and every floating type becomes
+    float32.
 
     Args:
       path: .pth, .pt, .th (.bin, .ckpt, .pth.tar) as torch.save writes them, .safetensors or .npz.
@@ -316,10 +319,29 @@ def _find_state_dict(found: Any) -> dict[str, _Tensor]:
             break
         inner = next((found[key] for key in WRAPPERS if isinstance(found.get(key), dict)), None)
         if inner is None:
-            named = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, _Tensor)}
-            return _strip_prefixes(named)
+            return _strip_prefixes(_named(found))
         found = inner
     raise ValueError(f"it holds a {type(found).__name__}, not a dictionary of tensors")
+
+
+def _named(found: dict[Any, Any]) -> dict[str, _Tensor]:
+    """Returns the tensors of a dictionary; those of its dictionaries too where it is no state dict itself.
+
+    A checkpoint of {"student": ..., "teacher": ...} gives names that begin with "student." and "teacher.".
+    """
+    names = {key: value for key, value in found.items() if isinstance(key, str)}
+    named = {key: value for key, value in names.items() if isinstance(value, _Tensor)}
+    if any("." in key for key in named):
+        return named
+    inner = {id(value): (key, value) for key, value in names.items() if isinstance(value, dict)}
+    for key, tensors in list(inner.values())[:MAX_WRAPPERS]:  # each once, however often it is there
+        if len(key) <= MAX_WRAPPER:
+            named |= {
+                f"{key}.{name}": tensor
+                for name, tensor in tensors.items()
+                if isinstance(name, str) and isinstance(tensor, _Tensor)
+            }
+    return named
 
 
 def _materialize(

@@ -5,9 +5,12 @@ A leaf has a path: its room, its modules and its own name, as in ("backbone", "c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
 
 import numpy as np
+
+from imgcls_jax.weights.clip_names import openai_names
 
 KeyPath = tuple[str, ...]  # room, modules..., leaf
 
@@ -83,3 +86,16 @@ class OwnNames(TorchNames):
 
     def inward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
         return array
+
+
+def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> dict[str, np.ndarray]:
+    """Returns what a family's `import_weights` makes of arrays; those of CLIP may have Hugging Face's names.
+
+    Raises:
+      ValueError: an array is of a form that the family cannot read.
+    """
+    try:
+        imported = family.import_weights(openai_names(arrays), variant)
+        return {name: np.asarray(a) for name, a in imported.items()}
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"no weights of {variant}: {error}") from error

@@ -31,8 +31,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.weights.clip_names import ROOMS, ClipNames, of_clip, openai_names
 from imgcls_jax.weights.files import read_state_dict, write_safetensors
-from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames
+from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames, renamed
+from imgcls_jax.weights.positions import grid_of, resize_positions
+from imgcls_jax.weights.prefixes import under_prefix
 
 __all__ = [
     "Report",
@@ -42,6 +45,7 @@ __all__ = [
     "load",
     "load_own",
     "load_torch",
+    "network_of",
     "read_state_dict",
     "renamed",
     "target_shapes",
@@ -98,32 +102,67 @@ def load_torch(
 ) -> Loaded:
     """Turns a PyTorch state dict into params and batch_stats.
 
-    Every array must be used once, and every leaf must be filled. There are three exceptions. A classifier of
-    another number of classes or of another kind is left out, and its room is not in the params returned; so
-    are auxiliary classifiers and other parts that the target is built without. A convolution of 3 input
-    channels is summed over them where the target has 1: a gray image then counts as one with R = G = B.
-    Position embeddings of another square grid are interpolated, bicubically, in timm's way unless `positions`
-    says otherwise.
+    The network may stand under a prefix, which prefixes.py finds. Of what is there, every array must be used
+    once, and every leaf must be filled. There are three exceptions. A classifier of another number of classes
+    or of another kind is left out, and its room is not in the params returned; so are auxiliary classifiers
+    and other parts that the target is built without. A convolution of 3 input channels is summed over them
+    where the target has 1: a gray image then counts as one with R = G = B. Of CLIP's
+    files the text tower, the projection and the scale are read where the target has them. Position embeddings
+    of another square grid are interpolated, bicubically, in timm's way unless `positions` says otherwise.
 
     Args:
       state_dict: {name: float array}, as `read_state_dict` returns it.
       family: module of models/.
       variant: of the family.
       target: {"params": {"backbone": ..., "head": ..., ...}, "batch_stats": ...} of arrays or shapes; rooms
-        of params other than backbone, head and aux_head_0.. are passed over.
+        of params other than backbone, head, aux_head_0.. and CLIP's are passed over.
       positions: as `resize_positions` has it.
 
     Returns:
-      params {"backbone", and "head", "aux_head_0".. where they could be filled}, batch_stats, and a `Report`.
+      params {"backbone", and "head", "aux_head_0".., "projection", "text", "log_scale" where they could be
+      filled}, batch_stats, and a `Report`.
 
     Raises:
       ValueError: listing what is missing, what is left over, what has another shape, and what holds NaN,
         infinity or other things than floats.
     """
-    arrays = dict(state_dict)
+    arrays, note = network_of(openai_names(state_dict), family, variant, target)
+    arrays = openai_names(arrays)  # where they stood under a prefix
+    texts, told = _texts(arrays, target, positions)
     if hasattr(family, "import_weights"):
         arrays = renamed(arrays, family, variant)
-    return _fill(arrays, TorchNames(family, variant), target, positions)
+    try:
+        params, batch_stats, report = _fill(arrays, TorchNames(family, variant), target, positions)
+    except ValueError as error:
+        raise ValueError(f"{note}: {error}" if note else str(error)) from error
+    head = f"{family.torch_head(variant)}:"  # the family's name of CLIP's projection of the images
+    notes = [own for own in (note, *report.notes, told) if own and not (texts and own.startswith(head))]
+    return params | texts, batch_stats, Report(report.loaded + len(dict(_leaves(texts))), tuple(notes))
+
+
+def _texts(arrays: Arrays, target: Tree, positions: str) -> tuple[dict[str, Any], str]:
+    """Returns the rooms of params that CLIP has beside the backbone, {} where the target or the file lacks
+    them, and a note, "" where the target does."""
+    rooms = ROOMS & target["params"].keys()
+    found = of_clip(arrays) if rooms else {}
+    if not found:
+        return {}, f"{', '.join(sorted(rooms))}: not in the file, start afresh" if rooms else ""
+    params, _, _ = _fill(found, ClipNames(), {"params": target["params"]}, positions)
+    return params, f"{', '.join(sorted(rooms))}: read"
+
+
+def network_of(
+    state_dict: Mapping[str, np.ndarray],
+    family: ModuleType,
+    variant: str,
+    target: Tree,
+    prefix: str = "",
+) -> tuple[Arrays, str]:
+    """`under_prefix` for the backbone of a target."""
+    names = TorchNames(family, variant)
+    backbone = {"backbone": target["params"]["backbone"], "batch_stats": target.get("batch_stats", {})}
+    needed = frozenset(names.key(path) for path, _ in _leaves(backbone))
+    return under_prefix(state_dict, family, variant, needed, prefix)
 
 
 def load_own(
@@ -217,19 +256,7 @@ def target_shapes(
     return {"params": params, "batch_stats": variables.get("batch_stats", {})}
 
 
-def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> Arrays:
-    """Returns what a family's `import_weights` makes of arrays.
-
-    Raises:
-      ValueError: an array is of a form that the family cannot read.
-    """
-    try:
-        return {name: np.asarray(a) for name, a in family.import_weights(arrays, variant).items()}
-    except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"no weights of {variant}: {error}") from error
-
-
-def _fill(arrays: Arrays, names: TorchNames, target: Tree, positions: str) -> Loaded:
+def _fill(arrays: Arrays, names: TorchNames | ClipNames, target: Tree, positions: str) -> Loaded:
     """Fills the target's leaves from `arrays`, which it consumes."""
     rooms = {room: tree for room, tree in target["params"].items() if room in names.rooms}
     leaves = dict(_leaves({**rooms, "batch_stats": target.get("batch_stats", {})}))
@@ -267,13 +294,19 @@ def _fill(arrays: Arrays, names: TorchNames, target: Tree, positions: str) -> Lo
     return params, params.pop("batch_stats", {}), Report(len(filled), tuple(notes))
 
 
-def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames) -> Iterator[str]:
+def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames | ClipNames) -> Iterator[str]:
     """Takes classifiers that do not go together out of arrays and leaves; yields why, a note each."""
+    known = {names.key(path) for path in leaves}
     for room, module in names.heads.items():
         kernel, bias = (room, "classifier", "kernel"), (room, "classifier", "bias")
         ours = {path: tuple(leaf.shape) for path, leaf in leaves.items() if path[0] == room}
         found = {path: arrays[names.key(path)] for path in (kernel, bias) if names.key(path) in arrays}
         theirs = {path: names.inward(path, array).shape for path, array in found.items()}
+        below = [key for key in arrays if key.startswith(f"{module}.") and key not in known]
+        if below and not theirs:
+            yield f"{module}: left out, {len(below)} arrays of another head than a linear layer"
+            for key in below:
+                del arrays[key]
         if not ours and not theirs:
             continue
         if not theirs:
@@ -299,7 +332,9 @@ def _drop_heads(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames) -
             del leaves[own]
 
 
-def _drop_optional(arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames) -> Iterator[str]:
+def _drop_optional(
+    arrays: Arrays, leaves: dict[KeyPath, Any], names: TorchNames | ClipNames
+) -> Iterator[str]:
     """Takes auxiliary branches and other parts that the target is built without out of arrays; yields a note
     each."""
 
@@ -323,7 +358,7 @@ def _adapt(
         if shape == (*array.shape[:2], 1, array.shape[3]):
             return array.sum(axis=2, keepdims=True), "summed over R, G and B for gray images"
     if path[-1].endswith(POSITIONS) and array.ndim == 3 and array.shape != shape:
-        theirs, ours = _grid(array.shape[1]), _grid(shape[1])
+        theirs, ours = grid_of(array.shape[1]), grid_of(shape[1])
         if array.shape[::2] == shape[::2] and theirs and ours and theirs[0] == ours[0]:
             (prefix, old), (_, new) = theirs, ours
             square = array[:, prefix:].reshape(1, old, old, -1)
@@ -334,54 +369,6 @@ def _adapt(
                 f"interpolated in {positions}'s way from a grid of {old}x{old} to {new}x{new}",
             )
     return array, ""
-
-
-def resize_positions(square: np.ndarray, side: int, like: str) -> np.ndarray:
-    """Brings a square grid of position embeddings to another size, bicubically.
-
-    Args:
-      square: float [1, n, n, D].
-      side: of the new grid.
-      like: "timm" antialiases, with the cubic's a = -1/2; the other two do not and have a = -3/4, PyTorch's:
-        "torchvision" lets the corners stay where they are (align_corners), "mae" the edges of the whole.
-
-    Returns:
-      float [1, side, side, D].
-
-    Raises:
-      ValueError: another name.
-    """
-    if like == "timm":
-        return np.asarray(jax.image.resize(square, (1, side, side, square.shape[3]), "bicubic"))
-    if like not in ("torchvision", "mae"):
-        raise ValueError(f"model.resize_positions is one of timm, torchvision, mae; got {like!r}")
-    old = square.shape[1]
-    if like == "torchvision":
-        at = np.arange(side) * ((old - 1) / max(side - 1, 1))
-    else:
-        at = (np.arange(side) + 0.5) * (old / side) - 0.5
-    first = np.floor(at).astype(int)
-    matrix = np.zeros((side, old))
-    for tap in (-1, 0, 1, 2):
-        places = np.clip(first + tap, 0, old - 1)
-        np.add.at(matrix, (np.arange(side), places), _cubic(np.abs(at - first - tap)))
-    return np.einsum("ij,kl,bjld->bikd", matrix, matrix, square, optimize=True).astype(square.dtype)
-
-
-def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
-    """Keys's kernel of cubic convolution, at distances in [0, 2]."""
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = ((distance - 5) * distance + 8) * distance * a - 4 * a
-    return np.where(distance <= 1, near, far)
-
-
-def _grid(length: int) -> tuple[int, int] | None:
-    """Returns (class tokens, side) of a square grid of positions, with one class token or none."""
-    for prefix in (1, 0):
-        side = math.isqrt(length - prefix)
-        if side * side == length - prefix:
-            return prefix, side
-    return None
 
 
 def _leaves(tree: Tree, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

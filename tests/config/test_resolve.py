@@ -105,6 +105,16 @@ def test_a_default_changed_in_the_code_is_refused(tmp_path, monkeypatch):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_field_that_is_new_in_the_code_changes_no_run_by_itself(tmp_path):
+    whole = run(DIGITS, tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["resolved"]["optimizer"]["weight_decay"], content["resolved"]["data"]["oversample"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert run(DIGITS, tmp_path)["state_digest"] == whole["state_digest"]
+    with pytest.raises(ValueError, match="optimizer.weight_decay: 'absent' in the workdir, 0.8 now"):
+        run(digits(optimizer__weight_decay=0.8), tmp_path)
+
+
 def test_what_is_written_otherwise_is_told_from_a_default(tmp_path):
     run(DIGITS, tmp_path)
     with pytest.raises(ValueError, match="optimizer.momentum: 0.9 in the workdir, 0.8 now") as refused:

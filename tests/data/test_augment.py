@@ -59,7 +59,7 @@ def one(op: DeviceOp, images: np.ndarray) -> np.ndarray:
 
 
 quick_warp = jax.jit(geometric.warp, static_argnames="order", compiler_options=QUICK)
-quick_jitter = jax.jit(photometric.jitter, compiler_options=QUICK)
+quick_jitter = jax.jit(photometric.jitter, static_argnames="like", compiler_options=QUICK)
 
 
 # ---- laws
@@ -347,6 +347,26 @@ def test_color_golden(factors, shift, golden):
     np.testing.assert_allclose(jitter_one(PIXELS, factors, shift)[0], golden, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("factors", "golden"),
+    [
+        # Of (0.8, 0.4, 0.2): V = 0.8, S = 0.75. A factor of 1.2 makes S 0.9; 2 would make it 1.5, so 1.
+        ((1, 1, 1.2), [[0.8, 0.32, 0.08], [0.5, 0.5, 0.5]]),
+        ((1, 1, 2), [[0.8, 0.8 / 3, 0], [0.5, 0.5, 0.5]]),
+        ((1, 1, 0), [[0.8, 0.8, 0.8], [0.5, 0.5, 0.5]]),
+        # The means of the channels are 0.65, 0.45 and 0.35.
+        ((1, 0.5, 1), [[0.725, 0.425, 0.275], [0.575, 0.475, 0.425]]),
+    ],
+)
+def test_contrast_and_saturation_of_tensorflow_golden(factors, golden):
+    pixels = np.array([[[0.8, 0.4, 0.2], [0.5, 0.5, 0.5]]], np.float32)
+    arrays = jnp.array([factors], jnp.float32), None, jnp.arange(4)[None]
+    result = quick_jitter(pixels[None], *arrays, like="tensorflow")
+    np.testing.assert_allclose(result[0, 0], golden, atol=1e-6)
+    black = quick_jitter(np.zeros((1, 1, 1, 3), np.float32), *arrays, like="tensorflow")
+    np.testing.assert_array_equal(black, 0)
+
+
 def test_neutral_jitter_is_the_identity(images):
     same = jnp.tile(jnp.arange(4), (16, 1))
     np.testing.assert_array_equal(quick_jitter(images, jnp.ones((16, 3)), None, same), images)
@@ -355,7 +375,14 @@ def test_neutral_jitter_is_the_identity(images):
     )
 
 
-def reference_change(image: np.ndarray, which: int, amount: float) -> np.ndarray:
+def reference_change(image: np.ndarray, which: int, amount: float, like: str) -> np.ndarray:
+    if which == SATURATION and like == "tensorflow":
+        hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3)]
+        rgb = [colorsys.hsv_to_rgb(h, min(s * amount, 1), v) for h, s, v in hsv]
+        return np.array(rgb).reshape(image.shape)
+    if which == CONTRAST and like == "tensorflow":
+        means = image.mean(axis=(0, 1))
+        return np.clip((image - means) * amount + means, 0, 1)
     if which == HUE:
         hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3)]
         rgb = [colorsys.hsv_to_rgb((h + amount) % 1, s, v) for h, s, v in hsv]
@@ -365,16 +392,17 @@ def reference_change(image: np.ndarray, which: int, amount: float) -> np.ndarray
     return np.clip(amount * image + (1 - amount) * base, 0, 1)
 
 
-def test_jitter_in_all_24_orders(images):
+@pytest.mark.parametrize("like", photometric.LIKE)
+def test_jitter_in_all_24_orders(images, like):
     orders = np.array(list(itertools.permutations(range(4))))
     amounts = (1.3, 0.6, 1.4, -0.2)  # brightness, contrast, saturation, hue
     batch = np.repeat(images[:1], 24, axis=0)
     arrays = jnp.tile(jnp.array(amounts[:3]), (24, 1)), jnp.full(24, amounts[3]), jnp.array(orders)
-    results = np.asarray(quick_jitter(batch, *arrays))
+    results = np.asarray(quick_jitter(batch, *arrays, like=like))
     for order, result in zip(orders, results, strict=True):
         expected = images[0].astype(np.float64)
         for which in order:
-            expected = reference_change(expected, which, amounts[which])
+            expected = reference_change(expected, which, amounts[which], like)
         np.testing.assert_allclose(result, expected, atol=2e-6, err_msg=str(order))
     assert len({np.round(result, 4).tobytes() for result in results}) > 10
 
@@ -382,7 +410,7 @@ def test_jitter_in_all_24_orders(images):
 def test_color_jitter_draws_within_its_bounds(monkeypatch):
     drawn = {}
 
-    def record(images, factors, shifts, order):
+    def record(images, factors, shifts, order, like):
         drawn.update(factors=np.asarray(factors), shifts=np.asarray(shifts), order=np.asarray(order))
         return images + 1
 
@@ -409,13 +437,16 @@ def test_solarize_golden():
     )
 
 
-def test_blur_against_numpy(images):
+@pytest.mark.parametrize("border", photometric.BORDERS)
+def test_blur_against_numpy(images, border):
     sigmas = np.linspace(0.3, 2, 16)
-    result = jax.jit(partial(photometric.blur, kernel_size=5), compiler_options=QUICK)(images, sigmas)
+    mode = "constant" if border == "zeros" else border
+    quick_blur = jax.jit(partial(photometric.blur, kernel_size=5, border=border), compiler_options=QUICK)
+    result = quick_blur(images, sigmas)
     for image, sigma, blurred in zip(images, sigmas, result, strict=True):
         weights = np.exp(-((np.arange(5) - 2) ** 2) / (2 * sigma**2))
         kernel = np.outer(weights, weights) / weights.sum() ** 2
-        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode=mode)
         windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(0, 1))
         np.testing.assert_allclose(blurred, (windows * kernel).sum(axis=(-1, -2)), atol=1e-5)
 
@@ -523,6 +554,8 @@ def test_normalize():
         (lambda: geometric.upsample(0), "at least 1, got 0"),
         (lambda: photometric.color_jitter(-0.1), "strengths of at least 0"),
         (lambda: photometric.color_jitter(hue=0.6), r"hue in \[0, 0.5\]"),
+        (lambda: photometric.color_jitter(like="x"), "like must be one of torchvision, tensorflow, got 'x'"),
+        (lambda: photometric.gaussian_blur(border="x"), "border must be one of reflect, zeros, got 'x'"),
         (lambda: photometric.gaussian_blur((2, 1)), "0 < low <= high"),
         (lambda: photometric.gaussian_blur(kernel_size=4), "odd and positive"),
         (lambda: photometric.solarize(2), r"threshold must lie in \[0, 1\]"),

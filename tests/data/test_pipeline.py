@@ -99,19 +99,62 @@ def test_a_script_without_a_guard_is_told_so_by_its_workers(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import multiprocessing\n"
-        "from imgcls_jax.data.pipeline import refuse_in_worker\n"
+        "from imgcls_jax.data.worker_processes import refuse_in_worker\n"
         "refuse_in_worker()\n"
         "worker = multiprocessing.get_context('spawn').Process(target=print)\n"
         "worker.start()\n"
         "worker.join()\n"
         "print(worker.exitcode)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = run_python(script)
     assert done.stdout == "1\n"
     assert done.stderr.startswith("error: a worker process") and done.stderr.count("\n") == 1
+
+
+ASKS = "from imgcls_jax.data.worker_processes import require_guard\n"
+GUARD = "if __name__ == '__main__':\n    "
+
+
+@pytest.mark.parametrize(
+    "code, line",
+    [
+        (f"{ASKS}require_guard()\n", 2),
+        (f"{ASKS}def main():\n    require_guard()\n\nif True:\n    main()\n", 6),
+        (f"{ASKS}{GUARD}print('a')\nrequire_guard()\n", 4),
+        (f"{ASKS}{GUARD}require_guard()\n", None),
+        (f"{ASKS}def main():\n    require_guard()\n\n{GUARD}raise SystemExit(main())\n", None),
+        (f"{ASKS}if __name__ != '__main__':\n    raise SystemExit\nrequire_guard()\n", None),
+        (f"{ASKS}import threading\nthreading.Thread(target=require_guard).start()\n", None),
+    ],
+)
+def test_a_script_without_a_guard_is_refused_before_it_starts_workers(tmp_path, code, line):
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = run_python(script)
+    assert done.returncode == (line is not None)
+    if line:
+        assert done.stderr.startswith(f"error: {script}, line {line}: ") and done.stderr.count("\n") == 1
+    else:
+        assert done.stderr == ""
+
+
+def test_scripts_that_are_no_file():
+    done = run_python("-c", f"{ASKS}require_guard()")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run_python("-", input=f"{ASKS}require_guard()")
+    assert done.returncode == 1 and "is none: save it as a file" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def run_python(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -18,7 +18,7 @@ from imgcls_jax import data
 from imgcls_jax.data import host_operations, transforms
 from imgcls_jax.data.augment import DEVICE_OPERATIONS
 from imgcls_jax.data.decoding import decode
-from imgcls_jax.data.host_operations import HOST_OPERATIONS, random_box
+from imgcls_jax.data.host_operations import HOST_OPERATIONS, random_box, random_box_of_tensorflow
 from imgcls_jax.data.transforms import apply, parse, random_operations
 
 RAMP = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
@@ -302,10 +302,27 @@ def test_random_boxes_keep_area_and_ratio():
     assert np.histogram(np.log(ratio[small]), bins=4)[0].min() > 0.2 * small.sum()
 
 
-@pytest.mark.parametrize(("width", "height"), [(90, 30), (30, 90), (1, 1), (3, 2)])
-def test_random_boxes_lie_inside(width, height):
+def test_boxes_of_tensorflow_have_a_uniform_side():
     rng = np.random.default_rng(0)
-    boxes = [random_box(width, height, (0.08, 1.0), (3 / 4, 4 / 3), rng) for _ in range(500)]
+    drawn = [random_box_of_tensorflow(400, 400, (0.1, 1.0), (1.0, 1.0), rng) for _ in range(4000)]
+    left, top, right, bottom = np.array(drawn).T
+    side = right - left
+    assert np.array_equal(side, bottom - top)
+    assert side.min() in (127, 128) and side.max() == 400  # 127 * 127 is just more than 16000
+    assert np.histogram(side, bins=5)[0].min() > 0.17 * 4000
+    # E[s^2] of a side from U(0.316, 1) is 0.47; a uniform area has the mean 0.55.
+    assert np.mean((side / 400) ** 2) == pytest.approx((1 - 0.1**1.5) / (3 * (1 - 0.1**0.5)), abs=0.015)
+    ratios = [random_box_of_tensorflow(300, 400, (0.1, 0.3), (0.5, 2.0), rng) for _ in range(4000)]
+    ratio = np.array([(right - left) / (bottom - top) for left, top, right, bottom in ratios])
+    assert np.mean(ratio) == pytest.approx(1.25, abs=0.03)  # uniform; a log-uniform one has 1.08
+    assert random_box_of_tensorflow(1000, 10, (0.5, 1.0), (0.75, 1.3), rng) == (0, 0, 1000, 10)
+
+
+@pytest.mark.parametrize("draw", [random_box, random_box_of_tensorflow])
+@pytest.mark.parametrize(("width", "height"), [(90, 30), (30, 90), (1, 1), (3, 2)])
+def test_random_boxes_lie_inside(width, height, draw):
+    rng = np.random.default_rng(0)
+    boxes = [draw(width, height, (0.08, 1.0), (3 / 4, 4 / 3), rng) for _ in range(500)]
     assert all(
         0 <= left < right <= width and 0 <= top < bottom <= height for left, top, right, bottom in boxes
     )

@@ -103,6 +103,7 @@ WRONG = {
     "a vast shape": (network, {"image_shape": [10**6, 10**6, 3]}, "more than any network reads"),
     "an unknown operation": (network, {"eval_transforms": "sharpen"}, "unknown operation 'sharpen'"),
     "chance": (network, {"eval_transforms": "decode | random_crop(4)"}, "random operations"),
+    "neither one label nor several": (network, {"multi_label": 1}, "multi_label is neither"),
     "a vast number": (network, {"image_shape": [10**400, 4, 3]}, "has 401 digits"),
 }
 
@@ -133,6 +134,7 @@ def test_a_link_in_the_folder_is_not_followed_and_the_umask_decides(tmp_path, mo
     class Trained:
         params, source_shape, class_names, step = {"w": jnp.ones(3)}, SHAPE, tuple(NAMES), 1
         objective_state = {}
+        objective = type("Objective", (), {"multi_label": True})
         data = type("Data", (), {"settings": type("S", (), {"eval_transforms": "decode | resize(4)"})})
 
         @staticmethod
@@ -153,4 +155,4 @@ def test_a_link_in_the_folder_is_not_followed_and_the_umask_decides(tmp_path, mo
     assert victim.read_text() == "precious"
     for name in (export.MODEL, export.WEIGHTS, export.DESCRIPTION):
         assert stat.S_IMODE((folder / name).lstat().st_mode) == 0o644 and not (folder / name).is_symlink()
-    assert export.read(folder).class_names == tuple(NAMES)
+    assert export.read(folder).class_names == tuple(NAMES) and export.read(folder).multi_label

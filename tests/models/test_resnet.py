@@ -69,6 +69,22 @@ def test_cifar_stem_keeps_the_size():
     assert features.map.shape == (1, 4, 4, 512)
 
 
+def test_the_network_of_iic():
+    features, variables = shapes(resnet.build("resnet34_iic"), 32)
+    assert features.map.shape == (1, 3, 3, 512)  # 32 is pooled to 17, then 9, 5, 3
+    stem = 3 * 3 * 3 * 64 - 7 * 7 * 3 * 64  # in place of ResNet-34's
+    assert size_of(variables["params"]) == COUNTS["resnet34"] - 1000 * 513 + stem
+
+
+def test_initial_convolutions_of_tensorflow():
+    backbone = resnet.ResNet((1,), resnet.basic, stem=resnet.cifar_stem, begins_as="tensorflow")
+    kernel = backbone.init(KEY, jnp.zeros((1, 8, 8, 3)), train=False)["params"]["layer1.0"]["conv1"]["kernel"]
+    assert float(jnp.std(kernel)) == pytest.approx((3 * 3 * 64) ** -0.5, rel=0.02)
+    assert float(jnp.abs(kernel).max()) < 2.3 * (3 * 3 * 64) ** -0.5  # cut off at two standard deviations
+    with pytest.raises(ValueError, match="begins_as of ResNet is one of .*; got 'x'"):
+        shapes(resnet.ResNet((1,), resnet.basic, begins_as="x"))
+
+
 @pytest.mark.parametrize(
     "variant, size, side, width",
     [("resnet18", 224, 7, 512), ("resnet50", 224, 7, 2048), ("se_resnet50", 193, 7, 2048)],

@@ -118,6 +118,16 @@ def test_running_losses_approach_the_loss_and_ignore_the_epoch():
         )
 
 
+def test_epochs_in_the_order_of_the_examples():
+    assert make().plan_epoch is None
+    objective = make(shuffled=False)
+    params, objective_state = initial(objective, batch())
+    for epoch in (0, 1):
+        plan = objective.plan_epoch(params, objective_state, epoch, None, jax.random.key(0))
+        np.testing.assert_array_equal(plan.order, np.arange(32))
+        assert plan.params is params and plan.objective_state is objective_state and plan.reset == ()
+
+
 def test_what_cannot_be_trained_is_refused():
     objective = make()
     params, objective_state = initial(objective, batch())

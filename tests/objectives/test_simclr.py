@@ -82,6 +82,15 @@ def test_the_projector_has_no_biases_but_those_of_hidden_norms(state):
     }
 
 
+def test_the_projector_may_start_from_the_authors_distribution():
+    objective = simclr.make(simpleconv3.build(), TASK, projector_std=0.01)
+    params, _ = jax.jit(objective.init)(jax.random.key(0), batch())
+    for layer in ("fc1", "fc2"):
+        assert float(params["projector"][layer]["kernel"].std()) == pytest.approx(0.01, rel=0.05)
+    with pytest.raises(ValueError, match="objective.projector_std is at least 0; got -1"):
+        simclr.make(simpleconv3.build(), TASK, projector_std=-1.0)
+
+
 def test_views_may_change_places_and_negatives_span_all_devices(state):
     params, objective_state = state
     value, (new_carry, _) = loss_of(params, objective_state, batch())

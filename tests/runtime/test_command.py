@@ -40,6 +40,9 @@ def test_mistakes_are_told(tmp_path):
         "the package no_such_package is missing; training needs pip install 'imgcls-jax[train]'": lambda: (
             __import__("no_such_package")
         ),
+        "Python's own module fcntl is missing here: another system or build of Python has it": lambda: (
+            _ for _ in ()
+        ).throw(ModuleNotFoundError("No module named 'fcntl'", name="fcntl")),
         "not enough memory: MemoryError": lambda: (_ for _ in ()).throw(MemoryError()),
     }
     for line, act in cases.items():

@@ -49,13 +49,18 @@ def make(backbone, task, *, keys=("image", "label")):
     def plan_epoch(params, state, epoch, embed, rng):
         PLAN
 
-    return Objective(keys, init, loss, predict, after_update, plan_epoch if HAS_ONE else None)
+    def project(params):
+        PROJECT
+
+    planned = plan_epoch if HAS_ONE else None
+    return Objective(keys, init, loss, predict, after_update, project, planned)
 """
 SOUND = {
     "INIT": "return params, state",
     "LOSS": 'return value, (state | {"batch_stats": stats}, {"half": value / 2})',
     "PREDICT": 'return {"logits": logits, "embedding": features.embedding}',
     "AFTER": "return state",
+    "PROJECT": "return params",
     "PLAN": "return EpochPlan(params, state, None)",
     "HAS_ONE": "False",
     '("image", "label")': '("image", "label")',
@@ -183,10 +188,20 @@ BREACHES = {
         {"AFTER": 'return state | {"more": step}'},
         f"objectives/mine.py: after_update {FORM}has more, which init did not make",
     ),
+    "project loses a param": (
+        {"PROJECT": 'return {"backbone": params["backbone"]}'},
+        "objectives/mine.py: project returns params in the structure, shapes and dtypes that init gave it; "
+        "it lacks head/classifier/bias, head/classifier/kernel, which init made",
+    ),
+    "a batch key that the data lack": (
+        {'("image", "label")': '("image", "label", "text")'},
+        "config.objective.name = 'mine' reads text of each example, which config.data.source = 'digits' does "
+        "not give as it is set: it gives ",
+    ),
     "an unknown batch key": (
         {'("image", "label")': '("image", "indeks")'},
         "objectives/mine.py: make: batch_keys names 'indeks', and a batch has image, views, label, index, "
-        "labeled: did you mean 'index'?",
+        "labeled, text: did you mean 'index'?",
     ),
     "one batch key": (
         {'("image", "label")': '"image"'},

@@ -11,6 +11,7 @@ import pytest
 from imgcls_jax.models import simpleconv3, squeezenet, vgg, vit
 from imgcls_jax.tools import convert
 from imgcls_jax.weights import pretrained
+from imgcls_jax.weights.positions import resize_positions
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -136,8 +137,8 @@ def test_what_does_not_fit_is_listed_once_and_all(simple):
         "4 missing: bn2.bias, bn2.scale, bn2.running_mean, bn2.running_var; 1 left over: conv9.weight; "
         "1 of another shape: conv3.weight is (5, 5, 24, 48), not (3, 3, 24, 48)"
     ).replace("bn2.scale", "bn2.weight")
-    with pytest.raises(ValueError, match="22 missing: .*, ...; 24 left over: other.bn1.bias, .*, ..."):
-        load({f"other.{name}": array for name, array in arrays.items()}, without_head(target))
+    with pytest.raises(ValueError, match="22 missing: .*, ...; 24 left over: other_bn1.bias, .*, ..."):
+        load({f"other_{name}": array for name, array in arrays.items()}, without_head(target))
 
 
 def test_another_image_size_is_refused_where_a_map_is_flattened(simple):
@@ -193,17 +194,17 @@ def test_positions_resized_as_torchvision_and_mae_do():
     row = np.array([0.0, 0, 1, 0])
     square = np.broadcast_to(row[None, None, :, None], (1, 4, 4, 1)).astype(np.float32)
     # Corners stay: every second one is an old one, and the others lie halfway.
-    found = pretrained.resize_positions(square, 7, "torchvision")
+    found = resize_positions(square, 7, "torchvision")
     np.testing.assert_allclose(found[0, 3, :, 0], [0, -0.09375, 0, 0.59375, 1, 0.59375, 0], atol=1e-6)
     # Edges stay: the places are -1/4, 1/4, 3/4, ... of the old grid.
-    found = pretrained.resize_positions(square, 8, "mae")
+    found = resize_positions(square, 8, "mae")
     expected = [-0.03515625, -0.10546875, 0.26171875, 0.87890625, 0.87890625, 0.26171875]
     np.testing.assert_allclose(found[0, 3, 1:7, 0], expected, atol=1e-6)
     constant = np.ones((1, 3, 3, 2), np.float32)
     for like in ("timm", "torchvision", "mae"):
-        np.testing.assert_allclose(pretrained.resize_positions(constant, 5, like), 1, atol=1e-6)
+        np.testing.assert_allclose(resize_positions(constant, 5, like), 1, atol=1e-6)
     with pytest.raises(ValueError, match="resize_positions is one of timm, torchvision, mae"):
-        pretrained.resize_positions(constant, 5, "nearest")
+        resize_positions(constant, 5, "nearest")
 
 
 def test_a_family_may_bring_foreign_names_to_the_rule(simple):

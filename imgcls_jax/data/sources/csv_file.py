@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from imgcls_jax.data.folders import named_split, require_folder
-from imgcls_jax.data.lists import inside_root, pattern_for, quoted_inside, read_csv
+from imgcls_jax.data.lists import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    SPLIT_COLUMNS,
+    column_of,
+    inside_root,
+    pattern_for,
+    quoted_inside,
+    read_csv,
+    usual_column,
+)
 from imgcls_jax.data.source import Files, Root
 from imgcls_jax.data.subsets import stratified_split
-
-# What the columns are called where a configuration does not say it, compared without case and separators.
-IMAGE_COLUMNS = ("image", "filename", "file", "path", "imagepath", "filepath", "imagename", "imageid", "id")
-LABEL_COLUMNS = ("label", "class", "target", "category", "classname", "labelname")
-SPLIT_COLUMNS = ("split", "subset", "set")
 
 
 class CsvFile(Files):
@@ -102,11 +106,10 @@ def _read(
     """Returns (paths, labels, splits or [], groups or [], line numbers) of the rows of a table."""
     rows = read_csv(table)
     _, header = next(rows, (1, []))
-    image = _column(table, header, names[0], IMAGE_COLUMNS, "image")
-    label = _column(table, header, names[1], LABEL_COLUMNS, "label")
-    group = _column(table, header, names[2], (), "group") if names[2] else None
-    plain = [_plain(name) for name in header]
-    split = next((plain.index(name) for name in SPLIT_COLUMNS if name in plain), None)
+    image = column_of(table, header, names[0], IMAGE_COLUMNS, "image")
+    label = column_of(table, header, names[1], LABEL_COLUMNS, "label")
+    group = column_of(table, header, names[2], (), "group") if names[2] else None
+    split = usual_column(header, SPLIT_COLUMNS)
     line_of: dict[str, int] = {}
     labels, splits, groups = [], [], []
     for number, cells in rows:
@@ -128,25 +131,6 @@ def _read(
     if not labels:
         raise ValueError(f"{table} holds no row under its header {header!r}")
     return list(line_of), labels, splits, groups, list(line_of.values())
-
-
-def _column(table: Path, header: Sequence[str], name: str, usual: Sequence[str], what: str) -> int:
-    """Returns the position of a column."""
-    if name:
-        found = [position for position, own in enumerate(header) if own == name]
-    else:
-        plain = [_plain(own) for own in header]
-        found = [plain.index(own) for own in usual if own in plain][:1]
-    if len(found) != 1:
-        raise ValueError(
-            f"{table}, line 1: which column is the {what}? Set config.data.{what}_column to one of "
-            f"{list(header)!r}"
-        )
-    return found[0]
-
-
-def _plain(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def _by_value(name: str) -> tuple[bool, float, str]:

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from imgcls_jax.data.folders import Download, Origin, locate
-from imgcls_jax.data.lists import check_names, inside_root, read_matching, read_table
+from imgcls_jax.data.captions import Captions
+from imgcls_jax.data.clip_tokens import CONTEXT_LENGTH
+from imgcls_jax.data.folders import Download, Origin, expanded, locate
+from imgcls_jax.data.lists import check_names, inside_root, read_lines, read_matching, read_table
 from imgcls_jax.data.source import Files, Root, require_choice
 from imgcls_jax.data.subsets import stratified_split
 
@@ -37,7 +39,9 @@ class Cub200(Files):
 
     Elements add, where the files exist,
         box: float32 [4], (x, y, width, height) of the bird in pixels (bounding_boxes.txt);
-        parts: float32 [15, 3], (x, y, visible) of each part in pixels, all 0 where it is hidden (parts/).
+        parts: float32 [15, 3], (x, y, visible) of each part in pixels, all 0 where it is hidden (parts/);
+        text: int32 [n, context_length], token ids of the image's captions (captions/SPECIES/IMAGE.txt, one a
+            line, the form of the ten captions an image of Reed et al., arXiv:1605.05395); with a vocabulary.
     Class names are those of classes.txt ("001.Black_footed_Albatross"); labels count from 0, by class id.
 
     Args:
@@ -50,6 +54,9 @@ class Cub200(Files):
         split_seed: seed of "random".
         crop_to_box: whether "image" is decoded and cropped to the box: uint8 [h, w, 3]. box and parts are
             then given in the cropped image.
+        vocabulary: of the captions, as data/clip_tokens.py reads it; "" reads no captions.
+        captions: the folder of the captions, relative to that of the data set, or absolute.
+        context_length: tokens of a caption; longer ones are cut.
 
     Raises:
         FileNotFoundError: the data set or one of its files is missing.
@@ -58,7 +65,8 @@ class Cub200(Files):
 
     def __init__(
         self, split: str, *, root: Root, protocol: str = "official", test_fraction: float = 0.1,
-        split_seed: int = 0, crop_to_box: bool = False,
+        split_seed: int = 0, crop_to_box: bool = False, vocabulary: str = "", captions: str = "captions",
+        context_length: int = CONTEXT_LENGTH,
     ) -> None:  # fmt: skip
         require_choice("the split of Cub200", split, ("train", "test"))
         require_choice("the protocol of Cub200", protocol, ("official", "random"))
@@ -78,6 +86,10 @@ class Cub200(Files):
         if crop_to_box and self._boxes is None:
             raise FileNotFoundError(f"crop_to_box needs {folder / 'bounding_boxes.txt'}, which is missing")
         self._crop_to_box = crop_to_box
+        self._captions = None
+        if vocabulary:
+            texts = [self._read_captions(folder / expanded(captions), images[key]) for key in ids]
+            self._captions = Captions(texts, vocabulary, context_length)
         paths, labels = [images[key] for key in ids], [label_of[key] for key in ids]
         self.rule = f"the {protocol} split of {folder}"
         if protocol == "random":
@@ -146,8 +158,18 @@ class Cub200(Files):
         locations = read_matching(path, (int, int, float, float, int), pairs, "images.txt and parts.txt")
         return np.array([[locations[key, part] for part in parts] for key in ids], np.float32)  # [N, P, 3]
 
+    @staticmethod
+    def _read_captions(folder: Path, image: str) -> list[str]:
+        path = (folder / image).with_suffix(".txt")
+        captions = [text for _, text in read_lines(path)]
+        if not captions:
+            raise ValueError(f"{path}: expected a caption a line; it is empty")
+        return captions
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         element = super().__getitem__(index)
+        if self._captions is not None:
+            element["text"] = self._captions[index]
         if self._boxes is not None:
             element["box"] = self._boxes[index].copy()
         if self._parts is not None:
