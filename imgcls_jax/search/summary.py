@@ -71,6 +71,8 @@ def retrained(final: Mapping[str, Any]) -> list[str]:
     """Returns a line for each evaluation of the best choice, trained anew: mean and standard deviation."""
     lines = []
     for name, values in final["metrics"].items():
+        if not values:
+            continue
         spread = f" ± {statistics.stdev(values):.4g}" if len(values) > 1 else ""
         seeds = ", ".join(map(str, final["seeds"]))
         lines.append(f"trained anew: {name} {statistics.fmean(values):.6g}{spread} (seeds {seeds})")

@@ -22,6 +22,8 @@ from imgcls_jax.train import finished
 
 FILE = "sweep.json"
 FINISHED, PRUNED, DIVERGED, FAILED = "finished", "pruned", "diverged", "failed"
+PLAN = {"metric": str, "space": dict, "maximize": bool, "folds": int, "chosen_on": str}
+FINAL = {"trial": int, "seeds": Sequence[int], "metrics": dict}
 TRIAL = {
     "fields": Mapping[str, Any],
     "state": str,
@@ -211,6 +213,13 @@ class Search:
         write_json(self.folder / FILE, content, way_out="")
 
 
+def finished_runs(folder: Path, final: Mapping[str, Any], best: int) -> list[Path]:
+    """Returns the workdirs of the best choice: those that were trained anew, else those of its trial."""
+    place = folder / (f"final_{final['trial']:04d}" if final else f"trial_{best:04d}")
+    found = (path.parent for depth in ("", "*/", "*/*/") for path in place.glob(f"{depth}result.json"))
+    return sorted(found)
+
+
 def evaluations(workdir: Path, metric: str) -> list[float]:
     """Returns a metric at each evaluation of a run so far."""
     path = workdir / "metrics.jsonl"
@@ -244,9 +253,11 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     content = read_json(path)
     finished.require_fields(path, content, {"plan": dict, "trials": Sequence[dict], "final": dict})
-    finished.require_fields(
-        f"{path}: plan", content["plan"], {"metric": str, "space": dict, "maximize": bool}
-    )
+    finished.require_fields(f"{path}: plan", content["plan"], PLAN)
+    if content["final"]:
+        finished.require_fields(f"{path}: final", content["final"], FINAL)
+        figures = dict.fromkeys(content["final"]["metrics"], Sequence[float])
+        finished.require_fields(f"{path}: final.metrics", content["final"]["metrics"], figures)
     for number, trial in enumerate(content["trials"]):
         finished.require_fields(f"{path}: trials[{number}]", trial, TRIAL)
     trials = [Trial(**{name: own[name] for name in TRIAL}) for own in content["trials"]]

@@ -17,17 +17,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from imgcls_jax.config import files
-from imgcls_jax.figures import line_chart
-from imgcls_jax.runtime.command import at_least_one, command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.command import at_least_one, command, exit_with, importing, parser_of, user_path
 from imgcls_jax.runtime.files import naming, whole, write_json
 from imgcls_jax.runtime.names import printable
-from imgcls_jax.search import plan as plans
-from imgcls_jax.search import process, range_test, summary
-from imgcls_jax.search.proposals import SEARCHES, require_optuna
-from imgcls_jax.search.space import space_of
-from imgcls_jax.search.trials import Runner, Search
-from imgcls_jax.train.workdir import lock
+
+with importing(__name__):
+    from imgcls_jax.config import files
+    from imgcls_jax.figures import line_chart
+    from imgcls_jax.search import plan as plans
+    from imgcls_jax.search import process, range_test, summary
+    from imgcls_jax.search.proposals import SEARCHES, require_optuna
+    from imgcls_jax.search.space import space_of
+    from imgcls_jax.search.trials import Search
+    from imgcls_jax.train.workdir import lock
 
 OF_SEARCH = ("metric", "trials", "choose_on", "seeds", "trial_seeds", "folds")
 
@@ -49,12 +51,7 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
-def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, files.Named]:
-    """Parses the command line; returns its flags, and the configuration with its overrides.
-
-    Raises:
-      ValueError: there is no such configuration, or a flag is missing or would do nothing.
-    """
+def _parser() -> argparse.ArgumentParser:
     parser = parser_of("sweep", __doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:OPTIONS]", help="as of main; so are "
                         "overrides, --config.SECTION.FIELD=VALUE")  # fmt: skip
@@ -96,8 +93,17 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, files.Name
         metavar="STEPS",
         help=f"no search: raise the learning rate over so many steps ({range_test.STEPS}), and draw the loss",
     )
-    others, overrides = files.split_overrides(argv)
-    flags = parser.parse_args(others)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, files.Named]:
+    """Parses the command line; returns its flags, and the configuration with its overrides.
+
+    Raises:
+      ValueError: there is no such configuration, or a flag is missing or would do nothing.
+    """
+    others, overrides = files.split_overrides(sys.argv[1:] if argv is None else argv)
+    flags = _parser().parse_args(others)
     _refuse_idle(flags)
     return flags, files.find(flags.config, overrides)
 
@@ -153,10 +159,10 @@ def plan_of(flags: argparse.Namespace, named: files.Named) -> plans.Plan:
     )
 
 
-def search(flags: argparse.Namespace, named: files.Named, run: Runner) -> None:
+def search(flags: argparse.Namespace, named: files.Named) -> None:
     """Searches, and prints what was found."""
     plan = plan_of(flags, named)
-    found = Search(plan, flags.workdir, run=run, tell=say)
+    found = Search(plan, flags.workdir, run=process.run, tell=say)
     found.advance(flags.trials or 0)
     fields = [own.field for own in plan.space]
     say(summary.in_columns(*summary.rows(found.trials, fields, maximize=plan.maximize)))
@@ -168,7 +174,7 @@ def search(flags: argparse.Namespace, named: files.Named, run: Runner) -> None:
         say("\n".join(summary.retrained(found.retrain(flags.seeds))))
 
 
-def test_range(flags: argparse.Namespace, named: files.Named, run: Runner) -> None:
+def test_range(flags: argparse.Namespace, named: files.Named) -> None:
     """Runs a range test, draws it, and prints what it suggests.
 
     Raises:
@@ -182,7 +188,7 @@ def test_range(flags: argparse.Namespace, named: files.Named, run: Runner) -> No
     ended = (workdir / "result.json").exists() or range_test.has_exploded(workdir)
     status = 0
     if not ended:
-        status = run(words, flags.workdir / "run.log", lambda: range_test.has_exploded(workdir))
+        status = process.run(words, flags.workdir / "run.log", lambda: range_test.has_exploded(workdir))
     rate, loss = range_test.read(workdir)
     if status and len(loss) < range_test.LEAST_STEPS:
         raise ValueError(f"the run failed: {process.last_line(flags.workdir / 'run.log')}")
@@ -209,13 +215,13 @@ def say(text: str) -> None:
 
 
 @command
-def main(argv: Sequence[str] | None = None, *, run: Runner = process.run) -> int:
-    """Returns the exit status; `run` starts a command and waits for it, as process.run."""
-    flags, named = parse_arguments(sys.argv[1:] if argv is None else argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    flags, named = parse_arguments(argv)
     flags.workdir.mkdir(parents=True, exist_ok=True)
     try:
         with lock(flags.workdir):
-            (test_range if flags.range_test else search)(flags, named, run)
+            (test_range if flags.range_test else search)(flags, named)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from there")
     return 0

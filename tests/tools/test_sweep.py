@@ -6,12 +6,16 @@ import math
 import re
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from PIL import Image
 
 from imgcls_jax.config.files import split_overrides
-from imgcls_jax.tools import sweep
+from imgcls_jax.figures.run_page import build
+from imgcls_jax.search import process
+from imgcls_jax.search.trials import finished_runs
+from imgcls_jax.tools import report, sweep
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "digits_simpleconv3.py:test")
@@ -62,7 +66,8 @@ class StandIn:
 def start(folder, *words, run=None, space=f"{RATE}=log(1e-3, 1.0)"):
     flags = ["--config", CONFIG, "--workdir", str(folder), "--space", space, *words]
     run = run or StandIn()
-    return sweep.main(flags, run=run), run
+    with mock.patch.object(process, "run", run):
+        return sweep.main(flags), run
 
 
 def kept(folder):
@@ -208,6 +213,32 @@ def test_a_damaged_file_is_one_line(tmp_path, capsys):
     assert "trials[0] is damaged: values is of type" in capsys.readouterr().err
 
 
+# ---- report
+
+
+def test_a_report_shows_the_trials_and_the_best(tmp_path, monkeypatch):
+    start(tmp_path, *FOLDS, "--seeds", "1,2")
+    shown, page = [], []
+
+    def read_run(workdir, **options):
+        shown.append(workdir)
+        return report.Run("run", {}, [], (), None, "", None)
+
+    monkeypatch.setattr(report, "read_run", read_run)
+    monkeypatch.setattr(report, "build", lambda runs, searches: page.append(searches) or "page")
+    assert report.main([str(tmp_path)]) == 0 and (tmp_path / "report.html").read_text() == "page"
+    best = kept(tmp_path)["best"]
+    assert shown == [tmp_path / f"final_{best:04d}" / f"seed_{seed}" for seed in (1, 2)]
+    ((searched,),) = page
+    assert searched.header[:3] == ("trial", RATE, "value") and len(searched.rows) == 4
+    assert searched.rows[0][0] == str(best) and "chosen on 3 folds" in searched.notes[0]
+    assert "test/accuracy" in searched.notes[1]
+    html = build([], [searched._replace(name="<b>")])
+    assert "&lt;b&gt;" in html and "finished" in html and "<b>" not in html
+    runs = finished_runs(tmp_path, {}, best)
+    assert [own.name for own in runs] == ["fold_0", "fold_1", "fold_2"]
+
+
 # ---- range test
 
 
@@ -228,21 +259,49 @@ def rising(words, log, unwanted):
     return 1
 
 
-def test_the_range_test_draws_what_it_found(tmp_path, capsys):
+def test_the_range_test_draws_what_it_found(tmp_path, capsys, monkeypatch):
     words = ("--range_test", "50", f"--space={RATE}=log(1e-4, 1.0)")
     flags = ["--config", CONFIG, "--workdir", str(tmp_path), *words]
-    assert sweep.main(flags, run=rising) == 0
+    monkeypatch.setattr(process, "run", rising)
+    assert sweep.main(flags) == 0
     content = json.loads((tmp_path / "range_test.json").read_text())
     assert len(content["rate"]) == 29 and content["rate"][0] == 1e-4
     assert content["before_least"] == pytest.approx(1e-4 * 1e4 ** (28 / 50) / 10)
     with Image.open(tmp_path / "range_test.png") as picture:
         assert picture.width > 700 and len(picture.convert("RGB").getcolors(10**6)) > 50
     assert "the smoothed loss falls fastest at" in capsys.readouterr().out
-    assert sweep.main(flags, run=None) == 0  # it is drawn again from what there is
+    monkeypatch.setattr(process, "run", None)
+    assert sweep.main(flags) == 0  # it is drawn again from what there is
 
     def fails(words, log, unwanted):
         log.write_text("error: no such folder")
         return 1
 
-    assert sweep.main([*flags[:3], str(tmp_path / "new"), *words], run=fails) == 2
+    monkeypatch.setattr(process, "run", fails)
+    assert sweep.main([*flags[:3], str(tmp_path / "new"), *words]) == 2
     assert "the run failed: error: no such folder" in capsys.readouterr().err
+
+
+# ---- real runs
+
+
+@pytest.mark.slow
+def test_real_runs_resume_to_the_bit(tmp_path):
+    words = ("--metric", "test/accuracy", "--folds", "2", "--trials", "1")
+    run = process.run
+
+    def breaks_off(words, log, unwanted):
+        run(words, log, lambda: "step 10/" in log.read_text())
+        raise KeyboardInterrupt
+
+    start(tmp_path / "whole", *words, run=run)
+    start(tmp_path / "broken", *words, run=breaks_off)
+    start(tmp_path / "broken", *words, run=run)
+    for fold in (0, 1):
+        whole, broken = (
+            json.loads((tmp_path / name / "trial_0000" / f"fold_{fold}" / "result.json").read_text())
+            for name in ("whole", "broken")
+        )
+        assert whole["state_digest"] == broken["state_digest"] and whole["metrics"] == broken["metrics"]
+        assert (broken["resumed_from_step"] > 0) == (fold == 0)
+        assert whole["metrics"]["fold"]["num_examples"] == 719
