@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -146,8 +147,12 @@ class Search:
             if trial.state != FINISHED:
                 return trial
             result = finished.read_result(workdir)
-            trial.values.append(value_of(workdir, result, self.plan.metric))
+            value = value_of(workdir, result, self.plan.metric)
             trial.seconds += result["wall_seconds"]
+            if not math.isfinite(value):
+                trial.state, trial.note = DIVERGED, f"diverged: {self.plan.metric} is {value}"
+                return trial
+            trial.values.append(value)
         return trial
 
     def _run_to_end(
@@ -229,13 +234,15 @@ def evaluations(workdir: Path, metric: str) -> list[float]:
 
 
 def value_of(workdir: Path, result: Mapping[str, Any], metric: str) -> float:
-    """Returns a metric at the end of a run.
+    """Returns a metric at the end of a run; NaN where the run could not say.
 
     Raises:
       ValueError: the run measured no such thing.
     """
     name, _, quantity = metric.partition("/")
     measured = result["metrics"].get(name, {})
+    if quantity in measured and measured[quantity] is None:
+        return math.nan
     if not isinstance(measured.get(quantity), (int, float)):
         known = ", ".join(
             f"{name}/{own}" for own, value in measured.items() if isinstance(value, (int, float))

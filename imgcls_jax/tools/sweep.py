@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from imgcls_jax.runtime.command import at_least_one, command, exit_with, importing, parser_of, user_path
-from imgcls_jax.runtime.files import naming, whole, write_json
+from imgcls_jax.runtime.files import naming, read_json, whole, write_json
 from imgcls_jax.runtime.names import printable
 
 with importing(__name__):
@@ -183,8 +183,12 @@ def test_range(flags: argparse.Namespace, named: files.Named) -> None:
     space = space_of(flags.space, {}) if flags.space else ()
     low, high = range_test.bounds(space)
     others = range_test.overrides(files.load(named)[0], low, high, flags.range_test)
-    workdir = flags.workdir / "run"
-    words = plans.words_of(flags.config, workdir, dict(named.overrides) | others)
+    workdir, kept = flags.workdir / "run", flags.workdir / "range_test.json"
+    about = {"config": flags.config, "overrides": dict(named.overrides) | others}
+    if kept.exists() and any(read_json(kept).get(name) != value for name, value in about.items()):
+        raise ValueError(f"{flags.workdir} holds another range test: choose another --workdir")
+    write_json(kept, about, way_out="")
+    words = plans.words_of(flags.config, workdir, about["overrides"])
     ended = (workdir / "result.json").exists() or range_test.has_exploded(workdir)
     status = 0
     if not ended:
@@ -194,7 +198,7 @@ def test_range(flags: argparse.Namespace, named: files.Named) -> None:
         raise ValueError(f"the run failed: {process.last_line(flags.workdir / 'run.log')}")
     course = range_test.suggest(rate, loss)
     advice = range_test.advice(course)
-    write_json(flags.workdir / "range_test.json", course.as_json(), way_out="")
+    write_json(kept, about | course.as_json(), way_out="")
     picture = line_chart.draw(
         f"Range test of {flags.config}",
         course.rate,

@@ -14,7 +14,7 @@ from PIL import Image
 from imgcls_jax.config.files import split_overrides
 from imgcls_jax.figures.run_page import build
 from imgcls_jax.search import process
-from imgcls_jax.search.trials import finished_runs
+from imgcls_jax.search.trials import finished_runs, value_of
 from imgcls_jax.tools import report, sweep
 
 ROOT = Path(__file__).parents[2]
@@ -196,6 +196,7 @@ def test_mistakes_are_found_before_the_first_run(tmp_path, words, line, capsys):
 def test_a_metric_that_is_not_measured(tmp_path, capsys):
     assert start(tmp_path, "--metric", "test/acuracy", "--choose_on", "test", "--trials", "3")[0] == 2
     assert "measured no test/acuracy; it has test/accuracy, test/nll" in capsys.readouterr().err
+    assert math.isnan(value_of(tmp_path, {"metrics": {"test": {"nll": None}}}, "test/nll"))
 
 
 def test_tpe_without_optuna_is_one_line(tmp_path, monkeypatch, capsys):
@@ -272,6 +273,9 @@ def test_the_range_test_draws_what_it_found(tmp_path, capsys, monkeypatch):
     assert "the smoothed loss falls fastest at" in capsys.readouterr().out
     monkeypatch.setattr(process, "run", None)
     assert sweep.main(flags) == 0  # it is drawn again from what there is
+
+    assert sweep.main([*flags[:-1], f"--space={RATE}=log(1e-5, 1.0)"]) == 2
+    assert "holds another range test" in capsys.readouterr().err
 
     def fails(words, log, unwanted):
         log.write_text("error: no such folder")
