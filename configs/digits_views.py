@@ -17,7 +17,6 @@ OBJECTIVES = {
         "name": "byol",
         "target_decay": 0.0,
         "projection_hidden": (256, 256),
-        "projection_dim": 256,
         "projection_norm": True,
         "prediction_hidden": 64,
     },

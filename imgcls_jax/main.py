@@ -202,22 +202,19 @@ def _trainer(named: files.Named, flags: argparse.Namespace) -> Callable[[], None
 
 
 def _evaluate(flags: argparse.Namespace, overrides: Mapping[str, str]) -> None:
-    import jax
-
     from imgcls_jax.inference import trained
     from imgcls_jax.train.known_data import Named
 
     root = Path(overrides["data.root"]) if "data.root" in overrides else None
-    result = trained.evaluate(
+    trained.evaluate(
         flags.workdir,
         split=flags.split or "",
         checkpoint=flags.checkpoint or "latest",
         transforms=flags.eval_transforms or "",
         data=Named(flags.data_root or root, bool(flags.trust_data)),
         moved={field.removeprefix("data."): place for field, place in overrides.items()},
+        show=lambda result: print(json.dumps(result, indent=2), flush=True),
     )
-    if jax.process_index() == 0:
-        print(json.dumps(result, indent=2))
 
 
 def _run(job: Callable[[], None]) -> None:

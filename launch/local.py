@@ -3,11 +3,11 @@
   python launch/local.py --processes 2 [--devices_per_process 1] [--restarts 3] [--grace_seconds 30] \
       [--dry_run] -- --config configs/digits_simpleconv3.py --workdir runs/two
 
-What follows `--` goes to imgcls_jax.main. Every line of output begins with the number of its process. SIGTERM
-and Ctrl-C are passed on to all, which save and end. When one process ends badly the others are ended, by
-SIGTERM and after the grace period by SIGKILL, and with --restarts all of them start again from the newest
-checkpoint. Exit status: 0 where every process ended with 0, else that of the first that did not (128 + the
-signal's number where a signal ended it), 2 for a mistake in the command.
+What follows `--` goes to imgcls_jax.main. Every line of output begins with the number of its process.
+SIGTERM, SIGHUP and Ctrl-C are passed on to all, which save and end. When one process ends badly the others
+are ended, by SIGTERM and after the grace period by SIGKILL, and with --restarts all of them start again from
+the newest checkpoint. Exit status: 0 where every process ended with 0, else that of the first that did not
+(128 + the signal's number where a signal ended it), 2 for a mistake in the command.
 """
 
 from __future__ import annotations
@@ -210,8 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     sys.stdout.reconfigure(errors="replace")  # a character that the terminal lacks must not end a thread
     signals: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: signals.append(received))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda received, _: signals.append(received))
 
     def start() -> int:
         commands = make_commands(args.processes, free_port(), args.arguments)

@@ -35,9 +35,10 @@ MAY_IMPORT = {
     "data/cifar.py": ({"data", "runtime.restricted_pickle"}, {"numpy"}),
     "data/download.py": ({"data", "config", "runtime"}, set()),
     "data/datasets.py": ({"data", "config"}, {"jax", "numpy"}),
+    "data/proposals.py": (set(), {"numpy", "PIL", "cv2"}),
     "data/sources": (
         {f"data.{name}" for name in "source subsets folders listing lists known_layouts annotations".split()}
-        | {f"data.{name}" for name in "idx cifar tar_files decoding captions clip_tokens".split()},
+        | {f"data.{name}" for name in "idx cifar tar_files decoding captions clip_tokens regions".split()},
         {"numpy", "sklearn", "tensorflow_datasets"},
     ),
     "data/device_operation.py": (set(), {"jax"}),
@@ -70,6 +71,13 @@ MAY_IMPORT = {
     "inference": (
         {"inference", "train", "config.settings", "runtime", "contracts", "data", "evaluators.knn"},
         {"jax", "numpy", "safetensors", "flax", "jax2onnx", "onnxruntime"},
+    ),
+    "inference/part_rcnn": (
+        {
+            *"inference.part_rcnn inference.trained inference.array_file".split(),
+            *"config contracts.backbone data runtime train.build weights".split(),
+        },
+        {"jax", "flax", "numpy", "scipy", "sklearn", "threadpoolctl", "PIL"},
     ),
     "planning": ({"planning", "data", "config.settings"}, {"jax", "numpy"}),
     "figures": (

@@ -21,7 +21,8 @@ from imgcls_jax.train.step import make_init, make_train_step
 
 NAMES = [m.name for m in pkgutil.iter_modules(imgcls_jax.objectives.__path__)]
 options_of = runpy.run_path(str(Path(__file__).with_name("test_objectives.py")))["options_of"]
-TASK = Task(3, 24, steps_per_epoch=6, total_steps=12, image_shape=(32, 32, 3), class_counts=(8, 8, 8))
+SIGNATURES = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
+TASK = Task(3, 24, 6, 12, image_shape=(32, 32, 3), class_counts=(8, 8, 8), signatures=SIGNATURES)
 ROWS = 4
 # All of a family's parts, in as few and narrow layers as it can be built from.
 BACKBONES = {

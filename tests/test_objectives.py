@@ -27,10 +27,13 @@ OPTIONS = {
     "byol": {"projection_hidden": (8,), "projection_dim": 4, "prediction_hidden": 8},
     "clip": {"dim": 8, "text_width": 8, "text_depth": 1, "context_length": 6, "vocab_size": 20},
     "cnn_rnn": {"hidden": 16, "embedding_dim": 8},
+    "compatibility": {"loss": "ale", "ema_decay": 0.9, "dropout": 0.1},
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
     "dino": {"num_prototypes": 12, "projection_hidden": (8, 8), "bottleneck": 4},
     "fixmatch": {"threshold": 0.4},
+    "metric_learning": {"ema_decay": 0.9, "center_weight": 0.01, "triplet_weight": 1.0, "dropout": 0.1},
     "jigsaw": {"grid": 2, "patch": 7, "num_permutations": 6, "patch_dim": 8},
+    "ma_cnn": {"parts": 2, "hidden": 8, "group_epochs": 0, "alternation_epochs": (0, 1)},
     "mean_teacher": {"ramp_fraction": 0.5},
     "mixmatch": {"alpha": 0.75, "lambda_u": 75.0, "ramp_fraction": 0.5},
     "moco": {"queue_size": 24, "projection_dim": 8},
@@ -50,7 +53,8 @@ BACKBONES = (
     vit.build("vit_tiny", width=16, depth=1, dropout=0.1),
     cifar_resnet.build("resnet20", blocks=1, channels=(4, 4, 8)),
 )
-TASK = Task(3, 24, steps_per_epoch=3, total_steps=6, image_shape=(16, 16, 3), class_counts=(8, 8, 8))
+SIGNATURES = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
+TASK = Task(3, 24, 3, 6, image_shape=(16, 16, 3), class_counts=(8, 8, 8), signatures=SIGNATURES)
 
 
 def options_of(name, make):

@@ -22,17 +22,31 @@ FREE_ON_RESUME = (
     "train.best_mode",
     "train.parallel",
 )
-# Where data lie, not what they are: these may differ where the workdir's digest of its data agrees.
-WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images")
+# Where data lie, not what they are: these may differ where what the workdir keeps of its data agrees.
+WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.images", "data.signatures")
 # The section of the evaluations. They read the state and change nothing of it: a run may go on with others,
 # though it is then, to its digest, another run.
 EVALUATIONS = "evals."
 LENGTH = "train.total_steps"
+# Younger fields that say nothing at this value: left out, so that the digests of older runs stay.
+WITHOUT = {
+    "data.folds": 0,
+    "data.fold": 0,
+    "data.fold_seed": 0,
+    "data.group_column": "",
+    "data.images_per_class": 1,
+    "data.signatures": "",
+    "train.resume_from": "",
+    "optimizer.decay_power": 1.0,
+    "optimizer.timescale_steps": 0,
+    "optimizer.cooldown_steps": 0,
+    "optimizer.layer_decay": 1.0,
+    "optimizer.sam_radius": 0.0,
+    "objective.projector_std": 0.0,
+    "objective.shuffled": True,
+}
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}
-# Fields that came later, with the value by which the code computes what it did without them. A run of before
-# is the same run, under the same digest.
-ADDED = {"data.folds": 0, "data.fold": 0, "data.fold_seed": 0, "data.group_column": ""}
 ABSENT = "absent"
 
 
@@ -41,8 +55,14 @@ def binding_fields(resolved: Config) -> dict[str, Any]:
     return {
         name: ALIKE[name][0] if value in ALIKE.get(name, ()) else value
         for name, value in flat_fields(resolved).items()
-        if name not in FREE_ON_RESUME and not (name in ADDED and value == ADDED[name])
+        if name not in FREE_ON_RESUME and not _says_nothing(name, value)
     }
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    if name.startswith("phases."):  # a phase has the optimizer's fields
+        name = f"optimizer.{name.rpartition('.')[2]}"
+    return name in WITHOUT and value == WITHOUT[name]
 
 
 def digest(resolved: Config) -> str:

@@ -44,8 +44,7 @@ class Configuration:
         Args:
           steps_per_epoch: floor(examples of the training split / batch size).
 
-        Raises:
-          ValueError: the run has phases and a length of its own besides.
+        A duration above 0 is one step at least: rounded to 0 it would switch off what it is of.
         """
         units = {"steps": 1, "epochs": steps_per_epoch, "examples": 1 / max(self.batch_size, 1)}
         config = {name: dict(fields) for name, fields in self.resolved.items()}
@@ -53,11 +52,6 @@ class Configuration:
             config[name] = _converted(config[name], units)
         config["phases"] = {name: _converted(fields, units) for name, fields in config["phases"].items()}
         lengths = {name: fields["total_steps"] for name, fields in config["phases"].items()}
-        for name, steps in lengths.items():
-            if steps < 1:
-                raise ValueError(
-                    f"config.phases.{name} is shorter than one step: give it a larger total_epochs"
-                )
         if lengths:
             config["train"]["total_steps"] = sum(lengths.values())
         return config
@@ -113,9 +107,15 @@ def _converted(fields: Config, units: Mapping[str, float]) -> Config:
             if unit != "steps":
                 factor = units[unit]
                 many = isinstance(value, (list, tuple))
-                value = [round(v * factor) for v in value] if many else round(value * factor)
+                value = [_whole(v * factor) for v in value] if many else _whole(value * factor)
         converted[key] = value
     return converted
+
+
+def _whole(steps: float) -> int:
+    """Returns the nearest whole number of steps; 0 for none at all alone."""
+    nearest = max(round(abs(steps)), 1) if steps else 0
+    return nearest if steps > 0 else -nearest
 
 
 def _durations() -> Iterable[str]:

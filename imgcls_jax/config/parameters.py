@@ -8,7 +8,7 @@ from typing import Any
 
 from imgcls_jax.config.field_types import did_you_mean, fits, type_hints
 from imgcls_jax.config.modules import find_function
-from imgcls_jax.config.written import RENAMED, Config
+from imgcls_jax.config.written import RENAMED, VALUES, Config
 
 REQUIRED = inspect.Parameter.empty
 UNITS = ("steps", "epochs", "examples")
@@ -64,7 +64,12 @@ def filled(section: str, parameters: Mapping[str, tuple[Any, Any]], fields: Conf
     known = [spelling for spellings in names.values() for spelling in spellings]
     for field in fields:
         if f"{section}.{field}" in RENAMED:
-            raise ValueError(f"config.{section}.{field} is called {RENAMED[f'{section}.{field}']} now")
+            instead = "".join(
+                f"; write {new!r} for {old}" for old, new in VALUES.get(f"{section}.{field}", {}).items()
+            )
+            raise ValueError(
+                f"config.{section}.{field} is called {RENAMED[f'{section}.{field}']} now{instead}"
+            )
         if field not in known:
             hint = did_you_mean(field, known) or f"there are {', '.join(names) or 'none'}"
             raise ValueError(f"config.{section}.{field}: no such field; {hint}")

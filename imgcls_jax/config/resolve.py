@@ -199,7 +199,7 @@ def optax_function(name: Any) -> Callable[..., Any]:
     if isinstance(name, str):
         modules = (importlib.import_module("optax"), importlib.import_module("optax.contrib"))
         function = next((getattr(module, name) for module in modules if hasattr(module, name)), None)
-    if name in NOT_OFFERED:
+    if isinstance(name, str) and name in NOT_OFFERED:
         raise ValueError(f"config.optimizer.name = {name!r}: {NOT_OFFERED[name]}")
     if (
         not inspect.isfunction(function)
@@ -239,9 +239,9 @@ def _evals(section: str, fields: Config) -> Config:
 
 
 def _phase(section: str, fields: Config, resolved: Config) -> Config:
-    lengths = {f"total_{unit}": (float, REQUIRED) for unit in UNITS}
+    lengths = {f"total_{unit}": int if unit == "steps" else float for unit in UNITS}
     given = [name for name in lengths if name in fields]
-    if len(given) != 1 or not fits(fields[given[0]], float) or not fields[given[0]] > 0:
+    if len(given) != 1 or not fits(fields[given[0]], lengths[given[0]]) or not fields[given[0]] > 0:
         raise ValueError(f"config.{section} needs its length, at least one step: one of {', '.join(lengths)}")
     line = fields.get("train_transforms")
     if not fits(line, str | None):

@@ -44,8 +44,13 @@ class DataSettings:
       fold: is held out, from 0 on: the split "fold". The training split is then the other folds, also for
         evaluations; labels_per_class, imbalance_factor, oversample and known_classes choose from these.
       fold_seed: of the shares.
-      known_classes: the network learns the first so many classes, and every split holds those alone; its
-        other examples are the split "unknown:SPLIT", for evaluations. 0 for all.
+      images_per_class: above 1, an epoch's order groups so many images of a class, and a batch holds whole
+        groups, for losses that compare images of a class; the last batches may hold what fills no group.
+      known_classes: the network learns the first so many classes, or those that this file names, one a line,
+        and every split holds those alone; its other examples are the split "unknown:SPLIT", for evaluations.
+        0 for all. The classes known come first, then the others, each in the order of the source.
+      signatures: file of a row of numbers for each class (data/signatures.py), "" for none. With it the
+        classes of the run are all of them, those that are never learned too.
       eval_transforms: line of every evaluation and of prediction; nothing random.
       on_bad_example: "raise" or "skip".
       num_threads, num_workers, prefetch_batches: of data/pipeline.py.
@@ -68,7 +73,9 @@ class DataSettings:
     folds: int = 0
     fold: int = 0
     fold_seed: int = 0
-    known_classes: int = 0
+    images_per_class: int = 1
+    known_classes: int | str = 0
+    signatures: str = ""
     on_bad_example: str = "raise"
     num_threads: int = 2
     num_workers: int = 0
@@ -78,7 +85,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         require_at_least("data", self, labels_per_class=0, label_seed=0, labeled_batch_size=0)
-        require_at_least("data", self, num_threads=1, num_workers=0, prefetch_batches=1)
+        require_at_least("data", self, images_per_class=1, num_threads=1, num_workers=0, prefetch_batches=1)
         if not (math.isfinite(self.cache_gib) and self.cache_gib >= 0):
             raise ValueError(f"config.data.cache_gib is a number of GiB, at least 0; got {self.cache_gib!r}")
         if self.cache_gib and self.num_workers:
@@ -89,6 +96,10 @@ class DataSettings:
         if self.labeled_batch_size and not self.labels_per_class:
             raise ValueError("config.data.labeled_batch_size needs data.labels_per_class")
         self._check_folds()
+        if self.images_per_class > 1 and self.labeled_batch_size:
+            raise ValueError(
+                "config.data.images_per_class groups images by labels that data.labeled_batch_size hides"
+            )
         if self.labels_per_class and (self.imbalance_factor != 1 or self.oversample):
             raise ValueError(
                 "config.data.labels_per_class makes classes of one size: leave out data.imbalance_factor and "
@@ -201,7 +212,13 @@ class OptimizerSettings:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require_at_least("optimizer", self, timescale_steps=0, cooldown_steps=0, decay_power=0, sam_radius=0)
+        require_at_least("optimizer", self, decay_every_steps=0, timescale_steps=0, cooldown_steps=0)
+        require_at_least("optimizer", self, decay_power=0, sam_radius=0)
+        if any(step < 0 for step in self.decay_at_steps):
+            raise ValueError(
+                "config.optimizer.decay_at_epochs (or decay_at_steps) are not negative; got "
+                f"{tuple(self.decay_at_steps)} steps"
+            )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"optimizer.layer_decay lies in (0, 1]; got {self.layer_decay}")
         if self.learning_rate < 0 or self.warmup_steps < 0:
@@ -222,8 +239,11 @@ class TrainSettings:
 
     Attributes:
       batch_size: examples a step, over all devices.
-      total_steps: of the run; 0 where `phases` have their lengths.
+      total_steps: of the run; 0 to evaluate pretrained weights alone. The sum of their lengths where it has
+        `phases`.
       seed: of initialisation, order and augmentation.
+      resume_from: WORKDIR, WORKDIR@STEP or WORKDIR@best of another run, whose checkpoint this run begins with
+        (train/origin.py); "" to begin anew. model.pretrained is not read then.
       num_microbatches: parts in which a batch is worked through, one after the other, to save memory.
       eval_batch_size: 0 for batch_size.
       log_every_steps, eval_every_steps, checkpoint_every_steps: 0 switches the periodic ones off; the end of
@@ -249,6 +269,7 @@ class TrainSettings:
     batch_size: int
     total_steps: int
     seed: int = 0
+    resume_from: str = ""
     num_microbatches: int = 1
     eval_batch_size: int = 0
     log_every_steps: int = 50

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 Config = dict[str, Any]
 SECTIONS = ("data", "model", "objective", "optimizer", "train", "evals")
 OPTIONAL_SECTIONS = ("phases",)
-# Fields that had another name in an earlier version.
-RENAMED = {"train.accumulate_steps": "train.num_microbatches"}
+# Fields that had another name in an earlier version, and what took the place of their values.
+RENAMED = {"train.accumulate_steps": "train.num_microbatches", "data.crop_to_box": "data.region"}
+VALUES: dict[str, dict[Any, Any]] = {"data.crop_to_box": {False: "", True: "box"}}
 
 
 def sections(arg: str = "", **options: bool | tuple[str, ...]) -> tuple[ConfigDict, Any]:
@@ -103,17 +104,23 @@ def flat_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def of_first_version(config: Config) -> Config:
-    """Returns a configuration that version 0.1 wrote, in present words.
-
-    The fields of RENAMED have their present names, and what was not there yet has the value by which today's
-    code computes what that version did.
-    """
+def in_present_words(config: Config) -> Config:
+    """Returns a configuration of an earlier version with the present names of the fields of RENAMED."""
     present = {name: dict(fields) if isinstance(fields, dict) else fields for name, fields in config.items()}
     for old, new in RENAMED.items():
         section, _, field = old.partition(".")
         if isinstance(present.get(section), dict) and field in present[section]:
-            present[section][new.partition(".")[2]] = present[section].pop(field)
+            value = present[section].pop(field)
+            if isinstance(value, bool):
+                value = VALUES.get(old, {}).get(value, value)
+            present[section][new.partition(".")[2]] = value
+    return present
+
+
+def of_first_version(config: Config) -> Config:
+    """Returns a configuration that version 0.1 wrote, in present words: what was not there yet has the value
+    by which today's code computes what that version did."""
+    present = in_present_words(config)
     if present.get("objective", {}).get("ema_decay"):
         present["objective"].setdefault("ema_warmup", False)
     if present.get("optimizer", {}).get("name") == "lars":

@@ -39,6 +39,8 @@ class Task:
       image_shape: (H, W, C) as the backbone sees it, after every transform.
       class_counts: K numbers, training examples of each class or label; () where the source cannot count
         them without reading every example.
+      signatures: C rows of equally many numbers, one a class; () without data.signatures. K is C then, and
+        class_counts is 0 for the classes that are never learned, which come last.
       axis_name: None where `loss` sees the whole batch. Else the name of the mapped axis, and `loss` sees one
         device's rows: a loss that compares examples gathers the other rows over that axis. The trainer
         averages the floats of objective_state over it, and takes the largest of its integers.
@@ -50,6 +52,7 @@ class Task:
     total_steps: int
     image_shape: tuple[int, int, int]
     class_counts: tuple[int, ...] = ()
+    signatures: tuple[tuple[float, ...], ...] = ()
     axis_name: str | None = None
 
 

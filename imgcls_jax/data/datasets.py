@@ -16,8 +16,11 @@ from imgcls_jax.config.settings import FOLD, DataSettings
 from imgcls_jax.data import augment, folds, subsets, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.contents import Contents, contents, whole
+from imgcls_jax.data.folders import expanded
 from imgcls_jax.data.listing import describe_left_out
+from imgcls_jax.data.lists import read_class_labels
 from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
+from imgcls_jax.data.signatures import read_signatures
 from imgcls_jax.data.source import class_counts, require_source
 
 UNKNOWN = "unknown:"  # a split's examples of classes that are not trained on
@@ -125,17 +128,14 @@ class DataSide:
             raise ValueError(self.withheld)
         name = split.removeprefix(UNKNOWN)
         whole = self._of_folds(name) if self._is_folded(name) else self._read(name)
-        known, total = self.settings.known_classes, len(whole.class_names)
-        if not known and name == split:
+        if not self.settings.known_classes and name == split:
             return whole
-        if not 0 < known < total:
-            raise ValueError(
-                f"config.data.known_classes: {name} and {UNKNOWN}{name} share out {total} classes, so it "
-                f"lies between 1 and {total - 1}; got {known}"
-            )
-        labels = self._labels_of(whole, "known_classes")
-        chosen = subsets.subset(whole, np.flatnonzero((labels < known) == (name == split)))
-        chosen.class_names = whole.class_names[:known] if name == split else whole.class_names
+        known, total = self._known_classes(whole.class_names), len(whole.class_names)
+        is_known = np.isin(self._labels_of(whole, "known_classes"), known)
+        chosen = subsets.subset(whole, np.flatnonzero(is_known == (name == split)))
+        chosen = subsets.relabeled(chosen, [*known, *np.setdiff1d(np.arange(total), known)])
+        if name == split and not self.settings.signatures:
+            chosen.class_names = chosen.class_names[: len(known)]
         return chosen
 
     def _read(self, split: str) -> Any:
@@ -169,6 +169,39 @@ class DataSide:
         whole, numbers = self._shared_out
         held_out = numbers == self.settings.fold
         return subsets.subset(whole, np.flatnonzero(held_out if split == FOLD else ~held_out))
+
+    def _known_classes(self, class_names: Sequence[str]) -> Sequence[int]:
+        """Returns the labels of the classes that data.known_classes means, rising."""
+        known, total = self.settings.known_classes, len(class_names)
+        labels: Sequence[int]
+        if isinstance(known, int):
+            count, labels = known, range(min(known, total))
+        else:
+            try:
+                labels = read_class_labels(expanded(known), class_names)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"config.data.known_classes: {error}") from error
+            count = len(labels)
+        if not 0 < count < total:
+            raise ValueError(
+                f"config.data.known_classes: every split and its {UNKNOWN}SPLIT share out {total} classes, "
+                f"so it lies between 1 and {total - 1}; got {count}"
+            )
+        return labels
+
+    @functools.cached_property
+    def signatures(self) -> np.ndarray | None:
+        """The signatures of all classes, float64 [C, a]; None without data.signatures.
+
+        Raises:
+          ValueError: the file is not there, or not as data/signatures.py has it.
+        """
+        if not self.settings.signatures:
+            return None
+        try:
+            return read_signatures(self.settings.signatures, self.training.class_names)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"config.data.signatures: {error}") from error
 
     @functools.cached_property
     def training(self) -> Any:
@@ -220,6 +253,10 @@ class DataSide:
         if self.settings.labeled_batch_size:
             apart = not self.settings.unlabeled_has_labeled
             labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size, apart)
+        groups = None
+        if self.settings.images_per_class > 1:
+            labels = self._labels_of(self.training, "images_per_class")
+            groups = labels, self.settings.images_per_class
         source, (host_ops, *view_ops) = self._cached(self.training, self.train_host, *self._view_hosts)
         return TrainBatches(
             source,
@@ -229,6 +266,7 @@ class DataSide:
             on_bad_example=self.settings.on_bad_example,
             view_ops=view_ops,
             labeled=labeled,
+            groups=groups,
             order=order,
             shard=self.shard,
         )

@@ -78,6 +78,22 @@ def check_names(names: Sequence[str], path: Path) -> None:
         raise ValueError(f"{path}: two classes are named {twice!r}; give each a name of its own")
 
 
+def read_class_labels(path: Path, class_names: Sequence[str]) -> list[int]:
+    """Returns the labels of the classes that a file names, one a line, rising."""
+    label_of = {name: label for label, name in enumerate(class_names)}
+    labels: set[int] = set()
+    for number, name in read_lines(path):  # not quoted: the workdir of a stranger may name any file
+        label = label_of.get(name)
+        if label is None or label in labels:
+            fault = "not the name of a class" if label is None else "a class that is named before"
+            known = ", ".join(class_names[:3])
+            raise ValueError(
+                f"{path}, line {number}: {fault}; the data have {len(class_names)}: {known}, ..."
+            )
+        labels.add(label)
+    return sorted(labels)
+
+
 def inside_root(path: str, where: str) -> str:
     """Returns the normalized path, which must be relative and stay inside its folder."""
     normal = os.path.normpath(path)

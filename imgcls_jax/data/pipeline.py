@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgcls_jax.data import transforms
+from imgcls_jax.data import subsets, transforms
 from imgcls_jax.data.source import Source
 from imgcls_jax.data.worker_processes import require_guard
 
@@ -129,6 +129,8 @@ class TrainBatches(_Batches):
       on_bad_example: "raise" or "skip".
       view_ops: host operations of further images made of each example.
       labeled: the examples whose labels are known, and how many of them a batch has; None where all are.
+      groups: (labels int [N], how many images of a class follow each other), as `subsets.grouped` orders
+        them; None for a plain shuffle.
       order: int64 [N] instead of the epoch's shuffle; it holds for every epoch read from this object.
       shard: (process index, number of processes).
     """
@@ -143,6 +145,7 @@ class TrainBatches(_Batches):
         on_bad_example: str = "raise",
         view_ops: Sequence[Sequence[Any]] = (),
         labeled: Labeled | None = None,
+        groups: tuple[np.ndarray, int] | None = None,
         order: np.ndarray | None = None,
         shard: tuple[int, int] = (0, 1),
     ):
@@ -161,7 +164,12 @@ class TrainBatches(_Batches):
                 f"the training split has {visited} {kind}, less than one batch of {batch_size}; make "
                 "train.batch_size smaller"
             )
-        self.seed, self.order = seed, order
+        if groups is not None and batch_size % groups[1]:
+            raise ValueError(
+                f"a batch holds whole groups: train.batch_size, {batch_size}, has to be a multiple of "
+                f"data.images_per_class, {groups[1]}"
+            )
+        self.seed, self.order, self.groups = seed, order, groups
         self.steps_per_epoch = visited // batch_size
 
     def __len__(self) -> int:
@@ -174,7 +182,8 @@ class TrainBatches(_Batches):
             return self.order
         if self._pool is not None:
             return self._pool[shuffled((self.seed, epoch), len(self._pool))]
-        return shuffled((self.seed, epoch), len(self.source))
+        order = shuffled((self.seed, epoch), len(self.source))
+        return order if self.groups is None else subsets.grouped(order, *self.groups)
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         epoch, batch = divmod(int(step), self.steps_per_epoch)

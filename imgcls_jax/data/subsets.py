@@ -110,6 +110,35 @@ def oversampled(labels: Indices) -> np.ndarray:
     return np.concatenate([np.resize(own, largest) for own in members])
 
 
+def grouped(order: Indices, labels: Indices, size: int) -> np.ndarray:
+    """Reorders an epoch so that images of a class follow each other in groups.
+
+    A group takes the next examples of its class in `order`, and stands where its first one stood among the
+    others. What remains of each class, fewer than a group, comes last.
+
+    Args:
+        order: integers [N], of a shuffle.
+        labels: integers [n], indexed by `order`.
+        size: of a group, at least 1.
+
+    Returns:
+        int64 [N], the entries of `order`.
+    """
+    own = np.asarray(labels)[order]
+    by_class = np.argsort(own, kind="stable")
+    starts, counts = (found[own[by_class]] for found in _runs(own))
+    rank = np.arange(len(own)) - starts
+    leader = rank - rank % size
+    whole = leader + size <= counts
+    return np.asarray(order)[by_class[np.lexsort((rank, by_class[starts + leader], ~whole))]]
+
+
+def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where each class begins once labels are sorted, and how many it has."""
+    counts = np.bincount(labels)
+    return np.cumsum(counts) - counts, counts
+
+
 class Subset:
     """A source that holds some elements of another.
 
@@ -146,3 +175,38 @@ class GatheredSubset(Subset):
 def subset(source: Source, indices: Indices) -> Subset:
     """Returns a source that holds the elements `indices` of another."""
     return (GatheredSubset if hasattr(source, "gather") else Subset)(source, indices)
+
+
+class Relabeled(Subset):
+    """A subset whose classes come in another order.
+
+    Args:
+        subset: what it holds.
+        order: a permutation of the classes 0..K-1; order[i] is the class that becomes i.
+    """
+
+    def __init__(self, subset: Subset, order: Indices) -> None:
+        super().__init__(subset.source, subset.indices)
+        self._label_of = np.argsort(order).astype(np.int32)
+        self.class_names = tuple(subset.class_names[old] for old in order)
+        self.labels = None if subset.labels is None else self._label_of[subset.labels]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        element = super().__getitem__(index)
+        return element | {"label": self._label_of[element["label"]]}
+
+
+class GatheredRelabeled(Relabeled, GatheredSubset):
+    """The same of a source in memory."""
+
+    def gather(self, indices: Indices) -> dict[str, np.ndarray]:
+        """Returns the source's columns for integer indices [B] into the subset."""
+        found = super().gather(indices)
+        return found | {"label": self._label_of[found["label"]]}
+
+
+def relabeled(subset: Subset, order: Indices) -> Subset:
+    """Returns a subset whose classes come in the order given; itself where that is theirs."""
+    if np.array_equal(order, np.arange(len(order))):
+        return subset
+    return (GatheredRelabeled if isinstance(subset, GatheredSubset) else Relabeled)(subset, order)

@@ -220,6 +220,36 @@ def occlusion(trained: Trained, images: Images, name: str | None, *, patch: int,
     return drawing.sheet("Occlusion", groups, notes=notes, columns=("input", "probability", "what matters"))
 
 
+def parts(trained: Trained, images: Images) -> Image.Image:
+    """Draws the attention map of each part over images.
+
+    Raises:
+      ValueError: the objective predicts none.
+    """
+    predict = trained.objective.predict
+    outputs = jax.jit(lambda x: predict(trained.params, trained.objective_state, {"image": x}))
+    found = outputs(images.prepared)
+    if "part_attention" not in found:
+        raise ValueError("this run's objective predicts no part_attention; the objective ma_cnn does")
+    maps = np.asarray(found["part_attention"], np.float32)  # [n, N, h, w]
+    groups = []
+    for row, path in enumerate(images.paths):
+        shown = images.shown[row]
+        overlays = [drawing.overlaid(shown, drawing.stretched(one)) for one in maps[row]]
+        groups.append(
+            [
+                Cell(drawing.to_image(shown, SIDE), (path.name,)),
+                *(Cell(drawing.to_image(one, SIDE)) for one in overlays),
+            ]
+        )
+    titles = ("input", *(f"part {number}" for number in range(maps.shape[1])))
+    notes = (
+        f"{network_of(trained)}, maps of {maps.shape[2]}x{maps.shape[3]}. Where each part is found, from the "
+        "least (clear) to the most (pale yellow) of its own map in each image."
+    )
+    return drawing.sheet("Part attention", groups, notes=notes, columns=titles)
+
+
 def deconvolution(trained: Trained, images: Images, layer: str | None, channel: int | None) -> Image.Image:
     """Draws what in an image made the units of a layer respond, by a deconvnet.
 

@@ -6,9 +6,7 @@ The index of a workdir is `<workdir>/index.npz`.
 
 from __future__ import annotations
 
-import math
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +16,8 @@ import numpy as np
 from imgcls_jax.data.folders import find_layout, unwrapped
 from imgcls_jax.data.image_files import find_images
 from imgcls_jax.evaluators.knn import nearest, vote
+from imgcls_jax.inference.array_file import read_arrays, write_arrays
 from imgcls_jax.inference.trained import Trained, embedding
-from imgcls_jax.runtime.files import naming, whole
 from imgcls_jax.runtime.mistakes import reason
 from imgcls_jax.runtime.progress import tracked
 
@@ -54,9 +52,8 @@ def read(workdir: str | Path, step: int) -> Index:
     """
     file = Path(workdir) / FILE
     try:
-        _require_honest_size(file)
-        with np.load(file, allow_pickle=False) as content:
-            index = Index(content["embedding"], content["path"], content["label"], int(content["step"]))
+        content = read_arrays(file)
+        index = Index(content["embedding"], content["path"], content["label"], int(content["step"]))
         _check(index)
     except FileNotFoundError as error:
         raise ValueError(f"{file} is absent: make it by imgcls_jax.tools.index") from error
@@ -68,24 +65,6 @@ def read(workdir: str | Path, step: int) -> Index:
             "index anew, or choose that checkpoint"
         )
     return index
-
-
-def _require_honest_size(file: Path) -> None:
-    """Raises ValueError for columns that are larger in memory than in the file, as `write` makes none."""
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("it is compressed")
-        if sum(member.file_size for member in members) > file.stat().st_size:
-            raise ValueError("its columns overlap")
-        for member in members:
-            with archive.open(member) as column:
-                version = np.lib.format.read_magic(column)
-                if version != (1, 0):
-                    raise ValueError(f"the column {member.filename} is of version {version}")
-                shape, _, dtype = np.lib.format.read_array_header_1_0(column)
-                if not dtype.itemsize or math.prod(shape) * dtype.itemsize > member.file_size:
-                    raise ValueError(f"the column {member.filename} claims more than the file holds")
 
 
 def _check(index: Index) -> None:
@@ -152,10 +131,7 @@ def write(workdir: str | Path, index: Index) -> Path:
     Raises:
       OSError: it cannot be written; names it.
     """
-    file = Path(workdir) / FILE
-    with naming(file, way_out=""), whole(file) as opened:
-        np.savez(opened, **index._asdict())
-    return file
+    return write_arrays(Path(workdir) / FILE, index._asdict())
 
 
 def joined(old: Index, new: Index) -> Index:

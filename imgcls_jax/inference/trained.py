@@ -245,6 +245,7 @@ def evaluate(
     transforms: str = "",
     data: known_data.Named = known_data.NOTHING,
     moved: Mapping[str, str] | None = None,
+    show: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Evaluates a workdir's checkpoint; of several processes each reads its part, and all return the same.
 
@@ -255,6 +256,7 @@ def evaluate(
       transforms: a line instead of data.eval_transforms, such as another crop or size; "" for that.
       data: what the user says of the run's data.
       moved: {field of the section `data`: where it lies now}, of data that are the same.
+      show: called with the result in the first process, before it is written.
 
     Returns:
       {"step": ..., evaluation's name: metrics, "bad_examples": images that could not be read and were left
@@ -262,6 +264,7 @@ def evaluate(
 
     Raises:
       ValueError: no such workdir, checkpoint or split, data that stay closed, or a mistake in the line.
+      OSError: the file cannot be written; the result was shown.
     """
     trained = load(workdir, checkpoint, data=data)
     if trained.data.withheld:
@@ -285,6 +288,9 @@ def evaluate(
     )
     metrics = dict(evaluation.run(evaluators, trained.params, trained.objective_state))
     result = {"step": trained.step} | metrics | {"bad_examples": len(union(splits.bad_examples))}
-    if not transforms and jax.process_index() == 0:
-        write_json(Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json", result)
+    if jax.process_index() == 0:
+        show(result)
+        if not transforms:
+            path = Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json"
+            write_json(path, result, way_out=". The figures were shown")
     return result

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.bilinear import Bilinear
 from imgcls_jax.layers.dense import Dense
+from imgcls_jax.losses import l2_normalize
 
 
 class Linear(nn.Module):
@@ -66,8 +67,42 @@ class ConvPool(nn.Module):
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 
+class Cosine(nn.Module):
+    """The cosine between the embedding and a vector for each class, times a scale; no bias.
+
+    Reference: Wang et al. 2017, "NormFace", arXiv:1704.06369. Margins are put on it in training (losses/
+    metric_learning.py).
+
+    Attributes:
+      num_classes: K.
+      dropout: probability of dropping an entry of the embedding.
+      scale: s > 0. A softmax of cosines alone cannot become sure: of 100 classes p is below 0.07.
+      dtype: of the computation; logits come out as float32.
+    """
+
+    num_classes: int
+    dropout: float = 0.0
+    scale: float = 30.0
+    dtype: Any = None
+    reads: ClassVar[str] = "embedding"
+
+    @nn.compact
+    def __call__(self, embedding: jax.Array, *, train: bool) -> jax.Array:
+        """Args: embedding float [B, D]; train switches dropout. Returns: logits float32 [B, K]."""
+        x = nn.Dropout(self.dropout, deterministic=not train)(embedding)
+        shape = (self.num_classes, x.shape[-1])
+        prototypes = self.param("prototypes", nn.initializers.normal(0.01), shape)
+        x, prototypes = (jnp.asarray(l2_normalize(side), self.dtype) for side in (x, prototypes))
+        return self.scale * jnp.matmul(x, prototypes.T).astype(jnp.float32)
+
+
 # What `objective.head` and a backbone's attribute `head` may say.
-HEADS: dict[str, type[nn.Module]] = {"bilinear": Bilinear, "conv_pool": ConvPool, "linear": Linear}
+HEADS: dict[str, type[nn.Module]] = {
+    "bilinear": Bilinear,
+    "conv_pool": ConvPool,
+    "cosine": Cosine,
+    "linear": Linear,
+}
 
 
 def build(name: str, num_classes: int, **fields: Any) -> nn.Module:

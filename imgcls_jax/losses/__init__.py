@@ -14,6 +14,7 @@ from imgcls_jax.losses.classification import (
     zero_one,
 )
 from imgcls_jax.losses.clustering import kmeans_loss, mutual_information_loss
+from imgcls_jax.losses.compatibility import ale_loss, devise_loss, sje_loss
 from imgcls_jax.losses.consistency import (
     entropy,
     kl_divergence,
@@ -38,7 +39,23 @@ from imgcls_jax.losses.kmeans import (
     nearest_centroid,
     pca_whiten,
 )
+from imgcls_jax.losses.metric_learning import (
+    add_angular_margin,
+    arcface,
+    center_loss,
+    cosface,
+    moved_centers,
+    triplet,
+)
 from imgcls_jax.losses.mixup import cutmix, mixup
+from imgcls_jax.losses.parts import (
+    part_attention,
+    part_distance,
+    part_diversity,
+    part_response,
+    part_target_distance,
+    peak_positions,
+)
 from imgcls_jax.losses.reconstruction import masked_reconstruction, patchify, unpatchify
 from imgcls_jax.losses.redundancy import covariance_penalty, variance_hinge
 
@@ -46,9 +63,15 @@ __all__ = [
     "INITIAL_LOG_SCALE",
     "KMeans",
     "LOG_SCALE_RANGE",
+    "add_angular_margin",
+    "ale_loss",
+    "arcface",
+    "center_loss",
     "clip_loss",
+    "cosface",
     "covariance_penalty",
     "cutmix",
+    "devise_loss",
     "effective_number_weights",
     "entropy",
     "inverse_frequency_weights",
@@ -62,22 +85,31 @@ __all__ = [
     "masked_reconstruction",
     "mean_over",
     "mixup",
+    "moved_centers",
     "mutual_information_loss",
     "nearest_centroid",
     "normalized_distance",
     "nt_xent",
+    "part_attention",
+    "part_distance",
+    "part_diversity",
+    "part_response",
+    "part_target_distance",
     "patchify",
     "pca_whiten",
+    "peak_positions",
     "prior_bias",
     "pseudo_labels",
     "queue_info_nce",
     "sharpen",
     "sigmoid_cross_entropy",
     "sigmoid_focal",
+    "sje_loss",
     "smooth_labels",
     "softmax_cross_entropy",
     "softmax_focal",
     "softmax_squared_error",
+    "triplet",
     "unpatchify",
     "variance_hinge",
     "zero_one",

@@ -6,6 +6,7 @@ where the transforms set the size.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ import numpy as np
 from imgcls_jax.config.settings import DataSettings
 from imgcls_jax.data import transforms
 from imgcls_jax.data.datasets import DataSide
+from imgcls_jax.data.folders import expanded
+from imgcls_jax.data.signatures import read_rows
 
 IMAGE_SHAPES = {
     "digits": (8, 8, 1),
@@ -78,6 +81,10 @@ class PlannedData(DataSide):
             multi_label = self.settings.source == "label_table"
             caption = settings.fields["context_length"] if settings.fields.get("vocabulary") else 0
             self._stand_in = StandIn(*stand_in, self._image_shape(), multi_label, caption)
+            if settings.signatures and settings.known_classes:  # the other classes have no example
+                known = settings.known_classes
+                learned = known if isinstance(known, int) else stand_in[1] - 1
+                self._stand_in.labels = np.arange(stand_in[0], dtype=np.int32) % learned
 
     def _image_shape(self) -> tuple[int, int, int]:
         if self.settings.source in IMAGE_SHAPES:
@@ -101,6 +108,14 @@ class PlannedData(DataSide):
 
     def _read(self, split: str) -> Any:
         return super()._read(split) if self._stand_in is None else self._stand_in
+
+    @functools.cached_property
+    def signatures(self) -> np.ndarray | None:
+        """The classes' signatures, float64 [C, a]; of classes that stand in any rows of the file."""
+        if self._stand_in is None or not self.settings.signatures:
+            return super().signatures
+        _, rows = read_rows(expanded(self.settings.signatures))
+        return rows[np.arange(len(self._stand_in.class_names)) % len(rows)]
 
     def train_batches(self, batch_size: int, seed: int, order: Any = None) -> Any:
         """Returns the batches, all of them the first example."""

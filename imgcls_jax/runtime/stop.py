@@ -16,11 +16,14 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """SIGTERM and the first Ctrl-C, to any process, as an answer that all processes get at the same place.
+    """SIGTERM, SIGHUP and the first Ctrl-C, to any process, as an answer that all processes get at the same
+    place.
 
     One process reads a flag of its own. Of several, JAX's preemption service has taken SIGTERM already, tells
-    the others, and finds a place that none has passed; Ctrl-C is handed to it. A second Ctrl-C ends a process
-    at once, and so does a second SIGTERM where there is one process.
+    the others, and finds a place that none has passed; the other two are handed to it. A second Ctrl-C ends a
+    process at once, and so does a second SIGTERM where there is one process. A terminal that is closed may
+    send SIGHUP more than once, so a second one changes nothing; where it is ignored, as under nohup, it is
+    left alone.
     """
 
     def __init__(self) -> None:
@@ -31,9 +34,17 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM):
+            for number in self._numbers():
                 self._previous[number] = signal.signal(number, self._note)
         return self
+
+    def _numbers(self) -> list[int]:
+        """Returns the signals to take note of."""
+        numbers: list[int] = [signal.SIGINT] if self._several else [signal.SIGINT, signal.SIGTERM]
+        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+        if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+            numbers.append(hangup)
+        return numbers
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._previous.items():
@@ -41,7 +52,8 @@ class StopRequest:
 
     def _note(self, number: int, _: Any) -> None:
         self.signal = signal.Signals(number).name
-        signal.signal(number, self._previous[number])
+        if number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._previous[number])
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -34,12 +34,13 @@ with importing(__name__):
     from imgcls_jax.contracts.objective import Batch
     from imgcls_jax.train import nonfinite
     from imgcls_jax.train.checkpoint import Checkpoints
-    from imgcls_jax.train.initial import initial_state
+    from imgcls_jax.train.initial import first_state
     from imgcls_jax.train.known_data import require_open
     from imgcls_jax.train.loop import Loop
     from imgcls_jax.train.nonfinite import Incidents
     from imgcls_jax.train.run import restore
     from imgcls_jax.train.setup import Setup
+    from imgcls_jax.train.spent import Spent
     from imgcls_jax.train.state import TrainState
     from imgcls_jax.train.workdir import load_configuration
     from imgcls_jax.train.writer import MetricWriter
@@ -97,12 +98,13 @@ def find(setup: Setup, workdir: Path, step: int) -> tuple[_Replay, tuple[Any, ..
     """
     incidents = Incidents(workdir, setup.settings.train.on_nonfinite, write=False)
     incidents.left_out -= {step}
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints, StopRequest() as stop:
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         restored = restore(setup, checkpoints, before=step)
-        state, order = restored or (initial_state(setup), None)
+        state, order = restored or first_state(setup)
         began = f"the checkpoint of step {int(state.step)}" if restored else "the beginning"
         writer = MetricWriter(workdir, active=False)
-        loop = _Replay(setup, state, order, checkpoints, writer, stop, incidents)
+        stop = StopRequest()  # not entered: there is nothing to save, and Ctrl-C ends the command
+        loop = _Replay(setup, state, order, checkpoints, writer, stop, incidents, Spent(), {})
         loop.wanted, loop.skips = step, setup.settings.train.on_nonfinite == "skip"
         try:
             loop.advance()

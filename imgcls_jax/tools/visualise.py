@@ -4,15 +4,17 @@
   python -m imgcls_jax.tools.visualise features --workdir runs/birds IMAGE [--layer NAME]
   python -m imgcls_jax.tools.visualise grad_cam --workdir runs/birds IMAGE... [--class NAME] [--layer NAME]
   python -m imgcls_jax.tools.visualise occlusion --workdir runs/birds IMAGE... [--patch 32] [--stride 16]
+  python -m imgcls_jax.tools.visualise parts --workdir runs/birds IMAGE...
   python -m imgcls_jax.tools.visualise deconvolution --workdir runs/birds IMAGE [--layer NAME] [--channel 3]
   python -m imgcls_jax.tools.visualise neighbours --workdir runs/birds IMAGE... [--k 8]
   python -m imgcls_jax.tools.visualise embedding --workdir runs/birds FOLDER | --split test [--method tsne]
   python -m imgcls_jax.tools.visualise augmentation --config configs/cub_transfer.py | --workdir runs/birds
 
-The picture is `--output`, by default the subcommand's name with .png. `deconvolution` is for networks of
-convolutions, ReLU and max-pooling; `neighbours` needs the workdir's index, which `tools.index` makes.
-`augmentation` takes the overrides of a configuration too: `--config.data.root=FOLDER`. Exit status: 0 all
-drawn, 1 some images could not be read, 2 none or a mistake in the command.
+The picture is `--output`, by default the subcommand's name with .png. `parts` is for runs of `ma_cnn`,
+`deconvolution` for networks of convolutions, ReLU and max-pooling; `neighbours` needs the workdir's index,
+which `tools.index` makes. `augmentation` takes the overrides of a configuration too:
+`--config.data.root=FOLDER`. Exit status: 0 all drawn, 1 some images could not be read, 2 none or a mistake in
+the command.
 """
 
 from __future__ import annotations
@@ -77,6 +79,10 @@ def draw_grad_cam(arguments: argparse.Namespace) -> Drawn:
 def draw_occlusion(arguments: argparse.Namespace) -> Drawn:
     sizes = {"patch": arguments.patch, "stride": arguments.stride}
     return of_images(arguments, network_pictures.occlusion, arguments.class_name, **sizes)
+
+
+def draw_parts(arguments: argparse.Namespace) -> Drawn:
+    return of_images(arguments, network_pictures.parts)
 
 
 def draw_deconvolution(arguments: argparse.Namespace) -> Drawn:
@@ -150,6 +156,7 @@ def parser() -> argparse.ArgumentParser:
         "--patch", type=at_least_one, default=32, help="side of the square in pixels (default 32)"
     )
     one.add_argument("--stride", type=at_least_one, default=16, help="pixels between squares (default 16)")
+    add("parts", draw_parts, "the attention map of each part", many)
     one = add("deconvolution", draw_deconvolution, "what made the units of a layer respond", 1)
     one.add_argument("--layer", help="default: the last feature map")
     one.add_argument("--channel", type=int, help="default: those of strongest activation")

@@ -21,18 +21,20 @@ from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.mistakes import is_passing
 from imgcls_jax.train.checkpoint_manager import Manager
 from imgcls_jax.train.checkpoint_tree import (
+    OBJECTIVE_STATE,
     claimed_bytes,
     differing_leaves,
+    from_tree,
     in_saved_order,
     part_checksums,
     shapes_digest,
+    to_tree,
 )
 from imgcls_jax.train.state import TrainState, combined, leaf_checksums
 
 logger = logging.getLogger(__name__)
 
 Tree = Any
-OBJECTIVE_STATE = "carry"  # the name of TrainState.objective_state in files
 OF_PREDICTION = ("params", OBJECTIVE_STATE)
 # The bytes in memory of a checkpoint's arrays against those of its files: Orbax compresses, but no weights.
 MAX_BYTES_PER_FILE_BYTE, FREE_BYTES = 64, 2**28
@@ -146,6 +148,7 @@ class Checkpoints:
         state: TrainState,
         *,
         order: np.ndarray | None = None,
+        progress: Mapping[str, Any] | None = None,
         wait: bool = False,
     ) -> None:
         """Saves in the background, as step `state.step`; an existing checkpoint of that step stays as it is.
@@ -153,6 +156,7 @@ class Checkpoints:
         Args:
           state: copied before this returns, so that the step may donate it.
           order: int64 [N], the running epoch's, of objectives that plan it.
+          progress: JSON values of how the run came here, of train/progress.py.
           wait: return only when the checkpoint is on disk.
 
         Raises:
@@ -161,13 +165,14 @@ class Checkpoints:
         """
         step = int(state.step)
         if step not in self._manager.all_steps():
-            tree = _to_tree(state, order)
+            tree = to_tree(state, order)
             parts = part_checksums(tree)
             meta = {
                 "step": step,
                 "checksum": combined([one for part in parts.values() for one in part]),
                 "parts": {name: combined(parts[name]) for name in OF_PREDICTION},
                 "shapes": {name: shapes_digest(tree[name]) for name in OF_PREDICTION},
+                "progress": dict(progress or {}),
             }
             # For another number of CPU cores XLA makes other code, which may round otherwise.
             require_agreement({f"the state of step {step} (are they of as many cores?)": meta["checksum"]})
@@ -228,7 +233,7 @@ class Checkpoints:
         self.wait()
         unreadable: list[int] = []
         for step in reversed([step for step in self.steps() if before is None or step < before]):
-            wanted = _to_tree(target(step), order)
+            wanted = to_tree(target(step), order)
             try:
                 tree = self._restore(step, wanted)
             except _OtherStructure as error:
@@ -251,13 +256,22 @@ class Checkpoints:
                 continue
             if not self.read_only:
                 self._set_aside(unreadable)
-            return _from_tree(tree)
+            return from_tree(tree)
         if unreadable:
             raise ValueError(
                 f"none of the checkpoints in {self.directory} can be read (steps {unreadable}); move the "
                 "folder away to start from the beginning"
             )
         return None
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """Returns what `save` was given of a checkpoint's progress; {} where an older version saved it."""
+        found = self._meta(step).get("progress")
+        return found if isinstance(found, dict) else {}
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        (meta,) = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).values()
+        return meta
 
     def _restore(self, step: int, wanted: Tree) -> Tree:
         differing = differing_leaves(self._tree_of(step), wanted)
@@ -311,7 +325,7 @@ class Checkpoints:
           ValueError: there is no such checkpoint, or it cannot be read.
         """
         for attempt in range(1, ATTEMPTS + 1):
-            step = self._find(which)
+            step = self.find(which)
             try:
                 restored = self._restore_for_prediction(step, sharding)
             except Exception as error:  # whatever a damaged file makes Orbax raise
@@ -330,7 +344,7 @@ class Checkpoints:
     def _restore_for_prediction(self, step: int, sharding: jax.sharding.Sharding) -> Tree:
         """Returns {"params", OBJECTIVE_STATE} of a checkpoint, verified."""
         tree = self._tree_of(step)
-        (meta,) = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).values()
+        meta = self._meta(step)
         parts = meta.get("parts")
         if parts is not None:  # absent from older checkpoints, which are read whole
             tree = {name: tree[name] for name in OF_PREDICTION}
@@ -351,7 +365,12 @@ class Checkpoints:
             raise ValueError(DIFFERS)
         return restored
 
-    def _find(self, which: str) -> int:
+    def find(self, which: str) -> int:
+        """Returns the step of the checkpoint that "latest", "best" or a number names.
+
+        Raises:
+          ValueError: there is none.
+        """
         steps = self.steps()
         if not steps:
             raise ValueError(f"{self.directory} holds no checkpoint yet")
@@ -379,24 +398,3 @@ class NotSaved(OSError):
 
 class _OtherStructure(Exception):
     """The checkpoint is whole but belongs to something else."""
-
-
-def _to_tree(state: TrainState, order: np.ndarray | None) -> Tree:
-    """Returns the state as nested dicts of plain arrays; typed keys become their words."""
-    rng: Any = state.rng
-    if isinstance(rng, jax.ShapeDtypeStruct):
-        rng = jax.eval_shape(jax.random.key_data, rng)
-        rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=state.step.sharding)
-    else:
-        rng = jax.random.key_data(rng)
-    tree = state._asdict() | {"rng": rng}
-    tree[OBJECTIVE_STATE] = tree.pop("objective_state")
-    return tree if order is None else tree | {"order": order}
-
-
-def _from_tree(tree: Tree) -> tuple[TrainState, np.ndarray | None]:
-    order = tree.pop("order", None)
-    rng = jax.random.wrap_key_data(tree.pop("rng"))
-    objective_state = tree.pop(OBJECTIVE_STATE) or {}  # Orbax restores an empty dict as None
-    state = TrainState(rng=rng, objective_state=objective_state, **tree)
-    return state, None if order is None else np.asarray(order)

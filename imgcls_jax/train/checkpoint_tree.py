@@ -11,9 +11,32 @@ from typing import Any
 import jax
 import numpy as np
 
-from imgcls_jax.train.state import leaf_checksums
+from imgcls_jax.train.state import TrainState, leaf_checksums
 
 Tree = Any
+OBJECTIVE_STATE = "carry"  # the name of TrainState.objective_state in files
+
+
+def to_tree(state: TrainState, order: np.ndarray | None) -> Tree:
+    """Returns the state as nested dicts of plain arrays; typed keys become their words."""
+    rng: Any = state.rng
+    if isinstance(rng, jax.ShapeDtypeStruct):
+        rng = jax.eval_shape(jax.random.key_data, rng)
+        rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=state.step.sharding)
+    else:
+        rng = jax.random.key_data(rng)
+    tree = state._asdict() | {"rng": rng}
+    tree[OBJECTIVE_STATE] = tree.pop("objective_state")
+    return tree if order is None else tree | {"order": order}
+
+
+def from_tree(tree: Tree) -> tuple[TrainState, np.ndarray | None]:
+    """Returns (state, order) of what `to_tree` made."""
+    order = tree.pop("order", None)
+    rng = jax.random.wrap_key_data(tree.pop("rng"))
+    objective_state = tree.pop(OBJECTIVE_STATE) or {}  # Orbax restores an empty dict as None
+    state = TrainState(rng=rng, objective_state=objective_state, **tree)
+    return state, None if order is None else np.asarray(order)
 
 
 def part_checksums(tree: Tree) -> dict[str, Sequence[int]]:

@@ -170,13 +170,14 @@ def run(
 def run_and_tell(
     evaluators: Mapping[str, Evaluator], state: TrainState, step: int, writer: MetricWriter
 ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-    """Runs one evaluation after the other; writes and prints the numbers of those that succeed.
+    """Runs one evaluation after the other; prints and then writes the numbers of those that succeed.
 
     Returns:
       (metrics by evaluation, their numbers by name).
 
     Raises:
       EvaluationFailed, Interrupted, JaxRuntimeError: as run does; what succeeded before is written.
+      OSError: the numbers cannot be written; they are printed.
     """
     found: dict[str, dict[str, Any]] = {}
     scalars: dict[str, float] = {}
@@ -186,7 +187,7 @@ def run_and_tell(
             scalars |= flatten(metrics, name)
     finally:
         if scalars:
-            writer.write_scalars(step, scalars)
             if jax.process_index() == 0:
                 print(f"evaluation at step {step}: {named(scalars)}", flush=True)
+            writer.write_scalars(step, scalars)
     return found, scalars

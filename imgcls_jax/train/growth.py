@@ -25,7 +25,8 @@ def require_growth(setup: Setup, steps: int) -> None:
     if reason:
         raise ValueError(
             f"the workdir's run has {steps} steps and cannot become one of {setup.task.total_steps}: "
-            f"{reason}, so what was trained is not its beginning. Choose another --workdir"
+            f"{reason}, so what was trained is not its beginning. Choose another --workdir; there "
+            "--config.train.resume_from goes on from a checkpoint of this one"
         )
 
 

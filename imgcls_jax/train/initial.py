@@ -1,4 +1,4 @@
-"""The state that a run begins with: drawn, or with weights that were trained before."""
+"""The state that a run begins with: drawn, with weights that were trained before, or another run's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from imgcls_jax.config.modules import find_module
 from imgcls_jax.runtime.names import printable
+from imgcls_jax.train import origin
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.checkpoint_tree import differing_leaves
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.weights import pretrained
+
+
+def first_state(setup: Setup) -> tuple[TrainState, np.ndarray | None]:
+    """Returns (state, order of the running epoch where there is one) of a workdir without a checkpoint.
+
+    Raises:
+      ValueError: config.model.pretrained or config.train.resume_from names what does not fit.
+    """
+    return origin.read(setup) if setup.settings.train.resume_from else (initial_state(setup), None)
 
 
 def initial_state(setup: Setup) -> TrainState:

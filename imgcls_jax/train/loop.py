@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from imgcls_jax.config import compare
+from imgcls_jax.config.field_types import fits
 from imgcls_jax.contracts.objective import Batch
 from imgcls_jax.data.pipeline import TrainBatches, iterate, note_bad_examples
 from imgcls_jax.runtime.agreement import union
@@ -30,6 +32,7 @@ from imgcls_jax.train.nonfinite import Incidents
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.progress import Progress, named
 from imgcls_jax.train.setup import Setup
+from imgcls_jax.train.spent import Spent
 from imgcls_jax.train.state import TrainState, state_digest
 from imgcls_jax.train.writer import MetricWriter, flatten
 
@@ -48,6 +51,8 @@ class Loop:
       state, order: to begin with; order is the running epoch's, of objectives that plan it.
       checkpoints, writer, stop: where it saves, writes, and learns that it should stop.
       incidents: the steps that were not finite.
+      spent: by the run so far.
+      kept: of `kept`, from the checkpoint of the state; {} where there is none.
     """
 
     def __init__(
@@ -59,6 +64,8 @@ class Loop:
         writer: MetricWriter,
         stop: StopRequest,
         incidents: Incidents,
+        spent: Spent,
+        kept: Mapping[str, Any],
     ):
         self.setup, self.state, self.order = setup, state, order
         self.phase = setup.phase_of(int(state.step))
@@ -67,13 +74,16 @@ class Loop:
         self.incidents = incidents
         train = setup.settings.train
         self.splits = Splits(setup.data, train.evaluated_at_once, setup.class_names, stop=stop.here)
+        bad_examples = kept.get("bad_examples", [])
+        self.splits.bad_examples |= set(bad_examples if fits(bad_examples, list[str]) else [])
         self.evaluators = make_evaluators(setup.settings.evals, setup.predict, self.splits.open, setup.task)
         self.embedder = Embedder(setup, self.splits.read)
         self.evaluation: dict[str, dict[str, Any]] | None = None
         self.step = int(state.step)
         self.due = Due(train, self.step)
         self.progress = Progress(
-            self.step,
+            spent,
+            kept,
             batch_size=train.batch_size,
             steps_per_epoch=setup.task.steps_per_epoch,
             total_steps=train.total_steps,
@@ -140,9 +150,9 @@ class Loop:
         embed = functools.partial(self.embedder.embed, state)
         self.state, self.order, metrics = plan(self.setup, self.phase.tx, state, epoch, embed)
         if metrics:
-            self.writer.write_scalars(self.step, flatten(metrics, "plan"))
             if self.setup.first_process:
                 print(f"epoch {epoch} planned: {named(metrics)}", flush=True)
+            self.writer.write_scalars(self.step, flatten(metrics, "plan"))
 
     def _span(self, compiled: Any, batches: TrainBatches, stop: int) -> None:
         setup, progress = self.setup, self.progress
@@ -181,6 +191,7 @@ class Loop:
         if saves:
             self.progress.clock.pause()
             self.save()
+            self.writer.flush()
             if due.evaluation(step):
                 self.evaluate()
             self.progress.clock.resume()
@@ -189,7 +200,7 @@ class Loop:
 
     def check_finite(self) -> None:
         """Raises NonFinite or RollBack for a step since the last look that was not finite."""
-        self.progress.check_finite(self.step, self.state, self._batches(), self.checkpoints.steps()[-1:])
+        self.progress.check_finite(self.step, self.state, self._batches(), self.checkpoints.steps())
 
     def evaluate(self) -> None:
         """Runs every evaluation of the state, which is saved; tells of and writes those that succeed.
@@ -207,14 +218,19 @@ class Loop:
     def save(self, *, wait: bool = False) -> None:
         """Saves the state in the background; `wait` returns only when it is on disk."""
         started = time.monotonic()
-        self.checkpoints.save(self.state, order=self.order, wait=wait)
+        self.checkpoints.save(self.state, order=self.order, progress=self.kept(), wait=wait)
         self.due.saved(self.step, time.monotonic() - started)
+
+    def kept(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps beside the state; every process calls this."""
+        return self.progress.kept() | {"bad_examples": sorted(union(self.splits.bad_examples))}
 
     def _save_before_change(self) -> None:
         """Saves the state that the last step left, before it changes without a step: a resume at this step
         repeats the change."""
         if self.step:
             self.save()
+            self.writer.flush()
 
     def end(self, error: Exception) -> str:
         """Saves what was trained when an error ends the run; returns what to say.
@@ -240,6 +256,7 @@ class Loop:
     def result(self) -> dict[str, Any]:
         """Returns what result.json holds, once the last step is done and on disk."""
         self.save(wait=True)
+        self.writer.require_file()
         return {
             "metrics": self.evaluation,
             "steps": self.step,

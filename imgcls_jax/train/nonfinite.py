@@ -96,7 +96,7 @@ class Incidents:
           leaf: the first of the state that holds a NaN or an infinity, None where none does.
           found_at_step: the step after which this was looked for.
           indices: of the examples of its batch.
-          saved: the step of the newest checkpoint, where there is one.
+          saved: the steps of the checkpoints, ascending.
 
         Raises:
           NonFinite: the run stops.
@@ -115,20 +115,31 @@ class Incidents:
         self._in_a_row += 1
         if self.policy == "skip" and self._in_a_row < MAX_IN_A_ROW:
             return
-        message = (
+        what = (
             f"the {'state after' if math.isfinite(loss) else 'loss of'} step {step} is not finite; by step "
             f"{found_at_step} the first leaf of the state that holds a NaN or an infinity is "
-            f"{leaf or 'none'}. Try a lower optimizer.learning_rate, optimizer.clip_norm = 1.0 or "
-            f"optimizer.warmup_epochs; the last checkpoint is {list(saved) or 'none'}"
+            f"{leaf or 'none'}"
         )
         if self.policy == "rollback" and len(self.left_out) < MAX_ROLLBACKS and step not in self.left_out:
             self.left_out |= {step}
-            raise RollBack(f"{message}; the batch of step {step} is left out from now on")
+            raise RollBack(f"{what}. The batch of step {step} is left out from now on")
         limits = {
             "skip": f"{MAX_IN_A_ROW} steps skipped in a row; ",
             "rollback": f"{len(self.left_out)} batches left out, and ",
         }
-        raise NonFinite(limits.get(self.policy, "") + message)
+        raise NonFinite(f"{limits.get(self.policy, '')}{what}. {_way_on(self.workdir, saved)}")
+
+
+def _way_on(workdir: Path, saved: Sequence[int]) -> str:
+    """Returns what to try: in another workdir, since this one takes no other configuration."""
+    numbers = "a lower optimizer.learning_rate or optimizer.clip_norm = 1.0"
+    if not saved:
+        return f"No step was saved: begin in another --workdir, with {numbers}, or optimizer.warmup_epochs"
+    earlier = f"; where its loss had grown already, from {workdir}@{saved[0]}" if len(saved) > 1 else ""
+    return (
+        f"The last checkpoint is of step {saved[-1]}: go on from it in another --workdir, with "
+        f"--config.train.resume_from={workdir} and {numbers}{earlier}"
+    )
 
 
 def left_out(workdir: Path) -> frozenset[int]:

@@ -3,8 +3,8 @@ that says so."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from imgcls_jax.data.pipeline import TrainBatches
 from imgcls_jax.runtime.progress import Bar, clock
 from imgcls_jax.train import nonfinite
 from imgcls_jax.train.nonfinite import Incidents
+from imgcls_jax.train.spent import Spent, Window
 from imgcls_jax.train.state import TrainState, first_nonfinite
 from imgcls_jax.train.writer import MetricWriter, flatten
 
@@ -20,30 +21,12 @@ from imgcls_jax.train.writer import MetricWriter, flatten
 STEPS_IN_FLIGHT = 2
 
 
-class Clock:
-    """A stopwatch, standing at first: it runs while the training steps do."""
-
-    def __init__(self) -> None:
-        self._since, self._total, self._running = 0.0, 0.0, False
-
-    def seconds(self) -> float:
-        """Returns the seconds that have run so far."""
-        return self._total + (time.monotonic() - self._since if self._running else 0.0)
-
-    def pause(self) -> None:
-        """Stops the clock."""
-        self._total, self._running = self.seconds(), False
-
-    def resume(self) -> None:
-        """Lets the clock run on."""
-        self._since, self._running = time.monotonic(), True
-
-
 class Progress:
     """The metrics of the steps since the last line, and the time that steps took.
 
     Args:
-      step: the last one done.
+      spent: by the run so far.
+      kept: of `kept`, from the checkpoint from which the run goes on; {} where there is none.
       batch_size, steps_per_epoch, total_steps: of the run.
       writer: of the lines' numbers.
       incidents: the steps that were not finite.
@@ -51,7 +34,8 @@ class Progress:
 
     def __init__(
         self,
-        step: int,
+        spent: Spent,
+        kept: Mapping[str, Any],
         *,
         batch_size: int,
         steps_per_epoch: int,
@@ -62,13 +46,13 @@ class Progress:
         self._batch_size, self._steps_per_epoch, self._total = batch_size, steps_per_epoch, total_steps
         self._writer, self._incidents = writer, incidents
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
-        self._checked, self.clock, self.bar = step, Clock(), Bar()
-        self._steps, self._waited, self._mark = 0, 0.0, (0, 0.0, 0.0)
+        self.bar, self._spent, self._window = Bar(), spent, Window(spent, kept.get("window"))
+        self.clock = spent.clock
 
     def waited(self, seconds: float) -> None:
         """Counts a step, and how long it waited for its batch."""
-        self._steps += 1
-        self._waited += seconds
+        self._spent.steps += 1
+        self._spent.waited += seconds
 
     def took(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Keeps a step's metrics; waits where the device is too far behind."""
@@ -83,16 +67,16 @@ class Progress:
         Args:
           step, state: now.
           batches: from which they came.
-          saved: the step of the newest checkpoint, where there is one.
+          saved: the steps of the checkpoints, ascending.
 
         Raises:
           NonFinite, RollBack: see train/nonfinite.py.
         """
-        self.pending = jax.device_get(self.pending)
-        for taken, metrics in self.pending:
-            if taken <= self._checked:
-                continue
-            if nonfinite.is_finite(metrics):
+        pending, self.pending = jax.device_get(self.pending), []
+        for taken, metrics in pending:
+            finite = nonfinite.is_finite(metrics)
+            self._window.add(metrics if finite else None)
+            if finite:
                 self._incidents.note_finite()
                 continue
             epoch, position = divmod(taken - 1, batches.steps_per_epoch)
@@ -105,20 +89,17 @@ class Progress:
                 indices=batches.order_of(epoch)[rows].tolist(),
                 saved=saved,
             )
-        self._checked = step
 
     def tell(self, step: int, learning_rate: float) -> None:
         """Averages the steps since the last line, which check_finite has seen, prints and writes them."""
-        taken = [metrics for _, metrics in self.pending if nonfinite.is_finite(metrics)]
-        means = {name: float(np.mean([m[name] for m in taken])) for name in taken[0]} if taken else {}
+        window = self._window
+        means = {name: float(np.float32(mean)) for name, mean in window.means().items()}
         means.pop(nonfinite.FLAG, None)
         if self._incidents.policy == "skip":
-            means["skipped"] = len(self.pending) - len(taken)
-        self.pending = []
+            means["skipped"] = window.taken - window.finite
         means["learning_rate"] = learning_rate
-        now = (self._steps, self.clock.seconds(), self._waited)
-        steps, seconds, waited = (new - old for new, old in zip(now, self._mark, strict=True))
-        self._mark = now
+        steps, seconds, waited = window.spent()
+        window.clear()
         speed = steps * self._batch_size / max(seconds, 1e-9)
         epoch = step / self._steps_per_epoch
         left = (self._total - step) * seconds / max(steps, 1)
@@ -131,11 +112,15 @@ class Progress:
 
     def speed(self) -> dict[str, float | None]:
         """Returns examples a second, and the part of the time that steps waited for their batch."""
-        seconds = self.clock.seconds()
+        steps, seconds, waited = self._spent.now()
         return {
-            "examples_per_second": self._steps * self._batch_size / seconds if seconds else None,
-            "input_wait": self._waited / seconds if seconds else None,
+            "examples_per_second": steps * self._batch_size / seconds if seconds else None,
+            "input_wait": waited / seconds if seconds else None,
         }
+
+    def kept(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps: of the run so far, and of the steps since the last line."""
+        return self._spent.kept() | {"window": self._window.kept()}
 
 
 def named(numbers: Mapping[str, float]) -> str:

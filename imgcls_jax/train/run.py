@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,11 @@ from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
 from imgcls_jax.train.due import Due
 from imgcls_jax.train.growth import require_data_growth, require_growth
-from imgcls_jax.train.initial import initial_state
+from imgcls_jax.train.initial import first_state
 from imgcls_jax.train.loop import Failed, Loop
 from imgcls_jax.train.nonfinite import Incidents, NonFinite, RollBack
 from imgcls_jax.train.setup import Setup
+from imgcls_jax.train.spent import Spent
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.step import differences_in_parts
 from imgcls_jax.train.writer import MetricWriter, evaluated_at
@@ -89,7 +89,10 @@ def _tell_data(setup: Setup) -> None:
 
 def _found(setup: Setup, *, accept_growth: bool = False) -> workdirs.Found:
     """Returns what a workdir keeps, or is compared with, of the data."""
-    return workdirs.Found(setup.contents, setup.class_names, setup.task.steps_per_epoch, accept_growth)
+    task = setup.task
+    return workdirs.Found(
+        setup.contents, setup.class_names, task.steps_per_epoch, accept_growth, task.signatures
+    )
 
 
 def _prepare(
@@ -126,7 +129,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
       Failed: anything else ended the run; the state was saved.
       FloatingPointError: the loss is not finite; names step and leaf.
     """
-    started, settings = time.monotonic(), setup.settings.train
+    settings, spent = setup.settings.train, Spent()
     incidents = Incidents(workdir, settings.on_nonfinite, write=setup.first_process)
     with (
         StopRequest() as stop,
@@ -141,10 +144,11 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
         result = None
         while result is None:
             try:
-                result = _go_on(setup, workdir, checkpoints, stop, incidents)
+                result = _go_on(setup, workdir, checkpoints, stop, incidents, spent)
             except RollBack as back:
+                spent.clock.pause()
                 logger.warning("GOING BACK to the newest checkpoint: %s", back)
-    result |= {"compilations": compiled(), "wall_seconds": time.monotonic() - started}
+    result |= {"compilations": compiled(), "wall_seconds": spent.wall_seconds()}
     if setup.first_process:
         write_json(workdir / "result.json", result)
     return result
@@ -160,11 +164,18 @@ def restore(
 
 
 def _go_on(
-    setup: Setup, workdir: Path, checkpoints: Checkpoints, stop: StopRequest, incidents: Incidents
+    setup: Setup,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+    incidents: Incidents,
+    spent: Spent,
 ) -> dict[str, Any]:
     """Trains from the newest checkpoint to the end and returns the result, all but wall_seconds."""
     restored = restore(setup, checkpoints)
-    state, order = restored or (initial_state(setup), None)
+    state, order = restored or first_state(setup)
+    kept = checkpoints.progress(int(state.step)) if restored else {}
+    spent.go_on(kept)
     if setup.first_process:  # only now: what is refused changes nothing in the workdir
         workdirs.claim(
             workdir,
@@ -187,10 +198,11 @@ def _go_on(
     owed = first_step == total or (Due(setup.settings.train, 0).evaluation(first_step) and evaluated is None)
     again = ("plan", *(names if owed else ()))
     writer = MetricWriter(workdir, resume_step=first_step, again=again, active=setup.first_process)
-    loop = Loop(setup, state, order, checkpoints, writer, stop, incidents)
+    loop = Loop(setup, state, order, checkpoints, writer, stop, incidents, spent, kept)
     try:
-        if owed:
+        if owed or (first_step and not restored):
             loop.save()
+        if owed:
             loop.evaluate()
         elif evaluated:
             evaluation.require_metric(setup.settings.train.best_metric, evaluated)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from typing import Any
 
 import jax
@@ -81,6 +82,7 @@ class Setup:
             total_steps=sum(phase.total_steps for phase in self.settings.phases),
             image_shape=tuple(prepared["image"].shape[1:]),
             class_counts=self.data.class_counts,
+            signatures=self._signatures(),
             axis_name=sharding.AXIS if self.settings.train.parallel == "per_replica" else None,
         )
         backbone = self.backbone = build.make_backbone(self.settings.model)
@@ -120,6 +122,11 @@ class Setup:
         ]
         outputs = self._check_prediction(params, objective_state)
         self.evaluated_sizes = self._check_evaluations(outputs)
+
+    def _signatures(self) -> tuple[tuple[float, ...], ...]:
+        """Returns the classes' signatures; () where there are none."""
+        found = self.data.signatures
+        return () if found is None else tuple(map(tuple, found.tolist()))
 
     def phase_of(self, step: int) -> Phase:
         """Returns the phase whose optimizer made the state of a step: the one of the step before it."""
@@ -223,6 +230,7 @@ class Setup:
             **{f"digest of the split {name!r}": own.digest for name, own in self.contents.items()},
             "class names": self.class_names,
             "class counts": self.task.class_counts,
+            "digest of the signatures": hashlib.sha256(repr(self.task.signatures).encode()).hexdigest(),
             **{f"config.{name}": value for name, value in compare.binding_fields(self.resolved).items()},
             **{f"version of {name}": version for name, version in versions.items()},
         }

@@ -17,7 +17,7 @@ from imgcls_jax.config import compare
 from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.field_types import fits
 from imgcls_jax.config.resolve import resolve
-from imgcls_jax.config.written import Config, of_first_version
+from imgcls_jax.config.written import Config, in_present_words, of_first_version
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.contents import Contents
 from imgcls_jax.runtime.files import naming, open_own, read_json, write_json
@@ -52,12 +52,14 @@ class Found(NamedTuple):
       class_names: of the training split.
       steps_per_epoch: of the run.
       accept_growth: whether more images than before are accepted.
+      signatures: of the classes, as of Task.
     """
 
     splits: Mapping[str, Contents]
     class_names: tuple[str, ...]
     steps_per_epoch: int
     accept_growth: bool = False
+    signatures: tuple[tuple[float, ...], ...] = ()
 
 
 def save_configuration(workdir: Path, configuration: Configuration, steps_per_epoch: int) -> None:
@@ -91,7 +93,8 @@ def _read_configuration(workdir: Path) -> Saved:
             raise ValueError(
                 f"{path} is damaged: {name} is of type {wanted.__name__}; got {content.get(name)!r}"
             )
-    return Saved(*(content[name] for name in types))
+    written, resolved = (in_present_words(content[name]) for name in ("written", "resolved"))
+    return Saved(written, resolved, content["steps_per_epoch"])
 
 
 def _resolved(path: Path, config: Any) -> Configuration:
@@ -148,7 +151,8 @@ def check(configuration: Configuration, workdir: Path, found: Found | None = Non
     if differing:
         lines = compare.describe(differing, saved.written, configuration.written)
         raise ValueError(
-            f"{workdir} belongs to a run of another configuration; choose another --workdir, or "
+            f"{workdir} belongs to a run of another configuration; choose another --workdir, where "
+            f"--config.train.resume_from={workdir} goes on from its newest checkpoint, or "
             + "\n  ".join(["give back:", *lines])
         )
     if found is None:
@@ -156,6 +160,11 @@ def check(configuration: Configuration, workdir: Path, found: Found | None = Non
     grown = kept_data.require_same(
         workdir, found.splits, found.class_names, accept_growth=found.accept_growth
     )
+    if found.signatures and found.signatures != load_task(workdir)[0].signatures:
+        raise ValueError(
+            f"{workdir} belongs to a run with other signatures of the classes: bring back what the file "
+            "config.data.signatures held, or choose another --workdir"
+        )
     if found.steps_per_epoch == saved.steps_per_epoch:
         return grows
     if not grown:
@@ -301,8 +310,11 @@ def load_task(workdir: Path) -> tuple[Task, tuple[str, ...], tuple[int, ...]]:
     try:
         class_names, source_shape = tuple(fields.pop("class_names")), tuple(fields.pop("source_shape"))
         fields |= {name: tuple(fields.get(name, ())) for name in ("image_shape", "class_counts")}
+        fields["signatures"] = tuple(map(tuple, fields.get("signatures", ())))
         task = Task(**fields)
-        sound = fits(source_shape, tuple[int, int, int]) and fits(class_names, Sequence[str])
+        widths = {len(row) for row in task.signatures}
+        sound = len(task.signatures) in (0, task.num_classes) and len(widths) <= 1
+        sound &= fits(source_shape, tuple[int, int, int]) and fits(class_names, Sequence[str])
         sound &= all(fits(value, typing.get_type_hints(Task)[name]) for name, value in fields.items())
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error

@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import numbers
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class MetricWriter:
       active: False writes nothing (processes other than the first).
 
     Raises:
-      OSError: here or in a method, naming the file: it cannot be written.
+      OSError: here or in a method, naming the file: it cannot be written, or was removed meanwhile.
     """
 
     def __init__(
@@ -57,10 +58,24 @@ class MetricWriter:
             return
         record = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         with naming(self._path):
+            self.require_file()
             self._file.write(json.dumps({"step": step} | record) + "\n")
             self._file.flush()
         if self._board is not None:
             self._board.write(step, [self._board.summary.scalar(*pair) for pair in scalars.items()])
+
+    def require_file(self) -> None:
+        """Raises OSError where metrics.jsonl, or the workdir, was removed or replaced since it was opened."""
+        if self._file is None:
+            return
+        with naming(self._path):
+            if not os.path.samestat(os.fstat(self._file.fileno()), os.lstat(self._path)):
+                raise OSError(errno.ESTALE, "another file has taken its place")
+
+    def flush(self) -> None:
+        """Writes the events to the disk, so that those up to a checkpoint outlive a kill."""
+        if self._board is not None:
+            self._board.flush()
 
     def close(self) -> None:
         """Flushes and closes."""
@@ -98,7 +113,9 @@ class Board:
             folder.mkdir(exist_ok=True)
             if folder.is_symlink():  # of a stranger's workdir, into any folder
                 raise OSError(errno.ELOOP, "it is a symbolic link: remove it")
-            self._file = event_file_writer.EventsWriter(str(folder / "events"))
+            # tensorboardX names a file by the second; the number sets two of one second apart, in order.
+            number = len(list(folder.iterdir()))
+            self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{number:06d}")
             self._file.write_event(
                 self._event(wall_time=time.time(), step=resume_step + 1, session_log=session)
             )
@@ -110,9 +127,14 @@ class Board:
         with naming(self._folder):
             for summary in summaries:
                 self._file.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
-            if time.monotonic() - self._flushed > FLUSH_SECONDS:
-                self._file.flush()
-                self._flushed = time.monotonic()
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is held back to the disk."""
+        with naming(self._folder):
+            self._file.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flushes and closes."""

@@ -174,6 +174,24 @@ def test_a_workdir_of_the_first_version_resumes_and_predicts(tmp_path, caplog):
     assert workdir.load_configuration(tmp_path).resolved["train"]["num_microbatches"] == 1
 
 
+@pytest.mark.parametrize(("former", "present"), [(False, ""), (True, "box")])
+def test_a_workdir_with_a_field_under_its_former_name(tmp_path, former, present):
+    config = digits()
+    config["data"] |= {"source": "cub200", "root": "data"}
+    resolved = resolve(config).in_steps(22)
+    del resolved["data"]["region"]
+    for form in (config, resolved):
+        form["data"]["crop_to_box"] = former
+    content = {"written": config, "resolved": resolved, "steps_per_epoch": 22}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    loaded = workdir.load_configuration(tmp_path)
+    assert loaded.data.fields["region"] == present and loaded.written["data"]["region"] == present
+    same = copy.deepcopy(config)
+    del same["data"]["crop_to_box"]
+    same["data"]["region"] = present
+    assert compare.differing_fields(loaded.in_steps(22), resolve(same).in_steps(22)) == {}
+
+
 def test_a_workdir_of_the_first_version_that_says_the_same_in_other_words(tmp_path):
     """Its configurations wrote float32 and a decay of 0, and its averages had no warm-up."""
     first = run(digits(objective__ema_decay=0.9, objective__ema_warmup=False), tmp_path)
@@ -223,6 +241,7 @@ def test_the_data_alone():
         ({"optimizer__b1": 0.9}, "config.optimizer.b1: no such field"),
         ({"train__total_epochs": 3.0}, "total_steps and total_epochs are one duration"),
         ({"train__accumulate_steps": 2}, "is called train.num_microbatches"),
+        ({"data__crop_to_box": True}, "is called data.region now; write '' for False; write 'box' for True"),
         ({"model__widht": 3}, "config.model: .*widht"),
         ({"evals__test": {"evaluator": "classification"}}, "config.evals.test.split is missing"),
         ({"evals__test": {"evaluator": "knn", "split": "test", "views": 3}}, "config.evals.test.views"),
@@ -248,3 +267,44 @@ def test_sections_and_options():
 def test_read_config_is_the_command_lines(tmp_path):
     config = files.read_config(["--config=configs/digits_simpleconv3.py:test", "--config.train.seed=3"])
     assert resolve(config).seed == 3
+
+
+def test_a_duration_above_nothing_is_a_step_at_least():
+    """Of 4 steps an epoch: what rounds to 0 would switch off, or end a run before it begins."""
+    config = digits()
+    del config["train"]["total_steps"]
+    config["train"] |= {"total_epochs": 0.1, "eval_every_epochs": 0.1, "checkpoint_every_examples": 1}
+    config["optimizer"] |= {"warmup_epochs": 0.1, "decay_at_epochs": [0.0, 0.1, 0.6]}
+    in_steps = resolve(config).in_steps(4)
+    assert [in_steps["train"][f"{name}_steps"] for name in ("total", "eval_every", "checkpoint_every")] == [
+        1
+    ] * 3
+    assert in_steps["train"]["log_every_steps"] == 2
+    assert in_steps["optimizer"]["warmup_steps"] == 1 and in_steps["optimizer"]["decay_every_steps"] == 0
+    assert in_steps["optimizer"]["decay_at_steps"] == [0, 1, 2]
+    config["train"]["total_epochs"] = 0.0  # evaluates alone
+    assert resolve(config).settings(4).train.total_steps == 0
+    del config["train"]["total_epochs"]
+    config["phases"] = {"1": {"total_epochs": 0.1}, "2": {"total_epochs": 1.6, "decay_every_epochs": 0.01}}
+    in_steps = resolve(config).in_steps(4)
+    assert [in_steps["phases"][name]["total_steps"] for name in "12"] == [1, 6]
+    assert in_steps["phases"]["2"]["decay_every_steps"] == 1 and in_steps["train"]["total_steps"] == 7
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("train", "total_epochs", -0.01),
+        ("optimizer", "warmup_epochs", -0.01),
+        ("optimizer", "decay_every_epochs", -0.01),
+        ("optimizer", "decay_at_epochs", [-0.01]),
+    ],
+)
+def test_a_negative_duration_is_refused(section, field, value):
+    config = digits()
+    if section == "train":
+        del config["train"]["total_steps"]
+    config[section][field] = value
+    stem = field.rpartition("_")[0]
+    with pytest.raises(ValueError, match=f"{section}.{stem}_.*(at least|not negative)"):
+        resolve(config).settings(4)

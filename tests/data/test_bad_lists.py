@@ -327,11 +327,11 @@ def test_cub_files_that_disagree(tmp_path):
 def test_a_box_outside_its_image(tmp_path):
     for box in ("9 0 1 1", "0 9 1 1", "-9 0 3 3", "5 0 1 1", "1e9 1e9 1 1", "-1e9 0 1 1"):
         write_cub(tmp_path, "bounding_boxes", [f"1 {box}", *CUB["bounding_boxes"][1:]])
-        source = Cub200("train", root=tmp_path, crop_to_box=True)
+        source = Cub200("train", root=tmp_path, region="box")
         assert refused("boxes", lambda source=source: source[0], "a.png", "misses the image")
     for box, size in (("-9 -9 99 99", (4, 5)), ("4.5 3.5 9 9", (1, 1)), ("0 0 1e9 1e9", (4, 5))):
         write_cub(tmp_path, "bounding_boxes", [f"1 {box}", *CUB["bounding_boxes"][1:]])
-        image = Cub200("train", root=tmp_path, crop_to_box=True)[0]["image"]
+        image = Cub200("train", root=tmp_path, region="box")[0]["image"]
         assert image.shape[:2] == size
         COUNTS["boxes", "read, cut at the border"] += 1
 

@@ -19,7 +19,7 @@ from imgcls_jax.data.source import class_counts
 from imgcls_jax.data.sources.cifar10 import Cifar10
 from imgcls_jax.data.sources.cifar100 import Cifar100
 from imgcls_jax.data.sources.csv_file import CsvFile
-from imgcls_jax.data.sources.cub200 import Cub200
+from imgcls_jax.data.sources.cub200 import MEMBERS, Cub200
 from imgcls_jax.data.sources.digits import Digits
 from imgcls_jax.data.sources.fashion_mnist import FashionMnist
 from imgcls_jax.data.sources.image_folder import ImageFolder
@@ -665,8 +665,8 @@ def test_cub_without_boxes_and_parts(tmp_path):
     (root / "bounding_boxes.txt").unlink()
     (root / "parts/part_locs.txt").unlink()
     assert set(Cub200("train", root=root)[0]) == {"image", "label"}
-    with pytest.raises(FileNotFoundError, match="crop_to_box needs .*bounding_boxes.txt"):
-        Cub200("train", root=root, crop_to_box=True)
+    with pytest.raises(FileNotFoundError, match="region='box' needs .*bounding_boxes.txt"):
+        Cub200("train", root=root, region="box")
 
 
 def test_cub_random_protocol_needs_no_official_split(tmp_path):
@@ -684,7 +684,7 @@ def test_cub_random_protocol_needs_no_official_split(tmp_path):
 
 
 def test_cub_crop(tmp_path):
-    source = Cub200("train", root=write_cub(tmp_path), crop_to_box=True)
+    source = Cub200("train", root=write_cub(tmp_path), region="box")
     check_contract(source, 2, 2)
     pixels = np.asarray(Image.open(tmp_path / "images/002.Wren/c.png"))
     element = source[1]  # x 1.5..3.5, y 1.2..3.2 cover the pixels 1..3 both ways
@@ -692,8 +692,10 @@ def test_cub_crop(tmp_path):
     np.testing.assert_allclose(element["box"], [0.5, 0.2, 2, 2], atol=1e-6)
     np.testing.assert_allclose(element["parts"], [[2.5, 1, 1], [0, 0, 0]])
     element["image"][:] = 0  # writable, as the transforms may need
-    with pytest.raises(ValueError, match=r"d.png: box \[9.0, 9.0, 2.0, 2.0\] misses .* of \(5, 4\) pixels"):
-        Cub200("test", root=tmp_path, crop_to_box=True)[1]
+    with pytest.raises(
+        ValueError, match=r"d.png: the region \[9.0, 9.0, 11.0, 11.0\] misses .* of \(5, 4\) pixels"
+    ):
+        Cub200("test", root=tmp_path, region="box")[1]
 
 
 @pytest.mark.parametrize(
@@ -745,8 +747,82 @@ def test_cub_real(name, counts, num_classes):
         assert train.paths[index].split("/")[0] == train.class_names[train.labels[index]]
 
 
+HEAD_ROWS = {"beak": (1.5, 0.5, 1), "nape": (3.5, 2.5, 1), "throat": (3, 1, 1), "crown": (0, 0, 0)}
+
+
+def write_birds(root: Path, **first: tuple[float, float, int]) -> Path:
+    """A CUB folder whose images show the head of HEAD_ROWS; the first image has the points given instead."""
+    names = sorted({*MEMBERS["head"], *MEMBERS["body"]})
+    rows = {key: {"throat": (3, 1, 1)} | first if key == 1 else HEAD_ROWS for key in (1, 2, 4, 5)}
+    locations = [
+        f"{key} {part} {' '.join(map(str, points.get(name, (0, 0, 0))))}"
+        for key, points in rows.items() for part, name in enumerate(names, start=1)
+    ]  # fmt: skip
+    parts = [f"{part} {name}" for part, name in enumerate(names, start=1)]
+    changes = {"parts/parts": "\n".join(parts), "parts/part_locs": "\n".join(locations)}
+    return write_cub(root, **changes)
+
+
+def test_cub_crops_to_a_part(tmp_path):
+    source = Cub200("train", root=write_birds(tmp_path), region="head")
+    assert source.paths == ["002.Wren/c.png"] and source.labels.tolist() == [1]  # the other shows a throat
+    assert source.left_out == {"without a visible head": 1}
+    pixels = np.asarray(Image.open(tmp_path / "images/002.Wren/c.png"))
+    element = source[0]  # x 1.5..3.5, y 0.5..2.5 cover the pixels 1..3 and 0..2
+    assert (element["image"] == pixels[0:3, 1:4]).all()
+    np.testing.assert_allclose(element["box"], [0.5, 1.2, 2, 2], atol=1e-6)
+    whole = Cub200("train", root=tmp_path)
+    np.testing.assert_array_equal(whole.region_boxes("head"), [[np.nan] * 4, [1.5, 0.5, 3.5, 2.5]])
+    assert np.isnan(whole.region_boxes("body")).all()
+    with pytest.raises(ValueError, match="no image of the official split 'train' shows the body"):
+        Cub200("train", root=tmp_path, region="body")
+
+
+def test_cub_refuses_regions(tmp_path):
+    root = write_cub(tmp_path)
+    with pytest.raises(ValueError, match="the region of Cub200 must be one of '', 'box', 'head', 'body'"):
+        Cub200("train", root=root, region="wing")
+    with pytest.raises(ValueError, match="parts.txt: region='head' needs the part 'beak', which it lacks"):
+        Cub200("train", root=root, region="head")
+    (root / "parts/part_locs.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="region='head' needs .*part_locs.txt, which is missing"):
+        Cub200("train", root=root, region="head")
+
+
+def test_cub_real_parts():
+    root = real("CUB_200_2011_photos")
+    train, test = (Cub200(split, root=root) for split in ("train", "test"))
+    # Of the first image: nape 195.0 and beak 214.9, crown and nape 107.4 and throat 118.1; tail 124.2 and
+    # throat 198.1, left wing 77.7 and right wing 147.0.
+    np.testing.assert_allclose(train.region_boxes("head")[0], [195.0, 107.4, 214.9, 118.1], atol=1e-4)
+    np.testing.assert_allclose(train.region_boxes("body")[0], [124.2, 77.7, 198.1, 147.0], atol=1e-4)
+    hidden = [int(np.isnan(s.region_boxes(r)[:, 0]).sum()) for s in (train, test) for r in ("head", "body")]
+    assert hidden == [0, 12, 0, 3]
+    body = Cub200("test", root=root, region="body")
+    assert len(body) == 127 and body.left_out == {"without a visible body": 3}
+    check_contract(body, 127, 10)
+
+
+def test_cub_real_parts_of_mirrored_photos():
+    """Mirroring exchanges left and right eyes, legs and wings, and mirrors the boxes."""
+    source = Cub200("test", root=real("CUB_200_2011_photos"))
+    order = [
+        source._part_names.index(
+            name.replace("left", "right") if "left" in name else name.replace("right", "left")
+        )
+        for name in source._part_names
+    ]
+    assert order != sorted(order)
+    boxes, width = {name: source.region_boxes(name) for name in ("head", "body")}, np.float32(500)
+    source._parts = source._parts[:, order]
+    source._parts[..., 0] = np.where(source._parts[..., 2] > 0, width - source._parts[..., 0], 0)
+    for name, (x1, y1, x2, y2) in ((name, box.T) for name, box in boxes.items()):
+        mirrored = np.stack([500 - x2, y1, 500 - x1, y2], axis=1)
+        np.testing.assert_allclose(source.region_boxes(name), mirrored, atol=1e-3)
+
+
 def test_cub_real_crop():
-    source = Cub200("train", root=real("CUB_200_2011_photos"), crop_to_box=True)
+    source = Cub200("train", root=real("CUB_200_2011_photos"), region="box")
     element = source[0]  # box 105.9 22.9 116.6 201.1
     assert element["image"].shape == (202, 118, 3)
     visible = element["parts"][element["parts"][:, 2] == 1]

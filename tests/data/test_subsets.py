@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from imgcls_jax.data.subsets import long_tailed_subset, oversampled, stratified_split
+from imgcls_jax.data.subsets import grouped, long_tailed_subset, oversampled, stratified_split
 
 # ---- stratified_split
 
@@ -59,3 +59,19 @@ def test_oversampling_evens_the_classes():
     indices = oversampled(labels)
     assert np.bincount(labels[indices]).tolist() == [5, 5, 5]
     assert np.bincount(indices).tolist() == [1, 3, 1, 1, 5, 1, 1, 2]
+
+
+def test_groups_stand_where_their_first_example_stood():
+    labels = np.array([0, 1, 0, 1, 0, 1, 0, 2])
+    # In this order the classes are 2 0 1 0 1 1 0 0.
+    assert grouped([7, 2, 1, 0, 3, 5, 4, 6], labels, 2).tolist() == [2, 0, 1, 3, 4, 6, 7, 5]
+    assert grouped([7, 2, 1, 0], labels, 1).tolist() == [7, 2, 1, 0]
+
+
+def test_batches_hold_whole_groups():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 23))
+    order = grouped(np.random.default_rng(1).permutation(230), labels, 4)
+    assert sorted(order) == list(range(230))
+    for batch in labels[order][:200].reshape(-1, 8):
+        assert set(np.bincount(batch)) <= {0, 4, 8}
+    assert np.bincount(labels[order][200:]).tolist() == [3] * 10

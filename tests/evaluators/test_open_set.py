@@ -70,7 +70,9 @@ def test_held_out_classes_are_the_rest_of_every_split():
         assert len(known) + len(unknown) == len(whole.source(split))
         batches = data.eval_batches(f"unknown:{split}", 64, data.training.class_names)
         assert sum(batches[i]["mask"].sum() for i in range(len(batches))) == len(unknown)
-    with pytest.raises(ValueError, match="known_classes: train and unknown:train share out 10 classes"):
+    with pytest.raises(
+        ValueError, match="known_classes: every split and its unknown:SPLIT share out 10 classes"
+    ):
         DataSide(resolve_data(section | {"known_classes": 10})).source("train")
     with pytest.raises(ValueError, match="lies between 1 and 9; got 0"):
         whole.source("unknown:test")

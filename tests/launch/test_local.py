@@ -164,14 +164,22 @@ TRAINING = """
 import signal, sys, time
 def stop(*_):
     sys.exit(print("saved") or {status})
-for number in (signal.SIGTERM, signal.SIGINT):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, stop)
 print("ready", sys.argv[1:], flush=True)
 time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+HANGUP = pytest.param(
+    signal.SIGHUP,
+    marks=pytest.mark.skipif(
+        signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="these run under nohup"
+    ),
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, HANGUP])
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_signal_to_the_launcher_reaches_all_and_ends_it(tmp_path, number, status):
     """A folder's own imgcls_jax.main stands in for the training; one that fails is not restarted either."""

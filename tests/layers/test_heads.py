@@ -29,7 +29,7 @@ def test_every_head_makes_float32_logits_of_what_it_reads(name):
 
 
 def test_an_unknown_head_and_an_unknown_field():
-    with pytest.raises(ValueError, match="has no head 'liner'; it has bilinear, conv_pool, linear"):
+    with pytest.raises(ValueError, match="has no head 'liner'; it has bilinear, conv_pool, cosine, linear"):
         heads.build("liner", 3)
     with pytest.raises(ValueError, match="the head 'linear' has no field 'dim'; it has dropout, dtype"):
         heads.build("linear", 3, dim=8)
@@ -46,3 +46,12 @@ def test_a_normalized_head_reads_features_of_any_scale():
         found = head.apply(variables, scale * x, train=False)
         np.testing.assert_allclose(found[0], expected, rtol=1e-5)
         assert np.all(np.isfinite(found))
+
+
+def test_the_cosine_head_forgets_lengths():
+    head = heads.build("cosine", 2, scale=10.0)
+    x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+    params = {"prototypes": jnp.array([[2.0, 0.0], [-0.3, -0.4]])}
+    for scale in (1.0, 1e-3):
+        logits = head.apply({"params": params}, scale * x, train=False)
+        np.testing.assert_allclose(logits, [[6.0, -10.0], [0.0, 0.0]], rtol=1e-6)

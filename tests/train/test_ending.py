@@ -8,11 +8,12 @@ from collections import Counter
 
 import pytest
 
+from imgcls_jax import main
 from imgcls_jax.contracts.objective import EpochPlan
 from imgcls_jax.evaluators import classification, knn
 from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.train import build, loop, progress
-from imgcls_jax.train.checkpoint import Checkpoints
+from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
 from imgcls_jax.train.loop import Loop
 from imgcls_jax.train.run import run
 from imgcls_jax.train.writer import MetricWriter
@@ -153,11 +154,12 @@ def test_a_data_folder_that_goes_away(tmp_path, monkeypatch):
     assert run(config, tmp_path / "run")["resumed_from_step"] == saved
 
 
-def test_a_writer_that_cannot_write(tmp_path, monkeypatch, whole):
+@pytest.mark.parametrize("name", ["train/loss", "test/accuracy"])
+def test_a_writer_that_cannot_write(name, tmp_path, monkeypatch, capsys, whole):
     write = MetricWriter.write_scalars
 
     def full(self, step, scalars):
-        if step == 4:
+        if step == 4 and name in scalars:
             raise OSError(28, "No space left on device")
         write(self, step, scalars)
 
@@ -167,7 +169,45 @@ def test_a_writer_that_cannot_write(tmp_path, monkeypatch, whole):
         with pytest.raises(loop.Failed, match="No space left on device") as failed:
             run(config, tmp_path)
     assert f"The state of step 4 {WAY_ON}" in str(failed.value)
+    shown = capsys.readouterr().out  # what was measured is told before it is written
+    assert ("step 4/8  epoch" if name == "train/loss" else "evaluation at step 4: ") in shown
     same_end(run(config, tmp_path), tmp_path, whole)
+
+
+@pytest.mark.parametrize("what", ["workdir", "metrics.jsonl"])
+@pytest.mark.parametrize("step", [2, 7])
+def test_a_workdir_that_is_taken_away_is_told(what, step, tmp_path, monkeypatch, whole):
+    """A line of the last step comes after it, none before the last checkpoint."""
+    workdir, after_step = tmp_path / "run", Loop._after_step
+
+    def taken_away(self):
+        if self.step == step:
+            self.checkpoints.wait()
+            shutil.rmtree(workdir) if what == "workdir" else (workdir / what).unlink()
+        after_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_after_step", taken_away)
+        with pytest.raises((loop.Failed, NotSaved)) as failed:
+            run(config_of(log_every_steps=0), workdir)
+    assert "run/metrics.jsonl cannot be written: No such file" in str(failed.value)
+    assert "\n" not in str(failed.value) and not (workdir / "result.json").exists()
+    if what == "metrics.jsonl":
+        result = run(config_of(log_every_steps=0), workdir)
+        assert result["state_digest"] == whole[0]["state_digest"]
+
+
+def test_an_evaluation_is_shown_before_it_is_written(tmp_path, capsys, whole):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[1], workdir)
+    (workdir / "eval_8_test.json").mkdir()  # where nothing can be written
+    command = ["--mode=eval", f"--workdir={workdir}", "--split=test"]
+    with pytest.raises(SystemExit) as ended:
+        main.main(command)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["step"] == 8 and shown["test"] == whole[0]["metrics"]["test"]
+    told = str(ended.value.code)
+    assert told.startswith(f"error: {workdir}/eval_8_test.json cannot be written: ") and "\n" not in told
 
 
 def test_what_nobody_reads_any_more(tmp_path, monkeypatch, caplog):

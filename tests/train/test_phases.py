@@ -125,6 +125,8 @@ def test_a_phase_may_have_transforms_of_its_own(tmp_path):
         ({"1": {"total_steps": 3, "learning_rat": 1.0}}, {}, "did you mean 'learning_rate'|learning_rat"),
         ({"1": {"total_steps": 3, "train_transforms": "flop"}}, {}, "config.phases.1.train_transforms"),
         ({"1": {"total_steps": 3, "total_epochs": 1.0}}, {}, "config.phases.1 needs its length"),
+        ({"1": {"total_steps": 1.5}}, {}, "config.phases.1 needs its length"),
+        ({"1": {"total_epochs": 0.0}}, {}, "config.phases.1 needs its length, at least one step"),
     ],
 )
 def test_mistakes_in_phases_are_named(phases, train, message):

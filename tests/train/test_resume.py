@@ -106,17 +106,29 @@ def test_killed_again_and_again(num_workers, reference, tmp_path):
     assert steps == sorted(steps) and set(steps) == set(range(1, TOTAL_STEPS + 1))
 
 
-def test_sigterm_saves_first_and_leaves_cleanly(reference, tmp_path):
+HANGUP = pytest.param(
+    signal.SIGHUP,
+    marks=[
+        pytest.mark.slow,
+        pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="under nohup"),
+    ],
+)
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, HANGUP])
+def test_a_signal_saves_first_and_leaves_cleanly(asked, reference, tmp_path):
     process = start(tmp_path)
     lines = []
     for line in process.stdout:
         lines.append(line)
         if line.startswith("step 10/"):
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(asked)
             break
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == 0, "".join(lines) + rest
-    stopped = next(line for line in rest.splitlines() if line.startswith("stopped by SIGTERM after step"))
+    stopped = next(
+        line for line in rest.splitlines() if line.startswith(f"stopped by {asked.name} after step")
+    )
     step = int(stopped.split("step ")[1].split()[0])
     assert (tmp_path / "checkpoints" / str(step)).is_dir() and not (tmp_path / "result.json").exists()
     assert f"resumed from the checkpoint of step {step}" in run_to_the_end(tmp_path)

@@ -111,6 +111,18 @@ def test_mistakes_in_the_fields_are_named():
         DataSide(resolve_data(section(view_transforms=["flop"])))
 
 
+def test_images_of_a_class_come_in_groups():
+    data = DataSide(resolve_data(section(images_per_class=4)))
+    batches = data.train_batches(16, seed=0)
+    for step in (0, 1, batches.steps_per_epoch):
+        assert set(np.bincount(batches[step]["label"])) <= {0, 4, 8, 12}
+    assert batches[0]["index"].tolist() != batches[batches.steps_per_epoch]["index"].tolist()
+    with pytest.raises(ValueError, match="18, has to be a multiple of data.images_per_class, 4"):
+        data.train_batches(18, seed=0)
+    with pytest.raises(ValueError, match="labeled_batch_size hides"):
+        DataSide(resolve_data(section(images_per_class=4, labels_per_class=3, labeled_batch_size=8)))
+
+
 def test_a_long_tail_and_its_repeats():
     tail = DataSide(resolve_data(section(imbalance_factor=10.0)))
     counts = np.bincount(tail.training.labels)

@@ -3,12 +3,13 @@
 import json
 import math
 import os
+import shutil
 import struct
 
 import pytest
 
 from imgcls_jax.runtime.progress import clock
-from imgcls_jax.train.progress import Clock, named
+from imgcls_jax.train.progress import named
 from imgcls_jax.train.writer import MetricWriter, flatten
 
 
@@ -27,9 +28,14 @@ def test_scalars_go_to_jsonl_and_tensorboard(tmp_path):
 
 
 def events(path):
-    """Returns the events of a run's newest start; a record is its length, a checksum, itself, a checksum."""
+    """Returns the events of a run's newest start."""
+    return events_of(max((path / "tensorboard").iterdir()))
+
+
+def events_of(file):
+    """Returns the events of a file; a record is its length, a checksum, itself, a checksum."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
-    content, found = max((path / "tensorboard").iterdir()).read_bytes(), []
+    content, found = file.read_bytes(), []
     while content:
         (length,) = struct.unpack("<Q", content[:8])
         found.append(event_pb2.Event.FromString(content[12 : 12 + length]))
@@ -103,12 +109,41 @@ def test_flatten_leaves_lists_out():
     assert flatten({"accuracy": 0.5, "per_class_accuracy": [0.5, None]}, "val") == {"val/accuracy": 0.5}
 
 
-def test_a_paused_clock_stands_still():
-    clock = Clock()
-    assert clock.seconds() == 0
-    clock.resume()
-    while clock.seconds() == 0:
-        pass
-    clock.pause()
-    before = clock.seconds()
-    assert clock.seconds() == before > 0
+def test_two_starts_in_one_second_keep_their_events(tmp_path, monkeypatch):
+    """Their files are read in the order of their names."""
+    module = pytest.importorskip("tensorboardX.event_file_writer")
+    monkeypatch.setattr(module.time, "time", lambda: 1.7e9)
+    for step in range(12):
+        writer = MetricWriter(tmp_path, resume_step=step)
+        writer.write_scalars(step + 1, {"train/loss": float(step)})
+        writer.close()
+    files = sorted((tmp_path / "tensorboard").iterdir())
+    assert [events_of(file)[-1].step for file in files] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("what", ["file", "workdir", "replaced"])
+def test_a_file_that_is_taken_away_is_told(what, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    writer = MetricWriter(workdir)
+    writer.write_scalars(1, {"loss": 1.0})
+    if what == "workdir":
+        shutil.rmtree(workdir)
+    else:
+        (workdir / "metrics.jsonl").unlink()
+    if what == "replaced":
+        (workdir / "metrics.jsonl").write_text("")
+    reason = "another file has taken its place" if what == "replaced" else "No such file or directory"
+    with pytest.raises(OSError, match=rf"metrics\.jsonl cannot be written: {reason}"):
+        writer.write_scalars(2, {"loss": 1.0})
+    writer.close()
+
+
+def test_events_before_a_flush_outlive_a_kill(tmp_path):
+    """No writer is closed: its file holds what a flush, as of a checkpoint, came after."""
+    pytest.importorskip("tensorboardX")
+    writer = MetricWriter(tmp_path)
+    writer.write_scalars(1, {"train/loss": 1.0})
+    writer.flush()
+    assert events(tmp_path)[-1].step == 1
+    writer.close()

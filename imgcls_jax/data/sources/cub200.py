@@ -14,6 +14,7 @@ from imgcls_jax.data.captions import Captions
 from imgcls_jax.data.clip_tokens import CONTEXT_LENGTH
 from imgcls_jax.data.folders import Download, Origin, expanded, locate
 from imgcls_jax.data.lists import check_names, inside_root, read_lines, read_matching, read_table
+from imgcls_jax.data.regions import part_box
 from imgcls_jax.data.source import Files, Root, require_choice
 from imgcls_jax.data.subsets import stratified_split
 
@@ -32,6 +33,16 @@ ORIGIN = Origin(
         ),
     ),
 )
+REGIONS = ("", "box", "head", "body")
+# The points that make a part, by their names in parts.txt: Zhang et al. 2014, arXiv:1407.3867, whose released
+# boxes are the tight boxes of these points. The throat is in both.
+MEMBERS = {
+    "head": ("beak", "crown", "forehead", "left eye", "nape", "right eye", "throat"),
+    "body": (
+        "back", "belly", "breast", "left leg", "left wing", "right leg", "right wing", "tail", "throat"
+    ),
+}  # fmt: skip
+SHARED = ("throat",)
 
 
 class Cub200(Files):
@@ -52,8 +63,10 @@ class Cub200(Files):
         test_fraction: part of all images that "random" holds out: 0.1 gives 10,609 / 1,179 images, and
             1191 / 11788 gives 10,597 / 1,191.
         split_seed: seed of "random".
-        crop_to_box: whether "image" is decoded and cropped to the box: uint8 [h, w, 3]. box and parts are
-            then given in the cropped image.
+        region: what "image" is decoded and cropped to, uint8 [h, w, 3]: "box" for the bird, "head" or "body"
+            for the tight box of their visible points (`MEMBERS`), or "" for the whole photograph, undecoded.
+            box and parts are then given in the cropped image. Images that do not show the head or the body
+            (`data.regions.part_box`) are left out.
         vocabulary: of the captions, as data/clip_tokens.py reads it; "" reads no captions.
         captions: the folder of the captions, relative to that of the data set, or absolute.
         context_length: tokens of a caption; longer ones are cut.
@@ -65,11 +78,12 @@ class Cub200(Files):
 
     def __init__(
         self, split: str, *, root: Root, protocol: str = "official", test_fraction: float = 0.1,
-        split_seed: int = 0, crop_to_box: bool = False, vocabulary: str = "", captions: str = "captions",
+        split_seed: int = 0, region: str = "", vocabulary: str = "", captions: str = "captions",
         context_length: int = CONTEXT_LENGTH,
     ) -> None:  # fmt: skip
         require_choice("the split of Cub200", split, ("train", "test"))
         require_choice("the protocol of Cub200", protocol, ("official", "random"))
+        require_choice("the region of Cub200", region, REGIONS)
         folder = locate(root, "CUB_200_2011", "images.txt", ORIGIN.remedy)
         images = self._read_images(folder)
         class_names, label_of = self._read_classes(folder, images)
@@ -82,10 +96,18 @@ class Cub200(Files):
         if not ids:
             raise ValueError(f"{folder}: the {protocol} split {split!r} of {len(images)} images is empty")
         self._boxes = self._read_boxes(folder, images, ids)
-        self._parts = self._read_parts(folder, images, ids)
-        if crop_to_box and self._boxes is None:
-            raise FileNotFoundError(f"crop_to_box needs {folder / 'bounding_boxes.txt'}, which is missing")
-        self._crop_to_box = crop_to_box
+        self._parts, self._part_names = self._read_parts(folder, images, ids)
+        self._folder, self._regions = folder, None
+        if region:
+            self._regions = self.region_boxes(region)
+            shown = np.isfinite(self._regions).all(axis=1)
+            if not shown.any():
+                raise ValueError(f"{folder}: no image of the {protocol} split {split!r} shows the {region}")
+            self.left_out = {f"without a visible {region}": int((~shown).sum())}
+            ids = [key for key, kept in zip(ids, shown, strict=True) if kept]
+            self._regions = self._regions[shown]
+            self._boxes = None if self._boxes is None else self._boxes[shown]
+            self._parts = None if self._parts is None else self._parts[shown]
         self._captions = None
         if vocabulary:
             texts = [self._read_captions(folder / expanded(captions), images[key]) for key in ids]
@@ -95,6 +117,38 @@ class Cub200(Files):
         if protocol == "random":
             self.rule += f", {test_fraction:.3g} of all for test (data.test_fraction, data.split_seed)"
         super().__init__(folder / "images", paths, labels, class_names)
+
+    def region_boxes(self, region: str) -> np.ndarray:
+        """Returns a region of every image, float64 [N, 4], (x1, y1, x2, y2) in pixels; NaN where it is not
+        visible.
+
+        Args:
+            region: "box", "head" or "body".
+
+        Raises:
+            FileNotFoundError: the file of boxes or of parts is missing.
+            ValueError: parts.txt lacks a point of the region.
+        """
+        require_choice("the region of Cub200", region, REGIONS[1:])
+        if region == "box":
+            if self._boxes is None:
+                raise FileNotFoundError(
+                    f"region='box' needs {self._folder / 'bounding_boxes.txt'}, which is missing"
+                )
+            boxes = self._boxes.astype(np.float64)
+            return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        if self._parts is None:
+            path = self._folder / "parts" / "part_locs.txt"
+            raise FileNotFoundError(f"region={region!r} needs {path}, which is missing")
+        missing = sorted(set(MEMBERS[region]) - set(self._part_names))
+        if missing:
+            path = self._folder / "parts" / "parts.txt"
+            raise ValueError(f"{path}: region={region!r} needs the part {missing[0]!r}, which it lacks")
+        rows, shared = (
+            [self._part_names.index(name) for name in names] for names in (MEMBERS[region], SHARED)
+        )
+        found = [part_box(points, rows, shared) for points in self._parts]
+        return np.array([np.full(4, np.nan) if box is None else box for box in found])
 
     @staticmethod
     def _read_images(folder: Path) -> dict[int, str]:
@@ -149,14 +203,19 @@ class Cub200(Files):
         return np.array([boxes[key] for key in ids], np.float32)  # [N, 4]
 
     @staticmethod
-    def _read_parts(folder: Path, images: Collection[int], ids: list[int]) -> np.ndarray | None:
+    def _read_parts(
+        folder: Path, images: Collection[int], ids: list[int]
+    ) -> tuple[np.ndarray | None, list[str]]:
+        """Returns (x, y, visible) of the P parts, float32 [N, P, 3], and their names."""
         path = folder / "parts" / "part_locs.txt"
         if not path.is_file():
-            return None
-        parts = sorted(read_table(folder / "parts" / "parts.txt", (int, str)))
+            return None, []
+        table = read_table(folder / "parts" / "parts.txt", (int, str))
+        parts = sorted(table)
         pairs = [(key, part) for key in images for part in parts]
         locations = read_matching(path, (int, int, float, float, int), pairs, "images.txt and parts.txt")
-        return np.array([[locations[key, part] for part in parts] for key in ids], np.float32)  # [N, P, 3]
+        rows = [[locations[key, part] for part in parts] for key in ids]
+        return np.array(rows, np.float32), [table[part][0] for part in parts]
 
     @staticmethod
     def _read_captions(folder: Path, image: str) -> list[str]:
@@ -174,22 +233,24 @@ class Cub200(Files):
             element["box"] = self._boxes[index].copy()
         if self._parts is not None:
             element["parts"] = self._parts[index].copy()
-        return self._crop(element, self.describe(index)) if self._crop_to_box else element
+        if self._regions is None:
+            return element
+        return self._crop(element, self._regions[index].tolist(), self.describe(index))
 
     @staticmethod
-    def _crop(element: dict[str, Any], where: str) -> dict[str, Any]:
+    def _crop(element: dict[str, Any], box: list[float], where: str) -> dict[str, Any]:
         from imgcls_jax.data.decoding import decode  # Pillow is loaded by those who crop
 
         image = decode(element["image"])
-        x, y, width, height = element["box"].tolist()
-        left, top = max(0, math.floor(x)), max(0, math.floor(y))
+        left, top = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
         # Rounded first: 22.9 + 201.1 exceeds 224 in float32.
-        right = min(image.width, math.ceil(round(x + width, 3)))
-        bottom = min(image.height, math.ceil(round(y + height, 3)))
+        right = min(image.width, math.ceil(round(box[2], 3)))
+        bottom = min(image.height, math.ceil(round(box[3], 3)))
         if left >= right or top >= bottom:
-            raise ValueError(f"{where}: box {[x, y, width, height]} misses the image of {image.size} pixels")
+            raise ValueError(f"{where}: the region {box} misses the image of {image.size} pixels")
         element["image"] = np.array(image.crop((left, top, right, bottom)))
-        element["box"][:2] -= left, top
+        if "box" in element:
+            element["box"][:2] -= left, top
         if "parts" in element:
             corner = np.array([left, top], np.float32)
             element["parts"][:, :2] -= element["parts"][:, 2:] * corner  # hidden: stays 0

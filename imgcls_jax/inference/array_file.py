@@ -1,0 +1,53 @@
+"""Files of named arrays (.npz), written whole, and read so that nothing in them is executed or lies about its
+size."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from imgcls_jax.runtime.files import naming, whole
+
+
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Writes arrays under their names, whole or not at all, and returns the path.
+
+    Raises:
+      OSError: the file cannot be written; names it.
+    """
+    with naming(file, way_out=""), whole(file) as opened:
+        np.savez(opened, allow_pickle=False, **arrays)
+    return file
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Reads what `write_arrays` wrote.
+
+    Raises:
+      ValueError: an array is larger in memory than in the file, as `write_arrays` makes none.
+      Exception: whatever a damaged file makes NumPy raise.
+    """
+    _require_honest_size(file)
+    with np.load(file, allow_pickle=False) as content:
+        return {name: content[name] for name in content.files}
+
+
+def _require_honest_size(file: Path) -> None:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("it is compressed")
+        if sum(member.file_size for member in members) > file.stat().st_size:
+            raise ValueError("its columns overlap")
+        for member in members:
+            with archive.open(member) as column:
+                version = np.lib.format.read_magic(column)
+                if version != (1, 0):
+                    raise ValueError(f"the column {member.filename} is of version {version}")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(column)
+                if not dtype.itemsize or math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f"the column {member.filename} claims more than the file holds")
