@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from imgcls_jax.config.modules import find_function
 from imgcls_jax.config.settings import FOLD, DataSettings
 from imgcls_jax.data import augment, folds, subsets, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
-from imgcls_jax.data.contents import Contents, contents, whole
+from imgcls_jax.data.contents import Contents, contents, files, whole
 from imgcls_jax.data.folders import expanded
 from imgcls_jax.data.listing import describe_left_out
 from imgcls_jax.data.lists import read_class_labels
@@ -324,7 +323,7 @@ class DataSide:
         """Returns how many image files of another split are trained on, too: 0 is what it should be."""
         if split == self.settings.train_split:
             return 0
-        return len(_files(self.source(split)) & _files(self.source(self.settings.train_split)))
+        return len(files(self.source(split)) & files(self.source(self.settings.train_split)))
 
     def contents(self, splits: Sequence[str]) -> dict[str, Contents]:
         """Returns what each split holds, without reading an image."""
@@ -370,16 +369,6 @@ class DataSide:
             on_bad_example=self.settings.on_bad_example,
             shard=self.shard,
         )
-
-
-def _files(source: Any) -> set[str]:
-    """Returns the paths of a source's files, none where it has no files; links of folders are resolved."""
-    made, indices = whole(source), np.arange(len(source))
-    while isinstance(source, subsets.Subset):
-        source, indices = source.source, source.indices[indices]
-    paths = [made.paths[index] for index in indices] if hasattr(made, "paths") else []
-    folders = {path: os.path.realpath(made.root / path) for path in set(map(os.path.dirname, paths))}
-    return {os.path.join(folders[os.path.dirname(path)], os.path.basename(path)) for path in paths}
 
 
 def _normalized(ops: Any, channels: int) -> np.ndarray:
