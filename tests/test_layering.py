@@ -46,6 +46,8 @@ MAY_IMPORT = {
     "data/photometric.py": ({"data.device_operation"}, {"jax"}),
     "data/erasing.py": ({"data.device_operation"}, {"jax"}),
     "data/rand_augment.py": ({"data.device_operation", "data.geometric", "data.photometric"}, {"jax"}),
+    "data/auto_augment.py": ({"data.device_operation", "data.rand_augment"}, {"jax", "numpy"}),
+    "data/blurring.py": ({"data.device_operation", "data.geometric"}, {"jax"}),
     "data/augment.py": ({"data"}, {"jax"}),
     "objectives": (
         {"objectives", "contracts", "losses", "layers.heads", "layers.projector"},

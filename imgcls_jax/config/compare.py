@@ -42,6 +42,11 @@ WITHOUT = {
     "optimizer.cooldown_steps": 0,
     "optimizer.layer_decay": 1.0,
     "optimizer.sam_radius": 0.0,
+    "optimizer.l1": 0.0,
+    "data.images_per_class": 1,
+    "data.signatures": "",
+    "objective.loss": "cross_entropy",
+    "objective.target_threshold": None,
     "objective.projector_std": 0.0,
     "objective.shuffled": True,
 }

@@ -178,7 +178,10 @@ class OptimizerSettings:
         schedule.
       weight_decay: >= 0. Optimizers with a decay of their own (adamw, lamb, lars, lion, ...) receive it; for
         the others it is added to the gradient, as PyTorch's SGD does.
-      decay_params: pattern of the params that decay; the default leaves out biases and norm layers.
+      l1: strength of an L1 penalty, >= 0: after each step of the optimizer the params of decay_params move
+        towards 0 by the learning rate times l1, and stay at 0 where they would pass it.
+      decay_params: pattern of the params that decay, by weight_decay and l1; the default leaves out biases
+        and norm layers.
       clip_norm: largest global norm of the gradients of all params that are not frozen; 0 for no clipping.
       groups: (pattern, factor) pairs; the first pattern that matches a param's path sets the factor on its
         learning rate; None freezes: no update and no optimizer memory. What no pattern matches has factor 1.
@@ -204,6 +207,7 @@ class OptimizerSettings:
     final_learning_rate: float = 0.0
     cooldown_steps: int = 0
     weight_decay: float = 0.0
+    l1: float = 0.0
     decay_params: str = r".*/kernel"
     clip_norm: float = 0.0
     groups: Sequence[tuple[str, float | None]] = ()
@@ -213,7 +217,7 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         require_at_least("optimizer", self, decay_every_steps=0, timescale_steps=0, cooldown_steps=0)
-        require_at_least("optimizer", self, decay_power=0, sam_radius=0)
+        require_at_least("optimizer", self, decay_power=0, sam_radius=0, l1=0)
         if any(step < 0 for step in self.decay_at_steps):
             raise ValueError(
                 "config.optimizer.decay_at_epochs (or decay_at_steps) are not negative; got "

@@ -11,18 +11,22 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.data import erasing, geometric, photometric, rand_augment
+from imgcls_jax.data import auto_augment, blurring, erasing, geometric, photometric, rand_augment
 from imgcls_jax.data.device_operation import DeviceOp
 
 # The name in a line of transforms, and the factory that its arguments are for.
 DEVICE_OPERATIONS: dict[str, Callable[..., DeviceOp]] = {
     "affine": geometric.affine,
+    "auto_augment": auto_augment.auto_augment,
     "color_jitter": photometric.color_jitter,
     "cutout": erasing.cutout,
     "flip": geometric.flip,
     "gaussian_blur": photometric.gaussian_blur,
     "grayscale": photometric.grayscale,
+    "median_blur": blurring.median_blur,
+    "motion_blur": blurring.motion_blur,
     "normalize": photometric.normalize,
+    "optical_distortion": geometric.optical_distortion,
     "pad_and_crop": geometric.pad_and_crop,
     "rand_augment": rand_augment.rand_augment,
     "random_erasing": erasing.random_erasing,
@@ -30,6 +34,8 @@ DEVICE_OPERATIONS: dict[str, Callable[..., DeviceOp]] = {
     "rotate": geometric.rotate,
     "sobel": photometric.sobel,
     "solarize": photometric.solarize,
+    "three_augment": photometric.three_augment,
+    "trivial_augment": auto_augment.trivial_augment,
     "upsample": geometric.upsample,
     "vertical_flip": geometric.vertical_flip,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from imgcls_jax.data import transforms
-from imgcls_jax.data.host_operations import HostOp
+from imgcls_jax.data.host_operation import HostOp
 from imgcls_jax.data.source import Source
 from imgcls_jax.data.subsets import Subset
 

@@ -1,4 +1,5 @@
-"""Device operations that fill a part of an image with 0: black before `normalize`, the mean after it."""
+"""Device operations that fill a part of an image: with 0, black before `normalize` and the mean after it, or
+with noise."""
 
 from __future__ import annotations
 
@@ -7,9 +8,18 @@ import math
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.data.device_operation import DeviceOp, chance, check_probability, check_range, per_image
+from imgcls_jax.data.device_operation import (
+    DeviceOp,
+    chance,
+    check_choice,
+    check_probability,
+    check_range,
+    per_image,
+)
 
 ERASING_TRIES = 10  # as torchvision's RandomErasing
+FILLS = ("zero", "noise")
+NOISE = 7  # folded into the key, so that the other draws stay as they are without it
 
 
 def cutout(size: int, p: float = 1.0) -> DeviceOp:
@@ -33,7 +43,10 @@ def cutout(size: int, p: float = 1.0) -> DeviceOp:
 
 
 def random_erasing(
-    p: float = 0.5, scale: tuple[float, float] = (0.02, 0.33), ratio: tuple[float, float] = (0.3, 3.3)
+    p: float = 0.5,
+    scale: tuple[float, float] = (0.02, 0.33),
+    ratio: tuple[float, float] = (0.3, 3.3),
+    fill: str = "zero",
 ) -> DeviceOp:
     """Fill a random rectangle with 0 with probability `p`; after `normalize` that is the mean.
 
@@ -41,10 +54,13 @@ def random_erasing(
       p: probability; a little less in effect, as an image whose 10 draws all do not fit stays as it is.
       scale: share of the image's area, from U(low, high), 0 < low <= high <= 1.
       ratio: height/width is log-uniform in (low, high), 0 < low <= high.
+      fill: "zero", or "noise": each value is drawn from the standard normal distribution, that of the pixels
+        after `normalize`.
 
     Reference: Zhong et al., 2017, arXiv:1708.04896.
     """
     check_probability("random_erasing", p)
+    check_choice("random_erasing", "fill", fill, FILLS)
     smallest, largest = check_range("random_erasing", "scale", scale)
     if largest > 1:
         raise ValueError(f"random_erasing: scale is a share of the image's area, at most 1, got {scale!r}")
@@ -60,7 +76,10 @@ def random_erasing(
         size = jnp.take_along_axis(sizes, jnp.argmax(fits, axis=1)[:, None, None], axis=1)[:, 0]  # [B, 2]
         corners = jax.random.randint(corner_rng, size.shape, 0, jnp.maximum(sides - size, 0) + 1)
         hole = _rectangles(images, corners, size) & per_image(fits.any(axis=1))
-        return jnp.where(hole & chance(chance_rng, images, p), 0, images)
+        filling: jax.Array | int = 0
+        if fill == "noise":
+            filling = jax.random.normal(jax.random.fold_in(rng, NOISE), images.shape, images.dtype)
+        return jnp.where(hole & chance(chance_rng, images, p), filling, images)
 
     return DeviceOp("random_erasing", erase, random=True)
 

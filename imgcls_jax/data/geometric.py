@@ -1,4 +1,4 @@
-"""Device operations that move pixels: flips, crops, rotations."""
+"""Device operations that move pixels: flips, crops, rotations, distortions."""
 
 from __future__ import annotations
 
@@ -120,6 +120,11 @@ def warp(
     columns = center[1] + cos * right[:, None] - sin * down[:, :, None]
     if order == "nearest":
         return read(images, jnp.round(rows).astype(jnp.int32), jnp.round(columns).astype(jnp.int32))
+    return _bilinear(images, rows, columns)
+
+
+def _bilinear(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Returns images [B, H, W, C] at float coordinates [B, h, w], with 0 outside: [B, h, w, C]."""
     top, left = jnp.floor(rows), jnp.floor(columns)
     y, x = (rows - top)[..., None], (columns - left)[..., None]
     top, left = top.astype(jnp.int32), left.astype(jnp.int32)
@@ -135,6 +140,49 @@ def read(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     flat = jnp.clip(rows, 0, height - 1) * width + jnp.clip(columns, 0, width - 1)
     pick = jax.vmap(lambda pixels, index: pixels.at[index].get(mode="promise_in_bounds"))
     return jnp.where(inside[..., None], pick(images.reshape(size, -1, channels), flat), 0)
+
+
+def read_between(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Reads between the pixels, bilinearly; the pixels of the edge go on beyond it.
+
+    Args:
+      images: float [B, H, W, C].
+      rows, columns: float [B, h, w], where to read; 0 is the middle of the first pixel.
+
+    Returns:
+      float [B, h, w, C].
+    """
+    _, height, width, _ = images.shape
+    return _bilinear(images, jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1))
+
+
+def optical_distortion(limit: float = 0.3) -> DeviceOp:
+    """Distort as a lens does, barrel or pincushion; the pixels of the edge go on beyond it.
+
+    Eq.: with (u, v) in [-1, 1] over the width and the height, a pixel is read at (1 + k r^2) (u, v),
+    r^2 = u^2 + v^2: the first term of Brown's radial distortion.
+
+    Args:
+      limit: k is from U(-limit, limit), one draw for each image, in [0, 0.5].
+    """
+    if not 0 <= limit <= 0.5:
+        raise ValueError(f"optical_distortion: limit must lie in [0, 0.5], got {limit!r}")
+
+    def distort(rng: jax.Array, images: jax.Array) -> jax.Array:
+        strengths = jax.random.uniform(rng, (len(images),), minval=-limit, maxval=limit)
+        return bend(images, strengths)
+
+    return DeviceOp("optical_distortion", distort, random=True)
+
+
+def bend(images: jax.Array, strengths: jax.Array) -> jax.Array:
+    """Applies `optical_distortion` to images float [B, H, W, C], by strengths k, float [B]."""
+    _, height, width, _ = images.shape
+    center = (height - 1) / 2, (width - 1) / 2
+    down, right = jnp.arange(height)[:, None] - center[0], jnp.arange(width)[None, :] - center[1]
+    squared = (down / max(center[0], 1)) ** 2 + (right / max(center[1], 1)) ** 2  # [H, W], r^2
+    factor = 1 + strengths[:, None, None] * squared
+    return read_between(images, center[0] + factor * down, center[1] + factor * right)
 
 
 def resized_crop(

@@ -1,12 +1,10 @@
-"""Host operations of the input pipeline: one image at a time, on the CPU, with Pillow.
+"""Host operations of the input pipeline, and the table of all of them.
 
-To add one, write a factory that returns a `HostOp` and add its line to `HOST_OPERATIONS`. Host operations
-pickle, since worker processes receive them. They draw from the numpy Generator that they are given alone.
+To add one, write a factory that returns a `HostOp` and add its line to `HOST_OPERATIONS`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imgcls_jax.data import decoding
+from imgcls_jax.data import augmix, decoding
+from imgcls_jax.data.host_operation import HostOp
 
 try:
     import cykooz_resizer as resizer
@@ -24,27 +23,7 @@ except ModuleNotFoundError:  # there are no wheels for ARM under Linux; Pillow r
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 TENSORFLOW_CROP_TRIES = 100
 
-Example = bytes | np.ndarray | Image.Image
-
-
-@dataclasses.dataclass(frozen=True)
-class HostOp:
-    """One operation on an example. Two are equal if they have the same name and arguments.
-
-    Attributes:
-      name: of the operation in a line.
-      function: (image, rng, **arguments) -> image.
-      random: whether it draws from `rng`.
-      arguments: (name, value) pairs.
-    """
-
-    name: str
-    function: Callable[..., Image.Image]
-    random: bool
-    arguments: tuple[tuple[str, Any], ...] = ()
-
-    def __call__(self, image: Example, rng: np.random.Generator) -> Image.Image:
-        return self.function(image, rng, **dict(self.arguments))
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def _operation(name: str, function: Callable[..., Any], *, random: bool, **arguments: Any) -> HostOp:
@@ -62,32 +41,47 @@ def _decode_example(example: bytes | np.ndarray, rng: np.random.Generator, *, mi
     return decoding.decode(example, min_short, may_shrink=True)
 
 
-def resize(height: int, width: int | None = None) -> HostOp:
-    """Warp to height x width (default: square); bilinear, antialiased. `resize_short` keeps the aspect."""
+def resize(height: int, width: int | None = None, interpolation: str = "bilinear") -> HostOp:
+    """Warp to height x width (default: square); antialiased. `resize_short` keeps the aspect.
+
+    Args:
+      height, width: of the result in pixels.
+      interpolation: "bilinear" or "bicubic", both Pillow's.
+    """
     width = height if width is None else width
     _check_sizes("resize", height, width)
-    return _operation("resize", _resize, random=False, height=height, width=width)
+    _check_interpolation("resize", interpolation)
+    arguments = dict(height=height, width=width, interpolation=interpolation)
+    return _operation("resize", _resize, random=False, **arguments)
 
 
-def _resize(image: Image.Image, rng: np.random.Generator, *, height: int, width: int) -> Image.Image:
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+def _resize(
+    image: Image.Image, rng: np.random.Generator, *, height: int, width: int, interpolation: str
+) -> Image.Image:
+    return image.resize((width, height), INTERPOLATIONS[interpolation])
 
 
-def resize_short(size: int) -> HostOp:
-    """Resize the shorter side to `size`, the longer to floor(size · long / short)."""
+def resize_short(size: int, interpolation: str = "bilinear") -> HostOp:
+    """Resize the shorter side to `size`, the longer to floor(size · long / short); otherwise as `resize`."""
     _check_sizes("resize_short", size)
-    return _operation("resize_short", _resize_short, random=False, low=size, high=size)
+    _check_interpolation("resize_short", interpolation)
+    arguments = dict(low=size, high=size, interpolation=interpolation)
+    return _operation("resize_short", _resize_short, random=False, **arguments)
 
 
-def random_resize_short(low: int, high: int) -> HostOp:
+def random_resize_short(low: int, high: int, interpolation: str = "bilinear") -> HostOp:
     """Resize the shorter side to a whole number drawn from low..high, both included, keeping the aspect."""
     _check_sizes("random_resize_short", low, high)
+    _check_interpolation("random_resize_short", interpolation)
     if low > high:
         raise ValueError(f"random_resize_short: low must not be above high, got {low} and {high}")
-    return _operation("random_resize_short", _resize_short, random=True, low=low, high=high)
+    arguments = dict(low=low, high=high, interpolation=interpolation)
+    return _operation("random_resize_short", _resize_short, random=True, **arguments)
 
 
-def _resize_short(image: Image.Image, rng: np.random.Generator, *, low: int, high: int) -> Image.Image:
+def _resize_short(
+    image: Image.Image, rng: np.random.Generator, *, low: int, high: int, interpolation: str
+) -> Image.Image:
     size = low if low == high else int(rng.integers(low, high, endpoint=True))
     short = min(image.size)
     width, height = (size * side // short for side in image.size)
@@ -97,7 +91,7 @@ def _resize_short(image: Image.Image, rng: np.random.Generator, *, low: int, hig
             f"{image.width} x {image.height} pixels: with a shorter side of {size} they would be {width} x "
             f"{height}, over PIL.Image.MAX_IMAGE_PIXELS = {limit}; cut such a strip into parts"
         )
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+    return image.resize((width, height), INTERPOLATIONS[interpolation])
 
 
 def random_resized_crop(
@@ -105,11 +99,12 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (0.75, 4 / 3),
     like: str = "torchvision",
+    interpolation: str = "bilinear",
 ) -> HostOp:
-    """Crop a random part and resize it to size x size in one pass; bilinear, antialiased.
+    """Crop a random part and resize it to size x size in one pass; antialiased.
 
-    At the crop's border the filter sees the pixels beyond it. Where cykooz-resizer is not installed Pillow
-    resizes, several times slower; the two differ by one gray level at most.
+    At the crop's border the filter sees the pixels beyond it. Pillow does what is bicubic, and all where
+    cykooz-resizer is not installed, several times slower; the two differ by one gray level at most.
 
     Args:
       size: side of the result in pixels.
@@ -117,6 +112,7 @@ def random_resized_crop(
       ratio: least and largest width/height of the part, 0 < low <= high.
       like: "torchvision": the area is uniform, the ratio log-uniform. "tensorflow": the ratio is uniform, and
         then the height, so that small parts are more frequent.
+      interpolation: "bilinear" or "bicubic", as Pillow's.
     """
     _check_sizes("random_resized_crop", size)
     for name, bounds, limit in (("scale", scale, 1), ("ratio", ratio, math.inf)):
@@ -126,7 +122,10 @@ def random_resized_crop(
             )
     if like not in BOXES:
         raise ValueError(f"random_resized_crop: like must be one of {', '.join(BOXES)}, got {like!r}")
-    arguments = dict(size=size, scale=tuple(scale), ratio=tuple(ratio), like=like)
+    _check_interpolation("random_resized_crop", interpolation)
+    arguments = dict(
+        size=size, scale=tuple(scale), ratio=tuple(ratio), like=like, interpolation=interpolation
+    )
     return _operation("random_resized_crop", _random_resized_crop, random=True, **arguments)
 
 
@@ -138,10 +137,11 @@ def _random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     like: str,
+    interpolation: str,
 ) -> Image.Image:
     box = BOXES[like](image.width, image.height, scale, ratio, rng)
-    if resizer is None:
-        return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    if resizer is None or interpolation != "bilinear":
+        return image.resize((size, size), INTERPOLATIONS[interpolation], box=box)
     left, top, right, bottom = box
     options = resizer.ResizeOptions(
         resizer.ResizeAlg.convolution(resizer.FilterType.bilinear),
@@ -244,8 +244,16 @@ def _check_sizes(name: str, *sizes: int) -> None:
         raise ValueError(f"{name}: sizes must be whole numbers of pixels, at least 1, got {sizes}")
 
 
+def _check_interpolation(name: str, interpolation: str) -> None:
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(
+            f"{name}: interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}"
+        )
+
+
 # The name in a line of transforms, and the factory that its arguments are for.
 HOST_OPERATIONS: dict[str, Callable[..., HostOp]] = {
+    "augmix": augmix.augmix,
     "decode": decode,
     "center_crop": center_crop,
     "gray": gray,

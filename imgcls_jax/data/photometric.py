@@ -22,6 +22,7 @@ from imgcls_jax.data.device_operation import (
 LUMINANCE = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 LIKE = ("torchvision", "tensorflow")  # whose contrast and saturation
+THREE_AUGMENT_KERNEL = 13  # pixels, three of the largest width to each side
 BORDERS = ("reflect", "zeros")
 
 
@@ -168,6 +169,29 @@ def solarize(threshold: float = 0.5, p: float = 0.2) -> DeviceOp:
         return jnp.where(chance(rng, images, p) & (images >= threshold), 1 - images, images)
 
     return DeviceOp("solarize", invert, random=True)
+
+
+def three_augment() -> DeviceOp:
+    """Do one of three things to each image, drawn: grayscale, solarize, Gaussian blur; before `normalize`.
+
+    Solarize inverts from 0.5 on, and the width of the blur is from U(0.1, 2) pixels. It is 3-Augment without
+    its crop, flip and color jitter: `random_resized_crop`, `flip` and `color_jitter(0.3, 0.3, 0.3)`.
+
+    Difference: Pillow, which the authors use, composes its Gaussian of three means.
+
+    Reference: DeiT III, Touvron et al., 2022, arXiv:2204.07118, section 3.2.
+    """
+
+    def change(rng: jax.Array, images: jax.Array) -> jax.Array:
+        check_rgb("three_augment", images)
+        choice_rng, sigma_rng = jax.random.split(rng)
+        choices = per_image(jax.random.randint(choice_rng, (len(images),), 0, 3))
+        sigmas = jax.random.uniform(sigma_rng, (len(images),), minval=0.1, maxval=2.0)
+        blurred = blur(images, sigmas, THREE_AUGMENT_KERNEL)
+        solarized = jnp.where(images >= 0.5, 1 - images, images)
+        return jnp.where(choices == 0, luminance(images), jnp.where(choices == 1, solarized, blurred))
+
+    return DeviceOp("three_augment", change, random=True)
 
 
 def gaussian_blur(

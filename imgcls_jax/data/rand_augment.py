@@ -24,6 +24,7 @@ black then.
 from __future__ import annotations
 
 import enum
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +34,32 @@ from imgcls_jax.data.geometric import read
 from imgcls_jax.data.photometric import luminance
 
 LARGEST = {"torchvision": 30, "fixmatch": 10}  # level
-SHEAR = 0.3  # pixels a pixel, at the largest level, as all that follow
-TRANSLATE = 150 / 331  # of the side
 FIXMATCH_TRANSLATE = 10  # pixels
-ROTATE = 30.0  # degrees
-ENHANCE = 0.9  # away from the factor 1
 FIXMATCH_ENHANCE = 0.1, 1.8  # the factor is the first, and up to the second more
-POSTERIZED_BITS = 4  # left out
 GRAY = 0.5
+
+
+class Ranges(NamedTuple):
+    """How strong torchvision's changes are at the largest level.
+
+    Attributes:
+      shear: pixels a pixel.
+      side, pixels: of a translation, a share of the side and what is added to it.
+      degrees: of a rotation.
+      enhance: how far the factor is away from 1.
+      bits: that posterize leaves out.
+    """
+
+    shear: float
+    side: float
+    pixels: float
+    degrees: float
+    enhance: float
+    bits: int
+
+
+RAND_AUGMENT_RANGES = Ranges(shear=0.3, side=150 / 331, pixels=0, degrees=30, enhance=0.9, bits=4)
+WIDE_RANGES = Ranges(shear=0.99, side=0, pixels=32, degrees=135, enhance=0.99, bits=6)
 
 
 class Change(enum.IntEnum):
@@ -98,8 +117,7 @@ def rand_augment(
         return jax.random.uniform(rng, count, minval=low, maxval=high)
 
     def change(rng: jax.Array, images: jax.Array) -> jax.Array:
-        if images.shape[-1] not in (1, 3):
-            raise ValueError(f"rand_augment needs gray or RGB images [B, H, W, 1 or 3], got {images.shape}")
+        check_channels("rand_augment", images)
         count = (len(images),)
         images = _with_alpha(images) if fixmatch else images
         for layer in range(num_ops):
@@ -114,7 +132,19 @@ def rand_augment(
     return DeviceOp("rand_augment", change, random=True)
 
 
-def apply_changes(images: jax.Array, kinds: jax.Array, strengths: jax.Array, signs: jax.Array) -> jax.Array:
+def check_channels(name: str, images: jax.Array) -> None:
+    """Raises ValueError where images are neither gray nor RGB."""
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(f"{name} needs gray or RGB images [B, H, W, 1 or 3], got {images.shape}")
+
+
+def apply_changes(
+    images: jax.Array,
+    kinds: jax.Array,
+    strengths: jax.Array,
+    signs: jax.Array,
+    ranges: Ranges = RAND_AUGMENT_RANGES,
+) -> jax.Array:
     """Applies one change to each image.
 
     Args:
@@ -122,23 +152,24 @@ def apply_changes(images: jax.Array, kinds: jax.Array, strengths: jax.Array, sig
       kinds: int [B], each a `Change`.
       strengths: float [B] in [0, 1], shares of the largest magnitude.
       signs: float [B], 1 or -1; not read by the changes without direction.
+      ranges: what the largest magnitude is.
 
     Returns:
       float [B, H, W, C] in [0, 1].
     """
     amounts = strengths * signs
-    height, width = images.shape[1:3]
+    farthest = [ranges.side * side + ranges.pixels for side in images.shape[1:3]]
     images = _resample(
         images,
-        shear=_only(kinds, (Change.SHEAR_Y, Change.SHEAR_X), SHEAR * amounts),
+        shear=_only(kinds, (Change.SHEAR_Y, Change.SHEAR_X), ranges.shear * amounts),
         shift=(
-            *_only(kinds, (Change.TRANSLATE_Y,), jnp.trunc(TRANSLATE * height * amounts)),
-            *_only(kinds, (Change.TRANSLATE_X,), jnp.trunc(TRANSLATE * width * amounts)),
+            *_only(kinds, (Change.TRANSLATE_Y,), jnp.trunc(farthest[0] * amounts)),
+            *_only(kinds, (Change.TRANSLATE_X,), jnp.trunc(farthest[1] * amounts)),
         ),
-        degrees=_only(kinds, (Change.ROTATE,), ROTATE * amounts)[0],
+        degrees=_only(kinds, (Change.ROTATE,), ranges.degrees * amounts)[0],
     )
-    images = _blend(images, kinds, 1 + ENHANCE * amounts)
-    return _by_table(images, kinds, jnp.round(POSTERIZED_BITS * strengths), 1 - strengths)
+    images = _blend(images, kinds, 1 + ranges.enhance * amounts)
+    return _by_table(images, kinds, jnp.round(ranges.bits * strengths), 1 - strengths)
 
 
 def apply_fixmatch(images: jax.Array, kinds: jax.Array, strengths: jax.Array, signs: jax.Array) -> jax.Array:
@@ -152,18 +183,19 @@ def apply_fixmatch(images: jax.Array, kinds: jax.Array, strengths: jax.Array, si
     Returns:
       float [B, H, W, C + 1] in [0, 1].
     """
+    degrees, bits = RAND_AUGMENT_RANGES.degrees, RAND_AUGMENT_RANGES.bits
     tenth = 1 + 1e-6  # 10 * 0.7 and the like are meant to be whole
     shift = signs * jnp.floor(FIXMATCH_TRANSLATE * strengths * tenth)
     images = _resample(
         images,
-        shear=_only(kinds, (Change.SHEAR_Y, Change.SHEAR_X), SHEAR * strengths * signs),
+        shear=_only(kinds, (Change.SHEAR_Y, Change.SHEAR_X), RAND_AUGMENT_RANGES.shear * strengths * signs),
         shift=_only(kinds, (Change.TRANSLATE_Y, Change.TRANSLATE_X), shift),
-        degrees=_only(kinds, (Change.ROTATE,), signs * jnp.floor(ROTATE * strengths * tenth))[0],
+        degrees=_only(kinds, (Change.ROTATE,), signs * jnp.floor(degrees * strengths * tenth))[0],
     )
     color, alpha = images[..., :-1], images[..., -1:]
     least, more = FIXMATCH_ENHANCE
     color = _blend(color, kinds, least + more * strengths)
-    left_out = 8 - POSTERIZED_BITS + jnp.floor(POSTERIZED_BITS * strengths * tenth)
+    left_out = 8 - bits + jnp.floor(bits * strengths * tenth)
     threshold = (255.5 - jnp.floor(256 * strengths * tenth)) / 255  # halfway below its 8-bit number
     color = _by_table(color, kinds, left_out, threshold)
     forgetful = jnp.isin(per_image(kinds), jnp.array(FORGETFUL))

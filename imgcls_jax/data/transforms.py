@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgcls_jax.data.decoding import check_array, from_array
-from imgcls_jax.data.host_operations import HOST_OPERATIONS, Example, HostOp
+from imgcls_jax.data.host_operation import Example, HostOp
+from imgcls_jax.data.host_operations import HOST_OPERATIONS
 
 if TYPE_CHECKING:
     from imgcls_jax.data.device_operation import DeviceOp

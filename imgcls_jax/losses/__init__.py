@@ -6,6 +6,7 @@ from imgcls_jax.losses.classification import (
     label_rank,
     mean_over,
     prior_bias,
+    sigmoid_asymmetric,
     sigmoid_cross_entropy,
     sigmoid_focal,
     smooth_labels,
@@ -31,6 +32,7 @@ from imgcls_jax.losses.contrastive import (
     nt_xent,
     queue_info_nce,
 )
+from imgcls_jax.losses.hinge import multiclass_hinge, squared_hinge
 from imgcls_jax.losses.kmeans import (
     KMeans,
     kmeans,
@@ -86,6 +88,7 @@ __all__ = [
     "mean_over",
     "mixup",
     "moved_centers",
+    "multiclass_hinge",
     "mutual_information_loss",
     "nearest_centroid",
     "normalized_distance",
@@ -102,6 +105,7 @@ __all__ = [
     "pseudo_labels",
     "queue_info_nce",
     "sharpen",
+    "sigmoid_asymmetric",
     "sigmoid_cross_entropy",
     "sigmoid_focal",
     "sje_loss",
@@ -109,6 +113,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_focal",
     "softmax_squared_error",
+    "squared_hinge",
     "triplet",
     "unpatchify",
     "variance_hinge",

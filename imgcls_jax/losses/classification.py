@@ -162,6 +162,53 @@ def sigmoid_focal(
     return jnp.sum(positive + negative, axis=-1, where=observed)
 
 
+def sigmoid_asymmetric(
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    positive_gamma: float = 0.0,
+    negative_gamma: float = 4.0,
+    shift: float = 0.05,
+    observed: jax.Array | None = None,
+) -> jax.Array:
+    """Focal loss of K labels that quiets those that do not apply more than those that do, summed over them.
+
+    Eq.: l = sum_k t_k (1 - p_k)^g+ softplus(-z_k) - (1 - t_k) q_k^g- log(1 - q_k), p = sigmoid(z),
+    q = max(p - shift, 0): a label that does not apply costs nothing below a probability of `shift`.
+
+    Difference: the gradient passes through the powers, as in the paper. The authors' code can stop it there.
+
+    Args:
+      logits: float [..., K], any range; computed in float32.
+      targets: bool, integer or float [..., K] in [0, 1].
+      positive_gamma, negative_gamma: g+ and g-, >= 0. The authors' code also has g+ = 1.
+      shift: m, in [0, 1).
+      observed: bool [..., K], the labels that are known; the others' targets are not read. None for all.
+
+    Returns:
+      float32 [...], nats.
+
+    Raises:
+      ValueError: a gamma is negative, shift lies outside [0, 1), or the shapes differ.
+
+    Reference:
+      Ridnik et al. 2020, arXiv:2009.14119, equations 5 to 7.
+    """
+    _check_gamma(positive_gamma)
+    _check_gamma(negative_gamma)
+    if not 0.0 <= shift < 1.0:
+        raise ValueError(f"shift is taken off the probability, in [0, 1); got {shift}")
+    logits, targets = _label_pairs(logits, targets, observed)
+    surprise, opposite = jax.nn.softplus(-logits), jax.nn.softplus(logits)  # -log p, -log(1 - p)
+    positive = targets * jnp.exp(-positive_gamma * opposite) * surprise
+    if shift:
+        opposite = -jnp.logaddexp(-opposite, math.log(shift))  # -log(1 - p + m)
+    seen = opposite > 0
+    opposite = jnp.where(seen, opposite, 1.0)  # so that the power of 0 has no part in the gradient
+    negative = (1 - targets) * jnp.where(seen, (-jnp.expm1(-opposite)) ** negative_gamma * opposite, 0.0)
+    return jnp.sum(positive + negative, axis=-1, where=observed)
+
+
 def _label_pairs(
     logits: jax.Array, targets: jax.Array, observed: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from imgcls_jax.layers.attention import BAM, CBAM, SqueezeExcitation
 from imgcls_jax.layers.convolution import Conv, he_fan_out
 from imgcls_jax.layers.features import Features
-from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.normalization import batch_norm, choose_norm
 from imgcls_jax.layers.pooling import ceil_max_pool, max_pool
 from imgcls_jax.layers.variants import choose_variant
 
@@ -178,7 +178,7 @@ class ResNet(nn.Module):
             raise ValueError(f"begins_as of ResNet is one of {tuple(BEGINNINGS)}; got {self.begins_as!r}")
         kernel_init = BEGINNINGS[self.begins_as]
         conv = functools.partial(Conv, use_bias=False, kernel_init=kernel_init, dtype=self.dtype)
-        norm = functools.partial(self.norm, use_running_average=not train, dtype=self.dtype)
+        norm = functools.partial(choose_norm(self.norm), use_running_average=not train, dtype=self.dtype)
         gamma = nn.initializers.zeros_init() if self.zero_init_gamma else nn.initializers.ones_init()
         block = functools.partial(
             nn.remat(Block) if self.remat else Block,

@@ -15,7 +15,7 @@ import jax
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.dense import Dense, fan_in_uniform, fan_in_uniform_bias
 from imgcls_jax.layers.features import Features
-from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.normalization import batch_norm, choose_norm
 from imgcls_jax.layers.variants import choose_variant
 
 
@@ -25,7 +25,8 @@ class Simpleconv3(nn.Module):
     Attributes:
       channels: of the three convolutions.
       hidden: widths of the fully connected layers; () for none.
-      norm: constructor of a norm layer that takes use_running_average and dtype.
+      norm: "batch", "group" or "instance", or a constructor of a norm layer that takes use_running_average
+        and dtype.
       dtype: of the computation; params stay float32.
     """
 
@@ -45,7 +46,7 @@ class Simpleconv3(nn.Module):
         Returns:
           Features: map [B, ceil(H / 8), ceil(W / 8), 48], embedding [B, 128].
         """
-        x = images
+        x, norm = images, choose_norm(self.norm)
         for stage, channels in enumerate(self.channels, start=1):
             x = Conv(
                 channels,
@@ -57,7 +58,7 @@ class Simpleconv3(nn.Module):
                 kernel_init=fan_in_uniform,
                 bias_init=fan_in_uniform_bias(9 * x.shape[-1]),
             )(x)
-            x = nn.relu(self.norm(use_running_average=not train, dtype=self.dtype, name=f"bn{stage}")(x))
+            x = nn.relu(norm(use_running_average=not train, dtype=self.dtype, name=f"bn{stage}")(x))
         feature_map = x  # [B, h, w, 48]
         x = x.reshape(x.shape[0], -1)
         for layer, width in enumerate(self.hidden, start=1):

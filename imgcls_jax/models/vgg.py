@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from imgcls_jax.layers.convolution import Conv, he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
-from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.normalization import batch_norm, choose_norm
 from imgcls_jax.layers.pooling import adaptive_average_pool, max_pool
 from imgcls_jax.layers.variants import choose_variant
 from imgcls_jax.layers.windows import windows
@@ -47,7 +47,8 @@ class VGG(nn.Module):
     Attributes:
       blocks: kernel sizes of the convolutions of each block; a max-pooling ends a block.
       channels: of each block.
-      norm: constructor of a norm layer that takes use_running_average, dtype and name; None for none.
+      norm: "batch", "group" or "instance", or a constructor of a norm layer that takes use_running_average,
+        dtype and name; None for none.
       response_norm: local response normalization after the first convolution (A-LRN). It takes no number
         among the layers' names, so that the weights of A fit.
       hidden: widths of fc6 and fc7.
@@ -116,9 +117,8 @@ class VGG(nn.Module):
                 name=f"features.{number}",
             )(x)
             if self.norm is not None:
-                x = self.norm(use_running_average=not train, dtype=self.dtype, name=f"features.{number + 1}")(
-                    x
-                )
+                norm = choose_norm(self.norm)
+                x = norm(use_running_average=not train, dtype=self.dtype, name=f"features.{number + 1}")(x)
             x = nn.relu(x)
             if self.response_norm and number == 0:
                 # The setting of AlexNet's paper: alpha 1e-4, there not divided by the window's size.

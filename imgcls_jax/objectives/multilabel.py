@@ -1,5 +1,5 @@
-"""Multi-label classification, each label on its own: sigmoid cross-entropy or focal loss (Lin et al. 2017,
-arXiv:1708.02002), with weights for rare labels.
+"""Multi-label classification, each label on its own: sigmoid cross-entropy with weights for rare labels,
+focal or asymmetric loss (Lin et al. 2017, arXiv:1708.02002; Ridnik et al. 2020, arXiv:2009.14119).
 
 params, objective_state: those of contracts/classifier.py.
 """
@@ -7,8 +7,9 @@ params, objective_state: those of contracts/classifier.py.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,9 +26,9 @@ from imgcls_jax.contracts.objective import (
     require_between,
     require_one_of,
 )
-from imgcls_jax.losses import sigmoid_cross_entropy, sigmoid_focal
+from imgcls_jax.losses import sigmoid_asymmetric, sigmoid_cross_entropy, sigmoid_focal
 
-LOSSES = ("cross_entropy", "focal")
+LOSSES = ("cross_entropy", "focal", "asymmetric")
 
 
 def make(
@@ -38,6 +39,9 @@ def make(
     positive_weights: Sequence[float] | str = (),
     alpha: float = 0.25,
     gamma: float = 2.0,
+    positive_gamma: float = 0.0,
+    negative_gamma: float = 4.0,
+    shift: float = 0.05,
     dropout: float = 0.0,
     ema_decay: float | None = None,
     ema_warmup: bool = True,
@@ -49,10 +53,11 @@ def make(
     Args:
       backbone: module of models/.
       task: num_classes K, num_examples and class_counts are read.
-      loss: "cross_entropy" or "focal".
+      loss: "cross_entropy", "focal" or "asymmetric".
       positive_weights: of cross_entropy, K numbers > 0 on the terms of the labels that apply; "balanced" for
         the negatives over the positives of each label in the training split; () for 1.
       alpha, gamma: of focal, as `sigmoid_focal` has them.
+      positive_gamma, negative_gamma, shift: of asymmetric, as `sigmoid_asymmetric` has them.
       dropout, ema_decay, ema_warmup, head, head_fields: as `make_classifier` has them.
 
     Raises:
@@ -60,7 +65,9 @@ def make(
     """
     require_one_of(LOSSES, loss=loss)
     require_between(0, 1, alpha=alpha)
-    require_between(0, math.inf, gamma=gamma)
+    require_between(0, math.inf, gamma=gamma, positive_gamma=positive_gamma, negative_gamma=negative_gamma)
+    if not 0 <= shift < 1:
+        raise ValueError(f"objective.shift lies in [0, 1); got {shift}")
     weights = _positive_weights(positive_weights, task)
     classifier = make_classifier(
         backbone,
@@ -71,7 +78,15 @@ def make(
         ema_decay=ema_decay,
         ema_warmup=ema_warmup,
     )
-    learner = _MultiLabel(classifier, loss, weights, alpha, gamma)
+    if loss == "focal":
+        losses = functools.partial(sigmoid_focal, alpha=alpha, gamma=gamma)
+    elif loss == "asymmetric":
+        losses = functools.partial(
+            sigmoid_asymmetric, positive_gamma=positive_gamma, negative_gamma=negative_gamma, shift=shift
+        )
+    else:
+        losses = functools.partial(sigmoid_cross_entropy, positive_weight=weights)
+    learner = _MultiLabel(classifier, losses)
     return Objective(
         batch_keys=("image", "label"),
         init=lambda rng, batch: classifier.init(rng, batch["image"]),
@@ -85,13 +100,15 @@ def make(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _MultiLabel:
-    """The algorithm; the attributes are arguments of `make`, or made of them."""
+    """The algorithm.
+
+    Attributes:
+      classifier: the network.
+      losses: logits float [B, K], targets [B, K] of 0 and 1 -> float32 [B], summed over the labels.
+    """
 
     classifier: Classifier
-    name: str
-    positive_weights: jax.Array | float
-    alpha: float
-    gamma: float
+    losses: Callable[[jax.Array, jax.Array], jax.Array]
 
     def loss(
         self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
@@ -106,12 +123,6 @@ class _MultiLabel:
         hits = (logits > 0) == (batch["label"] > 0)
         metrics = {"loss": value, "label_accuracy": jnp.mean(hits.astype(jnp.float32))}
         return value, (objective_state | {"batch_stats": batch_stats}, metrics)
-
-    def losses(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        """Returns the losses of all decisions. Args: logits float [B, K]; targets [B, K] of 0 and 1."""
-        if self.name == "focal":
-            return sigmoid_focal(logits, targets, alpha=self.alpha, gamma=self.gamma)
-        return sigmoid_cross_entropy(logits, targets, positive_weight=self.positive_weights)
 
     def predict(self, params: Params, objective_state: ObjectiveState, batch: Batch) -> dict[str, jax.Array]:
         outputs = self.classifier.predict(params, objective_state, batch)

@@ -1,4 +1,4 @@
-"""Supervised classification with softmax cross-entropy.
+"""Supervised classification: softmax cross-entropy, one sigmoid a class, or hinge losses.
 
 A backbone with auxiliary classifiers (GoogLeNet, Inception v3) has a linear head on each while it trains;
 each of their losses counts the backbone's own `aux_weight` times. Options: label smoothing, class weights
@@ -28,6 +28,7 @@ from imgcls_jax.contracts.objective import (
     Params,
     Task,
     require_between,
+    require_one_of,
 )
 from imgcls_jax.losses import (
     cutmix,
@@ -35,12 +36,25 @@ from imgcls_jax.losses import (
     inverse_frequency_weights,
     mean_over,
     mixup,
+    multiclass_hinge,
+    sigmoid_cross_entropy,
     smooth_labels,
     softmax_cross_entropy,
     softmax_focal,
+    squared_hinge,
     zero_one,
 )
 
+LOSSES = ("cross_entropy", "binary_cross_entropy", "hinge", "squared_hinge")
+USED_BY = {
+    "class_weights": ("cross_entropy",),
+    "focal_gamma": ("cross_entropy",),
+    "logit_adjustment": ("cross_entropy",),
+    "label_smoothing": ("cross_entropy", "binary_cross_entropy"),
+    "mixup_alpha": ("cross_entropy", "binary_cross_entropy"),
+    "cutmix_alpha": ("cross_entropy", "binary_cross_entropy"),
+    "target_threshold": ("binary_cross_entropy",),
+}
 MIXED_IN_PARTS = "images are mixed with others of their own part, and each part draws its own coefficients"
 
 
@@ -48,6 +62,8 @@ def make(
     backbone: Any,
     task: Task,
     *,
+    loss: str = "cross_entropy",
+    target_threshold: float | None = None,
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] | str | None = None,
     effective_beta: float = 0.999,
@@ -66,6 +82,14 @@ def make(
     Args:
       backbone: module of models/.
       task: num_classes and class_counts are read.
+      loss: "cross_entropy" of the softmax.
+        "binary_cross_entropy" of a sigmoid for each class, summed over the classes, whose targets are 1 for
+        the label and 0 else, or what smoothing and mixing make of them (Wightman et al. 2021,
+        arXiv:2110.00476). timm divides by the number of classes.
+        "hinge" and "squared_hinge": `multiclass_hinge` and `squared_hinge` of losses/.
+        `predict` returns logits alone; evaluators read probabilities off their softmax, whatever the loss.
+      target_threshold: of binary_cross_entropy, in [0, 1): targets above it count as 1, all others as 0, so
+        that both classes of mixed images are there; None takes them as they are.
       label_smoothing: epsilon in [0, 1].
       class_weights: K numbers >= 0; "inverse_frequency" or "effective_number" for those functions of losses/
         on the training split's class sizes; None or () weighs all classes alike.
@@ -77,14 +101,28 @@ def make(
       ema_decay, ema_warmup, dropout, head, head_fields: as `make_classifier` has them.
 
     Raises:
-      ValueError: class_weights does not have one non-negative number a class, or a number is out of range.
+      ValueError: an unknown loss, an option that it has no use for, class_weights without one non-negative
+        number a class, or a number out of range.
     """
+    require_one_of(LOSSES, loss=loss)
     require_between(0, 1, label_smoothing=label_smoothing)
     require_between(0, math.inf, focal_gamma=focal_gamma, logit_adjustment=logit_adjustment)
     require_between(0, math.inf, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
     if focal_gamma and (label_smoothing or mixup_alpha or cutmix_alpha):
         raise ValueError("objective.focal_gamma takes classes: leave out label_smoothing, mixup and cutmix")
     weights = _class_weights(class_weights, task, effective_beta)
+    _require_use(
+        loss,
+        class_weights=weights is not None,
+        focal_gamma=focal_gamma,
+        logit_adjustment=logit_adjustment,
+        label_smoothing=label_smoothing,
+        mixup_alpha=mixup_alpha,
+        cutmix_alpha=cutmix_alpha,
+        target_threshold=target_threshold is not None,
+    )
+    if not 0 <= (target_threshold or 0) < 1:
+        raise ValueError(f"objective.target_threshold lies in [0, 1); got {target_threshold}")
     classifier = make_classifier(
         backbone,
         task.num_classes,
@@ -94,7 +132,8 @@ def make(
         ema_decay=ema_decay,
         ema_warmup=ema_warmup,
     )
-    criterion = _Criterion(weights, _logit_adjustment(logit_adjustment, task), focal_gamma)
+    adjustment = _logit_adjustment(logit_adjustment, task)
+    criterion = _Criterion(loss, weights, adjustment, focal_gamma, target_threshold)
     learner = _Supervised(classifier, criterion, task.num_classes, label_smoothing, mixup_alpha, cutmix_alpha)
     return Objective(
         batch_keys=("image", "label"),
@@ -113,14 +152,17 @@ class _Criterion:
     """The loss of logits.
 
     Attributes:
+      name: of the loss, one of LOSSES.
       weights: float32 [K], of the classes, or None.
       adjustment: float32 [K], added to the logits, or 0.
-      focal_gamma: as `make` has it.
+      focal_gamma, target_threshold: as `make` has them.
     """
 
+    name: str
     weights: jax.Array | None
     adjustment: jax.Array | float
     focal_gamma: float
+    target_threshold: float | None
 
     def __call__(self, logits: jax.Array, targets: jax.Array, divisor: jax.Array | None) -> jax.Array:
         """Returns the mean.
@@ -130,12 +172,22 @@ class _Criterion:
           targets: int [B], or probabilities float [B, K].
           divisor: of the sum, where there are weights; else it is B.
         """
-        logits = logits + self.adjustment
-        if self.focal_gamma:
-            losses = softmax_focal(logits, targets, gamma=self.focal_gamma, class_weights=self.weights)
-        else:
-            losses = softmax_cross_entropy(logits, targets, class_weights=self.weights)
+        losses = self.losses(logits + self.adjustment, targets)
         return jnp.mean(losses) if divisor is None else mean_over(losses, divisor)
+
+    def losses(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+        """Returns the loss of each example, float32 [B]; arguments as above."""
+        if self.name == "hinge":
+            return multiclass_hinge(logits, targets)
+        if self.name == "squared_hinge":
+            return squared_hinge(logits, targets)
+        if self.name == "binary_cross_entropy":
+            if self.target_threshold is not None:
+                targets = targets > self.target_threshold
+            return sigmoid_cross_entropy(logits, targets)
+        if self.focal_gamma:
+            return softmax_focal(logits, targets, gamma=self.focal_gamma, class_weights=self.weights)
+        return softmax_cross_entropy(logits, targets, class_weights=self.weights)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,9 +230,19 @@ class _Supervised:
         """Returns the images, and the targets of the loss: labels, or probabilities if an option needs
         them."""
         images, targets = batch["image"], batch["label"]
-        if self.label_smoothing or self.mixup_alpha or self.cutmix_alpha:
+        binary = self.criterion.name == "binary_cross_entropy"
+        if binary or self.label_smoothing or self.mixup_alpha or self.cutmix_alpha:
             targets = smooth_labels(targets, num_classes=self.num_classes, epsilon=self.label_smoothing)
         return mix(rng, images, targets, mixup_alpha=self.mixup_alpha, cutmix_alpha=self.cutmix_alpha)
+
+
+def _require_use(loss: str, **options: Any) -> None:
+    """Raises ValueError for an option that is set and that the loss has no use for."""
+    for name, value in options.items():
+        if value and loss not in USED_BY[name]:
+            raise ValueError(
+                f"objective.{name} is for the loss {' or '.join(USED_BY[name])}; objective.loss is {loss!r}"
+            )
 
 
 def mix(

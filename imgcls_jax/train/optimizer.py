@@ -44,9 +44,9 @@ def make_optimizer(
       ValueError: an optimizer that is unknown or does not fit, a pattern that matches nothing or does not
         compile, or every parameter frozen.
     """
-    groups, weight_decay = settings.groups, settings.weight_decay
+    groups, decays = settings.groups, settings.weight_decay or settings.l1
     paths = param_paths(params)
-    decay_mask = _mask(paths, settings.decay_params, "decay_params") if weight_decay else None
+    decay_mask = _mask(paths, settings.decay_params, "decay_params") if decays else None
     fields = dict(settings.fields)
     trust = fields.pop(TRUST_PARAMS, None)
     trust_mask = None if trust is None else _mask(paths, trust, TRUST_PARAMS)
@@ -69,6 +69,9 @@ def make_optimizer(
         rate = _rate(settings, schedule, factor)
         own = {} if trust_mask is None else {"trust_ratio_mask": _masked_to(trust_mask, labels, label)}
         transforms[label] = _one_group(settings, rate, chosen, fields | own)
+        if settings.l1:
+            shrink = optax.masked(soft_threshold(rate, settings.l1), chosen)
+            transforms[label] = optax.chain(transforms[label], shrink)
     tx = optax.partition(transforms, labels)
     if settings.clip_norm:
         trainable = jax.tree.map(lambda label: factors[label] is not None, labels)
@@ -117,6 +120,36 @@ def _one_group(
             f"= {settings.decay_params!r} leaves some out: set decay_params to '.*', or weight_decay to 0"
         )
     return function(rate, **own, **hyperparameters)
+
+
+def soft_threshold(rate: Schedule | float, l1: float) -> optax.GradientTransformation:
+    """An L1 penalty apart from the gradient, after the optimizer's own step: a proximal step.
+
+    Eq.: p <- sign(q) max(|q| - rate l1, 0), q being p after the optimizer's step; so small params become 0
+    exactly. The gradient of the penalty would let them swing about 0.
+
+    Args:
+      rate: the learning rate, or step -> learning rate.
+      l1: strength of the penalty, >= 0.
+    """
+
+    def init(params: Any) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Any, state: optax.ScaleByScheduleState, params: Any = None
+    ) -> tuple[Any, optax.ScaleByScheduleState]:
+        threshold = l1 * (rate(state.count) if callable(rate) else rate)
+
+        def shrunk(param: jax.Array, change: jax.Array) -> jax.Array:
+            moved = param + change
+            return jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - threshold, 0) - param
+
+        changed = jax.tree.map(shrunk, params, updates)
+        return changed, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
 
 
 def _rate(settings: OptimizerSettings, schedule: Schedule, factor: float) -> Schedule | float:

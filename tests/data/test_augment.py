@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
-from imgcls_jax.data import augment, erasing, geometric, photometric
+from imgcls_jax.data import augment, blurring, erasing, geometric, photometric
 from imgcls_jax.data.device_operation import DeviceOp
 from imgcls_jax.data.photometric import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 QUICK = {"xla_backend_optimization_level": 0}  # the compiler's time is nearly all that these tests need
 PIXELS = np.array([[[1, 0.5, 0], [0, 0, 1]]], np.float32)  # [H=1, W=2, C]
+NOISE = erasing.random_erasing(p=0.8, fill="noise")
 OPS = (
     geometric.flip(),
     geometric.vertical_flip(),
@@ -30,8 +32,13 @@ OPS = (
     photometric.grayscale(0.5),
     photometric.solarize(0.5, p=0.5),
     photometric.gaussian_blur(),
+    photometric.three_augment(),
+    blurring.motion_blur(5),
+    blurring.median_blur(),
     erasing.cutout(3),
     erasing.random_erasing(),
+    NOISE,
+    geometric.optical_distortion(),
     geometric.resized_crop(),
     geometric.upsample(12),
     photometric.normalize((0.5, 0.4, 0.3), 0.25),
@@ -81,13 +88,14 @@ def test_shapes_and_dtypes(images):
 
 def test_values_stay_in_the_unit_range(images):
     for op, result in zip(RANDOM, run_random(images), strict=True):
-        assert result.min() >= -1e-6 and result.max() <= 1 + 1e-6, op.name
+        if op is not NOISE:
+            assert result.min() >= -1e-6 and result.max() <= 1 + 1e-6, op.name
 
 
 def test_every_image_has_its_own_draw(images):
     for op, result in zip(RANDOM, run_random(np.repeat(images[:1], 16, axis=0)), strict=True):
         different = {image.tobytes() for image in result}
-        switches = ("flip", "vertical_flip", "grayscale", "solarize")
+        switches = ("flip", "vertical_flip", "grayscale", "solarize", "median_blur")
         assert len(different) == 2 if op.name in switches else len(different) > 5, op.name
 
 
@@ -317,6 +325,20 @@ def test_resized_crop_takes_the_largest_centered_part_where_no_draw_fits(monkeyp
     np.testing.assert_array_equal(corners, [[0, 9]] * 3)
 
 
+def test_optical_distortion_golden(monkeypatch):
+    """On 5 x 5 with k = 0.2 a corner is read at -0.8 and the middle of a side at -0.4: at the edge itself."""
+    ramp = (10 * np.arange(5.0)[:, None] + np.arange(5.0)).astype(np.float32)[None, :, :, None]
+    inward = np.asarray(geometric.bend(ramp, jnp.array([-0.2])))[0, :, :, 0]
+    np.testing.assert_allclose(inward[[0, 0, 1, 2], [0, 2, 1, 2]], [8.8, 6, 12.1, 22], rtol=1e-5)
+    outward = np.asarray(geometric.bend(ramp, jnp.array([0.2])))[0, :, :, 0]
+    np.testing.assert_allclose(outward[[0, 0, 1], [0, 2, 1]], [0, 2, 9.9], atol=1e-5)
+    read = lambda images, rows, columns: (rows, columns)  # noqa: E731
+    monkeypatch.setattr(geometric, "read_between", read)
+    rows, columns = geometric.bend(ramp, jnp.array([0.2]))
+    np.testing.assert_allclose(rows[0, [0, 0, 4], [0, 2, 4]], [-0.8, -0.4, 4.8], rtol=1e-5)
+    np.testing.assert_allclose(columns[0, [0, 0, 4], [0, 2, 4]], [-0.8, 2, 4.8], rtol=1e-5)
+
+
 def test_upsample_golden():
     images = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
     golden = [[3.5714, 5.1429], [9.8571, 11.4286]]
@@ -451,6 +473,39 @@ def test_blur_against_numpy(images, border):
         np.testing.assert_allclose(blurred, (windows * kernel).sum(axis=(-1, -2)), atol=1e-5)
 
 
+def test_smear_is_the_mean_along_a_line(images):
+    """Against scipy's linear interpolation, at five points of a line that rises to the right."""
+    angle, (height, width) = 0.7, images.shape[1:3]
+    y, x = np.mgrid[:height, :width].astype(float)
+    points = [(y - t * np.sin(angle), x + t * np.cos(angle)) for t in (-2, -1, 0, 1, 2)]
+    read = partial(scipy.ndimage.map_coordinates, order=1, mode="nearest")
+    expected = np.mean([read(images[0, :, :, 1], point) for point in points], axis=0)
+    smeared = blurring.smear(images[:2], jnp.array([angle, 0.0]), 5)
+    np.testing.assert_allclose(smeared[0, :, :, 1], expected, atol=1e-5)
+    level = scipy.ndimage.uniform_filter1d(images[1], 5, axis=1, mode="nearest")
+    np.testing.assert_allclose(smeared[1], level, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_median_blur_is_scipys(images, size):
+    expected = scipy.ndimage.median_filter(images[:2], (1, size, size, 1), mode="mirror")
+    np.testing.assert_array_equal(one(blurring.median_blur(size, p=1), images[:2]), expected)
+
+
+def test_three_augment_does_one_of_three_things():
+    images = np.random.default_rng(1).random((600, 8, 8, 3), dtype=np.float32)
+    result = one(photometric.three_augment(), images)
+    gray = (np.ptp(result, axis=-1) == 0).all(axis=(1, 2))
+    np.testing.assert_allclose(result[gray][..., 0], images[gray] @ [0.2989, 0.587, 0.114], atol=1e-5)
+    inverted = np.isclose(result, np.where(images >= 0.5, 1 - images, images)).all(axis=(1, 2, 3))
+    for done in (gray, inverted, ~gray & ~inverted):
+        assert done.mean() == pytest.approx(1 / 3, abs=0.06)  # three standard deviations
+    # a Gaussian narrower than 2 pixels keeps the mean and lowers the spread of noise
+    blurred = ~gray & ~inverted
+    np.testing.assert_allclose(result[blurred].mean((1, 2)), images[blurred].mean((1, 2)), atol=0.15)
+    assert np.mean(result[blurred].std((1, 2)) < 0.9 * images[blurred].std((1, 2))) > 0.7
+
+
 @pytest.mark.parametrize(("side", "width"), [(8, 3), (32, 3), (48, 5), (224, 23)])
 def test_the_kernel_is_a_tenth_of_the_side(side, width):
     images = np.zeros((1, side, side, 1), np.float32)
@@ -511,6 +566,15 @@ def test_random_erasing_skips_what_does_not_fit():
     ).all()
 
 
+def test_random_erasing_with_noise_fills_the_same_places():
+    images = np.full((200, 20, 20, 3), 5, np.float32)
+    zeros, noise = [one(erasing.random_erasing(fill=fill), images) for fill in erasing.FILLS]
+    np.testing.assert_array_equal(noise[zeros == 5], 5)
+    drawn = noise[zeros == 0]
+    assert drawn.size > 10_000 and abs(drawn.mean()) < 0.02 and drawn.std() == pytest.approx(1, abs=0.02)
+    assert len(np.unique(drawn)) > 0.99 * drawn.size
+
+
 def test_sobel_golden():
     y, x = np.mgrid[:6, :7]
     ramps = np.stack([np.full((6, 7), 3.0), 0.5 * x, 0.25 * y]).astype(np.float32)
@@ -561,6 +625,10 @@ def test_normalize():
         (lambda: photometric.solarize(2), r"threshold must lie in \[0, 1\]"),
         (lambda: erasing.cutout(0), "at least 1, got 0"),
         (lambda: erasing.random_erasing(scale=(0.5, 1.5)), "at most 1"),
+        (lambda: erasing.random_erasing(fill="x"), "fill must be one of zero, noise, got 'x'"),
+        (lambda: blurring.motion_blur(4), "length must be an odd number of pixels, at least 3, got 4"),
+        (lambda: blurring.median_blur(1), "kernel_size must be an odd number"),
+        (lambda: geometric.optical_distortion(0.6), r"limit must lie in \[0, 0.5\]"),
         (lambda: geometric.resized_crop((0, 1)), "scale must be .* 0 < low <= high"),
         (lambda: geometric.resized_crop((0.5, 1.5)), "at most 1"),
         (lambda: geometric.resized_crop(ratio=(2, 1)), "ratio must be"),

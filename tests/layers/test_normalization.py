@@ -1,4 +1,7 @@
-"""The batch normalisation equals flax's, forward and backward, in training and with running statistics."""
+"""The batch normalization equals flax's, forward and backward, in training and with running statistics; group
+and instance normalization follow their equations."""
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -6,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.layers.normalization import BatchNorm
+from imgcls_jax.layers.normalization import BatchNorm, choose_norm
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -51,3 +54,42 @@ def test_what_it_would_not_read_is_refused(fields):
     module = BatchNorm(use_running_average=False, **fields)
     with pytest.raises(ValueError, match=next(iter(fields))):
         module.init(jax.random.key(0), jnp.ones((4, 3)))
+
+
+@pytest.mark.parametrize(
+    "name, channels, groups",
+    [
+        ("group", 128, 32),
+        ("group", 64, 32),
+        ("group", 32, 16),
+        ("group", 12, 2),
+        ("group", 3, 1),
+        ("instance", 6, 6),
+    ],
+)
+def test_group_and_instance_norm_follow_their_equation(name, channels, groups):
+    """(x - mean) / sqrt(var + 1e-5) over the positions and the channels of a group, then scale and bias."""
+    x = np.random.default_rng(0).normal(3, 2, (2, 4, 5, channels)).astype(np.float32)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return choose_norm(name)(use_running_average=not train, name="bn")(x)
+
+    apply = functools.partial(Net().apply, train=False)
+    variables = Net().init(jax.random.key(0), x, train=True)
+    assert list(variables) == ["params"]
+    variables = jax.tree.map(lambda leaf: leaf * 2 + 1, variables)  # scale 3, bias 1
+    parts = x.reshape(2, -1, groups, channels // groups).astype(np.float64)
+    mean, var = (moment(parts, axis=(1, 3), keepdims=True) for moment in (np.mean, np.var))
+    expected = 3 * ((parts - mean) / np.sqrt(var + 1e-5)).reshape(x.shape) + 1
+    np.testing.assert_allclose(apply(variables, x), expected, atol=2e-4)
+    np.testing.assert_allclose(Net().apply(variables, x, train=True), apply(variables, x))
+    np.testing.assert_allclose(apply(variables, x[1:]), apply(variables, x)[1:], atol=1e-5)
+
+
+def test_norms_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="model.norm is one of batch, group, instance; got 'layer'"):
+        choose_norm("layer")
+    with pytest.raises(ValueError, match="a map of one position"):
+        choose_norm("instance")(use_running_average=True)(jnp.ones((2, 1, 1, 8)))

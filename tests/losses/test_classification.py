@@ -10,6 +10,7 @@ from imgcls_jax.losses import (
     inverse_frequency_weights,
     mean_over,
     prior_bias,
+    sigmoid_asymmetric,
     sigmoid_cross_entropy,
     sigmoid_focal,
     smooth_labels,
@@ -27,6 +28,7 @@ EVERY_LOSS = [
     (softmax_focal, LABELS),
     (sigmoid_cross_entropy, APPLIES),
     (sigmoid_focal, APPLIES),
+    (sigmoid_asymmetric, APPLIES),
 ]
 
 
@@ -166,7 +168,27 @@ def test_sigmoid_focal_values():
     )
 
 
-@pytest.mark.parametrize("loss, targets", [(sigmoid_cross_entropy, APPLIES), (sigmoid_focal, APPLIES)])
+def test_sigmoid_asymmetric_values():
+    """By hand: -ln p of 0 and 2; .45^4 times -ln .55; 0.01798621 is the sigmoid of -4, below the shift."""
+    logits = jnp.array([[0.0], [2.0], [0.0], [-4.0]])
+    targets = jnp.array([[1], [1], [0], [0]])
+    expected = [0.693147, 0.126928, 0.04100625 * 0.597837, 0.0]
+    np.testing.assert_allclose(sigmoid_asymmetric(logits, targets), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        sigmoid_asymmetric(logits, targets, positive_gamma=1.0, negative_gamma=0.0),
+        [0.5 * 0.693147, 0.119203 * 0.126928, 0.597837, 0.0],
+        atol=1e-6,
+    )
+
+
+def test_sigmoid_asymmetric_without_its_own_is_cross_entropy_and_focal():
+    plain = sigmoid_asymmetric(LOGITS, APPLIES, negative_gamma=0.0, shift=0.0)
+    np.testing.assert_allclose(plain, sigmoid_cross_entropy(LOGITS, APPLIES), rtol=1e-6)
+    focal = sigmoid_asymmetric(LOGITS, APPLIES, positive_gamma=2.0, negative_gamma=2.0, shift=0.0)
+    np.testing.assert_allclose(focal, 2 * sigmoid_focal(LOGITS, APPLIES, alpha=0.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss, targets", EVERY_LOSS[2:])
 def test_labels_that_are_not_observed_change_nothing(loss, targets):
     observed = jnp.array([[True, True, False], [False, False, False]])
     unknown = jnp.where(observed, targets, jnp.nan)
@@ -178,7 +200,8 @@ def test_labels_that_are_not_observed_change_nothing(loss, targets):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_gradients_are_the_slopes(gamma):
     def focal(z):
-        return softmax_focal(z, LABELS, gamma=gamma).sum() + sigmoid_focal(z, APPLIES, gamma=gamma).sum()
+        softmax = softmax_focal(z, LABELS, gamma=gamma).sum() + sigmoid_focal(z, APPLIES, gamma=gamma).sum()
+        return softmax + sigmoid_asymmetric(z, APPLIES, positive_gamma=gamma, negative_gamma=gamma).sum()
 
     logits = np.asarray(LOGITS) + 0.3
     gradient = jax.grad(focal)(jnp.asarray(logits))
@@ -201,6 +224,8 @@ def test_focal_and_sigmoid_extremes_stay_finite(dtype, gamma, scale):
             softmax_focal(z, jnp.array([0]), gamma=gamma)[0]
             + sigmoid_focal(z, applies, gamma=gamma)[0]
             + sigmoid_cross_entropy(z, applies)[0]
+            + sigmoid_asymmetric(z, applies, negative_gamma=gamma, shift=0.0)[0]
+            + sigmoid_asymmetric(z, applies, positive_gamma=gamma, negative_gamma=gamma)[0]
         )
 
     value, gradient = jax.value_and_grad(total)(logits)
@@ -240,6 +265,8 @@ def test_what_the_focal_and_sigmoid_losses_refuse():
         softmax_focal(LOGITS, jnp.ones((2, 3)))
     with pytest.raises(ValueError, match="alpha"):
         sigmoid_focal(LOGITS, APPLIES, alpha=2.0)
+    with pytest.raises(ValueError, match="shift"):
+        sigmoid_asymmetric(LOGITS, APPLIES, shift=1.0)
     with pytest.raises(ValueError, match="one number a label"):
         sigmoid_cross_entropy(LOGITS, LABELS)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imgcls_jax.contracts.objective import Task
-from imgcls_jax.losses import sigmoid_cross_entropy, sigmoid_focal
+from imgcls_jax.losses import sigmoid_asymmetric, sigmoid_cross_entropy, sigmoid_focal
 from imgcls_jax.models import simpleconv3
 from imgcls_jax.objectives import multilabel
 
@@ -43,6 +43,9 @@ def test_the_losses():
     value, logits, *_ = loss_and_logits(loss="focal", alpha=0.5, gamma=1.0)
     expected = jnp.mean(sigmoid_focal(logits, BATCH["label"], alpha=0.5, gamma=1.0))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
+    value, logits, *_ = loss_and_logits(loss="asymmetric", negative_gamma=2.0, shift=0.1)
+    expected = jnp.mean(sigmoid_asymmetric(logits, BATCH["label"], negative_gamma=2.0, shift=0.1))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
     value, logits, *_ = loss_and_logits(positive_weights="balanced")
     weights = np.array([3.0, 1.0, 7.0, 39.0])
     expected = jnp.mean(sigmoid_cross_entropy(logits, BATCH["label"], positive_weight=weights))
@@ -61,3 +64,5 @@ def test_mistakes(weights):
         multilabel.make(simpleconv3.build(), TASK, positive_weights=weights)
     with pytest.raises(ValueError, match="objective.loss is one of"):
         multilabel.make(simpleconv3.build(), TASK, loss="hinge")
+    with pytest.raises(ValueError, match="objective.shift lies in"):
+        multilabel.make(simpleconv3.build(), TASK, loss="asymmetric", shift=1.0)

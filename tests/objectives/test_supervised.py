@@ -227,6 +227,46 @@ def training_logits(objective):
     return float(value), features.embedding @ layer["kernel"] + layer["bias"]
 
 
+def test_the_other_losses():
+    """By their definitions, of the training logits; smoothing by 0.2 makes targets of 0.85 and 0.05."""
+    labels = batch()["label"]
+    own = np.eye(4)[labels]
+    targets = 0.8 * own + 0.05
+    for loss, options, expected in [
+        ("hinge", {}, lambda z: np.maximum(0, 1 + np.where(own, -np.inf, z).max(1) - z[own > 0])),
+        ("squared_hinge", {}, lambda z: (np.maximum(0, 1 + (1 - 2 * own) * z) ** 2).sum(1)),
+        (
+            "binary_cross_entropy",
+            {"label_smoothing": 0.2},
+            lambda z: (targets * np.logaddexp(0, -z) + (1 - targets) * np.logaddexp(0, z)).sum(1),
+        ),
+    ]:
+        value, logits = training_logits(make(loss=loss, **options))
+        np.testing.assert_allclose(value, expected(np.asarray(logits, np.float64)).mean(), rtol=1e-5)
+
+
+def test_a_threshold_makes_both_classes_of_a_mixed_image_apply():
+    learner = supervised._Criterion("binary_cross_entropy", None, 0.0, 0.0, 0.2)
+    mixed = jnp.array([[0.7, 0.3, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0]])
+    np.testing.assert_allclose(learner.losses(jnp.full((2, 4), 1.0), mixed), [3.253, 4.253], atol=1e-3)
+
+
+def test_options_of_another_loss_are_refused():
+    for loss, options in [
+        ("hinge", {"mixup_alpha": 0.2}),
+        ("squared_hinge", {"label_smoothing": 0.1}),
+        ("binary_cross_entropy", {"class_weights": np.ones(4)}),
+        ("binary_cross_entropy", {"focal_gamma": 2.0}),
+        ("cross_entropy", {"target_threshold": 0.0}),
+    ]:
+        with pytest.raises(ValueError, match=f"objective.{next(iter(options))} is for the loss"):
+            make(loss=loss, **options)
+    with pytest.raises(ValueError, match="objective.loss is one of cross_entropy, binary"):
+        make(loss="softmax")
+    with pytest.raises(ValueError, match="target_threshold lies in"):
+        make(loss="binary_cross_entropy", target_threshold=1.0)
+
+
 def test_losses_for_classes_of_unequal_size():
     counts = (100, 10, 10, 1)
     task = dataclasses.replace(TASK, class_counts=counts)

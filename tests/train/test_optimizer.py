@@ -129,6 +129,29 @@ def test_sgd_with_nesterov_and_decay_is_pytorchs():
     np.testing.assert_allclose(trajectory, [0.42810, -0.06054, -0.34972], atol=1e-5)
 
 
+def test_l1_shrinks_after_the_step_and_stops_at_zero():
+    """Rate 0.1 times 1: (.5, -.2, .05) become (.4, -.1, 0); with a gradient of 1 before it (.3, -.2, 0)."""
+    params = {"a": {"kernel": jnp.array([0.5, -0.2, 0.05]), "bias": jnp.array([0.5])}}
+    tx = optimizer(params, l1=1.0)
+    still, _ = steps(tx, 1, jax.tree.map(jnp.zeros_like, params), params)
+    np.testing.assert_allclose(still["a"]["kernel"], [0.4, -0.1, 0.0], atol=1e-7)
+    assert still["a"]["kernel"][2] == 0 and still["a"]["bias"] == 0.5
+    moved, _ = steps(tx, 1, jax.tree.map(jnp.ones_like, params), params)
+    np.testing.assert_allclose(moved["a"]["kernel"], [0.3, -0.2, 0.0], atol=1e-7)
+
+
+def test_l1_follows_the_schedule_and_the_groups():
+    """The rate is 0.1 and then 0.3, for the head half of it, and the backbone is frozen."""
+    params = {**PARAMS, "other": {"kernel": jnp.ones(1)}}
+    groups = ((r"backbone/.*", None), (r"head/.*", 0.5))
+    tx = make_optimizer(settings(l1=0.5, groups=groups), lambda step: 0.1 + 0.2 * step, params)
+    moved, _ = steps(tx, 2, jax.tree.map(jnp.zeros_like, params), params)
+    np.testing.assert_allclose(moved["other"]["kernel"], 1 - 0.5 * (0.1 + 0.3), rtol=1e-6)
+    np.testing.assert_allclose(moved["head"]["kernel"], 1 - 0.5 * 0.5 * (0.1 + 0.3), rtol=1e-6)
+    np.testing.assert_array_equal(moved["head"]["bias"], 1.0)
+    np.testing.assert_array_equal(moved["backbone"]["conv1"]["kernel"], 1.0)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lion", "lamb", "rmsprop"])
 def test_decay_leaves_biases_and_norms_alone(name):
     plain, _ = steps(optimizer(name=name), 1)
