@@ -34,8 +34,6 @@ WITHOUT = {
     "data.fold": 0,
     "data.fold_seed": 0,
     "data.group_column": "",
-    "data.images_per_class": 1,
-    "data.signatures": "",
     "train.resume_from": "",
     "optimizer.decay_power": 1.0,
     "optimizer.timescale_steps": 0,
