@@ -65,6 +65,10 @@ MAY_IMPORT = {
         {"train", "config", "runtime", "contracts", "data", "layers.frozen", "weights"},
         {"jax", "optax", "orbax", "clu", "numpy"},
     ),
+    "search": (
+        {"search", "config", "runtime", "data.folders", "train.finished"},
+        {"numpy", "optuna"},
+    ),
     "train/writer.py": ({"runtime.files"}, {"tensorboardX"}),
     "inference": (
         {"inference", "train", "config.settings", "runtime", "contracts", "data", "evaluators.knn"},

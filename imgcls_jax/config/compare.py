@@ -30,6 +30,10 @@ EVALUATIONS = "evals."
 LENGTH = "train.total_steps"
 # Younger fields that say nothing at this value: left out, so that the digests of older runs stay.
 WITHOUT = {
+    "data.folds": 0,
+    "data.fold": 0,
+    "data.fold_seed": 0,
+    "data.group_column": "",
     "train.resume_from": "",
     "optimizer.decay_power": 1.0,
     "optimizer.timescale_steps": 0,

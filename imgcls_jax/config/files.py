@@ -124,14 +124,37 @@ def read_config(arguments: Sequence[str]) -> Config:
     return load(find(files[0], overrides))[0]
 
 
-def _run(named: Named) -> Any:
-    """Returns what the file's get_config returns."""
+def search_space(named: Named) -> dict[str, Any]:
+    """Returns what the file's function `sweep` returns: {field: its values}; {} where it has none.
+
+    Raises:
+      ValueError: the file cannot be run, or `sweep` returns something else.
+    """
+    sweep = _module(named.path).get("sweep")
+    if sweep is None:
+        return {}
     try:
-        module = runpy.run_path(str(named.path))
+        space = sweep()
     except Exception as error:  # whatever a user's file raises
         if isinstance(error, ModuleNotFoundError) and error.name == "ml_collections":  # no fault of the file
             raise
         raise ValueError(_located(named.path, error)) from error
+    if not isinstance(space, dict) or not all(isinstance(field, str) for field in space):
+        raise ValueError(f"{named.path}: sweep() returns {{'section.field': values}}; got {space!r}")
+    return space
+
+
+def _module(path: Path) -> dict[str, Any]:
+    """Returns the names that a configuration's file defines."""
+    try:
+        return runpy.run_path(str(path))
+    except Exception as error:  # whatever a user's file raises
+        raise ValueError(_located(path, error)) from error
+
+
+def _run(named: Named) -> Any:
+    """Returns what the file's get_config returns."""
+    module = _module(named.path)
     get_config = module.get("get_config")
     if not callable(get_config):
         raise ValueError(f"{named.path} has no function get_config(arg)")
@@ -169,6 +192,14 @@ def _override(config: Any, field: str, text: str) -> list[str]:
                 section[key] = {}
             section = section[key]
         value = _value(text, section.get(name))
+        if value is None and outer in (["evals"], ["phases"]):
+            if name not in section:
+                hint = (
+                    did_you_mean(name, section.keys()) or f"there are {', '.join(section.keys()) or 'none'}"
+                )
+                raise ValueError(f"{PREFIX}{field}: no such section to leave out; {hint}")
+            del section[name]
+            return []
         notes = _drop_hyperparameters(section, value) if field == "optimizer.name" else []
         _drop_other_units(section, name)
         section[name] = value

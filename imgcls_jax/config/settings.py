@@ -16,6 +16,7 @@ from imgcls_jax.config.field_types import require_at_least
 DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled, or small gradients become 0
 ON_NONFINITE = ("stop", "skip", "rollback")
 PARALLEL = ("replicated", "sharded", "per_replica")
+FOLD = "fold"  # the split that a cross-validation holds out of the training split
 MAIN = "main"  # the one phase of a run without the section `phases`
 
 
@@ -38,6 +39,11 @@ class DataSettings:
       imbalance_factor: above 1 the training split becomes long-tailed: class sizes fall exponentially, and
         the first class has so many times as many examples as the last; label_seed chooses them.
       oversample: whether to repeat the examples of smaller classes until all classes are equally large.
+      folds: above 0 the training split is cross-validated: it is shared out among so many folds, at least 2
+        (data/folds.py), and
+      fold: is held out, from 0 on: the split "fold". The training split is then the other folds, also for
+        evaluations; labels_per_class, imbalance_factor, oversample and known_classes choose from these.
+      fold_seed: of the shares.
       images_per_class: above 1, an epoch's order groups so many images of a class, and a batch holds whole
         groups, for losses that compare images of a class; the last batches may hold what fills no group.
       known_classes: the network learns the first so many classes, or those that this file names, one a line,
@@ -64,6 +70,9 @@ class DataSettings:
     unlabeled_has_labeled: bool = True
     imbalance_factor: float = 1.0
     oversample: bool = False
+    folds: int = 0
+    fold: int = 0
+    fold_seed: int = 0
     images_per_class: int = 1
     known_classes: int | str = 0
     signatures: str = ""
@@ -86,6 +95,7 @@ class DataSettings:
             )
         if self.labeled_batch_size and not self.labels_per_class:
             raise ValueError("config.data.labeled_batch_size needs data.labels_per_class")
+        self._check_folds()
         if self.images_per_class > 1 and self.labeled_batch_size:
             raise ValueError(
                 "config.data.images_per_class groups images by labels that data.labeled_batch_size hides"
@@ -94,6 +104,23 @@ class DataSettings:
             raise ValueError(
                 "config.data.labels_per_class makes classes of one size: leave out data.imbalance_factor and "
                 "data.oversample"
+            )
+
+    def _check_folds(self) -> None:
+        """Raises ValueError for a number of folds, or of a fold, that there is not."""
+        require_at_least("data", self, folds=0, fold=0, fold_seed=0)
+        if self.folds == 1:
+            raise ValueError("config.data.folds is 0 for no cross-validation, or at least 2; got 1")
+        if not self.folds and (self.fold or self.fold_seed):
+            raise ValueError("config.data.fold and data.fold_seed are of a cross-validation: set data.folds")
+        if self.folds and self.fold >= self.folds:
+            raise ValueError(
+                f"config.data.fold lies between 0 and {self.folds - 1}, data.folds being {self.folds}; got "
+                f"{self.fold}"
+            )
+        if self.folds and self.train_split == FOLD:
+            raise ValueError(
+                f"config.data.train_split names the split to share out; {FOLD!r} is the one held out of it"
             )
 
 
@@ -138,6 +165,7 @@ class OptimizerSettings:
       schedule: "constant"; "step": times decay_factor at every multiple of decay_every_steps, or at
         decay_at_steps; "cosine": from the end of the warm-up down to final_learning_rate at the last step;
         "cosine_7_16": times cos(7 pi t / 16) as t goes from 0, at the end of the warm-up, to 1;
+        "exponential": times (final_learning_rate / peak)^t, final_learning_rate being above 0;
         "polynomial": final + (peak - final) (1 - t)^decay_power, linear by default; "reciprocal_sqrt": times
         sqrt(s / max(step, s)), s being timescale_steps, or warmup_steps where that is 0.
       warmup_steps: linear rise from 0 at step 0 to the peak; steps of a decay are counted from step 0 all the
@@ -145,7 +173,7 @@ class OptimizerSettings:
       decay_factor, decay_every_steps, decay_at_steps: of "step".
       decay_power: of "polynomial".
       timescale_steps: of "reciprocal_sqrt".
-      final_learning_rate: of "cosine", "polynomial" and the cooldown.
+      final_learning_rate: of "cosine", "exponential", "polynomial" and the cooldown.
       cooldown_steps: the last steps, over which the rate falls linearly to final_learning_rate, whatever the
         schedule.
       weight_decay: >= 0. Optimizers with a decay of their own (adamw, lamb, lars, lion, ...) receive it; for

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -54,6 +55,17 @@ def whole(source: Source) -> Any:
     while isinstance(source, Subset):
         source = source.source
     return source
+
+
+def files(source: Source) -> set[str]:
+    """Returns the paths of a source's files, none where it has no files; links of folders are resolved."""
+    made, indices = whole(source), np.arange(len(source))
+    while isinstance(source, Subset):
+        indices = source.indices[indices]
+        source = source.source
+    paths = [made.paths[index] for index in indices] if hasattr(made, "paths") else []
+    folders = {path: os.path.realpath(made.root / path) for path in set(map(os.path.dirname, paths))}
+    return {os.path.join(folders[os.path.dirname(path)], os.path.basename(path)) for path in paths}
 
 
 def contents(source: Source) -> Contents:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,10 @@ import jax
 import numpy as np
 
 from imgcls_jax.config.modules import find_function
-from imgcls_jax.config.settings import DataSettings
-from imgcls_jax.data import augment, subsets, transforms
+from imgcls_jax.config.settings import FOLD, DataSettings
+from imgcls_jax.data import augment, folds, subsets, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
-from imgcls_jax.data.contents import Contents, contents, whole
+from imgcls_jax.data.contents import Contents, contents, files, whole
 from imgcls_jax.data.folders import expanded
 from imgcls_jax.data.listing import describe_left_out
 from imgcls_jax.data.lists import read_class_labels
@@ -127,9 +126,7 @@ class DataSide:
         if self.withheld:
             raise ValueError(self.withheld)
         name = split.removeprefix(UNKNOWN)
-        source = self.settings.source
-        whole = find_function("data.sources", source, "make")(name, **self.settings.fields)
-        require_source(whole, f"imgcls_jax/data/sources/{source}.py")
+        whole = self._of_folds(name) if self._is_folded(name) else self._read(name)
         if not self.settings.known_classes and name == split:
             return whole
         known, total = self._known_classes(whole.class_names), len(whole.class_names)
@@ -139,6 +136,38 @@ class DataSide:
         if name == split and not self.settings.signatures:
             chosen.class_names = chosen.class_names[: len(known)]
         return chosen
+
+    def _read(self, split: str) -> Any:
+        """Returns a split of the source, all of it."""
+        source = self.settings.source
+        if split == FOLD:
+            raise ValueError(
+                f"the split {FOLD!r} is what a cross-validation holds out of the training split: set "
+                "config.data.folds, or name another split"
+            )
+        whole = find_function("data.sources", source, "make")(split, **self.settings.fields)
+        require_source(whole, f"imgcls_jax/data/sources/{source}.py")
+        return whole
+
+    @functools.cached_property
+    def _shared_out(self) -> tuple[Any, np.ndarray]:
+        """The training split of the source, all of it, and the fold of each example."""
+        settings = self.settings
+        whole = self._read(settings.train_split)
+        try:
+            return whole, folds.fold_numbers(whole, settings.folds, settings.fold_seed)
+        except ValueError as error:
+            raise ValueError(f"config.data.folds: {error}") from error
+
+    def _is_folded(self, split: str) -> bool:
+        """Whether a split is made of folds of the training split."""
+        return self.settings.folds > 0 and split in (self.settings.train_split, FOLD)
+
+    def _of_folds(self, split: str) -> Any:
+        """Returns the fold that is held out, or the others."""
+        whole, numbers = self._shared_out
+        held_out = numbers == self.settings.fold
+        return subsets.subset(whole, np.flatnonzero(held_out if split == FOLD else ~held_out))
 
     def _known_classes(self, class_names: Sequence[str]) -> Sequence[int]:
         """Returns the labels of the classes that data.known_classes means, rising."""
@@ -273,6 +302,10 @@ class DataSide:
         line = f"{split}: {count:,}{of} images, {classes} {'class' if classes == 1 else 'classes'}"
         rule = getattr(made, "rule", "") or f"the split {split!r} of {self.settings.source}"
         line += f" ({_first(source.class_names)}), {rule}"
+        name = split.removeprefix(UNKNOWN)
+        if self._is_folded(name):
+            which = "" if name == FOLD else "without "
+            line += f", {which}fold {self.settings.fold} of {self.settings.folds}, {folds.how(made)}"
         empty = [name for name, n in zip(source.class_names, class_counts(source), strict=False) if not n]
         if empty:
             line += f"; {len(empty)} without an image: {_first(empty)}"
@@ -288,11 +321,9 @@ class DataSide:
 
     def shared_with_training(self, split: str) -> int:
         """Returns how many image files of another split are trained on, too: 0 is what it should be."""
-        here, training = whole(self.source(split)), whole(self.source(self.settings.train_split))
-        split = split.removeprefix(UNKNOWN)  # whose images are those of no class learned
-        if split == self.settings.train_split or not (hasattr(here, "paths") and hasattr(training, "paths")):
+        if split == self.settings.train_split:
             return 0
-        return len(_files(here) & _files(training))
+        return len(files(self.source(split)) & files(self.source(self.settings.train_split)))
 
     def contents(self, splits: Sequence[str]) -> dict[str, Contents]:
         """Returns what each split holds, without reading an image."""
@@ -338,12 +369,6 @@ class DataSide:
             on_bad_example=self.settings.on_bad_example,
             shard=self.shard,
         )
-
-
-def _files(source: Any) -> set[str]:
-    """Returns the paths of a source's files; links of folders are resolved."""
-    folders = {path: os.path.realpath(source.root / path) for path in set(map(os.path.dirname, source.paths))}
-    return {os.path.join(folders[os.path.dirname(path)], os.path.basename(path)) for path in source.paths}
 
 
 def _normalized(ops: Any, channels: int) -> np.ndarray:

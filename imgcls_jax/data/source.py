@@ -42,7 +42,9 @@ class Source(Protocol):
     and any further fields of the data set, such as the boxes of `Cub200`. A source in memory may also be a
     `GatheringSource`. What a run says of a split at its start it finds in two more attributes, where a source
     has them: `rule`, by what rule the split was made ("from FOLDER/train"), and `left_out`, {kind: files that
-    are no images}. `paths`, N names, tell a run that its data have changed, and which.
+    are no images}. `paths`, N names, tell a run that its data have changed, and which. `groups`, integers
+    [N], say which examples belong together, as photos of one patient: a cross-validation keeps them in one
+    fold.
 
     Attributes:
         class_names: K names; a label is an index into them.

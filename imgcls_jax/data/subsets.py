@@ -12,7 +12,7 @@ import numpy as np
 from imgcls_jax.data.source import GatheringSource, Indices, Source
 
 
-def _shuffled_in_classes(labels: Indices, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def shuffled_in_classes(labels: Indices, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the examples sorted by class and shuffled within each, and the rank of each in its class."""
     order = np.lexsort([np.random.PCG64(seed).random_raw(len(labels)), np.asarray(labels)])
     counts = np.unique(labels, return_counts=True)[1]
@@ -36,7 +36,7 @@ def stratified_split(labels: Indices, fraction: float, seed: int) -> tuple[np.nd
         raise ValueError(f"the held-out fraction must lie between 0 and 1 (both excluded), got {fraction}")
     # Raw PCG64 words, because numpy does not promise that permutation() stays the same across versions.
     counts = np.unique(labels, return_counts=True)[1]
-    order, rank_in_class = _shuffled_in_classes(labels, seed)
+    order, rank_in_class = shuffled_in_classes(labels, seed)
     held_out = np.floor(np.round(counts * fraction, 9) + 0.5)  # 45 * 0.7 is 31.4999... where 31.5 is meant
     is_test = rank_in_class < np.repeat(held_out, counts)
     return np.sort(order[~is_test]), np.sort(order[is_test])
@@ -62,7 +62,7 @@ def balanced_subset(labels: Indices, per_class: int, seed: int) -> np.ndarray:
         raise ValueError(
             f"class {classes[counts.argmin()]} has {counts.min()} examples; cannot choose {per_class} of each"
         )
-    order, rank_in_class = _shuffled_in_classes(labels, seed)
+    order, rank_in_class = shuffled_in_classes(labels, seed)
     return np.sort(order[rank_in_class < per_class])
 
 
@@ -91,7 +91,7 @@ def long_tailed_subset(labels: Indices, factor: float, seed: int) -> np.ndarray:
         raise ValueError(
             f"an imbalance factor of {factor} leaves one of {len(counts)} classes without examples"
         )
-    order, rank_in_class = _shuffled_in_classes(labels, seed)
+    order, rank_in_class = shuffled_in_classes(labels, seed)
     return np.sort(order[rank_in_class < sizes[np.asarray(labels)[order]]])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -62,6 +62,21 @@ class Predictions:
         else:
             image = decode(example)
         return page.picture(image, *captions, side=side)
+
+
+class Searched(NamedTuple):
+    """What a page tells of a search.
+
+    Attributes:
+      name: of its folder.
+      header, rows: of the table of its trials.
+      notes: lines above it.
+    """
+
+    name: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    notes: Sequence[str]
 
 
 def flat_metrics(result: dict[str, Any]) -> dict[str, Any]:
@@ -259,10 +274,14 @@ def environments(runs: Sequence[Run]) -> str:
     )
 
 
-def build(runs: Sequence[Run]) -> str:
+def build(runs: Sequence[Run], searches: Sequence[Searched] = ()) -> str:
     """Returns the page."""
-    title = " · ".join(run.name for run in runs)
-    body = [f"<h1>{page.text(title)}</h1>", *overview(runs)]
+    title = " · ".join([*(own.name for own in searches), *(run.name for run in runs)])
+    body = [f"<h1>{page.text(title)}</h1>"]
+    for own in searches:
+        body += [f"<h2>{page.text(own.name)}</h2>", *(f"<p>{page.text(line)}</p>" for line in own.notes)]
+        body.append(page.table(own.header, own.rows, sorts=True))
+    body += overview(runs)
     body += ["<h2>Curves</h2>", curves(runs), "<h2>Final metrics</h2>", metrics_table(runs)]
     for run in runs:
         body.append(f"<h2>{page.text(run.name)}</h2>")

@@ -101,8 +101,13 @@ class PlannedData(DataSide):
         return PHOTO_SHAPES[0]
 
     def source(self, split: str) -> Any:
-        """Returns the split's source, or what stands in for it."""
-        return super().source(split) if self._stand_in is None else self._stand_in
+        """Returns the split's source, or what stands in for it, whose classes are all known."""
+        if self._stand_in is None:
+            return super().source(split)
+        return self._of_folds(split) if self._is_folded(split) else self._stand_in
+
+    def _read(self, split: str) -> Any:
+        return super()._read(split) if self._stand_in is None else self._stand_in
 
     @functools.cached_property
     def signatures(self) -> np.ndarray | None:

@@ -2,10 +2,12 @@
 
   python -m imgcls_jax.tools.report runs/a runs/b [--output report.html] [--split test] [--no_data]
   python -m imgcls_jax.tools.report from_elsewhere --data_root FOLDER
+  python -m imgcls_jax.tools.report runs/sweep
 
 For every run: curves, final metrics, the classes one by one, the confusion matrix, the pairs most often
 confused, the pictures it gets wrong with most confidence, calibration, the configuration with the fields that
-differ, and the environment; for runs without classes, pictures of each cluster. What needs predictions reads
+differ, and the environment; for runs without classes, pictures of each cluster. The folder of a search stands
+for the table of its trials and the runs of its best choice. What needs predictions reads
 the split again; `--no_data` leaves it out. The data are read where the run found them, if you trained on them
 on this machine. A run from elsewhere could name any file of yours: its data are left out, as those that are
 gone, and the page says so, until you name their folder by `--data_root`, or give `--trust_data`. Exit status:
@@ -27,8 +29,9 @@ from imgcls_jax.runtime.names import printable
 with importing(__name__):
     from imgcls_jax.config.written import plain
     from imgcls_jax.evaluators.classification_report import report as classification_report
-    from imgcls_jax.figures.run_page import Predictions, Run, build
+    from imgcls_jax.figures.run_page import Predictions, Run, Searched, build
     from imgcls_jax.inference.trained import Trained, load, probabilities
+    from imgcls_jax.search import summary, trials
     from imgcls_jax.train import finished
     from imgcls_jax.train.known_data import NOTHING, Named, named
     from imgcls_jax.train.workdir import load_task
@@ -64,6 +67,22 @@ def read_run(workdir: Path, *, split: str, data: Named | None) -> Run:
         if predictions.probabilities.shape[1] == len(class_names):
             by_class = classification_report(predictions.probabilities, predictions.label)
     return Run(workdir.resolve().name, result, records, class_names, predictions, why_not, by_class)
+
+
+def read_search(folder: Path) -> tuple[Searched, list[Path]]:
+    """Reads the folder of a search; returns what to tell of it, and the workdirs of its best choice.
+
+    Raises:
+      ValueError: its sweep.json is damaged.
+    """
+    content = trials.read(folder)
+    plan, found = content["plan"], content["trials"]
+    header, rows = summary.rows(found, list(plan["space"]), maximize=plan["maximize"])
+    best = summary.ranked(found, maximize=plan["maximize"])[:1]
+    notes = [summary.best(plan, number, found[number]) for number in best if found[number].value is not None]
+    notes += summary.retrained(content["final"]) if content["final"] else []
+    runs = trials.finished_runs(folder, content["final"], best[0]) if notes else []
+    return Searched(folder.resolve().name, header, rows, notes), runs
 
 
 def _check_shown(path: Path, result: dict[str, Any], num_classes: int) -> None:
@@ -122,8 +141,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     output = arguments.output or arguments.workdirs[0] / "report.html"
     data = None if arguments.no_data else named(arguments)
-    runs = [read_run(workdir, split=arguments.split, data=data) for workdir in arguments.workdirs]
-    content = build(runs).encode("utf-8", errors="backslashreplace")  # a name may be of no UTF-8
+    folders = [path for path in arguments.workdirs if (path / trials.FILE).exists()]
+    searches = {folder: read_search(folder) for folder in folders}
+    workdirs = [own for path in arguments.workdirs for own in searches.get(path, (None, [path]))[1]]
+    runs = [read_run(workdir, split=arguments.split, data=data) for workdir in workdirs]
+    page = build(runs, [told for told, _ in searches.values()])
+    content = page.encode("utf-8", errors="backslashreplace")  # a name may be of no UTF-8
     with naming(output, way_out=""):
         if arguments.output:
             output.write_bytes(content)

@@ -33,7 +33,11 @@ def require_growth(setup: Setup, steps: int) -> None:
 def require_data_growth(setup: Setup) -> None:
     """Raises ValueError where more images would make another run of what was trained."""
     data, objective = setup.settings.data, setup.settings.objective.name
-    fields = {"labels_per_class": data.labels_per_class, "imbalance_factor": data.imbalance_factor != 1}
+    fields = {
+        "labels_per_class": data.labels_per_class,
+        "imbalance_factor": data.imbalance_factor != 1,
+        "folds": data.folds,
+    }
     reason = next(
         (f"data.{name} draws other images from more" for name, is_set in fields.items() if is_set), ""
     )

@@ -8,6 +8,7 @@ Transformers", arXiv:2106.04560, 2022).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ import optax
 from imgcls_jax.config.settings import OptimizerSettings
 
 Schedule = Callable[[int | jax.Array], Any]
-SCHEDULES = ("constant", "step", "cosine", "cosine_7_16", "polynomial", "reciprocal_sqrt")
+SCHEDULES = ("constant", "step", "cosine", "cosine_7_16", "exponential", "polynomial", "reciprocal_sqrt")
 
 
 def make_schedule(settings: OptimizerSettings, total_steps: int) -> Schedule:
@@ -60,6 +61,13 @@ def _course(settings: OptimizerSettings, total_steps: int) -> Schedule:
         return _step_decay(settings, total_steps)
     if settings.schedule == "cosine":
         return optax.cosine_decay_schedule(rate, steps, alpha=final / rate if rate else 0.0)
+    if settings.schedule == "exponential":
+        if not (rate and final):
+            raise ValueError(
+                "optimizer.schedule = 'exponential' goes from optimizer.learning_rate to "
+                f"optimizer.final_learning_rate, both above 0; got {rate} and {final}"
+            )
+        return lambda step: rate * jnp.exp(math.log(final / rate) * step / steps)
     if settings.schedule == "polynomial":
         return optax.polynomial_schedule(rate, final, settings.decay_power, steps)
     if settings.schedule == "cosine_7_16":

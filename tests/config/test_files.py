@@ -132,6 +132,23 @@ def test_options_of_a_file_that_has_none(tmp_path):
         load(write(tmp_path, FILE) + ":test")
 
 
+def test_an_evaluation_is_left_out_or_added():
+    changed = {"evals__test": "none", "evals__fold": "{'evaluator': 'classification', 'split': 'fold'}"}
+    assert load(DIGITS, **changed)[0]["evals"] == {"fold": {"evaluator": "classification", "split": "fold"}}
+    with pytest.raises(ValueError, match=r"config\.evals\.tets: no such section .*; did you mean 'test'"):
+        load(DIGITS, evals__tets="None")
+
+
+def test_a_search_space_stands_in_the_file(tmp_path):
+    assert files.search_space(files.find(DIGITS, {})) == {}
+    own = write(tmp_path, FILE + "\ndef sweep():\n    return {'optimizer.learning_rate': [0.1, 0.2]}\n")
+    assert files.search_space(files.find(own, {})) == {"optimizer.learning_rate": [0.1, 0.2]}
+    for body, line in (("return 3", "got 3"), ("return 1 / 0", "line 12: ZeroDivisionError")):
+        own = write(tmp_path, f"{FILE}def sweep():\n    {body}\n")
+        with pytest.raises(ValueError, match=line):
+            files.search_space(files.find(own, {}))
+
+
 def test_an_override_of_no_section(tmp_path):
     with pytest.raises(ValueError, match="--config.trian.seed: no such section; did you mean 'train'"):
         load(write(tmp_path, FILE), trian__seed="1")

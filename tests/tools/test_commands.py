@@ -140,7 +140,7 @@ def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_under_a_report(monkeypatch, capsys):
-    monkeypatch.setattr(report, "build", lambda runs: "page")
+    monkeypatch.setattr(report, "build", lambda *told: "page")
     monkeypatch.setattr(
         report, "read_run", lambda *args, **options: report.Run("a", {}, [], (), None, "", None)
     )

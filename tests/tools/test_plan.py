@@ -228,6 +228,13 @@ def test_the_table(capsys):
     assert "3,200 images/s" in shown
 
 
+def test_folds_are_planned(capsys):
+    found = planned(
+        capsys, "--config", DIGITS, "--num_examples=100", "--num_classes=10", "--config.data.folds=5"
+    )
+    assert (found["num_examples"], found["num_classes"]) == (80, 10)
+
+
 def test_data_that_are_absent(capsys):
     config = str(ROOT / "configs" / "cub_vgg.py:test")
     assert "give --num_examples and --num_classes" in mistake(capsys, "--config", config, "--devices=8")

@@ -69,13 +69,22 @@ def test_fixmatch_schedule():
     )
 
 
+def test_exponential_schedule():
+    found = rates([0, 50, 100], schedule="exponential", final_learning_rate=1e-5)
+    np.testing.assert_allclose(found, [0.1, 1e-3, 1e-5], rtol=1e-5)
+    with pytest.raises(ValueError, match="both above 0; got 0.1 and 0.0"):
+        rates([0], schedule="exponential")
+
+
 def test_constant_schedule():
     np.testing.assert_allclose(rates([0, 99]), [0.1, 0.1])
     np.testing.assert_allclose(rates([0, 5, 10, 99], warmup_steps=10), [0, 0.05, 0.1, 0.1], rtol=1e-6)
 
 
 def test_schedule_mistakes():
-    with pytest.raises(ValueError, match="constant, step, cosine, cosine_7_16, polynomial, reciprocal_sqrt"):
+    with pytest.raises(
+        ValueError, match="constant, step, cosine, cosine_7_16, exponential, polynomial, reciprocal_sqrt"
+    ):
         rates([0], schedule="poly")
     with pytest.raises(ValueError, match="needs one of"):
         rates([0], schedule="step")

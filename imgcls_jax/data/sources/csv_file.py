@@ -36,6 +36,8 @@ class CsvFile(Files):
         table: the CSV file, relative to root, or absolute.
         images: the folder that the paths start from, relative to root.
         image_column, label_column: their names in the header; "" for the usual ones.
+        group_column: its name in the header: rows with the same word there, as photos of one patient, stay
+            together in a cross-validation; "" for no groups.
         suffix: ends every path, as ".jpg" where the table holds ids.
         test_fraction: part of each class that is not "train", in (0, 1); read without a split alone.
         split_seed: seed of that split.
@@ -48,13 +50,14 @@ class CsvFile(Files):
 
     def __init__(
         self, split: str, *, root: Root, table: str = "labels.csv", images: str = ".", image_column: str = "",
-        label_column: str = "", suffix: str = "", test_fraction: float = 0.2, split_seed: int = 0,
+        label_column: str = "", group_column: str = "", suffix: str = "", test_fraction: float = 0.2,
+        split_seed: int = 0,
     ) -> None:  # fmt: skip
         folder = require_folder(root, f"the table {table!r} and the images")
         self._table = pattern_for(split, folder, table)
-        names = (image_column, label_column)
+        names = (image_column, label_column, group_column)
         with quoted_inside(folder, self._table):
-            paths, labels, splits, lines = _read(self._table, names, suffix)
+            paths, labels, splits, groups, lines = _read(self._table, names, suffix)
         classes = set(labels)
         train = pattern_for("train", folder, table)
         if train != self._table and train.is_file():
@@ -75,6 +78,11 @@ class CsvFile(Files):
             indices = np.flatnonzero(np.array(splits) == chosen)
             self.rule += f", split {chosen!r}"
         elif "{split}" not in table:
+            if groups:
+                raise ValueError(
+                    f"config.data.group_column: {self._table} has no column split, and the images to hold "
+                    "out are drawn one by one, which would tear groups apart: add that column"
+                )
             indices = stratified_split(numbers, test_fraction, split_seed)[split != "train"]
             held_out = (
                 f"{test_fraction:.3g} of each class, held out by data.test_fraction and data.split_seed"
@@ -83,6 +91,8 @@ class CsvFile(Files):
         if not len(indices):
             known = f"; its splits are {sorted(set(splits))}" if splits else ""
             raise ValueError(f"{self._table} holds no row of the split {split!r}{known}")
+        if groups:
+            self.groups = np.unique(groups, return_inverse=True)[1][indices]
         self._line_numbers = [lines[index] for index in indices]
         super().__init__(folder / images, [paths[index] for index in indices], numbers[indices], class_names)
 
@@ -91,16 +101,17 @@ class CsvFile(Files):
 
 
 def _read(
-    table: Path, names: tuple[str, str], suffix: str
-) -> tuple[list[str], list[str], list[str], list[int]]:
-    """Returns (paths, labels, splits or [], line numbers) of the rows of a table."""
+    table: Path, names: tuple[str, str, str], suffix: str
+) -> tuple[list[str], list[str], list[str], list[str], list[int]]:
+    """Returns (paths, labels, splits or [], groups or [], line numbers) of the rows of a table."""
     rows = read_csv(table)
     _, header = next(rows, (1, []))
     image = column_of(table, header, names[0], IMAGE_COLUMNS, "image")
     label = column_of(table, header, names[1], LABEL_COLUMNS, "label")
+    group = column_of(table, header, names[2], (), "group") if names[2] else None
     split = usual_column(header, SPLIT_COLUMNS)
     line_of: dict[str, int] = {}
-    labels, splits = [], []
+    labels, splits, groups = [], [], []
     for number, cells in rows:
         where = f"{table}, line {number}"
         if len(cells) < len(header) or any(cells[len(header) :]) or not (cells[image] and cells[label]):
@@ -113,9 +124,13 @@ def _read(
         labels.append(cells[label])
         if split is not None:
             splits.append(cells[split])
+        if group is not None:
+            if not cells[group]:
+                raise ValueError(f"{where}: the column {header[group]!r} is empty, which names the group")
+            groups.append(cells[group])
     if not labels:
         raise ValueError(f"{table} holds no row under its header {header!r}")
-    return list(line_of), labels, splits, list(line_of.values())
+    return list(line_of), labels, splits, groups, list(line_of.values())
 
 
 def _by_value(name: str) -> tuple[bool, float, str]:

@@ -1,0 +1,80 @@
+"""A run as a process of its own, which can be asked to stop: it saves its state first."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from imgcls_jax.runtime.files import open_own
+
+POLL_SECONDS = 0.5
+
+
+def run(words: Sequence[str], log: Path, unwanted: Callable[[], bool]) -> int:
+    """Runs a command to its end and returns its exit status.
+
+    SIGTERM, SIGHUP and Ctrl-C are handed on as SIGTERM; the command has ended when the interrupt is raised.
+
+    Args:
+      words: of the command.
+      log: file to which what it prints is added.
+      unwanted: asked twice a second; True stops the command by SIGTERM.
+
+    Raises:
+      KeyboardInterrupt: one of them came.
+    """
+    with open_own(log, "ab") as file, _signals_as_interrupt():
+        # Of a session of its own, Ctrl-C in a terminal does not reach it twice.
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            asked = False
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(POLL_SECONDS)
+                if not asked and unwanted():
+                    process.terminate()
+                    asked = True
+        except BaseException:
+            process.terminate()
+            _wait(process)
+            raise
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Waits until the process has ended; another Ctrl-C ends it at once."""
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        process.kill()
+        process.wait()
+        raise
+
+
+@contextlib.contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def last_line(log: Path) -> str:
+    """Returns the last line of a log that says something, "" where there is none."""
+    with contextlib.suppress(OSError), open(log, "rb") as file:
+        file.seek(max(os.fstat(file.fileno()).st_size - 4096, 0))
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""
