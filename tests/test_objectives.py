@@ -99,14 +99,19 @@ def keys_of(objective, values):
     return picked
 
 
-def initial(name, seed=0):
+@lru_cache
+def init_of(name):
     objective, tx = build(name)
-    return jax.jit(make_init(objective, tx, keys_of(objective, batch())))(jax.random.key(seed))
+    return jax.jit(make_init(objective, tx, keys_of(objective, batch())))
 
 
-def train(name, state, steps):
-    """Runs the steps as the loop does, the plan of each epoch first; returns state, metrics and the number of
-    traces."""
+def initial(name, seed=0):
+    return init_of(name)(jax.random.key(seed))
+
+
+@lru_cache
+def step_of(name):
+    """Returns the compiled step, and a list that grows with each of its traces."""
     objective, tx = build(name)
     traces = []
 
@@ -114,7 +119,14 @@ def train(name, state, steps):
         traces.append(rng)
         return values
 
-    step = jax.jit(make_train_step(objective, tx, augment))
+    return jax.jit(make_train_step(objective, tx, augment)), traces
+
+
+def train(name, state, steps):
+    """Runs the steps as the loop does, the plan of each epoch first; returns state, metrics and the number of
+    traces that the step has had."""
+    objective, _ = build(name)
+    step, traces = step_of(name)
     for number in range(int(state.step), steps):
         epoch, position = divmod(number, TASK.steps_per_epoch)
         if objective.plan_epoch is not None and position == 0:
