@@ -3,7 +3,8 @@
   python -m imgcls_jax.main --config configs/digits_consistency.py:vat
 
 Network, transforms, optimizer and length are those of `configs/digits_pseudo_label.py`: rows differ in the
-objective alone.
+objective alone. Measured with train.seed=1, nothing tuned, 359 test images: mean_teacher 96.1 %, pi_model
+95.8 %, vat 97.2 %; the labels alone have 92.85 +- 0.85 % over seeds. 55 s each on one CPU core.
 """
 
 from ml_collections import ConfigDict

@@ -5,6 +5,10 @@
 Network, views, batch, length and optimizer are those of `configs/digits_simclr.py`, whose `:random` is the
 figure to compare with: rows differ in the objective alone. Its settings are small here; the paper's are the
 defaults of each objective.
+
+Measured with train.seed=1, nothing tuned, 359 test images, linear probe on all labels and on four a class:
+byol 97.2 and 89.1 %, simsiam 96.9 and 84.4 %, moco 97.8 and 89.7 %, vicreg 99.2 and 93.0 %, dino 97.2 and
+70.8 %. 35 to 60 s each on one CPU core.
 """
 
 from ml_collections import ConfigDict
