@@ -136,8 +136,6 @@ def search_space(named: Named) -> dict[str, Any]:
     try:
         space = sweep()
     except Exception as error:  # whatever a user's file raises
-        if isinstance(error, ModuleNotFoundError) and error.name == "ml_collections":  # no fault of the file
-            raise
         raise ValueError(_located(named.path, error)) from error
     if not isinstance(space, dict) or not all(isinstance(field, str) for field in space):
         raise ValueError(f"{named.path}: sweep() returns {{'section.field': values}}; got {space!r}")
@@ -149,6 +147,8 @@ def _module(path: Path) -> dict[str, Any]:
     try:
         return runpy.run_path(str(path))
     except Exception as error:  # whatever a user's file raises
+        if isinstance(error, ModuleNotFoundError) and error.name == "ml_collections":  # no fault of the file
+            raise
         raise ValueError(_located(path, error)) from error
 
 

@@ -80,9 +80,14 @@ def require_any_size(backbone: Any, task: Task, patch: int) -> None:
         images = jax.ShapeDtypeStruct((2, height, width, channels), jnp.float32)
         return jax.eval_shape(lambda x: backbone.init(jax.random.key(0), x, train=False), images)["params"]
 
-    if jax.tree.map(jnp.shape, shapes(patch, patch)) != jax.tree.map(
-        jnp.shape, shapes(*task.image_shape[:2])
-    ):
+    try:
+        small, whole = shapes(patch, patch), shapes(*task.image_shape[:2])
+    except ValueError as error:
+        raise ValueError(
+            f"jigsaw's trunk sees patches of {patch} pixels, which {type(backbone).__name__} does not take: "
+            f"{error}"
+        ) from error
+    if jax.tree.map(jnp.shape, small) != jax.tree.map(jnp.shape, whole):
         raise ValueError(
             f"jigsaw's trunk sees patches of {patch} pixels and later whole images, and the params of "
             f"{type(backbone).__name__} depend on the size: take a network with global pooling, such as a "

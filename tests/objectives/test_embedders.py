@@ -42,10 +42,12 @@ def test_byol_learns_nothing_from_the_target_and_its_target_follows():
             state["target"],
         )
     # A target that the loss does not differentiate: its change alters the value, no gradient reaches it.
-    reached = jax.grad(
-        lambda target: objective.loss(
-            params, state | {"target": target}, {"views": VIEWS}, jax.random.key(3), jnp.int32(0)
-        )[0]
+    reached = jax.jit(
+        jax.grad(
+            lambda target: objective.loss(
+                params, state | {"target": target}, {"views": VIEWS}, jax.random.key(3), jnp.int32(0)
+            )[0]
+        )
     )(state["target"])
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(reached))
 
@@ -65,8 +67,9 @@ def test_mocos_queue_holds_the_newest_keys():
     np.testing.assert_array_equal(moved["queue"][4:], state["queue"][4:])
     assert np.all(moved["queue"][:4] != state["queue"][:4])
     assert [int(state["position"]), int(moved["position"])] == [0, 4]
+    loss = jax.jit(objective.loss)
     for expected in (8, 0, 4):
-        moved = objective.loss(params, moved, {"views": VIEWS}, jax.random.key(3), jnp.int32(0))[1][0]
+        moved = loss(params, moved, {"views": VIEWS}, jax.random.key(3), jnp.int32(0))[1][0]
         assert int(moved["position"]) == expected
     assert np.all(moved["queue"] != state["queue"])
     odd = moco.make(BACKBONE, TASK, queue_size=10, projection_dim=3)
@@ -100,7 +103,7 @@ def test_dinos_center_and_held_prototypes():
     views = (*VIEWS, small)  # a local crop of another size
     params, state, (_, (moved, metrics)), grads = started(objective, views)
     assert np.all(grads["prototypes"]["kernel"] == 0)
-    later = jax.grad(objective.loss, has_aux=True)(
+    later = jax.jit(jax.grad(objective.loss, has_aux=True))(
         params, state, {"views": views}, jax.random.key(3), jnp.int32(TASK.steps_per_epoch)
     )[0]
     assert np.any(later["prototypes"]["kernel"] != 0)

@@ -200,7 +200,7 @@ def test_the_head_is_the_backbones_own_or_the_one_asked_for():
     params, objective_state = own.init(jax.random.key(0), batch())
     assert np.all(own.predict(params, objective_state, batch())["logits"] >= 0)
     assert np.any(asked.predict(params, objective_state, batch())["logits"] < 0)
-    with pytest.raises(ValueError, match="has no head 'liner'; it has bilinear, conv_pool, linear"):
+    with pytest.raises(ValueError, match="has no head 'liner'; it has bilinear, conv_pool, cosine, linear"):
         supervised.make(TwoOutlets(), TASK, head="liner")
 
 

@@ -47,6 +47,7 @@ def imagenet_resnet50():
     return config
 
 
+@pytest.mark.slow
 def test_resnet50_at_224_has_the_parameters_and_flops_that_are_known():
     found = plan.plan(resolve(imagenet_resnet50()), (1281167, 1000), xla=False)
     (phase,) = found["phases"]
