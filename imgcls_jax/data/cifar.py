@@ -73,7 +73,12 @@ def read_batch(path: Path) -> dict[str, Any]:
             raise ValueError(f"it holds a {type(found).__name__}, not a dictionary")
     except Exception as error:  # whatever a damaged pickle makes its reader say
         raise ValueError(f"{path}: no CIFAR batch: {str(error)[:300] or type(error).__name__}") from error
-    return found
+    return {_text(name): value for name, value in found.items()}
+
+
+def _text(word: Any) -> Any:
+    """Returns a word as text: copies that Python 3 pickled have bytes in their place."""
+    return word.decode("latin1") if isinstance(word, bytes) else word
 
 
 def read_pickled(path: Path, columns: Sequence[tuple[str, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -116,6 +121,7 @@ def _bytes_of(path: Path, array: Any) -> np.ndarray:
 def read_pickled_names(path: Path, name: str, expected: int) -> tuple[str, ...]:
     """Returns the names of the classes in a file of the pickled version."""
     names = read_batch(path).get(name)
+    names = list(map(_text, names)) if isinstance(names, list) else names
     if not isinstance(names, list) or len(names) != expected or not all(isinstance(n, str) for n in names):
         raise ValueError(f"{path}: {name!r} must be a list of {expected} class names")
     return tuple(names)

@@ -21,7 +21,7 @@ shown = reprlib.repr
 
 def require_key(key: Any) -> None:
     """Raises ValueError for what is no key of such a file: others may take for ever to hash or compare."""
-    if not (isinstance(key, str) or (isinstance(key, int) and 0 <= key < MAX_KEY)):
+    if not (isinstance(key, (str, bytes)) or (isinstance(key, int) and 0 <= key < MAX_KEY)):
         raise ValueError(f"a key is neither a name nor a small number: {shown(key)}")
 
 

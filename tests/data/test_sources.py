@@ -266,7 +266,13 @@ def write_pickled(folder: Path, names: list[str], columns: dict, dump=pickled_by
 
 
 @pytest.mark.parametrize(
-    "dump", [pickled_by_python_2, lambda own: pickle.dumps(own, protocol=2), pickle.dumps]
+    "dump",
+    [
+        pickled_by_python_2,
+        lambda own: pickle.dumps(own, protocol=2),
+        pickle.dumps,
+        lambda own: pickle.dumps({name.encode(): value for name, value in own.items()}),
+    ],
 )
 def test_cifar_pickled(tmp_path, dump):
     folder = tmp_path / "cifar-10-batches-py"
