@@ -281,8 +281,9 @@ def test_exported_weights_and_description(exported):
     assert {"head/classifier/kernel", "backbone/bn1/scale", "batch_stats/bn1/mean"} <= set(weights)
 
 
-def test_another_run_begins_with_exported_weights(exported, tmp_path):
-    options = (f"--config.model.pretrained={exported}", "--config.train.total_epochs=0.0")
+def test_another_run_begins_with_exported_weights(exported, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(exported.parent))
+    options = (f"--config.model.pretrained=~/{exported.name}", "--config.train.total_epochs=0.0")
     done = command("main", CONFIG, f"--workdir={tmp_path / 'w'}", *options)
     assert done.returncode == 0 and "weights.safetensors: 24 arrays loaded" in done.stdout
     argv = [str(exported / "weights.safetensors"), str(tmp_path / "t.safetensors"), "--to", "torch"]

@@ -104,6 +104,11 @@ def user_path(text: str) -> Path:
     """Parses a path, for argparse: `~` is the home folder; an empty one, as of `--workdir=`, is a mistake."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty")
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{printable(text)} is an address; name a folder or file of this machine, such as one under "
+            "which the bucket is mounted"
+        )
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

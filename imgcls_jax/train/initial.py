@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def initial_state(setup: Setup) -> TrainState:
     if not path:
         return state
     target = {"params": state.params, "batch_stats": state.objective_state.get("batch_stats", {})}
+    path = os.path.expanduser(path)
     exported = Path(path) / EXPORTED
     if exported.is_file():
         path = str(exported)

@@ -50,6 +50,12 @@ def test_an_empty_path_is_refused(name, capsys):
     assert "--workdir: the path is empty" in capsys.readouterr().err
 
 
+def test_an_address_is_no_path(capsys):
+    with pytest.raises(SystemExit):
+        predict.main(["--workdir=gs://bucket/run", "x"])
+    assert "--workdir: gs://bucket/run is an address; name a folder" in capsys.readouterr().err
+
+
 def test_a_home_is_found(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     for main in (predict.main, retrieve.main):
