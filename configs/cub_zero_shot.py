@@ -37,14 +37,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.learning_rate = 0.01
     config.train.batch_size = 64
     config.train.keep_checkpoints = 1
-    splits = {"split": "test", "unseen_split": "unknown:test"}
     if options.method == "probes":
         config.objective.name = "supervised"
         config.train.total_steps = 0
-        config.evals.eszsl = {"evaluator": "eszsl", "folds": 4} | splits
-        config.evals.dap = {"evaluator": "dap"} | splits
+        config.evals.eszsl = {"evaluator": "eszsl", "split": "test", "folds": 4}
+        config.evals.dap = {"evaluator": "dap", "split": "test"}
         return config
-    config.evals.zero_shot = {"evaluator": "zero_shot"} | splits
+    config.evals.zero_shot = {"evaluator": "zero_shot", "split": "test", "unseen_split": "unknown:{split}"}
     config.objective.update(name="compatibility", loss=options.method, head="linear")
     config.objective.head_fields = {"normalize": True}
     config.optimizer.schedule = "cosine"

@@ -109,7 +109,18 @@ def without_new_fields(
       new_written: as the file and command line say it now.
     """
     written = flat_fields(new_written)
-    return {name: own for name, own in differing.items() if own[0] != ABSENT or name in written}
+
+    def is_written(name: str) -> bool:
+        inherited = [f"optimizer.{name.rpartition('.')[2]}"] if name.startswith("phases.") else []
+        return any(field in written for own in (name, *inherited) for field in _spellings(own))
+
+    return {name: own for name, own in differing.items() if own[0] != ABSENT or is_written(name)}
+
+
+def _spellings(name: str) -> list[str]:
+    """Returns the names under which a field may be written: a duration in three units."""
+    stem = name.removesuffix("_steps")
+    return [name] if stem == name else [f"{stem}_{unit}" for unit in ("steps", "epochs", "examples")]
 
 
 def describe(differing: dict[str, tuple[Any, Any]], old_written: Config, new_written: Config) -> list[str]:
@@ -122,9 +133,7 @@ def describe(differing: dict[str, tuple[Any, Any]], old_written: Config, new_wri
     before, after = flat_fields(old_written), flat_fields(new_written)
     lines = []
     for name, (old, new) in differing.items():
-        stem = name.removesuffix("_steps")
-        spellings = [name] if stem == name else [f"{stem}_{unit}" for unit in ("steps", "epochs", "examples")]
-        is_written = [field for field in spellings if before.get(field) != after.get(field)]
+        is_written = [field for field in _spellings(name) if before.get(field) != after.get(field)]
         why = "" if is_written else " (a default of the code, which has changed)"
         lines.append(f"{name}: {old!r} in the workdir, {new!r} now{why}")
     return lines

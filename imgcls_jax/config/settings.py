@@ -216,6 +216,11 @@ class OptimizerSettings:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"config.optimizer.{field.name} is a finite number; got {value}")
+        require_at_least("optimizer", self, final_learning_rate=0)
         require_at_least("optimizer", self, decay_every_steps=0, timescale_steps=0, cooldown_steps=0)
         require_at_least("optimizer", self, decay_power=0, sam_radius=0, l1=0)
         if any(step < 0 for step in self.decay_at_steps):

@@ -108,6 +108,9 @@ def _read_index(kept: Path, identity: np.ndarray) -> Index | None:
     try:
         if os.path.getsize(kept) > MAX_INDEX_BYTES:
             return None
+        with zipfile.ZipFile(kept) as packed:  # as it is written: compressed, a few bytes would fill memory
+            if any(member.compress_type != zipfile.ZIP_STORED for member in packed.infolist()):
+                return None
         with np.load(kept, allow_pickle=False) as found:
             text, offsets, sizes, archive = (found[column] for column in COLUMNS)
         names = text.astype(np.uint8).tobytes().decode("utf-8", "surrogateescape").split("\n")

@@ -31,6 +31,10 @@ def require_guard() -> None:
     """
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
+    if (
+        spec is not None and spec.name.rpartition(".")[2] == "__main__"
+    ):  # workers do not import a package's own
+        return
     file = getattr(main, "__file__", None) if spec is None else spec.origin
     if file is None:  # a notebook, or `python -c`: workers import nothing of it
         return

@@ -35,7 +35,8 @@ def make(
       open_split: split -> its batches, each example once, with label int [B] and mask bool [B].
       task: num_classes C and class_counts are read where there is an unseen_split.
       split: of the classes that were learned, or, without unseen_split, of any.
-      unseen_split: of the others; "" where there are none, as for a network that was trained elsewhere.
+      unseen_split: of the others, "{split}" in it standing for split; "" where there are none, as for a
+        network that was trained elsewhere.
       delta: to take off the scores of the learned classes, chosen elsewhere; None for no such figures.
 
     Returns:

@@ -93,7 +93,7 @@ class Cosine(nn.Module):
         shape = (self.num_classes, x.shape[-1])
         prototypes = self.param("prototypes", nn.initializers.normal(0.01), shape)
         x, prototypes = (jnp.asarray(l2_normalize(side), self.dtype) for side in (x, prototypes))
-        return self.scale * jnp.matmul(x, prototypes.T).astype(jnp.float32)
+        return self.scale * jnp.matmul(x, prototypes.T, preferred_element_type=jnp.float32)
 
 
 # What `objective.head` and a backbone's attribute `head` may say.

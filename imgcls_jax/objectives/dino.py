@@ -6,7 +6,8 @@ further lines are local crops, which may be smaller where the backbone takes sev
 logits are centered by a running mean and sharpened by a low temperature, which together keep all images from
 getting one distribution.
 
-Differences: every view passes by itself, the authors join those of one size (BatchNorm then sees them
+Differences: the average predicts with the trained network's running statistics, the authors' has its own (a
+ViT has none); every view passes by itself, the authors join those of one size (BatchNorm then sees them
 together; a ViT has none). While the prototypes are held, their gradient is 0; momentum and decay, where the
 optimizer has them, still act on them.
 

@@ -50,7 +50,7 @@ def make(
       backbone: module of models/, for images of both sizes, the patch's and the whole one's.
       task: image_shape is read.
       grid: cells along each side, 2 or 3.
-      patch: side of a patch in pixels, below that of a cell.
+      patch: side of a patch in pixels, at most that of a cell.
       num_permutations: P, at most (grid^2)!.
       permutation_seed: of the first permutation.
       patch_dim: width of each patch's linear layer.

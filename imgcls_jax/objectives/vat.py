@@ -54,7 +54,7 @@ def make(
     Args:
       backbone: module of models/.
       task: num_classes and total_steps are read.
-      epsilon: Euclidean length of the change, over all pixels as the transforms leave them; positive.
+      epsilon: Euclidean length of the change, over all pixels as the transforms leave them; >= 0.
       lambda_u: weight of the divergence, >= 0.
       entropy_weight: of the entropy of the unlabeled predictions, >= 0.
       ramp_fraction: lambda_u rises linearly from 0 over this part of training, in [0, 1]; 0 for none.

@@ -180,6 +180,19 @@ def _attempt(url: str, part: Part, size: int, is_checked: bool) -> None:
             _write(part, response, start, total or size, bool(size), shown)
 
 
+class _Unsafe(Exception):
+    """An https address leads to another kind."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows no step from https to anything else, which anybody on the way could change."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+        if req.type == "https" and urllib.parse.urlsplit(newurl).scheme != "https":
+            raise _Unsafe(f"it leads to {newurl}, which anybody on the way could change")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 @contextlib.contextmanager
 def _opened(url: str, headers: dict[str, str]) -> Iterator[Any]:
     """Yields the response; None where the server has no such range.
@@ -197,7 +210,7 @@ def _opened(url: str, headers: dict[str, str]) -> Iterator[Any]:
         urllib.request.HTTPHandler,
         urllib.request.HTTPSHandler,
         urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
+        _Redirects,
         urllib.request.HTTPErrorProcessor,
     ):
         opener.add_handler(handler())
@@ -215,11 +228,11 @@ def _opened(url: str, headers: dict[str, str]) -> Iterator[Any]:
         raise BrokenOff(
             f"no answer ({getattr(error, 'reason', None) or error or type(error).__name__})"
         ) from error
+    except _Unsafe as error:
+        raise OSError(f"{url}: {error}") from None
     if response is None:  # no handler: redirected to another scheme
         raise OSError(f"{url}: it leads to an address that is neither https nor http")
     with response:
-        if scheme == "https" and urllib.parse.urlsplit(response.url).scheme != "https":
-            raise OSError(f"{url}: it leads to {response.url}, which anybody on the way could change")
         yield response
 
 

@@ -128,9 +128,11 @@ def measured(written: Config, metric: str, *, folds: int, choose_on: str) -> tup
             raise ValueError("--folds sets config.data.folds: leave that out of the configuration")
         if choose_on:
             raise ValueError(f"--choose_on {choose_on}: with --folds the folds choose; leave one of them out")
+        _require_no_other_test(name, section, FOLD)
         overrides |= {f"evals.{name}": "none", f"evals.{FOLD}": repr(section | {"split": FOLD})}
         return f"{FOLD}/{quantity}", FOLD, overrides
     split = str(section.get("split", ""))
+    _require_no_other_test(name, section, choose_on or split)
     trained = written["data"].get("train_split", "train")
     if choose_on and choose_on != split:
         raise ValueError(f"--choose_on {choose_on}: {metric} is measured on the split {split!r}")
@@ -142,6 +144,19 @@ def measured(written: Config, metric: str, *, folds: int, choose_on: str) -> tup
             f"--choose_on {split}"
         )
     return metric, split, overrides
+
+
+def _require_no_other_test(name: str, section: Config, split: str) -> None:
+    """Raises ValueError where an evaluation that chooses reads a test split beside its own."""
+    for field, value in section.items():
+        if field == "split" or not field.endswith("split") or not isinstance(value, str):
+            continue
+        base = value.replace("{split}", split).rpartition(":")[2]
+        if split_of(base) == "test" and base != split:
+            raise ValueError(
+                f"--metric: evals.{name}.{field} = {value!r} would be looked at by every trial; write "
+                f"{value.replace(base, '{split}')!r}, which follows the split that chooses"
+            )
 
 
 def check(named: files.Named, space: Sequence[Dimension], *, prune: bool) -> str:

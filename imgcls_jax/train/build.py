@@ -60,8 +60,12 @@ def make_evaluators(
         make = find_function("evaluators", settings.evaluator, "make")
         contract.check_make(make, "predict", "open_split", "task")
         own = predict if settings.views is None else average_views(predict, settings.views)
+        fields = {
+            field: value.replace("{split}", settings.fields["split"]) if field.endswith("split") else value
+            for field, value in settings.fields.items()
+        }
         with contract.naming(make):
-            evaluators[settings.name] = make(own, open_split, task=task, **settings.fields)
+            evaluators[settings.name] = make(own, open_split, task=task, **fields)
     return evaluators
 
 

@@ -204,7 +204,11 @@ class Checkpoints:
                 write_json(folder / "metrics", dict(metrics))
         self._manager.reload()
         for old in self.steps()[: -self._keep_last]:
-            if old != self._manager.best_step():
+            # One with metrics, but not this one, was the best by another evaluation.
+            by_another = (
+                self._manager.metrics(old) is None and (self.directory / str(old) / "metrics").exists()
+            )
+            if old != self._manager.best_step() and not of_first(by_another):
                 self._manager.delete(old)
 
     def restore_latest(

@@ -88,10 +88,11 @@ def _require_fit(settings: OptimizerSettings, make: Callable[[], optax.GradientT
 
     try:
         jax.eval_shape(one_step, {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)})
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError, IndexError) as error:
         raise ValueError(
             f"config.optimizer.name = {settings.name!r} does not work with this train step, which hands an "
-            f"optimizer the gradients, the params and the loss: {error}"
+            "optimizer the gradients, the params and the loss, or one of its fields does not fit: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
 
 

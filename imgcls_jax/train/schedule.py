@@ -33,10 +33,11 @@ def make_schedule(settings: OptimizerSettings, total_steps: int) -> Schedule:
       ValueError: an unknown schedule, "step" without exactly one of its two forms, or a warm-up and a
         cooldown that do not fit into the run.
     """
-    if settings.cooldown_steps and settings.warmup_steps + settings.cooldown_steps > total_steps:
+    cooldown_steps = settings.cooldown_steps if total_steps else 0  # a run of no steps evaluates alone
+    if cooldown_steps and settings.warmup_steps + cooldown_steps > total_steps:
         raise ValueError(
             "optimizer.warmup_steps and optimizer.cooldown_steps are at most the run together; got "
-            f"{settings.warmup_steps} and {settings.cooldown_steps} of {total_steps} steps"
+            f"{settings.warmup_steps} and {cooldown_steps} of {total_steps} steps"
         )
     rate, warmup_steps = settings.learning_rate, settings.warmup_steps
     schedule = _course(settings, total_steps)
@@ -44,9 +45,9 @@ def make_schedule(settings: OptimizerSettings, total_steps: int) -> Schedule:
         schedule = optax.join_schedules(
             [optax.linear_schedule(0.0, rate, warmup_steps), schedule], [warmup_steps]
         )
-    if settings.cooldown_steps:
-        start = total_steps - settings.cooldown_steps
-        fall = optax.linear_schedule(schedule(start), settings.final_learning_rate, settings.cooldown_steps)
+    if cooldown_steps:
+        start = total_steps - cooldown_steps
+        fall = optax.linear_schedule(schedule(start), settings.final_learning_rate, cooldown_steps)
         schedule = optax.join_schedules([schedule, fall], [start])
     return schedule
 

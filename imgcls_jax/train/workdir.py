@@ -245,12 +245,15 @@ def claim(
 ) -> None:
     """Makes a workdir that of a run: writes config.json, task.json and data.json.
 
-    The result of a shorter run, or of other evaluations, is kept under the number of its steps.
+    The result of a shorter run, or of other evaluations, is kept under the number of its steps: in
+    result_440.json, then result_440_2.json.
     """
     result = workdir / "result.json"
     if result.exists():
         with naming(result):
-            result.replace(workdir / f"result_{saved_length(workdir)}.json")
+            stem = f"result_{saved_length(workdir)}"
+            names = (f"{stem}.json", *(f"{stem}_{number}.json" for number in range(2, 1000)))
+            result.replace(next(workdir / name for name in names if not (workdir / name).exists()))
     save_configuration(workdir, configuration, task.steps_per_epoch)
     save_task(workdir, task, found.class_names, source_shape)
     kept_data.write(workdir, found.splits, found.class_names, brightness)

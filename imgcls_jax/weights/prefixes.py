@@ -53,6 +53,7 @@ def under_prefix(
             copies = ", ".join(map(repr, best[1 : 1 + SHOWN]))
             return kept, f"copies of the network left out, under {copies}" if copies else ""
         prefix = best[0]
+    prefix = f"{prefix.rstrip('.')}."
     taken = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
     if not taken:
         first = next(iter(arrays))[:MAX_CHARACTERS]

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import threading
+import urllib.request
 from email.utils import formatdate
 
 import pytest
@@ -265,3 +266,12 @@ def test_a_link_in_the_way_is_not_followed(server, tmp_path):
     (tmp_path / "file.bin.part").symlink_to(tmp_path / "precious")
     fetch_file(server.url, tmp_path / "file.bin", size=len(CONTENT), wait=0)
     assert (tmp_path / "precious").read_text() == "mine" and (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_no_step_leads_from_https_to_http():
+    """Not on the way either: https, http, https would look sound at its end."""
+    handler = fetch._Redirects()
+    https = urllib.request.Request("https://a.org/x")
+    with pytest.raises(fetch._Unsafe, match="leads to http://b.org/x, which anybody on the way could change"):
+        handler.redirect_request(https, None, 302, "Found", {}, "http://b.org/x")
+    assert handler.redirect_request(https, None, 302, "Found", {}, "https://b.org/x").type == "https"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from imgcls_jax.config.files import split_overrides
 from imgcls_jax.figures.run_page import build
-from imgcls_jax.search import process
+from imgcls_jax.search import plan, process
 from imgcls_jax.search.trials import finished_runs, value_of
 from imgcls_jax.tools import report, sweep
 
@@ -309,3 +309,17 @@ def test_real_runs_resume_to_the_bit(tmp_path):
         assert whole["state_digest"] == broken["state_digest"] and whole["metrics"] == broken["metrics"]
         assert (broken["resumed_from_step"] > 0) == (fold == 0)
         assert whole["metrics"]["fold"]["num_examples"] == 719
+
+
+def test_no_trial_looks_at_a_test_split_by_another_field():
+    section = {"evaluator": "zero_shot", "split": "test", "unseen_split": "unknown:test"}
+    written = {"evals": {"z": section}, "train": {}, "data": {}}
+    with pytest.raises(
+        ValueError, match="unseen_split = 'unknown:test' would be looked at.*'unknown:{split}'"
+    ):
+        plan.measured(written, "z/accuracy", folds=5, choose_on="")
+    section["unseen_split"] = "unknown:{split}"
+    assert plan.measured(written, "z/accuracy", folds=5, choose_on="")[1] == "fold"
+    section |= {"split": "val", "unseen_split": "unknown:test"}
+    with pytest.raises(ValueError, match="would be looked at by every trial"):
+        plan.measured(written, "z/accuracy", folds=0, choose_on="")

@@ -382,3 +382,11 @@ except OSError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert "NOT SAVED a checkpoint could not be written" in done.stdout, done.stderr
+
+
+def test_the_best_by_another_metric_stays(tmp_path):
+    """A run that goes on with another best_metric deletes no checkpoint that was chosen before."""
+    save(tmp_path, {1: 0.9, 4: 0.2}, keep_last=1, best_metric="acc")
+    with Checkpoints(tmp_path, keep_last=1, best_metric="other") as checkpoints:
+        checkpoints.record(4, {"other": 0.5})
+        assert checkpoints.steps() == [1, 4]

@@ -96,6 +96,10 @@ def test_schedule_mistakes():
         rates([0], warmup_steps=60, cooldown_steps=50)
 
 
+def test_a_run_of_no_steps_has_no_cooldown():
+    assert float(make_schedule(settings(cooldown_steps=20), 0)(0)) == pytest.approx(0.1)
+
+
 def test_polynomial_schedule():
     np.testing.assert_allclose(rates([0, 50, 100], schedule="polynomial"), [0.1, 0.05, 0], atol=1e-8)
     options = {"schedule": "polynomial", "decay_power": 2.0, "final_learning_rate": 0.02, "warmup_steps": 20}

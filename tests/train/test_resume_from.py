@@ -202,6 +202,15 @@ def test_a_planned_epoch_goes_on_in_its_order(tmp_path, monkeypatch):
         run(config_of(f"{tmp_path / 'old'}@{FIRST}"), tmp_path / "refused")
 
 
+@pytest.mark.parametrize("field", ["cooldown_steps", "cooldown_epochs", "cooldown_examples"])
+def test_a_younger_duration_is_a_difference_in_every_unit(field):
+    differing = {"optimizer.cooldown_steps": (compare.ABSENT, 22), "train.new_steps": (compare.ABSENT, 0)}
+    written = {"optimizer": {field: 2.0}}
+    assert list(compare.without_new_fields(differing, written)) == ["optimizer.cooldown_steps"]
+    inherited = {"phases.a.cooldown_steps": (compare.ABSENT, 22)}
+    assert compare.without_new_fields(inherited, written) == inherited
+
+
 def test_younger_fields_unset_make_no_other_run():
     """Workdirs that are older than a field resume, and their digests stay."""
     config = digits_config()

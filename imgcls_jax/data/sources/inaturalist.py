@@ -132,7 +132,9 @@ def _read_annotations(file: Path, published: Path) -> tuple[list[str], list[int]
         )
     later = read_json(published) if published.is_file() else []
     entries = later if isinstance(later, list) else []
-    later_of = {entry["id"]: entry for entry in entries if isinstance(entry, dict) and "id" in entry}
+    later_of = {
+        entry["id"]: entry for entry in entries if isinstance(entry, dict) and type(entry.get("id")) is int
+    }
     categories = [dict(later_of.get(key, own)) for key, own in found.items()]
     counts = collections.Counter(str(own.get("name")) for own in categories)
     for key, own in zip(found, categories, strict=True):
