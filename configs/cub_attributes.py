@@ -16,8 +16,8 @@ over species, chance 2 %, H among all 100 species. `docs/zero_shot.md` has the r
 
 Rate and decay (once for all three losses), ESZSL's penalties and delta, and DAP's C (C = 10 has 38.4 %,
 chosen on the images measured) were chosen on species held out of the first 50, half of them at a time; a
-fifth at a time was tried before, and the scores on the unseen images were in view. Some two minutes of
-processor time each, most of it reading images.
+fifth at a time was tried before, and the scores on the unseen images were in view. In short, ESZSL has 48.7 %
+with MobileNetV2, in 2 min of processor time, most of it reading images.
 """
 
 from ml_collections import ConfigDict
