@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from imgcls_jax.config.parameters import spellings_of
 from imgcls_jax.config.written import Config, flat_fields
 
 # A run may be taken up again with other values of these: none of them changes a number it computes, but for
@@ -63,9 +64,13 @@ def binding_fields(resolved: Config) -> dict[str, Any]:
 
 
 def _says_nothing(name: str, value: Any) -> bool:
-    if name.startswith("phases."):  # a phase has the optimizer's fields
-        name = f"optimizer.{name.rpartition('.')[2]}"
+    name = _of_optimizer(name)
     return name in WITHOUT and value == WITHOUT[name]
+
+
+def _of_optimizer(name: str) -> str:
+    """Returns where a field of a phase stands for all phases, in the optimizer; others as they are."""
+    return f"optimizer.{name.rpartition('.')[2]}" if name.startswith("phases.") else name
 
 
 def digest(resolved: Config) -> str:
@@ -111,16 +116,9 @@ def without_new_fields(
     written = flat_fields(new_written)
 
     def is_written(name: str) -> bool:
-        inherited = [f"optimizer.{name.rpartition('.')[2]}"] if name.startswith("phases.") else []
-        return any(field in written for own in (name, *inherited) for field in _spellings(own))
+        return any(field in written for own in (name, _of_optimizer(name)) for field in spellings_of(own))
 
     return {name: own for name, own in differing.items() if own[0] != ABSENT or is_written(name)}
-
-
-def _spellings(name: str) -> list[str]:
-    """Returns the names under which a field may be written: a duration in three units."""
-    stem = name.removesuffix("_steps")
-    return [name] if stem == name else [f"{stem}_{unit}" for unit in ("steps", "epochs", "examples")]
 
 
 def describe(differing: dict[str, tuple[Any, Any]], old_written: Config, new_written: Config) -> list[str]:
@@ -133,7 +131,7 @@ def describe(differing: dict[str, tuple[Any, Any]], old_written: Config, new_wri
     before, after = flat_fields(old_written), flat_fields(new_written)
     lines = []
     for name, (old, new) in differing.items():
-        is_written = [field for field in _spellings(name) if before.get(field) != after.get(field)]
+        is_written = [field for field in spellings_of(name) if before.get(field) != after.get(field)]
         why = "" if is_written else " (a default of the code, which has changed)"
         lines.append(f"{name}: {old!r} in the workdir, {new!r} now{why}")
     return lines

@@ -32,7 +32,7 @@ from imgcls_jax.contracts.objective import (
     keep_objective_state,
 )
 from imgcls_jax.layers.projector import Projector
-from imgcls_jax.losses import normalized_distance
+from imgcls_jax.losses import l2_normalize, normalized_distance
 
 
 def make(
@@ -120,5 +120,4 @@ class _BYOL:
 
 def _spread(projected: jax.Array) -> jax.Array:
     """Returns the mean deviation of normalized projections times sqrt(D): about 1, and 0 on a collapse."""
-    unit = projected / jnp.maximum(jnp.linalg.norm(projected, axis=1, keepdims=True), 1e-12)
-    return jnp.mean(jnp.std(unit, axis=0)) * projected.shape[1] ** 0.5
+    return jnp.mean(jnp.std(l2_normalize(projected), axis=0)) * projected.shape[1] ** 0.5

@@ -60,13 +60,18 @@ def make_evaluators(
         make = find_function("evaluators", settings.evaluator, "make")
         contract.check_make(make, "predict", "open_split", "task")
         own = predict if settings.views is None else average_views(predict, settings.views)
-        fields = {
-            field: value.replace("{split}", settings.fields["split"]) if field.endswith("split") else value
-            for field, value in settings.fields.items()
-        }
         with contract.naming(make):
-            evaluators[settings.name] = make(own, open_split, task=task, **fields)
+            evaluators[settings.name] = make(own, open_split, task=task, **_with_split(settings))
     return evaluators
+
+
+def _with_split(settings: EvalSettings) -> dict[str, Any]:
+    """Returns the fields of an evaluation, "{split}" in the names of splits standing for its own."""
+    own = settings.fields.get("split", "")
+    return {
+        field: value.replace("{split}", own) if field.endswith("split") else value
+        for field, value in settings.fields.items()
+    }
 
 
 def evaluated_splits(evals: Sequence[EvalSettings]) -> Iterator[tuple[str, str]]:
@@ -74,7 +79,6 @@ def evaluated_splits(evals: Sequence[EvalSettings]) -> Iterator[tuple[str, str]]
     end in "split". "" as a default is none."""
     for settings in evals:
         parameters = inspect.signature(find_function("evaluators", settings.evaluator, "make")).parameters
-        for field, split in settings.fields.items():
+        for field, split in _with_split(settings).items():
             if field.endswith("split") and (split or parameters[field].default != ""):
-                split = split.replace("{split}", settings.fields["split"])
                 yield f"evals.{settings.name}.{field}", split
