@@ -41,7 +41,7 @@ with importing(__name__):
     from imgcls_jax.config.files import read_config, split_overrides
     from imgcls_jax.config.modules import find_module
     from imgcls_jax.config.resolve import resolve
-    from imgcls_jax.config.settings import EvalSettings
+    from imgcls_jax.config.settings import DataSettings, EvalSettings
     from imgcls_jax.contracts.evaluator import SplitFacts
     from imgcls_jax.contracts.objective import Task
     from imgcls_jax.data.datasets import DataSide
@@ -138,6 +138,20 @@ def check_evaluations(evals: Sequence[EvalSettings]) -> list[str]:
     return list(dict.fromkeys(split for _, split in evaluated_splits(evals)))
 
 
+def check_training(settings: DataSettings) -> None:
+    """Raises ValueError for fields that make no set of different images with known labels."""
+    if settings.labeled_batch_size:
+        raise ValueError(
+            "config.data.labeled_batch_size: this tool learns from labeled images alone; 0 leaves those of "
+            "config.data.labels_per_class"
+        )
+    if settings.oversample:
+        raise ValueError(
+            "config.data.oversample repeats images, which would lie in several folds of the choice of C; "
+            "set it to False"
+        )
+
+
 def check_splits(images: Images, splits: Sequence[str], evals: Sequence[EvalSettings], task: Task) -> None:
     """Says what the data are.
 
@@ -232,6 +246,7 @@ def run(configuration: Configuration, arguments: argparse.Namespace) -> dict[str
     started = time.monotonic()
     seed, evals = configuration.seed, configuration.settings(1).evals
     splits = check_evaluations(evals)
+    check_training(configuration.data)
     images = Images(DataSide(configuration.data))
     training, class_names = images.data.training, tuple(images.data.training.class_names)
     shape = images.data.training_in_order(1)[0]["image"].shape[1:]

@@ -190,6 +190,8 @@ def test_images_that_cannot_be_read(root, tmp_path, no_package, capsys):
         (["--config.data.root=/nowhere"], "/nowhere"),
         (["--config.evals.val.split=test"], "test"),
         (["--config.data.folds=1"], "folds"),
+        (["--config.data.oversample=True"], "config.data.oversample repeats images"),
+        (["--config.data.labels_per_class=2", "--config.data.labeled_batch_size=2"], "0 leaves those of"),
     ],
 )
 def test_mistakes_are_one_line(root, tmp_path, no_package, capsys, more, told):
@@ -206,7 +208,7 @@ def test_an_option_that_says_nothing(root, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "module, name, feature", [("skimage", "scikit-image", "hog"), ("cv2", "opencv", "sift_bow")]
+    "module, name, feature", [("skimage.feature", "scikit-image", "hog"), ("cv2", "opencv", "sift_bow")]
 )
 def test_a_missing_package_is_one_line(root, tmp_path, monkeypatch, capsys, module, name, feature):
     monkeypatch.setitem(sys.modules, module, None)
