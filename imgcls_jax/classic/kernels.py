@@ -21,8 +21,3 @@ def chi_square(a: np.ndarray, b: np.ndarray) -> np.ndarray:
       a, b: float [n, D] and [m, D], not negative.
     """
     return -0.5 * additive_chi2_kernel(np.asarray(a, np.float64), np.asarray(b, np.float64))
-
-
-def hellinger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Returns sum_d sqrt(a_d b_d), [n, m], for a [n, D] and b [m, D], not negative."""
-    return np.sqrt(a) @ np.sqrt(b).T
