@@ -27,7 +27,9 @@ WAY_ON = "is saved: the same command goes on from there"
 
 
 def config_of(**train):
-    return digits_config(**{"eval_every_steps": 4} | train) | {"evals": EVALS}
+    config = digits_config(**{"eval_every_steps": 4} | train) | {"evals": EVALS}
+    config["objective"]["ema_decay"] = 0.9  # state beside the params
+    return config
 
 
 def steps_of(workdir):
@@ -335,6 +337,5 @@ def test_the_clock_saves_a_run_that_nothing_else_would(tmp_path, monkeypatch, wh
         save(self, state, **options)
 
     monkeypatch.setattr(Checkpoints, "save", noting)
-    config = digits_config(checkpoint_every_minutes=2.0) | {"evals": EVALS}
-    result = run(config, tmp_path)
+    result = run(config_of(eval_every_steps=0, checkpoint_every_minutes=2.0), tmp_path)
     assert saved[0] < 4 and result["state_digest"] == whole[0]["state_digest"]
