@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 QUICK = "--xla_backend_optimization_level=0"
-# XLA ends a process that sets a flag it does not know, as the second from 0.11 on; the third, which spares the
-# splitting of small programs into many, is tried on 0.10 alone.
+# XLA ends a process that sets a flag it does not know, as the second from 0.11 on. The third, which compiles
+# a program in one piece, is tried on 0.10 alone.
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()

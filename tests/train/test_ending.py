@@ -87,8 +87,15 @@ def same_end(result, workdir, whole):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("error", [KeyError("logits"), ValueError("no such thing"), MemoryError()], ids=repr)
-@pytest.mark.parametrize("module, kept", [(classification, 0), (knn, 1)], ids=["first", "second"])
+@pytest.mark.parametrize(
+    "module, kept, error",
+    [
+        (classification, 0, KeyError("logits")),
+        (knn, 1, ValueError("no such thing")),
+        (classification, 0, MemoryError()),
+    ],
+    ids=["first-KeyError", "second-ValueError", "first-MemoryError"],
+)
 def test_an_evaluator_that_raises_loses_nothing(module, kept, error, tmp_path, monkeypatch, whole):
     with monkeypatch.context() as patch:
         failing(patch, module, error)
