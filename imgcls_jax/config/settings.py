@@ -53,7 +53,7 @@ class DataSettings:
         classes of the run are all of them, those that are never learned too.
       eval_transforms: line of every evaluation and of prediction; nothing random.
       on_bad_example: "raise" or "skip".
-      num_threads, num_workers, prefetch_batches: of data/pipeline.py.
+      num_threads, num_workers, prefetch_batches: of data/read_ahead.py.
       cache_gib: memory of each process, in GiB, that caches each image after the leading deterministic
         transforms, so that later epochs do not decode it again. The batches are the same.
       fields: arguments of the source.

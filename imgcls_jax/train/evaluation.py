@@ -12,7 +12,8 @@ from imgcls_jax.config.settings import EvalSettings, Settings
 from imgcls_jax.contracts.evaluator import SplitFacts
 from imgcls_jax.contracts.objective import Batch, Task
 from imgcls_jax.data.datasets import DataSide
-from imgcls_jax.data.pipeline import EvalBatches, iterate, note_bad_examples
+from imgcls_jax.data.pipeline import EvalBatches, note_bad_examples
+from imgcls_jax.data.read_ahead import iterate
 from imgcls_jax.runtime.agreement import all_or_none, require_agreement
 from imgcls_jax.runtime.mistakes import in_one_line
 from imgcls_jax.runtime.progress import tracked
