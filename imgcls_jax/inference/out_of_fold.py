@@ -46,7 +46,8 @@ def collect(workdirs: Sequence[Path], *, data: Named, batch_size: int) -> OutOfF
     """Predicts, by the network of each fold, the images that were held out of it.
 
     Args:
-      workdirs: of the runs of one cross-validation, one a fold.
+      workdirs: of the runs of one cross-validation, one a fold; a trial's folder of `tools.sweep` stands for
+        those in it.
       data: what the user says of the runs' data.
       batch_size: images at a time.
 
@@ -56,7 +57,7 @@ def collect(workdirs: Sequence[Path], *, data: Named, batch_size: int) -> OutOfF
     """
     class_names: tuple[str, ...] = ()
     parts = []
-    for workdir in workdirs:
+    for workdir in _runs(workdirs):
         trained = load(workdir, data=data)
         settings = trained.settings.data
         if not settings.folds:
@@ -83,6 +84,11 @@ def collect(workdirs: Sequence[Path], *, data: Named, batch_size: int) -> OutOfF
         raise ValueError(f"{twice} is held out twice: name each fold of one cross-validation once")
     labels, found = (np.concatenate([part[column] for part in parts]) for column in (1, 2))
     return OutOfFold(every, labels.astype(np.int64), class_names, found)
+
+
+def _runs(workdirs: Sequence[Path]) -> Iterator[Path]:
+    for workdir in workdirs:
+        yield from sorted(own.parent for own in workdir.glob("fold_*/config.json")) or [workdir]
 
 
 def _repeated(names: Sequence[str]) -> Iterator[str]:

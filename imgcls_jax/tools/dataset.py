@@ -377,7 +377,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     predicting = commands.add_parser("probabilities", help="predict every image by a run without it")
     predicting.set_defaults(run=run_probabilities)
-    predicting.add_argument("workdirs", nargs="+", type=user_path, metavar="WORKDIR", help="one a fold")
+    predicting.add_argument("workdirs", nargs="+", type=user_path, metavar="WORKDIR", help="one a fold, or the trial's folder")
     predicting.add_argument("--output", type=user_path, required=True, metavar="FILE.npz")
     add_data(predicting)
     add_batch_size(predicting)

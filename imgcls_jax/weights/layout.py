@@ -94,10 +94,14 @@ class OwnNames(TorchNames):
 def read_weights(path: str | Path, family: ModuleType, variant: str) -> dict[str, np.ndarray]:
     """Returns `read_state_dict` of a file; arrays of Caffe get the family's own names.
 
+    Exports of version 0.1 put "params/" before this package's names, which is taken off.
+
     Raises:
       ValueError: the file cannot be read, or the family knows no layers of Caffe's.
     """
     arrays = read_state_dict(path)
+    if any(name.startswith("params/backbone/") for name in arrays):
+        return {name.removeprefix("params/"): array for name, array in arrays.items()}
     if Path(path).suffix.lower() != ".caffemodel":
         return arrays
     try:
