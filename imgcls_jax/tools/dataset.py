@@ -299,8 +299,8 @@ def _write_labels(report: dict[str, Any]) -> None:
         for at in np.argsort(-others, axis=None, kind="stable")[:SHOWN_CLASSES]:
             given, likely = np.unravel_index(at, others.shape)
             if others[given, likely]:
-                told = f"{others[given, likely]:7d}  {names[given]} that look like {names[likely]}"
-                print(printable(told))
+                pair = f"{names[given]} that look like {names[likely]}"
+                print(printable(f"{others[given, likely]:7d}  {pair}"))
     for row in report["suspects"]:
         told = f"{row['label']} {row['p_label']:.4f}, likely {row['likely']} {row['p_likely']:.4f}"
         print(printable(f"suspect: {row['path']}: {told}"))
@@ -310,16 +310,12 @@ def _write_labels(report: dict[str, Any]) -> None:
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Prints what is found; returns the exit status."""
-    report = check(
-        arguments.root,
-        near=arguments.near,
-        small=arguments.small,
-        probabilities=arguments.probabilities,
-    )
-    if arguments.probabilities:
-        from imgcls_jax.inference import out_of_fold
+    file = arguments.probabilities
+    report = check(arguments.root, near=arguments.near, small=arguments.small, probabilities=file)
+    if file:
+        from imgcls_jax.inference.out_of_fold import write_suspects
 
-        out_of_fold.write_suspects(arguments.probabilities.with_suffix(".suspects.csv"), report["suspects"])
+        write_suspects(file.with_suffix(".suspects.csv"), report["suspects"])
     if arguments.format == "json":
         print(json.dumps(report, indent=2))
     else:
@@ -377,7 +373,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     predicting = commands.add_parser("probabilities", help="predict every image by a run without it")
     predicting.set_defaults(run=run_probabilities)
-    predicting.add_argument("workdirs", nargs="+", type=user_path, metavar="WORKDIR", help="one a fold, or the trial's folder")
+    predicting.add_argument(
+        "workdirs", nargs="+", type=user_path, metavar="WORKDIR", help="one a fold, or the trial's folder"
+    )
     predicting.add_argument("--output", type=user_path, required=True, metavar="FILE.npz")
     add_data(predicting)
     add_batch_size(predicting)

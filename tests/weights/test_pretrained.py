@@ -299,7 +299,7 @@ def test_convert_writes_both_namings(simple, tmp_path, capsys):
         (["in.npz", "a.pth", "--family=simpleconv3", "--variant=simpleconv3"], "written as .safetensors"),
         (["in.npz", "a.safetensors", "--family=nonsense", "--variant=x"], "no family 'nonsense'"),
         (["in.npz", "a.safetensors", "--family=layers", "--variant=x"], "no family 'layers'"),
-        (["in.npz", "a.safetensors", "--family=simpleconv3", "--variant=x"], "one variant"),
+        (["in.npz", "a.safetensors", "--family=simpleconv3", "--variant=x"], "simpleconv3_caffe"),
         (
             ["in.npz", "a.safetensors", "--family=simpleconv3", "--variant=simpleconv3"],
             "24 missing|22 missing",
@@ -350,4 +350,7 @@ def test_the_weights_of_an_export_of_version_0_1_are_read(tmp_path):
         tmp_path / "weights.safetensors", simpleconv3, "simpleconv3", target
     )
     assert not report.notes and report.loaded == len(arrays)
-    same(pretrained.export_names(params, batch_stats), pretrained.export_names(*full.values()))
+    same(
+        pretrained.export_names(params, batch_stats),
+        pretrained.export_names(full["params"], full["batch_stats"]),
+    )
