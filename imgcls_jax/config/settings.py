@@ -13,7 +13,7 @@ from typing import Any
 
 from imgcls_jax.config.field_types import require_at_least
 
-DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled, or small gradients become 0
+DTYPES = ("float32", "bfloat16")  # resolve.py says why float16 is none
 ON_NONFINITE = ("stop", "skip", "rollback")
 PARALLEL = ("replicated", "sharded", "per_replica")
 FOLD = "fold"  # the split that a cross-validation holds out of the training split

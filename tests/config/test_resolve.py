@@ -308,3 +308,13 @@ def test_a_negative_duration_is_refused(section, field, value):
     stem = field.rpartition("_")[0]
     with pytest.raises(ValueError, match=f"{section}.{stem}_.*(at least|not negative)"):
         resolve(config).settings(4)
+
+
+@pytest.mark.parametrize("fields", [{"model__dtype": "float16"}, {"optimizer__mu_dtype": "float16"}])
+def test_float16_is_refused_with_the_way_out(fields):
+    if "optimizer__mu_dtype" in fields:
+        fields = fields | {"optimizer__name": "adamw"}
+    with pytest.raises(
+        ValueError, match="dtype is one of .*'float16': gradients below 6e-8 .*'bfloat16' has"
+    ):
+        resolve(digits(**fields))

@@ -116,10 +116,14 @@ def test_the_last_evaluation_that_raises_loses_nothing(tmp_path, monkeypatch, wh
     same_end(run(config_of(), tmp_path), tmp_path, whole)
 
 
-def test_a_mistyped_best_metric_is_found_and_mended(tmp_path, whole):
+def test_a_mistyped_best_metric_is_found_and_mended(tmp_path, monkeypatch, whole):
     with pytest.raises(ValueError, match=r"best_metric = 'tets/accuracy' is none of the .*: test/..., near/"):
         run(config_of(best_metric="tets/accuracy"), tmp_path / "early")
+    for metric in ("test/acc", "near/accuracy_k7"):
+        with pytest.raises(ValueError, match=f"{metric}' is none of .*test/top5_accuracy|near/accuracy_k5"):
+            run(config_of(best_metric=metric), tmp_path / "early")
     assert not (tmp_path / "early").exists()
+    monkeypatch.delattr(classification, "MEASURES")  # of an evaluator that declares none
     with pytest.raises(loop.Failed, match="best_metric = 'test/acc' is none of .*test/accuracy") as failed:
         run(config_of(best_metric="test/acc"), tmp_path)
     assert f"The state of step 4 {WAY_ON}" in str(failed.value)
