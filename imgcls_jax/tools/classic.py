@@ -45,7 +45,8 @@ with importing(__name__):
     from imgcls_jax.contracts.evaluator import SplitFacts
     from imgcls_jax.contracts.objective import Task
     from imgcls_jax.data.datasets import DataSide
-    from imgcls_jax.data.pipeline import EvalBatches, iterate, note_bad_examples
+    from imgcls_jax.data.pipeline import EvalBatches, note_bad_examples
+    from imgcls_jax.data.read_ahead import iterate
     from imgcls_jax.data.source import class_counts
     from imgcls_jax.inference import predictions_file
     from imgcls_jax.inference.predictions_file import KeptPredictions
