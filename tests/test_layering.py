@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "runtime/progress.py": ({"runtime.names"}, {"jax", "rich"}),
     "losses": ({"losses"}, {"jax"}),
     "metrics": ({"metrics"}, {"numpy", "sklearn"}),
+    "classic": ({"classic"}, {"numpy", "scipy", "sklearn"}),  # skimage and cv2 by importlib
     "layers": ({"layers", "losses"}, {"jax", "flax"}),
     "models": ({"models", "layers"}, {"jax", "flax"}),
     "weights": ({"weights"}, {"jax", "numpy"}),
