@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "data/annotations.py": ({"data"}, {"numpy", "scipy"}),
     "data/cifar.py": ({"data", "runtime.restricted_pickle"}, {"numpy"}),
     "data/download.py": ({"data", "config", "runtime"}, set()),
+    "data/tar_files.py": ({"data", "runtime.tar_members"}, {"numpy"}),
     "data/datasets.py": ({"data", "config"}, {"jax", "numpy"}),
     "data/proposals.py": (set(), {"numpy", "PIL", "cv2"}),
     "data/sources": (

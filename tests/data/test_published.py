@@ -544,7 +544,7 @@ def test_a_tar_that_is_damaged(tmp_path):
     for content in (b"", b"nothing", kept.read_bytes()[:-9]):
         write(kept, content)
         assert list(tar_files.index_of(tmp_path / "a.tar").offsets) == list(first.offsets)
-    identity = tar_files._identity(tmp_path / "a.tar")
+    identity = tar_files.identity_of(tmp_path / "a.tar")
     np.savez(
         kept, names=np.frombuffer(b"b.jpg", np.uint8), offsets=[10**9], sizes=first.sizes, archive=identity
     )
