@@ -92,7 +92,7 @@ def members(archive: tarfile.TarFile, stream: Bounded) -> Iterator[tarfile.TarIn
         stream.allow(MAX_HEADERS)
         with _endless_refused():
             member = archive.next()
-        archive.members.clear()
+        archive.members.clear()  # type: ignore[attr-defined]
         if member is None:
             return
         yield member
