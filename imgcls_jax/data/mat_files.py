@@ -2,7 +2,7 @@
 
 A compressed variable may unpack to a thousand times its size, and an array may claim elements that are not
 there, for which scipy makes room. The form is that of "MAT-File Format", The MathWorks: elements of a tag
-(type, number of bytes) and content, padded to 8 bytes; an array holds flags, dimensions, its name and content.
+(type, number of bytes) and content, padded to 8 bytes; an array holds flags, dimensions, name and content.
 """
 
 from __future__ import annotations
