@@ -37,7 +37,7 @@ def naming_parquet(path: Path) -> Iterator[None]:
         raise ImportError("Parquet files are read by pyarrow: pip install 'imgcls-jax[parquet]'") from error
     try:
         yield
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, IndexError, KeyError, OverflowError) as error:
         if str(path) in str(error) and not isinstance(error, pyarrow.ArrowException):
             raise
         text = " ".join(str(error).split())[:200]
@@ -58,7 +58,7 @@ def open_parquet(path: Path, metadata: Any = None, **options: Any) -> Any:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(
-        path, metadata=metadata, pre_buffer=False,
+        path, metadata=metadata, pre_buffer=False, page_checksum_verification=True,
         thrift_string_size_limit=MAX_FOOTER_STRING, thrift_container_size_limit=MAX_FOOTER_ITEMS, **options,
     )  # fmt: skip
     if file.metadata.num_rows > os.path.getsize(path):

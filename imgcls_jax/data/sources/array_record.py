@@ -38,33 +38,34 @@ class ArrayRecord:
     """
 
     def __init__(self, split: str, *, root: Root) -> None:
-        self.root = require_folder(root, f"{split}.json and what `tools.dataset pack` wrote with it")
-        splits = [path.stem for path in self.root.glob("*.json")]
-        name = named_split(split, splits, self.root)
+        self._folder = require_folder(root, f"{split}.json and what `tools.dataset pack` wrote with it")
+        splits = [path.stem for path in self._folder.glob("*.json")]
+        name = named_split(split, splits, self._folder)
         if name is None:
             known = f"it holds {sorted(splits)}" if splits else "no split was packed there, or not to its end"
-            raise FileNotFoundError(f"{self.root / split}.json is missing: {known}")
-        told = read_description(self.root / f"{name}.json")
+            raise FileNotFoundError(f"{self._folder / split}.json is missing: {known}")
+        self.root = self._folder / f"{name}.json"  # so that images of two splits with one name are two
+        told = read_description(self.root)
         for shard in told.shards:
             self._require_size(shard.file, shard.bytes)
         self.class_names, self._shards = told.class_names, told.shards
-        self.labels, self.paths, groups = _read_index(self.root / index_name(name))
+        self.labels, self.paths, groups = _read_index(self._folder / index_name(name))
         if groups is not None:
             self.groups = groups
         self._ends = np.cumsum([shard.examples for shard in told.shards])
         if not len(self.paths) == len(self.labels) == told.examples == (self._ends[-1] if told.shards else 0):
-            raise ValueError(f"{self.root}: the files of {name!r} are not of one split; pack it again")
+            raise ValueError(f"{self._folder}: the files of {name!r} are not of one split; pack it again")
         if contents(self).digest != told.digest:
             raise ValueError(
-                f"{self.root / index_name(name)} is not what {name}.json describes; pack it again"
+                f"{self._folder / index_name(name)} is not what {name}.json describes; pack it again"
             )
-        self.rule = f"packed in {self.root}" + (f" {told.rule}" if told.rule else "")
+        self.rule = f"packed in {self._folder}" + (f" {told.rule}" if told.rule else "")
         self.left_out = told.left_out
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
 
     def _require_size(self, file: str, size: int) -> None:
-        path = self.root / file
+        path = self._folder / file
         try:
             found = path.stat().st_size
         except FileNotFoundError:
@@ -94,7 +95,7 @@ class ArrayRecord:
         with self._lock:
             reader = self._readers.pop(shard, None)
             if reader is None:
-                reader = opened_shard(self.root / self._shards[shard].file, self._shards[shard].examples)
+                reader = opened_shard(self._folder / self._shards[shard].file, self._shards[shard].examples)
             self._readers[shard] = reader  # the newest last
             if len(self._readers) > MAX_OPEN:
                 self._readers.pop(next(iter(self._readers)))  # closed once no thread reads from it
@@ -109,7 +110,7 @@ class ArrayRecord:
 
     def describe(self, index: int) -> str:
         shard = np.searchsorted(self._ends, range(len(self))[index], side="right")
-        return f"{self.root / self._shards[shard].file}: {self.paths[index]}"
+        return f"{self._folder / self._shards[shard].file}: {self.paths[index]}"
 
 
 def _read_index(path: Path) -> tuple[np.ndarray, list[str], np.ndarray | None]:

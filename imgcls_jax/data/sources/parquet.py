@@ -132,30 +132,41 @@ def _leaf(path: Path, schema: Any, name: str) -> str:
 
 def _values(paths: Sequence[Path], column: str) -> list[Any]:
     """Returns the labels in some files: numbers, words or lists of numbers; None where there is none."""
-    import pyarrow.types as kinds
-
     values: list[Any] = []
     for path in paths:
-        with naming_parquet(path), open_parquet(path, read_dictionary=[column]) as file:
-            if column not in file.schema_arrow.names:
-                raise ValueError(f"{path} has no column {column!r}, unlike the first file")
-            for batch in file.iter_batches(columns=[column], use_threads=False):
-                found, inner = batch.column(0), batch.column(0).type
-                if kinds.is_dictionary(inner) and kinds.is_string(inner.value_type):
-                    words = found.dictionary.to_pylist()
-                    if any(len(word) > MAX_WORD for word in words):
-                        raise ValueError(f"{path}: the column {column!r} holds texts, no names of classes")
-                    values += [None if at is None else words[at] for at in found.indices.to_pylist()]
-                    continue
-                if kinds.is_list(inner) or kinds.is_large_list(inner):
-                    inner = inner.value_type
-                if not kinds.is_integer(inner):
-                    raise ValueError(
-                        f"{path}: the column {column!r} holds {batch.column(0).type}, neither whole "
-                        "numbers, nor words, nor lists of numbers"
-                    )
-                values += found.to_pylist()
+        with naming_parquet(path):
+            with open_parquet(path) as file:
+                metadata, words = file.metadata, _are_words(path, file.schema_arrow, column)
+            # A dictionary holds each word once, however often it comes.
+            with open_parquet(path, metadata, read_dictionary=[column] if words else []) as file:
+                for batch in file.iter_batches(columns=[column], use_threads=False):
+                    found = batch.column(0)
+                    values += _words_of(path, found) if words else found.to_pylist()
     return values
+
+
+def _are_words(path: Path, schema: Any, column: str) -> bool:
+    """Returns whether the labels are words; else they are numbers, or lists of such."""
+    import pyarrow.types as kinds
+
+    if column not in schema.names:
+        raise ValueError(f"{path} has no column {column!r}, unlike the first file")
+    kind = schema.field(column).type
+    if kinds.is_string(kind) or kinds.is_large_string(kind):
+        return True
+    is_list = kinds.is_list(kind) or kinds.is_large_list(kind)
+    if not kinds.is_integer(kind.value_type if is_list else kind):
+        raise ValueError(
+            f"{path}: the column {column!r} holds {kind}, neither numbers, nor words, nor lists of numbers"
+        )
+    return False
+
+
+def _words_of(path: Path, found: Any) -> list[str | None]:
+    words = found.dictionary.to_pylist()
+    if any(len(word) > MAX_WORD for word in words):
+        raise ValueError(f"{path}: the labels are texts, no names of classes: set config.data.label_column")
+    return [None if at is None else words[at] for at in found.indices.to_pylist()]
 
 
 make = Parquet
