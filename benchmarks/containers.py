@@ -3,12 +3,13 @@
   python benchmarks/containers.py --cub FOLDER [--images 800] [--rounds 5] [--many 100000]
     [--json FILE]
 
-The first --images training images of CUB-200-2011 are written into each form (Parquet in row groups of 100, as the hub has
-them; shards of 8 MB), and read by one thread: decoded and resized to 224 pixels (`decode | resize(224)`),
-shuffled and in order, and shuffled without decoding. The forms alternate round by round; the fastest round
-counts, and the processor's time an image, which others on the same machine disturb less. All files are in the
-page cache: a disk or a network would add its own time, most of it to the folder's many files. Parquet's row
-groups stay in memory, as long as they are no more than 256 MiB; the row "parquet, read anew" keeps none.
+The first --images training images of CUB-200-2011 are written into each form (Parquet in row groups of 100,
+as the hub has them; shards of 8 MB), and read by one thread: decoded and resized to 224 pixels
+(`decode | resize(224)`), shuffled and in order, and shuffled without decoding. The forms alternate round by
+round; the fastest round counts, and the processor's time an image, which others on the same machine disturb
+less. All files are in the page cache: a disk or a network would add its own time, most of it to the folder's
+many files. Parquet's row groups stay in memory, as long as they are no more than 256 MiB; the row "parquet,
+read anew" keeps none.
 
 The start is the time from the import of the source to its first image in a new process, with --many examples
 of 200 bytes: the least of three, and for tar shards also the first one, which makes the index.
