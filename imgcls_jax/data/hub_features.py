@@ -63,16 +63,13 @@ def features_of_readme(root: Path, folder: str) -> dict[str, Feature]:
       ImportError: there is one, and PyYAML is missing.
       ValueError: its head is no plain YAML.
     """
-    for path in (root / "README.md", root.resolve().parent / "README.md"):
-        if path.is_file():
-            break
-    else:
-        return {}
-    text = read_regular(path, MAX_README_BYTES).decode("utf-8", "replace")
-    if not text.startswith("---"):
-        return {}
-    content = _plain_yaml(path, text[3:].partition("\n---")[0])
-    told = content.get("dataset_info") if isinstance(content, dict) else None
+    above = root.resolve().parent / "README.md"
+    try:
+        told = _dataset_info(root / "README.md") or _dataset_info(above)
+    except ValueError as error:
+        if str(above) in str(error):  # of something else
+            return {}
+        raise
     described = [own for own in (told if isinstance(told, list) else [told]) if isinstance(own, dict)]
     named = {str(own.get("config_name", "default")): own for own in described}
     wanted = (*folder.split("/"), root.resolve().name, "default")
@@ -85,6 +82,15 @@ def features_of_readme(root: Path, folder: str) -> dict[str, Feature]:
         for own in (features if isinstance(features, list) else [])
         if isinstance(own, dict)
     }
+
+
+def _dataset_info(path: Path) -> Any:
+    """Returns what the head of a README.md says of its data set; None for nothing."""
+    text = read_regular(path, MAX_README_BYTES).decode("utf-8", "replace") if path.is_file() else ""
+    if not text.startswith("---"):
+        return None
+    content = _plain_yaml(path, text[3:].partition("\n---")[0])
+    return content.get("dataset_info") if isinstance(content, dict) else None
 
 
 def _of_readme(feature: Mapping[str, Any]) -> Feature:

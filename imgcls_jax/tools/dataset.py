@@ -275,12 +275,11 @@ def run_pack(arguments: argparse.Namespace) -> int:
     """Packs a split; returns the exit status."""
     from imgcls_jax.config.files import read_config
     from imgcls_jax.config.resolve import resolve
-    from imgcls_jax.data.contents import whole
     from imgcls_jax.data.datasets import DataSide
     from imgcls_jax.data.packed import pack
 
     configuration = resolve(read_config([f"--config={arguments.config}", *arguments.overrides]))
-    source = whole(DataSide(configuration.data).source(arguments.split))
+    source = DataSide(configuration.data).read(arguments.split)
     indices = tracked(range(len(source)), "packing")
     name, out = arguments.name or arguments.split, arguments.out
     made = pack(source, out, name, shard_bytes=arguments.shard_mib * 2**20, indices=indices)

@@ -10,6 +10,7 @@ import pytest
 
 from imgcls_jax.data import parquet_files
 from imgcls_jax.data.source import require_source
+from imgcls_jax.data.sources.image_folder import ImageFolder
 from imgcls_jax.data.sources.parquet import Parquet
 from tests.data.containers import FEATURES, parquet, picture, write
 
@@ -70,6 +71,17 @@ def test_a_snapshot_of_links_with_a_readme(tmp_path):
     write(snapshot / "README.md", "---\na: !!python/object/apply:os.system ['touch /tmp/evil']\n---\n")
     with pytest.raises(ValueError, match="no plain YAML: could not determine a constructor"):
         Parquet("train", root=snapshot)
+
+
+def test_a_folder_above_has_a_readme_of_its_own(tmp_path):
+    parquet(tmp_path / "data/train.parquet", ["owl"])
+    write(tmp_path / "README.md", "---\n: no YAML [\n---\n")
+    assert Parquet("train", root=tmp_path / "data").class_names == ("owl",)
+
+
+def test_the_source_image_folder_names_this_one(hub):
+    with pytest.raises(ValueError, match="data.source = 'parquet' reads .parquet"):
+        ImageFolder("train", root=hub)
 
 
 def test_words_numbers_and_lists(tmp_path):

@@ -49,8 +49,6 @@ class Parquet:
             a label; when read, one without an image. The message names file and row.
     """
 
-    left_out: dict[str, int] = {}
-
     def __init__(
         self, split: str, *, root: Root, image_column: str = "", label_column: str = "",
         classes: str | None = None,
