@@ -45,8 +45,9 @@ ANEW = "parquet, read anew"
 WHATS = ("shuffled", "in order", "undecoded")
 LINE, BATCH, SHARD_BYTES, GROUP = "decode | resize(224)", 32, 2**23, 100
 START = (
-    "import time; begin = time.perf_counter(); from imgcls_jax.data.sources.{kind} import make; "
-    "make('train', root={root!r})[0]; print(time.perf_counter() - begin)"
+    "import time; begin = time.perf_counter(), time.process_time(); "
+    "from imgcls_jax.data.sources.{kind} import make; make('train', root={root!r})[0]; "
+    "print(time.perf_counter() - begin[0], time.process_time() - begin[1])"
 )
 
 
@@ -150,10 +151,11 @@ def undecoded(source: Source) -> Callable[[], tuple[float, float]]:
     return run
 
 
-def starts(kind: str, root: Path, rounds: int) -> list[float]:
+def starts(kind: str, root: Path, rounds: int) -> list[tuple[float, ...]]:
+    """Returns (seconds, seconds of the processor) of each start."""
     command = [sys.executable, "-c", START.format(kind=kind, root=str(root))]
     done = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(rounds)]
-    return [float(own.stdout) for own in done]
+    return [tuple(map(float, own.stdout.split())) for own in done]
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -191,19 +193,19 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         for _ in range(arguments.rounds):
             for key, run in runs.items():
                 seen[key].append(run())
-        print(
-            "source         images/s shuffled, in order, undecoded   processor us an image   start, s (first)"
-        )
         for kind in (*roots, ANEW):
-            begun = starts(kind, many[kind], 4) if kind in many else [0.0, 0.0]
-            row: dict[str, Any] = {"source": kind, "start": min(begun[1:]), "first_start": begun[0]}
+            row: dict[str, Any] = {"source": kind}
             for what in (own for own in WHATS if (kind, own) in seen):
                 rates, used = zip(*seen[kind, what], strict=True)
                 row[what] = {"images_per_second": max(rates), "processor_us": min(used) * 1e6}
                 print(
                     f"{kind}, {what}: {max(rates):,.0f} images/s, {min(used) * 1e6:,.0f} us of the processor"
                 )
-            print(f"{kind}, start: {row['start']:.2f} s, the first {row['first_start']:.2f} s")
+            if kind in many:
+                first, *others = starts(kind, many[kind], 4)
+                row |= {"start": [min(column) for column in zip(*others, strict=True)], "first_start": first}
+                for what in ("start", "first_start"):
+                    print(f"{kind}, {what}: {row[what][0]:.2f} s, {row[what][1]:.2f} s of the processor")
             rows.append(row)
     if arguments.json:
         settings = {name: value for name, value in vars(arguments).items() if name != "json"}

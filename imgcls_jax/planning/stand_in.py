@@ -107,6 +107,7 @@ class PlannedData(DataSide):
         return self._of_folds(split) if self._is_folded(split) else self._stand_in
 
     def read(self, split: str) -> Any:
+        """Returns a split of the source, all of it, or what stands in for it."""
         return super().read(split) if self._stand_in is None else self._stand_in
 
     @functools.cached_property
