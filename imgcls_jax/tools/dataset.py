@@ -1,14 +1,9 @@
 """Downloads data sets, looks at a folder of images before anything is trained on it, splits and packs it.
 
   python -m imgcls_jax.tools.dataset download NAME --root FOLDER [--part PART] [--keep]
-<<<<<<< HEAD
   python -m imgcls_jax.tools.dataset check ROOT [--source NAME --split SPLIT ...] [--near 2] [--small 32]
-    [--format text|json]
-=======
-  python -m imgcls_jax.tools.dataset check ROOT [--near 2] [--small 32] [--format text|json]
-    [--probabilities FILE.npz]
+    [--format text|json] [--probabilities FILE.npz]
   python -m imgcls_jax.tools.dataset probabilities WORKDIR... --output FILE.npz
->>>>>>> main
   python -m imgcls_jax.tools.dataset split ROOT [--fraction 0.1] [--seed 0]
   python -m imgcls_jax.tools.dataset pack --config FILE.py[:OPTIONS] --out FOLDER [--split train]
     [--name NAME] [--shard_mib 512] [--config.data.root=...]
@@ -25,14 +20,6 @@ another's), and which of these lie in two splits, where they leak, or in two cla
 wrong. With `--source` it reads splits of that source under ROOT (parquet, webdataset, array_record, cub200,
 ...), "train" by default, and names images as training does. `split` writes `train.txt` and `val.txt`
 into ROOT, `path label` lines that hold out the fraction of every class, and `classes.txt`, for
-<<<<<<< HEAD
-`data.source = "list_file"`. Exit status of `check`: 0 nothing found, 1 something, 2 a mistake in the command.
-
-`pack` writes a split of a configuration's source, all of it, as it is before any transform, into FOLDER:
-shards of array_record of some `--shard_mib`, names and labels, and a description, which comes last. Encoded
-images stay the bytes that they are. `data.source = "array_record"` with `data.root = FOLDER` reads it. A
-split that is there already is not written again; one whose packing was interrupted is not there.
-=======
 `data.source = "list_file"`.
 
 `probabilities` predicts every image of a cross-validation (`tools.sweep --folds`) by the run that did not
@@ -40,7 +27,11 @@ train on it. With that file `check` also names the images whose label is likely 
 learning (data/label_errors.py): how many of each label look like which other, and a list, the least probable
 label first, in FILE.suspects.csv. Exit status of `check`: 0 nothing found, 1 something, 2 a mistake in the
 command.
->>>>>>> main
+
+`pack` writes a split of a configuration's source, all of it, as it is before any transform, into FOLDER:
+shards of array_record of some `--shard_mib`, names and labels, and a description, which comes last. Encoded
+images stay the bytes that they are. `data.source = "array_record"` with `data.root = FOLDER` reads it. A
+split that is there already is not written again; one whose packing was interrupted is not there.
 """
 
 from __future__ import annotations
@@ -48,23 +39,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-<<<<<<< HEAD
-from imgcls_jax.runtime.command import at_least_one, command, exit_with, importing, parser_of, user_path
-=======
 from imgcls_jax.runtime.command import (
     add_batch_size,
     add_data,
+    at_least_one,
     command,
     exit_with,
     importing,
     parser_of,
     user_path,
 )
->>>>>>> main
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
@@ -72,53 +60,20 @@ from imgcls_jax.runtime.progress import tracked
 
 with importing(__name__):
     import numpy as np
-    from PIL import Image
 
-<<<<<<< HEAD
     from imgcls_jax.data.all_images import Row, rows_of_folder, rows_of_source
-=======
     from imgcls_jax.data.contents import real_path
->>>>>>> main
     from imgcls_jax.data.decoding import decode
     from imgcls_jax.data.download import download
+    from imgcls_jax.data.duplicates import Found, difference_hash, exact_duplicates, near_duplicates
     from imgcls_jax.data.folders import find_layout
     from imgcls_jax.data.listing import describe_left_out
     from imgcls_jax.data.sources.image_folder import ImageFolder
     from imgcls_jax.data.subsets import stratified_split
 
-HASH_SIDE = 8
 NO_FAULTS = ("counts", "left_out", "classes", "joint", "absent")  # parts of a report of nothing wrong
 SHOWN = 10  # names of a group that are printed
 SHOWN_CLASSES = 20  # of which all counts are printed; of more classes the largest ones
-
-
-class Found(NamedTuple):
-    """An image.
-
-    Attributes:
-      path: relative to the root.
-      split: "" where there are no splits.
-      label: its class's name.
-      size: (width, height), pixels.
-      digest: of the decoded pixels.
-      hash: uint64, which of neighbouring pixels of a row is brighter, on an image shrunk to 9x8.
-    """
-
-    path: str
-    split: str
-    label: str
-    size: tuple[int, int]
-    digest: str
-    hash: int
-
-
-def difference_hash(image: Image.Image) -> int:
-    """Returns 64 bits that small changes of an image leave alone: whether each pixel of its 9x8 gray version
-    is brighter than the one to its left."""
-    gray = image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
-    pixels = np.asarray(gray, np.int16)
-    bits = (pixels[:, 1:] > pixels[:, :-1]).ravel()
-    return int(np.packbits(bits).view(">u8")[0])
 
 
 def look(rows: Sequence[Row]) -> tuple[list[Found], dict[str, str]]:
@@ -140,51 +95,19 @@ def look(rows: Sequence[Row]) -> tuple[list[Found], dict[str, str]]:
     return found, broken
 
 
-def exact_duplicates(found: Sequence[Found]) -> list[list[int]]:
-    """Returns groups of positions, of two or more, whose decoded pixels are equal."""
-    groups: dict[str, list[int]] = {}
-    for position, image in enumerate(found):
-        groups.setdefault(image.digest, []).append(position)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def near_duplicates(found: Sequence[Found], most: int) -> list[list[int]]:
-    """Returns groups of positions, of two or more, whose hashes differ in at most `most` bits from that of
-    another of the group.
-
-    Of exact duplicates the first stands for all. Images without any structure, whose hash is 0, are like
-    everything even, and left out.
-    """
-    first_of: dict[str, int] = {}
-    for position, image in enumerate(found):
-        if image.hash:
-            first_of.setdefault(image.digest, position)
-    positions = list(first_of.values())
-    hashes = np.array([found[position].hash for position in positions], np.uint64)
-    group = np.arange(len(hashes))
-    for row in range(len(hashes)):  # a row at a time: all pairs of alike images would not fit the memory
-        close = np.flatnonzero(np.bitwise_count(hashes[row + 1 :] ^ hashes[row]) <= most) + row + 1
-        others = np.unique(group[close])
-        if (others != group[row]).any():
-            group[np.isin(group, others)] = group[row]
-    members: dict[int, list[int]] = {}
-    for position, number in zip(positions, group.tolist(), strict=True):
-        members.setdefault(number, []).append(position)
-    return [own for own in members.values() if len(own) > 1]
-
-
-<<<<<<< HEAD
-def check(rows: Sequence[Row], left_out: Mapping[str, int], *, near: int, small: int) -> dict[str, Any]:
-=======
-def check(root: Path, *, near: int, small: int, probabilities: Path | None = None) -> dict[str, Any]:
->>>>>>> main
+def check(
+    root: Path, *, near: int, small: int, probabilities: Path | None = None, source: str = "",
+    splits: Sequence[str] = ("train",),
+) -> dict[str, Any]:  # fmt: skip
     """Returns what `check` reports.
 
     Args:
-      rows, left_out: the images, and {kind: files that are no images}.
+      root: the folder.
       near: bits by which near duplicates may differ.
       small: least side, in pixels, that is not reported.
       probabilities: file of out-of-fold ones, or None.
+      source: that reads the splits; "" for folders of images.
+      splits: of the source.
 
     Returns:
       counts {split: {class: images}}; left_out {kind: files that are no images}; unreadable {path: why};
@@ -192,6 +115,7 @@ def check(root: Path, *, near: int, small: int, probabilities: Path | None = Non
       kinds whose images lie in several splits and in several classes. With probabilities also what
       `out_of_fold.suspects` returns, paths relative to the root.
     """
+    rows, left_out = rows_of_source(root, source, splits) if source else rows_of_folder(root)
     found, broken = look(rows)
     counts: dict[str, dict[str, int]] = {}
     for image in found:
@@ -318,20 +242,15 @@ def _write_labels(report: dict[str, Any]) -> None:
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Prints what is found; returns the exit status."""
-<<<<<<< HEAD
-    if arguments.source:
-        rows, left_out = rows_of_source(arguments.root, arguments.source, arguments.split or ["train"])
-    else:
-        rows, left_out = rows_of_folder(arguments.root)
-    report = check(rows, left_out, near=arguments.near, small=arguments.small)
-=======
     file = arguments.probabilities
-    report = check(arguments.root, near=arguments.near, small=arguments.small, probabilities=file)
+    report = check(
+        arguments.root, near=arguments.near, small=arguments.small, probabilities=file,
+        source=arguments.source, splits=arguments.split or ["train"],
+    )  # fmt: skip
     if file:
         from imgcls_jax.inference.out_of_fold import write_suspects
 
         write_suspects(file.with_suffix(".suspects.csv"), report["suspects"])
->>>>>>> main
     if arguments.format == "json":
         print(json.dumps(report, indent=2))
     else:
@@ -431,6 +350,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if overrides and arguments.run is not run_pack:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     arguments.overrides = overrides
+    if arguments.run is run_check and arguments.source and arguments.probabilities:
+        parser.error("--probabilities are of images in folders: leave out --source")
     return arguments
 
 

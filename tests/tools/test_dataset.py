@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def test_a_clean_folder(folder, capsys):
-    report = dataset.check(*dataset.rows_of_folder(folder), near=2, small=32)
+    report = dataset.check(folder, near=2, small=32)
     assert report["counts"] == {"train": {"cat": 3, "dog": 3}, "val": {"cat": 2}}
     assert not any(value for kind, value in report.items() if kind != "counts")
     assert dataset.main(["check", str(folder)]) == 0
@@ -64,7 +64,7 @@ def test_alike_frames_are_one_group(folder, capsys):
     for number in range(40):
         frame = np.clip(base + rng.integers(-1, 2, base.shape), 0, 255).astype(np.uint8)
         save(Image.fromarray(frame), folder / "train" / "cat" / f"frame{number:02}.png")
-    report = dataset.check(*dataset.rows_of_folder(folder), near=2, small=32)
+    report = dataset.check(folder, near=2, small=32)
     (group,) = report["near_duplicates"]
     assert len(group) == 40 and not report["duplicates"] and not report["leaks"]
     assert dataset.main(["check", str(folder)]) == 1
@@ -79,7 +79,7 @@ def test_the_folders_of_others(folder, capsys):
     (folder / "val").rename(folder / "Testing")
     save(picture(30), folder / "Training" / "cat" / "photo.jfif", format="JPEG")
     (folder / "Training" / "cat" / "notes.txt").write_text("none")
-    report = dataset.check(*dataset.rows_of_folder(folder), near=2, small=32)
+    report = dataset.check(folder, near=2, small=32)
     assert report["counts"] == {"Training": {"cat": 4, "dog": 3}, "Testing": {"cat": 2}}
     assert report["left_out"] == {".txt": 1}
     assert dataset.main(["check", str(folder)]) == 0
