@@ -35,7 +35,8 @@ import numpy as np
 
 from imgcls_jax.data import parquet_files, transforms
 from imgcls_jax.data.packed import pack
-from imgcls_jax.data.pipeline import EvalBatches, TrainBatches, iterate
+from imgcls_jax.data.pipeline import EvalBatches, TrainBatches
+from imgcls_jax.data.read_ahead import iterate
 from imgcls_jax.data.source import Source
 from imgcls_jax.data.sources.cub200 import Cub200
 from imgcls_jax.data.sources.image_folder import ImageFolder

@@ -10,7 +10,8 @@ import pytest
 from imgcls_jax.config.modules import find_function
 from imgcls_jax.data import packed, transforms
 from imgcls_jax.data.contents import contents
-from imgcls_jax.data.pipeline import TrainBatches, iterate
+from imgcls_jax.data.pipeline import TrainBatches
+from imgcls_jax.data.read_ahead import iterate
 from imgcls_jax.data.source import read_regular
 from imgcls_jax.data.sources.image_folder import ImageFolder
 from imgcls_jax.data.sources.webdataset import WebDataset
