@@ -71,7 +71,7 @@ def plan(
     contract.check_plan(objective, made, state.params, state.objective_state, setup.task.num_examples)
     if made.order is not None and setup.data.settings.augmentation_repeats > 1:
         raise ValueError(
-            f"config.objective.name = {setup.settings.objective.name!r} orders an epoch's images itself: leave "
+            f"config.objective.name = {setup.settings.objective.name!r} orders an epoch itself: leave "
             "out data.augmentation_repeats"
         )
     order = setup.batches.order_of(epoch) if made.order is None else np.asarray(made.order, np.int64)
