@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.config.modules import find_module
 from imgcls_jax.config.settings import EvalSettings
 from imgcls_jax.inference.mean import require_same_classes
 from imgcls_jax.inference.trained import Trained, probabilities
-from imgcls_jax.train import contract, evaluation
+from imgcls_jax.train import evaluation
 from imgcls_jax.train.build import make_evaluators
 
 OUTPUTS = ("logits", "probabilities")  # what an ensemble predicts
@@ -30,17 +29,7 @@ def evaluations_of(trained: Trained) -> list[EvalSettings]:
     Raises:
       ValueError: there is none.
     """
-    chosen = []
-    for own in trained.settings.evals:
-        module = find_module("evaluators", own.evaluator)
-        try:
-            contract.check_reads(
-                own.name, module, own.fields, trained.objective.predict, dict.fromkeys(OUTPUTS)
-            )
-        except ValueError:
-            continue
-        if own.views is None:
-            chosen.append(own)
+    chosen = evaluation.reading_only(trained.settings.evals, trained.objective.predict, OUTPUTS)
     if not chosen:
         raise ValueError(
             "the first run has no evaluation that reads classes alone, such as 'classification' without views"
