@@ -6,6 +6,9 @@
 The teacher, Simpleconv3, learns five labels a class. The student, a layer of 32, learns what the teacher says
 of all 1,438 images, of which it knows the same 50 labels. `:alone` trains the student on those labels
 without a teacher, in as many steps of as many images.
+
+Measured on 359 test images (development split), train.seed and data.label_seed 1, 2, 3, nothing tuned:
+teacher 92.11 +- 0.90 %, alone 88.49 +- 0.58 %, student 91.74 +- 0.58 %. Some 40 s each on a busy CPU core.
 """
 
 from ml_collections import ConfigDict

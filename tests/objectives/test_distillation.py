@@ -49,3 +49,15 @@ def test_hard_takes_the_teachers_class_as_a_label():
     value, _, s = value_of(hard=True, teacher_weight=1.0)
     expected = -np.log(softmax(s)[np.arange(4), batch()["teacher"].argmax(1)]).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_half_precision_changes_the_loss_by_rounding_alone():
+    def of(dtype):
+        objective = distillation.make(mlp.build(hidden=(5,), dtype=dtype), TASK, teacher="runs/x")
+        params, objective_state = objective.init(jax.random.key(0), batch())
+        value, _ = objective.loss(params, objective_state, batch(), jax.random.key(0), jnp.int32(0))
+        return value
+
+    half, whole = of("bfloat16"), of(None)
+    assert half.dtype == whole.dtype == jnp.float32 and half != whole
+    np.testing.assert_allclose(half, whole, rtol=2e-2)
