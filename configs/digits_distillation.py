@@ -9,6 +9,8 @@ without a teacher, in as many steps of as many images.
 
 Measured on 359 test images (development split), train.seed and data.label_seed 1, 2, 3, nothing tuned:
 teacher 92.11 +- 0.90 %, alone 88.49 +- 0.58 %, student 91.74 +- 0.58 %. Some 40 s each on a busy CPU core.
+`--config.objective.hard=True` (seed 1) 91.36 %, soft 92.20 %. With all labels (data.labels_per_class=0, seeds
+1, 2) a teacher does not help: alone 98.1 and 98.3 %, taught 97.5 and 97.8 %, teacher 99.7 %.
 """
 
 from ml_collections import ConfigDict
