@@ -22,7 +22,10 @@ MAY_IMPORT = {
     "layers": ({"layers", "losses"}, {"jax", "flax"}),
     "models": ({"models", "layers"}, {"jax", "flax"}),
     "weights": ({"weights"}, {"jax", "numpy"}),
-    "weights/files.py": ({"runtime.files", "runtime.restricted_pickle"}, {"jax", "numpy", "safetensors"}),
+    "weights/files.py": (
+        {"runtime.files", "runtime.restricted_pickle", "weights.caffe"},
+        {"jax", "numpy", "safetensors"},
+    ),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "contracts/embedder.py": ({"contracts", "layers.projector"}, {"jax", "optax"}),

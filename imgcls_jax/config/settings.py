@@ -13,7 +13,7 @@ from typing import Any
 
 from imgcls_jax.config.field_types import require_at_least
 
-DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled, or small gradients become 0
+DTYPES = ("float32", "bfloat16")  # resolve.py says why float16 is none
 ON_NONFINITE = ("stop", "skip", "rollback")
 PARALLEL = ("replicated", "sharded", "per_replica")
 FOLD = "fold"  # the split that a cross-validation holds out of the training split
@@ -56,7 +56,7 @@ class DataSettings:
         classes of the run are all of them, those that are never learned too.
       eval_transforms: line of every evaluation and of prediction; nothing random.
       on_bad_example: "raise" or "skip".
-      num_threads, num_workers, prefetch_batches: of data/pipeline.py.
+      num_threads, num_workers, prefetch_batches: of data/read_ahead.py.
       cache_gib: memory of each process, in GiB, that caches each image after the leading deterministic
         transforms, so that later epochs do not decode it again. The batches are the same.
       fields: arguments of the source.

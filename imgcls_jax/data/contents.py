@@ -57,15 +57,27 @@ def whole(source: Source) -> Any:
     return source
 
 
-def files(source: Source) -> set[str]:
-    """Returns the paths of a source's files, none where it has no files; links of folders are resolved."""
+def paths_of(source: Source) -> list[str]:
+    """Returns the paths of a source's files, in order, [] where it has no files; links of folders are
+    resolved."""
     made, indices = whole(source), np.arange(len(source))
     while isinstance(source, Subset):
         indices = source.indices[indices]
         source = source.source
     paths = [made.paths[index] for index in indices] if hasattr(made, "paths") else []
     folders = {path: os.path.realpath(made.root / path) for path in set(map(os.path.dirname, paths))}
-    return {os.path.join(folders[os.path.dirname(path)], os.path.basename(path)) for path in paths}
+    return [os.path.join(folders[os.path.dirname(path)], os.path.basename(path)) for path in paths]
+
+
+def real_path(file: str | os.PathLike[str]) -> str:
+    """Returns the path of a file as `paths_of` has it."""
+    folder, name = os.path.split(file)
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def files(source: Source) -> set[str]:
+    """Returns `paths_of` without an order."""
+    return set(paths_of(source))
 
 
 def contents(source: Source) -> Contents:

@@ -92,7 +92,7 @@ class DataSide:
 
     @property
     def reading(self) -> dict[str, int]:
-        """The read-ahead arguments of pipeline.iterate."""
+        """The read-ahead arguments of read_ahead.iterate."""
         settings = self.settings
         return {
             "num_threads": settings.num_threads,

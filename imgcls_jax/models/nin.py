@@ -177,3 +177,17 @@ def build(variant: str, **fields: Any) -> NiN:
 def torch_head(variant: str) -> str:
     """Returns the name of the final layer in the scheme of the others."""
     return {"nin_imagenet": "cccp8", "nin_cifar": "cccp6", "nin_rotnet": "classifier"}[variant]
+
+
+def caffe_layers(variant: str) -> dict[str, str]:
+    """Returns the modules of the layers of the Caffe model zoo's networks; {} for one that it lacks."""
+    if variant == "nin_rotnet":
+        return {}
+    stages = choose_variant(__name__, VARIANTS, variant)["stages"]
+    convolutions = [f"conv{number}" for number in range(1, len(stages) + 1)]
+    mlp_layers = sum(len(stage.channels) - 1 for stage in stages) + 1  # the head, too
+    layers = {name: name for name in (*convolutions, *(f"cccp{i}" for i in range(1, mlp_layers + 1)))}
+    for name in ("conv4", "cccp7", "cccp8"):  # of 1,024 channels in ImageNet's
+        if name in layers:
+            layers[f"{name}-1024"] = layers.pop(name)
+    return layers

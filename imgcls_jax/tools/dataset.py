@@ -2,6 +2,8 @@
 
   python -m imgcls_jax.tools.dataset download NAME --root FOLDER [--part PART] [--keep]
   python -m imgcls_jax.tools.dataset check ROOT [--near 2] [--small 32] [--format text|json]
+    [--probabilities FILE.npz]
+  python -m imgcls_jax.tools.dataset probabilities WORKDIR... --output FILE.npz
   python -m imgcls_jax.tools.dataset split ROOT [--fraction 0.1] [--seed 0]
 
 `download` fetches the files of the source NAME from their publisher, goes on where an earlier start broke
@@ -15,7 +17,13 @@ the decoded pixels), groups of near ones (difference hashes of 64 bits that diff
 another's), and which of these lie in two splits, where they leak, or in two classes, where one label is
 wrong. `split` writes `train.txt` and `val.txt`
 into ROOT, `path label` lines that hold out the fraction of every class, and `classes.txt`, for
-`data.source = "list_file"`. Exit status of `check`: 0 nothing found, 1 something, 2 a mistake in the command.
+`data.source = "list_file"`.
+
+`probabilities` predicts every image of a cross-validation (`tools.sweep --folds`) by the run that did not
+train on it. With that file `check` also names the images whose label is likely another one, by confident
+learning (data/label_errors.py): how many of each label look like which other, and a list, the least probable
+label first, in FILE.suspects.csv. Exit status of `check`: 0 nothing found, 1 something, 2 a mistake in the
+command.
 """
 
 from __future__ import annotations
@@ -28,7 +36,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imgcls_jax.runtime.command import command, exit_with, importing, parser_of, user_path
+from imgcls_jax.runtime.command import (
+    add_batch_size,
+    add_data,
+    command,
+    exit_with,
+    importing,
+    parser_of,
+    user_path,
+)
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
@@ -38,6 +54,7 @@ with importing(__name__):
     import numpy as np
     from PIL import Image
 
+    from imgcls_jax.data.contents import real_path
     from imgcls_jax.data.decoding import decode
     from imgcls_jax.data.download import download
     from imgcls_jax.data.folders import all_labeled, find_layout
@@ -47,8 +64,9 @@ with importing(__name__):
     from imgcls_jax.data.subsets import stratified_split
 
 HASH_SIDE = 8
-NO_FAULTS = ("counts", "left_out")  # parts of a report that tell of nothing wrong
+NO_FAULTS = ("counts", "left_out", "classes", "joint", "absent")  # parts of a report of nothing wrong
 SHOWN = 10  # names of a group that are printed
+SHOWN_CLASSES = 20  # of which all counts are printed; of more classes the largest ones
 
 
 class Found(NamedTuple):
@@ -151,18 +169,20 @@ def near_duplicates(found: Sequence[Found], most: int) -> list[list[int]]:
     return [own for own in members.values() if len(own) > 1]
 
 
-def check(root: Path, *, near: int, small: int) -> dict[str, Any]:
+def check(root: Path, *, near: int, small: int, probabilities: Path | None = None) -> dict[str, Any]:
     """Returns what `check` reports.
 
     Args:
       root: the folder.
       near: bits by which near duplicates may differ.
       small: least side, in pixels, that is not reported.
+      probabilities: file of out-of-fold ones, or None.
 
     Returns:
       counts {split: {class: images}}; left_out {kind: files that are no images}; unreadable {path: why};
       small, paths; duplicates and near_duplicates, lists of paths each; leaks and conflicts, those of both
-      kinds whose images lie in several splits and in several classes.
+      kinds whose images lie in several splits and in several classes. With probabilities also what
+      `out_of_fold.suspects` returns, paths relative to the root.
     """
     found, broken, left_out = look(root)
     counts: dict[str, dict[str, int]] = {}
@@ -175,6 +195,7 @@ def check(root: Path, *, near: int, small: int) -> dict[str, Any]:
     def paths(chosen: Sequence[Sequence[int]]) -> list[list[str]]:
         return [[found[position].path for position in group] for group in chosen]
 
+    labels = {} if probabilities is None else _suspects(root, found, probabilities)
     return {
         "counts": counts,
         "left_out": dict(left_out),
@@ -184,7 +205,17 @@ def check(root: Path, *, near: int, small: int) -> dict[str, Any]:
         "near_duplicates": paths(alike),
         "leaks": paths([g for g in groups if len({found[position].split for position in g}) > 1]),
         "conflicts": paths([g for g in groups if len({found[position].label for position in g}) > 1]),
-    }
+    } | labels
+
+
+def _suspects(root: Path, found: Sequence[Found], probabilities: Path) -> dict[str, Any]:
+    from imgcls_jax.inference import out_of_fold  # here, so that all else does without jax
+
+    images = {real_path(root / image.path): image for image in found}
+    report = out_of_fold.suspects(probabilities, {path: image.label for path, image in images.items()})
+    for row in report["suspects"]:
+        row["path"] = images[row["path"]].path
+    return report
 
 
 def split(root: Path, *, fraction: float, seed: int) -> dict[str, int]:
@@ -249,18 +280,61 @@ def write_text(report: dict[str, Any]) -> None:
         for group in report[kind]:
             more = f"  and {len(group) - SHOWN} more" if len(group) > SHOWN else ""
             print(printable(f"{kind.replace('_', ' ')}: {'  '.join(group[:SHOWN])}{more}"))
+    if "joint" in report:
+        _write_labels(report)
     kinds = {kind: len(value) for kind, value in report.items() if kind not in NO_FAULTS}
     print(", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in kinds.items()))
 
 
+def _write_labels(report: dict[str, Any]) -> None:
+    """Prints the confident joint, and the suspects."""
+    names, joint = report["classes"], np.array(report["joint"])
+    if len(names) <= SHOWN_CLASSES:
+        width = max(len(str(joint.max())), 3) + 1
+        print("images by given label (row) and likely label (column), in the same order:")
+        for name, row in zip(names, joint.tolist(), strict=True):
+            print(printable("".join(f"{count:{width}d}" for count in row) + f"  {name}"))
+    else:
+        others = np.where(np.eye(len(names), dtype=bool), 0, joint)
+        for at in np.argsort(-others, axis=None, kind="stable")[:SHOWN_CLASSES]:
+            given, likely = np.unravel_index(at, others.shape)
+            if others[given, likely]:
+                pair = f"{names[given]} that look like {names[likely]}"
+                print(printable(f"{others[given, likely]:7d}  {pair}"))
+    for row in report["suspects"]:
+        told = f"{row['label']} {row['p_label']:.4f}, likely {row['likely']} {row['p_likely']:.4f}"
+        print(printable(f"suspect: {row['path']}: {told}"))
+    if report["absent"]:
+        print(f"not here any more under their label: {report['absent']} images of the probabilities")
+
+
 def run_check(arguments: argparse.Namespace) -> int:
     """Prints what is found; returns the exit status."""
-    report = check(arguments.root, near=arguments.near, small=arguments.small)
+    file = arguments.probabilities
+    report = check(arguments.root, near=arguments.near, small=arguments.small, probabilities=file)
+    if file:
+        from imgcls_jax.inference.out_of_fold import write_suspects
+
+        write_suspects(file.with_suffix(".suspects.csv"), report["suspects"])
     if arguments.format == "json":
         print(json.dumps(report, indent=2))
     else:
         write_text(report)
     return int(any(value for kind, value in report.items() if kind not in NO_FAULTS))
+
+
+def run_probabilities(arguments: argparse.Namespace) -> int:
+    """Writes the out-of-fold probabilities; returns the exit status."""
+    from imgcls_jax.inference import out_of_fold
+    from imgcls_jax.train.known_data import named
+
+    if arguments.output.suffix != ".npz":
+        raise ValueError(f"--output ends with .npz; got {arguments.output}")
+    found = out_of_fold.collect(arguments.workdirs, data=named(arguments), batch_size=arguments.batch_size)
+    out_of_fold.write(arguments.output, found)
+    right = float((found.probabilities.argmax(axis=1) == found.labels).mean())
+    print(printable(f"{arguments.output}: {len(found.names)} images, out-of-fold accuracy {right:.4f}"))
+    return 0
 
 
 def run_split(arguments: argparse.Namespace) -> int:
@@ -294,6 +368,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     checking.add_argument("--near", type=int, default=2, help="bits of 64 that near duplicates may differ in")
     checking.add_argument("--small", type=int, default=32, help="least side in pixels (default 32)")
     checking.add_argument("--format", choices=("text", "json"), default="text")
+    checking.add_argument(
+        "--probabilities", type=user_path, metavar="FILE.npz", help="find images whose label is likely wrong"
+    )
+    predicting = commands.add_parser("probabilities", help="predict every image by a run without it")
+    predicting.set_defaults(run=run_probabilities)
+    predicting.add_argument(
+        "workdirs", nargs="+", type=user_path, metavar="WORKDIR", help="one a fold, or the trial's folder"
+    )
+    predicting.add_argument("--output", type=user_path, required=True, metavar="FILE.npz")
+    add_data(predicting)
+    add_batch_size(predicting)
     splitting = commands.add_parser("split", help="write train.txt, val.txt and classes.txt")
     splitting.set_defaults(run=run_split)
     splitting.add_argument("root", type=user_path)

@@ -240,6 +240,19 @@ def check_reads(section: str, module: Any, options: Mapping[str, Any], predict: 
             )
 
 
+def measured(module: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the numbers that an evaluator declares to measure; () where it declares none.
+
+    Its file may have MEASURES, or a function measures(options) where they depend on its options. Those that
+    depend on the data or the objective are among them, whether they are measured or not.
+
+    Args:
+      module: of evaluators/.
+      options: its fields of the configuration.
+    """
+    return tuple(module.measures(options) if hasattr(module, "measures") else getattr(module, "MEASURES", ()))
+
+
 def check_metrics(evaluator: str, metrics: Any) -> None:
     """Raises ValueError unless an evaluation gave a dict of numbers, lists of them and None."""
     if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):

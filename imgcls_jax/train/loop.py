@@ -14,7 +14,8 @@ import numpy as np
 from imgcls_jax.config import compare
 from imgcls_jax.config.field_types import fits
 from imgcls_jax.contracts.objective import Batch
-from imgcls_jax.data.pipeline import TrainBatches, iterate, note_bad_examples
+from imgcls_jax.data.pipeline import TrainBatches, note_bad_examples
+from imgcls_jax.data.read_ahead import iterate
 from imgcls_jax.runtime.agreement import union
 from imgcls_jax.runtime.environment import environment
 from imgcls_jax.runtime.mistakes import in_one_line

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from imgcls_jax.data import host_operations, transforms
-from imgcls_jax.data.pipeline import MAX_BAD_IN_A_ROW, EvalBatches, Labeled, TrainBatches, iterate
+from imgcls_jax.data.pipeline import MAX_BAD_IN_A_ROW, EvalBatches, Labeled, TrainBatches
+from imgcls_jax.data.read_ahead import iterate
 from imgcls_jax.data.source import Arrays
 from imgcls_jax.data.sources.image_folder import ImageFolder
 
@@ -270,7 +271,8 @@ def test_sizes_that_cannot_work_are_refused():
 
 WORKERS = """
 import numpy as np
-from imgcls_jax.data.pipeline import TrainBatches, iterate
+from imgcls_jax.data.pipeline import TrainBatches
+from imgcls_jax.data.read_ahead import iterate
 from imgcls_jax.data.source import Arrays
 
 def read(last):

@@ -238,6 +238,17 @@ def test_mistakes_are_named(options, message):
         optimizer(**options)
 
 
+def test_an_optimizer_that_does_not_take_a_scalar_is_told_which():
+    """sm3 covers a parameter's axes, and a scale such as CLIP's has none."""
+    params = PARAMS | {"log_scale": jnp.zeros(())}
+    says = r"'sm3' does not work with the parameter log_scale, of shape \(\) .*\(\('log_scale', None\),\)"
+    with pytest.raises(ValueError, match=says):
+        optimizer(params, name="sm3")
+    grads = jax.tree.map(jnp.ones_like, params)
+    moved, _ = steps(optimizer(params, name="sm3", groups=(("log_scale", None),)), 1, grads, params)
+    assert moved["log_scale"] == 0 and (moved["head"]["bias"] != 1).all()
+
+
 def test_lars_leaves_biases_and_norms_out_of_the_trust_ratio():
     """By hand: a scale that begins at 0 moves by the rate a step; a kernel by its norm's thousandth."""
     params = {"conv": {"kernel": jnp.full((2, 2), 3.0)}, "bn": {"scale": jnp.zeros(2), "bias": jnp.zeros(2)}}

@@ -19,7 +19,7 @@ FREEZE = [["backbone/.*", None]]
 
 
 def config_of(phases, **train):
-    config = digits_config(**train)
+    config = digits_config(**train) | {"model": {"name": "simpleconv3"}}  # it has batch_stats
     del config["train"]["total_steps"]
     config["optimizer"] |= {"schedule": "constant", "learning_rate": 0.05, "warmup_epochs": 0.0}
     return config | {"phases": phases}
