@@ -69,6 +69,18 @@ def resolve_data(fields: Config) -> settings.DataSettings:
     return record_of(settings.DataSettings, json.loads(json.dumps(_data(fields))))
 
 
+def resolve_model(fields: Config) -> settings.ModelSettings:
+    """Resolves a section `model` alone.
+
+    Args:
+      fields: as written.
+
+    Raises:
+      ValueError: an unknown family, variant or field, one of another type, or one that is missing.
+    """
+    return record_of(settings.ModelSettings, json.loads(json.dumps(_model(fields))))
+
+
 # ---- one section each
 
 

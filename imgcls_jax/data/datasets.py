@@ -266,6 +266,7 @@ class DataSide:
             view_ops=view_ops,
             labeled=labeled,
             groups=groups,
+            repeats=self.settings.augmentation_repeats,
             order=order,
             shard=self.shard,
         )

@@ -59,6 +59,7 @@ Arrays = dict[str, np.ndarray]
 Tree = Mapping[str, Any]
 
 POSITIONS = ("pos_embedding", "pos_embed")
+EXPORTED = "weights.safetensors"  # the file of a folder of tools.export
 SHOWN = 5  # names of each kind in an error
 
 

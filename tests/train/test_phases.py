@@ -99,6 +99,7 @@ def test_cached_features_change_no_result(tmp_path):
         ("data", {"train_transforms": "flip | normalize(0.5, 0.5)"}, "flip of train_transforms"),
         ("objective", {"mixup_alpha": 0.2}, "reads the images"),
         ("data", {"on_bad_example": "skip"}, "on_bad_example"),
+        ("data", {"augmentation_repeats": 2}, "augmentation_repeats"),
     ],
 )
 def test_features_are_not_cached_where_that_would_change_a_result(section, fields, reason):
