@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import ipaddress
+import os
 import signal
 import socket
 import sys
@@ -42,10 +43,11 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        way_out = "; choose another --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
-        raise ValueError(
-            f"port {port} of {host} cannot be listened at: {error.strerror or reason(error)}{way_out}"
-        ) from error
+        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        why = (
+            f"{os.strerror(error.errno)}; choose another --port" if taken else error.strerror or reason(error)
+        )
+        raise ValueError(f"port {port} of {host} cannot be listened at: {why}") from error
 
 
 def is_local(host: str) -> bool:
@@ -62,27 +64,34 @@ def url(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def serve(app: Any, listening: socket.socket, *, most_connections: int, seconds_to_end: int) -> None:
-    """Answers requests until the process is told to end (Ctrl-C, SIGTERM); those at hand are answered first.
+def server_of(app: Any, *, most_connections: int, seconds_to_end: int) -> Any:
+    """Returns a server, uvicorn's.
 
     Args:
       app: of ASGI.
-      listening: of `listen`; closed at the end.
       most_connections: at a time; one more is told 503.
-      seconds_to_end: how long those at hand may take.
-
-    Raises:
-      KeyboardInterrupt, SystemExit: the process was told to end.
+      seconds_to_end: how long the requests at hand may take once the server is to end.
     """
     import uvicorn
 
     # h11 reads on, and drops, what a client still sends after it was answered; closing at once would lose
     # the answer on its way.
-    config = uvicorn.Config(
-        app, http="h11", ws="none", limit_concurrency=most_connections, server_header=False,
-        timeout_graceful_shutdown=seconds_to_end, log_level="warning", access_log=False,
-    )  # fmt: skip
+    options: dict[str, Any] = {"http": "h11", "ws": "none", "limit_concurrency": most_connections}
+    options |= {"server_header": False, "log_level": "warning", "access_log": False}
+    return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=seconds_to_end, **options))
+
+
+def serve(server: Any, listening: socket.socket) -> None:
+    """Answers requests until the process is told to end; those at hand are answered first.
+
+    Args:
+      server: of `server_of`.
+      listening: of `listen`; closed at the end.
+
+    Raises:
+      KeyboardInterrupt, SystemExit: the process was told to end, by Ctrl-C or SIGTERM.
+    """
     # uvicorn ends as it was told to, by the signal once more: what the command has to clean up comes first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with listening:
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])

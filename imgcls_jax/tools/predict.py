@@ -66,9 +66,7 @@ def named(
         if error:
             yield {"path": str(file), "error": error}
             continue
-        predictions = named_classes(
-            row, class_names, top_k, threshold=threshold, unknown_below=unknown_below
-        )
+        predictions = named_classes(row, class_names, top_k, threshold=threshold, unknown_below=unknown_below)
         yield {"path": str(file), "predictions": predictions}
 
 

@@ -3,11 +3,11 @@
   python -m imgcls_jax.tools.serve --exported FOLDER [--port 8000]
   curl --data-binary @IMAGE 'http://127.0.0.1:8000/predict?top_k=3'
 
-`POST /predict` takes the bytes of one image file and answers {"predictions": [{"class", "probability"}, ...]},
-the likeliest first; with `--unknown_below`, or of an image of several labels, there may be none. `GET /health`
-is 200 while images are answered, `GET /metrics` is for Prometheus. What arrives while the network is busy is
-its next batch. Errors are {"error": ...}: 400 a wrong query, 408 a body that came too slowly, 413 too many
-bytes, 422 no image that can be read, 503 too many images at a time or too late an answer (ask again).
+`POST /predict` takes the bytes of one image file and answers {"predictions": [{"class", "probability"},
+...]}, the likeliest first; with `--unknown_below`, or of an image of several labels, there may be none. `GET
+/health` is 200 while images are answered, `GET /metrics` is for Prometheus. What arrives while the network is
+busy is its next batch. Errors are {"error": ...}: 400 a wrong query, 408 a body that came too slowly, 413 too
+many bytes, 422 no image that can be read, 503 too many images at a time or too late an answer (ask again).
 
 It listens to this machine alone unless `--host` says otherwise, and knows neither passwords nor TLS: towards
 an open network a proxy belongs in front. Exit status: 2 for a mistake in the command.
@@ -33,7 +33,8 @@ from imgcls_jax.runtime.command import (
     share,
     user_path,
 )
-from imgcls_jax.runtime.listening import add_address, listen, serve, url
+from imgcls_jax.runtime.listening import add_address, listen, serve, server_of, url
+from imgcls_jax.runtime.names import printable
 
 with importing(__name__):
     import prometheus_client as prometheus
@@ -143,7 +144,7 @@ class Service:
 
     async def predict(self, request: Request) -> Response:
         """Answers one image."""
-        begun = time.perf_counter()
+        begun, status = time.perf_counter(), GONE
         try:
             answer, status = await self._admitted(request), 200
             self.seconds.observe(time.perf_counter() - begun)
@@ -152,7 +153,6 @@ class Service:
             status = refused.status
             return JSONResponse({"error": str(refused)}, status, RETRY if status == 503 else None)
         except ClientDisconnect:
-            status = GONE
             return Response(status_code=GONE)
         except Exception as error:  # what the network raised, such as a lack of memory
             status = 500
@@ -261,10 +261,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         unknown_below=arguments.unknown_below,
     )
     service.batcher.start()
-    print(f"serving {arguments.exported} at {url(listening)}", flush=True)
+    print(printable(f"serving {arguments.exported} at {url(listening)}"), flush=True)
+    server = server_of(service.app(), most_connections=MOST_CONNECTIONS, seconds_to_end=arguments.seconds + 1)
     try:
-        ends = int(arguments.seconds) + 1
-        serve(service.app(), listening, most_connections=MOST_CONNECTIONS, seconds_to_end=ends)
+        serve(server, listening)
     finally:
         service.batcher.close()
     return 0
