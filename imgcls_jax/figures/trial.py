@@ -71,10 +71,18 @@ class OfRun:
     Args:
       trained: of `with_named_layers`.
       index: of its embeddings, made by tools.index; None for no neighbours.
+      class_names: K names; None for those of the run.
       k: neighbours.
     """
 
-    def __init__(self, trained: Trained, index: indices.Index | None = None, *, k: int = 6):
+    def __init__(
+        self,
+        trained: Trained,
+        index: indices.Index | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        k: int = 6,
+    ):
         self.trained, self.index, self._k = trained, index, k
         self.multi_label = trained.objective.multi_label
         self._line = trained.data.settings.eval_transforms
@@ -89,7 +97,7 @@ class OfRun:
         self._asked = jax.jit(asked)
         shape = jax.ShapeDtypeStruct((1, *trained.source_shape), np.uint8)
         count = jax.eval_shape(self._asked, shape)[1].shape[1]  # raises where there are no classes
-        self.class_names = names_of(trained, count)
+        self.class_names = names_of(trained, count) if class_names is None else class_names
 
     def answer(self, content: bytes) -> Answer:
         """Returns the answer. The first one compiles the network."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import ipaddress
-import os
 import signal
 import socket
 import sys
@@ -43,10 +42,9 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
-        why = (
-            f"{os.strerror(error.errno)}; choose another --port" if taken else error.strerror or reason(error)
-        )
+        why = error.strerror or reason(error)
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            why = f"{why.split(' (')[0]}; choose another --port"
         raise ValueError(f"port {port} of {host} cannot be listened at: {why}") from error
 
 

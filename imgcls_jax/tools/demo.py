@@ -123,7 +123,7 @@ def trial_of(arguments: argparse.Namespace) -> tuple[Callable[[str], Any], str, 
     @lru_cache(4)
     def of_classes(names: tuple[str, ...]) -> OfRun:
         own = zero_shot.classifier(trained, names, prompts(names, templates), arguments.vocabulary)
-        return OfRun(own, stored)
+        return OfRun(own, stored, class_names=names)
 
     names = [name for name in trained.class_names[:MOST_CLASSES] if len(name) <= LONGEST]
     of_classes(tuple(dict.fromkeys(names)) or ("photo",))  # tells of a vocabulary that is missing
@@ -161,11 +161,12 @@ def page(
         gradio.HTML(f"<h1>Try a model</h1><p>{html.escape(printable(about))}</p>")
         with gradio.Row():
             with gradio.Column(min_width=300):
-                # As it came: data/decoding.py decodes it, within its limits.
                 image = gradio.Image(
                     label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"],
                     height=320, buttons=[],
                 )  # fmt: skip
+                # The file as it came: data/decoding.py opens it, within its limits.
+                image.preprocess = lambda payload: payload and payload.path
                 text = gradio.Textbox(
                     classes or "", label="Classes, one a line", lines=4, max_lines=12,
                     visible=classes is not None,
@@ -179,7 +180,7 @@ def page(
                     label="What the answer rests on (Grad-CAM)", format="png", height=320, buttons=[]
                 )
         gallery = gradio.Gallery(
-            label="Most like it, by the cosine", columns=[2, 3, 6], format="png", buttons=[], height="auto"
+            label="Most like it, by the cosine", columns=3, object_fit="contain", format="png", buttons=[]
         )
         notes = gradio.Textbox(label="Notes", interactive=False)
         gradio.on(
