@@ -7,7 +7,8 @@
 batches that lie ready. The decoder alone decodes and resizes, in one thread a core. Then the server runs in a
 process of its own, and a client here asks with so many connections at once, each its next image when it has
 its answer. At last `--burst` images come at the same moment, each on a connection of its own, to a queue of
-128. Client and server share the machine's cores: the client's share is shown, in cores.
+128. Client and server share the machine's cores. The processor's time an image is shown beside the rates:
+others at work on the same machine disturb it less.
 """
 
 from __future__ import annotations
@@ -68,13 +69,20 @@ def write_untrained(name: str, folder: Path) -> None:
     export.write(trained, folder, [{"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())])
 
 
-def rate(work: Callable[[], int], seconds: float) -> float:
-    """Returns images a second of calls that say how many each did."""
+def rate(work: Callable[[], int], seconds: float) -> dict[str, float]:
+    """Returns what calls that say how many images each did make of a second, and of the processor."""
     work()
-    begin, count = time.perf_counter(), 0
+    begin, spent, count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - begin < seconds:
         count += work()
-    return count / (time.perf_counter() - begin)
+    wall, spent = time.perf_counter() - begin, time.process_time() - spent
+    return {"images_per_second": count / wall, "cpu_ms_per_image": spent / count * 1000}
+
+
+def spent_by(process: int) -> float:
+    """Returns the processor's time of a process so far, in seconds."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def ask(connection: http.client.HTTPConnection, body: bytes) -> int:
@@ -84,7 +92,7 @@ def ask(connection: http.client.HTTPConnection, body: bytes) -> int:
     return answer.status
 
 
-def load(port: int, body: bytes, at_once: int, seconds: float) -> dict[str, Any]:
+def load(port: int, server: int, body: bytes, at_once: int, seconds: float) -> dict[str, Any]:
     """Asks from so many threads, and returns what came."""
     took: list[float] = []
     statuses: collections.Counter[int] = collections.Counter()
@@ -97,7 +105,7 @@ def load(port: int, body: bytes, at_once: int, seconds: float) -> dict[str, Any]
             took.append(time.perf_counter() - begin)
         connection.close()
 
-    begin, spent = time.perf_counter(), time.process_time()
+    begin, spent = time.perf_counter(), spent_by(server)
     threads = [threading.Thread(target=one) for _ in range(at_once)]
     for thread in threads:
         thread.start()
@@ -110,7 +118,7 @@ def load(port: int, body: bytes, at_once: int, seconds: float) -> dict[str, Any]
         "images_per_second": len(took) / wall,
         "milliseconds": {"median": middle, "p99": tail, "largest": last},
         "statuses": dict(statuses),
-        "client_cores": (time.process_time() - spent) / wall,
+        "cpu_ms_per_image": (spent_by(server) - spent) / len(took) * 1000,
     }
 
 
@@ -159,7 +167,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         try:
             assert server.stdout is not None
             port = int(server.stdout.readline().rsplit(":", 1)[1])
-            rows["served"] = [load(port, body, n, arguments.seconds) for n in arguments.at_once]
+            rows["served"] = [load(port, server.pid, body, n, arguments.seconds) for n in arguments.at_once]
             rows["burst"] = burst(port, body, arguments.burst) if arguments.burst else None
         finally:
             server.terminate()
@@ -183,12 +191,16 @@ def main() -> None:
             arguments.exported = Path(folder) / arguments.network
             write_untrained(arguments.network, arguments.exported)
         rows = measure(arguments)
-    print(f"network alone {rows['network_alone']:.0f} images/s, decoder alone {rows['decoder_alone']:.0f}")
+    for name in ("network_alone", "decoder_alone"):
+        row = rows[name]
+        print(
+            f"{name}: {row['images_per_second']:.0f} images/s, {row['cpu_ms_per_image']:.2f} ms of CPU each"
+        )
     for row in rows["served"]:
         times = ", ".join(f"{name} {value:.0f} ms" for name, value in row["milliseconds"].items())
         print(
-            f"{row['at_once']} at once: {row['images_per_second']:.0f} images/s; {times}; {row['statuses']}; "
-            f"client {row['client_cores']:.2f} cores"
+            f"{row['at_once']} at once: {row['images_per_second']:.0f} images/s, "
+            f"{row['cpu_ms_per_image']:.2f} ms of CPU each; {times}; {row['statuses']}"
         )
     if rows["burst"]:
         print(f"burst of {rows['burst']['images']}: {rows['burst']['answers']}")

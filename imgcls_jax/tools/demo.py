@@ -224,10 +224,13 @@ def application(gradio: Any, blocks: Any, *, megabytes: int, local: bool) -> Any
     app.add_middleware(Policy)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES if local else ["*"])
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    return gradio.mount_gradio_app(
+    app = gradio.mount_gradio_app(
         app, blocks, path="/", max_file_size=megabytes * 10**6, theme=gradio.themes.Default(**fonts), css=CSS,
         ssr_mode=False, run_history=False, footer_links=[], enable_monitoring=False, mcp_server=False,
     )  # fmt: skip
+    # Or gradio takes the page for one that is run in tests, and a request may name any file of this machine.
+    blocks.has_launched = True
+    return app
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
