@@ -88,7 +88,7 @@ def convert(
         arrays, note = pretrained.network_of(arrays, module, variant, shapes, prefix)
     aux = has_aux(arrays, module, variant)
     backbone = module.build(variant, aux=True) if aux else module.build(variant)
-    if hasattr(module, "import_weights") and not pretrained.is_own(arrays):
+    if not pretrained.is_own(arrays):
         arrays = pretrained.renamed(arrays, module, variant)
     num_classes = num_classes or count_classes(arrays, module.torch_head(variant))
     target = pretrained.target_shapes(backbone, image_shape, num_classes, aux=aux)

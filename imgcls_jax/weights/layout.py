@@ -10,7 +10,9 @@ from types import ModuleType
 
 import numpy as np
 
+from imgcls_jax.weights.big_vision import of_big_vision
 from imgcls_jax.weights.clip_names import openai_names
+from imgcls_jax.weights.hugging_face import of_hugging_face
 
 KeyPath = tuple[str, ...]  # room, modules..., leaf
 
@@ -88,14 +90,25 @@ class OwnNames(TorchNames):
         return array
 
 
+def known_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns arrays under the names of timm, OpenAI or torchvision, which each family reads.
+
+    Raises:
+      ValueError: a part of an attention is missing, or an array has no place in big_vision's network.
+    """
+    return openai_names(of_hugging_face(of_big_vision(arrays)))
+
+
 def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> dict[str, np.ndarray]:
-    """Returns what a family's `import_weights` makes of arrays; those of CLIP may have Hugging Face's names.
+    """Returns what a family's `import_weights` makes of arrays; their names may also be Hugging Face's or
+    big_vision's.
 
     Raises:
       ValueError: an array is of a form that the family cannot read.
     """
     try:
-        imported = family.import_weights(openai_names(arrays), variant)
+        named = known_names(arrays)
+        imported = family.import_weights(named, variant) if hasattr(family, "import_weights") else named
         return {name: np.asarray(a) for name, a in imported.items()}
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"no weights of {variant}: {error}") from error

@@ -31,9 +31,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.weights.clip_names import ROOMS, ClipNames, of_clip, openai_names
+from imgcls_jax.weights.clip_names import ROOMS, ClipNames, of_clip
 from imgcls_jax.weights.files import read_state_dict, write_safetensors
-from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames, renamed
+from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames, known_names, renamed
 from imgcls_jax.weights.positions import grid_of, resize_positions
 from imgcls_jax.weights.prefixes import under_prefix
 
@@ -126,11 +126,10 @@ def load_torch(
       ValueError: listing what is missing, what is left over, what has another shape, and what holds NaN,
         infinity or other things than floats.
     """
-    arrays, note = network_of(openai_names(state_dict), family, variant, target)
-    arrays = openai_names(arrays)  # where they stood under a prefix
+    arrays, note = network_of(known_names(state_dict), family, variant, target)
+    arrays = known_names(arrays)  # where they stood under a prefix
     texts, told = _texts(arrays, target, positions)
-    if hasattr(family, "import_weights"):
-        arrays = renamed(arrays, family, variant)
+    arrays = renamed(arrays, family, variant)
     try:
         params, batch_stats, report = _fill(arrays, TorchNames(family, variant), target, positions)
     except ValueError as error:
