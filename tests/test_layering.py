@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "models": ({"models", "layers"}, {"jax", "flax"}),
     "weights": ({"weights"}, {"jax", "numpy"}),
     "weights/files.py": ({"runtime.files", "runtime.restricted_pickle"}, {"jax", "numpy", "safetensors"}),
+    "weights/described.py": ({"weights", "runtime.files"}, set()),
+    "weights/hub.py": ({"weights", "runtime.fetch"}, {"huggingface_hub"}),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "contracts/embedder.py": ({"contracts", "layers.projector"}, {"jax", "optax"}),

@@ -6,8 +6,9 @@ Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Net
 
 Two families of weights exist and neither runs in the other's form. The default is PyTorch's: symmetric
 padding; BatchNorm with epsilon 1e-5 and momentum 0.9 for B0 to B4, 1e-3 and 0.99 for B5 to B7. For
-TensorFlow's there are "tf_efficientnet_b0" to "_b7", which timm calls so and Hugging Face "google/efficientnet-b0". The dropout before the final classifier (0.2 for B0 and B1,
-0.3 for B2 and B3, 0.4 for B4 and B5, 0.5 for B6 and B7) belongs to the head.
+TensorFlow's there are "tf_efficientnet_b0" to "tf_efficientnet_b7", as timm calls them; Hugging Face's
+"google/efficientnet-b0" is one of them. The dropout before the final classifier (0.2 for B0 and B1, 0.3 for
+B2 and B3, 0.4 for B4 and B5, 0.5 for B6 and B7) belongs to the head.
 
 EfficientNet-Lite (efficientnet/lite in TensorFlow's tpu repository, 2020; no paper) has ReLU6 for swish and
 no squeeze-and-excitation, and scales neither the stem and the last convolution nor the repeats of the first

@@ -2,11 +2,11 @@
 
 Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv 1801.04381 (2018), table 2.
 
-"mobilenet_v2" has PyTorch's symmetric padding and BatchNorm; "mobilenet_v2_tf" is TensorFlow's network, with
-SAME padding and epsilon 1e-3, which Hugging Face calls "google/mobilenet_v2_1.0_224"; "mobilenet_v2_folded" is the form of the weights
-that TensorFlow published, with every BatchNorm folded into the convolution before it (so convolutions have
-biases and there is no norm), TensorFlow's SAME padding, and images in [-1, 1]; files with TensorFlow's names
-and layouts are read too. The dropout (0.2) before the final classifier belongs to the head.
+"mobilenet_v2" has PyTorch's symmetric padding and BatchNorm. "mobilenet_v2_tf" is TensorFlow's network, with
+SAME padding and epsilon 1e-3, which Hugging Face calls "google/mobilenet_v2_1.0_224". "mobilenet_v2_folded"
+is the form of the weights that TensorFlow published, with every BatchNorm folded into the convolution before
+it (so convolutions have biases and there is no norm), SAME padding, and images in [-1, 1]; files with
+TensorFlow's names and layouts are read too. The dropout (0.2) before the classifier belongs to the head.
 """
 
 from __future__ import annotations
@@ -208,8 +208,8 @@ def _timm_names() -> Iterator[tuple[str, str]]:
     yield from zip(("conv_stem", "bn1", "conv_head", "bn2", "classifier"), ends, strict=True)
     index = 1
     for stage, (expansion, _, repeats, _) in enumerate(STAGES):
-        layers = ("conv_dw", "bn1", "conv_pw", "bn2")
-        ours = ("0.0", "0.1", "1", "2")
+        layers: tuple[str, ...] = ("conv_dw", "bn1", "conv_pw", "bn2")
+        ours: tuple[str, ...] = ("0.0", "0.1", "1", "2")
         if expansion != 1:
             layers = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
             ours = ("0.0", "0.1", "1.0", "1.1", "2", "3")

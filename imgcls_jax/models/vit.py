@@ -160,9 +160,13 @@ class VisionTransformer(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         norm = functools.partial(layer_norm, epsilon=self.epsilon, dtype=self.dtype)
         x = norm(name="encoder.ln_pre")(x) if self.pre_norm else x
-        mlp = {"quick_gelu": self.quick_gelu, "tanh_gelu": self.tanh_gelu, "mlp_width": self.mlp_width}
+        mlp: dict[str, Any] = {
+            "quick_gelu": self.quick_gelu,
+            "tanh_gelu": self.tanh_gelu,
+            "mlp_width": self.mlp_width,
+        }
         kind = mlp | {"dtype": self.dtype, "epsilon": self.epsilon}
-        own = {"all_xavier": self._all_xavier, "layer_scale": self.layer_scale}
+        own: dict[str, Any] = {"all_xavier": self._all_xavier, "layer_scale": self.layer_scale}
         layer_type = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
         for layer in range(self.depth):
             drop_branch = self.stochastic_depth * layer / max(self.depth - 1, 1)
@@ -176,7 +180,7 @@ class VisionTransformer(nn.Module):
         return x, pooled
 
     def _first_tokens(self, size: int, positions: jax.Array) -> list[jax.Array]:
-        """Returns the class token [B, 1, D] with its position, and the registers [B, R, D], which have none."""
+        """Returns the class token [B, 1, D] with its position, and registers [B, R, D], which have none."""
         begin = nn.initializers.normal(0.02) if self._all_xavier else nn.initializers.zeros
         tokens = []
         if self.class_token:
@@ -238,7 +242,7 @@ class VisionTransformer(nn.Module):
         )(images)
 
     def _positions(self, grid: Sequence[int]) -> jax.Array:
-        """Returns the position embeddings, the class token's first: float32 [1, 1 + L, D], or L without one."""
+        """Returns the position embeddings, a class token's first: float32 [1, 1 + L, D] or [1, L, D]."""
         first = int(self.class_token)
         if self.position == "sincos":
             return jnp.pad(sincos_positions(grid, self.width), ((first, 0), (0, 0)))[None]
@@ -311,7 +315,9 @@ NAMES_IN_LAYER = (
     (r"mlp\.(fc2|c_proj)\.", "mlp.3."),
 )
 NAMES_IN_POOL = (("latent", "probe"), (r"proj\.", "out_proj."), (r"norm\.", "ln."), *NAMES_IN_LAYER[-2:])
-LEFT_OUT = re.compile(r"decoder_|mask_token$|pooler\.")  # of MAE and others: no part of the network that transfers
+LEFT_OUT = re.compile(
+    r"decoder_|mask_token$|pooler\."
+)  # of MAE and others: no part of the network that transfers
 TOWERS = ("visual.trunk.", "visual.")  # OpenCLIP keeps timm's networks under the first
 
 

@@ -1,8 +1,8 @@
 """The names and layouts of Google's Vision Transformers in JAX: vision_transformer, AugReg and big_vision.
 
 Their files (.npz) name an array by its path: "Transformer/encoderblock_0/LayerNorm_0/scale". Newer ones keep
-all blocks in one array, and put "params/", for SigLIP "params/img/", before the names. Here they become timm's
-names and PyTorch's layouts, as `TorchNames` reads them.
+all blocks in one array, and put "params/", for SigLIP "params/img/", before the names. Here they become
+timm's names and PyTorch's layouts, as `TorchNames` reads them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def of_big_vision(arrays: Mapping[str, np.ndarray]) -> Arrays:
             raise ValueError(f"{place} has {', '.join(sorted(parts))} of query, key, value and out alone")
         name = "in_proj_" if module == "attn_pool" else "attn.qkv."
         out = "proj" if module == "attn_pool" else "attn.proj"
-        named[f"{module}.{name}{LEAVES[leaf]}"] = np.concatenate([parts[p] for p in ("query", "key", "value")])
+        named[f"{module}.{name}{LEAVES[leaf]}"] = np.concatenate(
+            [parts[p] for p in ("query", "key", "value")]
+        )
         named[f"{module}.{out}.{LEAVES[leaf]}"] = parts["out"]
     return named
 
@@ -105,7 +107,9 @@ def _flat(array: np.ndarray, part: str, leaf: str) -> np.ndarray:
     if leaf == "bias":
         return array.reshape(-1)
     if array.ndim != 3:
-        raise ValueError(f"the {part} of an attention is [D, heads, D / heads] or its inverse; got {array.shape}")
+        raise ValueError(
+            f"the {part} of an attention is [D, heads, D / heads] or its inverse; got {array.shape}"
+        )
     inputs = array.shape[0] * array.shape[1] if part == "out" else array.shape[0]
     return array.reshape(inputs, -1).T
 

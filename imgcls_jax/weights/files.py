@@ -125,7 +125,9 @@ def _read_npz(path: Path) -> Arrays:
     with np.load(path, allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files}
     # NumPy knows no bfloat16 and writes two bytes of no type.
-    return _strip_prefixes({n: a.view(jnp.bfloat16) if a.dtype == np.dtype("V2") else a for n, a in found.items()})
+    return _strip_prefixes(
+        {n: a.view(jnp.bfloat16) if a.dtype == np.dtype("V2") else a for n, a in found.items()}
+    )
 
 
 _READERS = {".safetensors": _read_safetensors, ".npz": _read_npz}

@@ -1,8 +1,8 @@
 """The names of Hugging Face's networks, brought to those of timm or torchvision.
 
-Its Vision Transformers (ViT, DeiT, DINOv2) keep queries, keys and values apart; they are joined here. Those of
-CLIP and SigLIP are in clip_names.py. Transformers of version 5 writes the older names and reads both, so both
-are read here.
+Its Vision Transformers (ViT, DeiT, DINOv2) keep queries, keys and values apart; they are joined here. Those
+of CLIP and SigLIP are in clip_names.py. Transformers of version 5 writes the older names and reads both, so
+both are read here.
 """
 
 from __future__ import annotations
@@ -96,7 +96,12 @@ def of_hugging_face(arrays: Mapping[str, np.ndarray]) -> Arrays:
     named = {}
     for name, array in arrays.items():
         new = rename(PREFIX.sub("", name, count=1) if PREFIX.match(name) else name)
-        if new == "classifier.1.weight" and len(array) == 1001 or new == "classifier.1.bias" and len(array) == 1001:
+        if (
+            new == "classifier.1.weight"
+            and len(array) == 1001
+            or new == "classifier.1.bias"
+            and len(array) == 1001
+        ):
             array = array[1:]  # the first is TensorFlow's class "background"
         named[new] = array
     return _joined(named)
@@ -145,7 +150,9 @@ def _resnet(name: str) -> str:
 def _mobilenet(name: str) -> str:
     layer = MOBILENET_LAYER.fullmatch(name)
     part = MOBILENET_PARTS.get((layer[2], layer[3])) if layer else None
-    return f"features.{int(layer[1]) + 2}.conv.{part}.{layer[4]}" if layer and part else _start(name, MOBILENET)
+    return (
+        f"features.{int(layer[1]) + 2}.conv.{part}.{layer[4]}" if layer and part else _start(name, MOBILENET)
+    )
 
 
 def _efficientnet(name: str) -> str:

@@ -13,9 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from imgcls_jax.models import resnet, vit
 from imgcls_jax.weights import pretrained
-from imgcls_jax.weights.layout import known_names
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TOLERANCE = 1e-4  # of the largest absolute value
