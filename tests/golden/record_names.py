@@ -44,6 +44,7 @@ class Case(NamedTuple):
       sizes: of the images; the last ones with the weights of the first, resized.
       shapes: of another file than the network's state dict.
       gain: of the weights drawn.
+      read: (network, arrays, a folder for files) -> None, where the library reads that file in a way of its own.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Case(NamedTuple):
     sizes: tuple[int, ...] = (32, 56)
     shapes: Callable[[torch.nn.Module], dict[str, list[int]]] | None = None
     gain: float = 1.0
+    read: Callable[[Any, dict[str, np.ndarray], str], None] | None = None
 
 
 def plain(network: Any, x: torch.Tensor) -> torch.Tensor:
@@ -143,6 +145,24 @@ def big_vision_shapes(network: Any) -> dict[str, list[int]]:
     )
 
 
+def from_google(network: Any, arrays: dict[str, np.ndarray], folder: str) -> None:
+    np.savez(f"{folder}/x.npz", **arrays)
+    network.load_pretrained(f"{folder}/x.npz")
+
+
+def release_shapes(network: Any) -> dict[str, list[int]]:
+    """Returns the shapes of DINOv2's own file with registers, of a network of timm."""
+    shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
+    rows = shapes["pos_embed"][1] + 1  # with the class token's
+    shapes |= {"register_tokens": shapes.pop("reg_token"), "pos_embed": [1, rows, 32], "mask_token": [1, 32]}
+    return shapes
+
+
+def from_release(network: Any, arrays: dict[str, np.ndarray], folder: str) -> None:
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    network.load_state_dict(timm.models.vision_transformer._convert_dinov2(state, network))
+
+
 def google_block(block: str, attention: int, norm: int, mlp: int) -> dict[str, list[int]]:
     shapes = {}
     for part in ("query", "key", "value"):
@@ -183,6 +203,15 @@ CASES: dict[str, tuple[Case, ...]] = {
         Case("timm_dinov2", "vit_b14_dinov2", OURS, timm_vit("vit_base_patch14_dinov2"), plain),
         Case(
             "timm_dinov2_reg4", "vit_b14_dinov2_reg4", OURS, timm_vit("vit_base_patch14_reg4_dinov2"), plain
+        ),
+        Case(
+            "dinov2_release_reg4",
+            "vit_b14_dinov2_reg4",
+            OURS,
+            timm_vit("vit_base_patch14_reg4_dinov2"),
+            plain,
+            shapes=release_shapes,
+            read=from_release,
         ),
         Case(
             "timm_siglip",
@@ -236,6 +265,7 @@ CASES: dict[str, tuple[Case, ...]] = {
             timm_vit("vit_base_patch16_224"),
             plain,
             shapes=augreg_shapes,
+            read=from_google,
         ),
         Case(
             "big_vision_siglip",
@@ -244,6 +274,7 @@ CASES: dict[str, tuple[Case, ...]] = {
             timm_vit("vit_base_patch16_siglip_224"),
             plain,
             shapes=big_vision_shapes,
+            read=from_google,
         ),
     ),
     "resnet": (
@@ -346,9 +377,8 @@ def filled(case: Case, size: int, shapes: dict[str, list[int]]) -> torch.nn.Modu
     """Returns the network, its weights read from a file as its library reads them."""
     network, drawn = case.make(size), draw_all(shapes, case.gain)
     with tempfile.TemporaryDirectory() as folder:
-        if case.shapes is not None:
-            np.savez(f"{folder}/x.npz", **drawn)
-            network.load_pretrained(f"{folder}/x.npz")
+        if case.read is not None:
+            case.read(network, drawn, folder)
         elif isinstance(network, transformers.PreTrainedModel):
             network.save_pretrained(folder)
             safetensors.numpy.save_file(drawn, f"{folder}/model.safetensors", metadata={"format": "pt"})
