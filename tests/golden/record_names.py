@@ -44,7 +44,7 @@ class Case(NamedTuple):
       sizes: of the images; the last ones with the weights of the first, resized.
       shapes: of another file than the network's state dict.
       gain: of the weights drawn.
-      read: (network, arrays, a folder for files) -> None, where the library reads that file in a way of its own.
+      read: (network, arrays, a folder) -> None, where the library reads that file in a way of its own.
     """
 
     name: str
