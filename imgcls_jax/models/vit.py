@@ -156,7 +156,7 @@ class VisionTransformer(nn.Module):
         x = x.reshape(x.shape[0], -1, self.width) + positions[:, int(self.class_token) :]
         if keep is not None:
             x = jnp.take_along_axis(x, keep[:, :, None], axis=1)  # [B, n, D]
-        x = jnp.concatenate([*self._first_tokens(len(x), positions), x], axis=1)
+        x = jnp.concatenate([*self._first_tokens(x.shape[0], positions), x], axis=1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         norm = functools.partial(layer_norm, epsilon=self.epsilon, dtype=self.dtype)
         x = norm(name="encoder.ln_pre")(x) if self.pre_norm else x

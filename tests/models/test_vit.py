@@ -129,6 +129,17 @@ def test_the_tokens_are_the_same_in_number_and_all_params_learn(tiny, fields):
         assert np.all(np.isfinite(leaf)) and np.any(leaf != 0), path
 
 
+@pytest.mark.parametrize("fields", FORMS)
+def test_every_form_is_exported_for_any_number_of_images(fields):
+    backbone = vit.build("vit_tiny", depth=1, **fields)
+    _, variables = shapes_of(backbone, 16)
+    (batch,) = jax.export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, 16, 16, 3), jnp.float32)
+    run = jax.jit(lambda variables, images: backbone.apply(variables, images, train=False).embedding)
+    exported = jax.export.export(run)(variables, images)
+    assert [str(size) for size in exported.out_avals[0].shape] == ["b", "64"]
+
+
 def test_layer_scale_multiplies_both_branches():
     x = jax.random.normal(jax.random.key(0), (1, 3, 8))
     plain, scaled = EncoderLayer(2), EncoderLayer(2, layer_scale=1.0)
