@@ -210,3 +210,17 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
             array = array.reshape(len(array), -1)
         named[f"{TIMM_NAMES.get(module, module)}{dot}{leaf}"] = array
     return named
+
+
+def caffe_layers(variant: str) -> dict[str, str]:
+    """Returns the modules of the layers of the authors' Caffe networks, which have no BatchNorm."""
+    fields = choose_variant(__name__, VARIANTS, variant)
+    if "norm" in fields:
+        return {}
+    layers, number = {}, 0
+    for block, kernels in enumerate(fields["blocks"], start=1):
+        for layer in range(1, len(kernels) + 1):
+            layers[f"conv{block}_{layer}"] = f"features.{number}"
+            number += 2  # the convolution and its ReLU
+        number += 1  # the pooling
+    return layers | {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}

@@ -60,9 +60,6 @@ def locate_weights(setup: Setup, workdir: Path | None = None) -> Located | None:
     return locate(settings.model.pretrained, workdirs.pinned_weights(workdir) if workdir else None)
 
 
-EXPORTED = "weights.safetensors"  # the file of an exported folder
-
-
 def initial_state(setup: Setup, weights: Located | None = None) -> TrainState:
     """Returns the state of step 0, with the weights that config.model.pretrained names.
 
@@ -78,7 +75,7 @@ def initial_state(setup: Setup, weights: Located | None = None) -> TrainState:
     if weights is None:
         return state
     target = {"params": state.params, "batch_stats": state.objective_state.get("batch_stats", {})}
-    path, exported = weights.path, weights.path / EXPORTED
+    path, exported = weights.path, weights.path / pretrained.EXPORTED
     if exported.is_file():
         path = exported
     if path.is_dir():

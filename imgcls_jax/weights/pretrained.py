@@ -12,6 +12,7 @@ A family's functions for this:
     params["aux_head_0"]["classifier"] and so on; optional.
   import_weights(arrays, variant), export_weights(arrays, variant): the way from the names and shapes of a
     file to those that the rule reads, and back; optional.
+  caffe_layers(variant): {Caffe's layer: module}, as `from_caffe` has it; optional.
 
 This package's own files (.safetensors) name an array by its path: "backbone/layer1.0/conv1/kernel",
 "head/classifier/bias", "batch_stats/bn1/mean".
@@ -33,7 +34,15 @@ import numpy as np
 
 from imgcls_jax.weights.clip_names import ROOMS, ClipNames, of_clip
 from imgcls_jax.weights.files import read_state_dict, write_safetensors
-from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames, known_names, renamed
+from imgcls_jax.weights.layout import (
+    CONV_HEAD,
+    KeyPath,
+    OwnNames,
+    TorchNames,
+    familiar,
+    read_weights,
+    renamed,
+)
 from imgcls_jax.weights.positions import grid_of, resize_positions
 from imgcls_jax.weights.prefixes import under_prefix
 
@@ -47,6 +56,7 @@ __all__ = [
     "load_torch",
     "network_of",
     "read_state_dict",
+    "read_weights",
     "renamed",
     "target_shapes",
     "to_torch",
@@ -57,6 +67,7 @@ Arrays = dict[str, np.ndarray]
 Tree = Mapping[str, Any]
 
 POSITIONS = ("pos_embedding", "pos_embed")
+EXPORTED = "weights.safetensors"  # the file of a folder of tools.export
 SHOWN = 5  # names of each kind in an error
 
 
@@ -83,8 +94,8 @@ Loaded = tuple[dict[str, Any], dict[str, Any], Report]
 def load(
     path: str | Path, family: ModuleType, variant: str, target: Tree, *, positions: str = "timm"
 ) -> Loaded:
-    """Loads a file, of PyTorch's names or of this package's own; otherwise as `load_torch`."""
-    arrays = read_state_dict(path)
+    """Loads a file, of PyTorch's, Caffe's or this package's own names; otherwise as `load_torch`."""
+    arrays = read_weights(path, family, variant)
     try:
         read = load_own if is_own(arrays) else load_torch
         return read(arrays, family, variant, target, positions=positions)
@@ -103,12 +114,12 @@ def load_torch(
     """Turns a PyTorch state dict into params and batch_stats.
 
     The network may stand under a prefix, which prefixes.py finds. Of what is there, every array must be used
-    once, and every leaf must be filled. There are three exceptions. A classifier of another number of classes
-    or of another kind is left out, and its room is not in the params returned; so are auxiliary classifiers
-    and other parts that the target is built without. A convolution of 3 input channels is summed over them
-    where the target has 1: a gray image then counts as one with R = G = B. Of CLIP's
-    files the text tower, the projection and the scale are read where the target has them. Position embeddings
-    of another square grid are interpolated, bicubically, in timm's way unless `positions` says otherwise.
+    once, and every leaf must be filled, with three exceptions. A classifier of another number of classes or of
+    another kind is left out, and its room is not in the params returned; so are auxiliary classifiers and
+    other parts that the target is built without. A convolution of 3 input channels is summed over them where
+    the target has 1: a gray image then counts as one with R = G = B. Of CLIP's files the text tower, the
+    projection and the scale are read where the target has them. Position embeddings of another square grid
+    are interpolated, bicubically, in timm's way unless `positions` says otherwise.
 
     Args:
       state_dict: {name: float array}, as `read_state_dict` returns it.
@@ -126,8 +137,8 @@ def load_torch(
       ValueError: listing what is missing, what is left over, what has another shape, and what holds NaN,
         infinity or other things than floats.
     """
-    arrays, note = network_of(known_names(state_dict), family, variant, target)
-    arrays = known_names(arrays)  # where they stood under a prefix
+    arrays, note = network_of(familiar(state_dict), family, variant, target)
+    arrays = familiar(arrays)  # where they stood under a prefix
     texts, told = _texts(arrays, target, positions)
     arrays = renamed(arrays, family, variant)
     try:

@@ -15,7 +15,7 @@ import pytest
 
 from imgcls_jax.models import resnet, vit
 from imgcls_jax.weights import pretrained
-from imgcls_jax.weights.layout import known_names
+from imgcls_jax.weights.layout import familiar
 from imgcls_jax.weights.positions import resize_positions
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -96,27 +96,27 @@ def test_a_part_of_an_attention_that_is_missing_is_named():
     sign = {"vit.embeddings.patch_embeddings.projection.weight": np.ones((2, 3, 1, 1))}
     queries = {"vit.encoder.layer.0.attention.attention.query.weight": np.ones((2, 2))}
     with pytest.raises(ValueError, match="blocks.0.attn.k.weight, blocks.0.attn.v.weight: not in the file"):
-        known_names(sign | queries)
+        familiar(sign | queries)
     sign = {"Transformer/encoder_norm/scale": np.ones(2)}
     block = "Transformer/encoderblock_0/MultiHeadDotProductAttention_1"
     with pytest.raises(ValueError, match="blocks.0.kernel has query of query, key, value and out alone"):
-        known_names(sign | {f"{block}/query/kernel": np.ones((2, 1, 2))})
+        familiar(sign | {f"{block}/query/kernel": np.ones((2, 1, 2))})
     with pytest.raises(ValueError, match=r"is \[D, heads, D / heads\] or its inverse; got \(2, 2\)"):
-        known_names(sign | {f"{block}/query/kernel": np.ones((2, 2))})
+        familiar(sign | {f"{block}/query/kernel": np.ones((2, 2))})
     with pytest.raises(ValueError, match="Transformer/odd/kernel: no part of a Vision Transformer"):
-        known_names(sign | {"Transformer/odd/kernel": np.ones((2, 2))})
+        familiar(sign | {"Transformer/odd/kernel": np.ones((2, 2))})
 
 
 def test_a_classifier_behind_a_hidden_layer_is_left_out():
     arrays = {"Transformer/encoder_norm/scale": np.ones(2), "pre_logits/kernel": np.ones((2, 2))}
-    named = known_names(arrays | {"head/kernel": np.ones((2, 5)), "head/bias": np.ones(5)})
+    named = familiar(arrays | {"head/kernel": np.ones((2, 5)), "head/bias": np.ones(5)})
     assert named.keys() == {"norm.weight"}
 
 
 def test_tensorflows_background_is_left_out():
     sign = {"mobilenet_v2.conv_stem.first_conv.convolution.weight": np.ones((1, 1, 1, 1))}
     bias = np.arange(1001)
-    named = known_names(sign | {"classifier.bias": bias, "classifier.weight": np.ones((1001, 2))})
+    named = familiar(sign | {"classifier.bias": bias, "classifier.weight": np.ones((1001, 2))})
     assert (
         named["classifier.1.bias"].tolist() == bias[1:].tolist() and len(named["classifier.1.weight"]) == 1000
     )
