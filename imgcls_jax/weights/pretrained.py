@@ -32,17 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.weights import layout
 from imgcls_jax.weights.clip_names import ROOMS, ClipNames, of_clip
 from imgcls_jax.weights.files import read_state_dict, write_safetensors
-from imgcls_jax.weights.layout import (
-    CONV_HEAD,
-    KeyPath,
-    OwnNames,
-    TorchNames,
-    familiar,
-    read_weights,
-    renamed,
-)
+from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames, read_weights, renamed
 from imgcls_jax.weights.positions import grid_of, resize_positions
 from imgcls_jax.weights.prefixes import under_prefix
 
@@ -114,7 +107,7 @@ def load_torch(
     """Turns a PyTorch state dict into params and batch_stats.
 
     The network may stand under a prefix, which prefixes.py finds. Of what is there, every array must be used
-    once, and every leaf must be filled, with three exceptions. A classifier of another number of classes or of
+    once, and every leaf filled, with three exceptions. A classifier of another number of classes or of
     another kind is left out, and its room is not in the params returned; so are auxiliary classifiers and
     other parts that the target is built without. A convolution of 3 input channels is summed over them where
     the target has 1: a gray image then counts as one with R = G = B. Of CLIP's files the text tower, the
@@ -137,8 +130,8 @@ def load_torch(
       ValueError: listing what is missing, what is left over, what has another shape, and what holds NaN,
         infinity or other things than floats.
     """
-    arrays, note = network_of(familiar(state_dict), family, variant, target)
-    arrays = familiar(arrays)  # where they stood under a prefix
+    arrays, note = network_of(layout.familiar(state_dict), family, variant, target)
+    arrays = layout.familiar(arrays)  # where they stood under a prefix
     texts, told = _texts(arrays, target, positions)
     arrays = renamed(arrays, family, variant)
     try:
