@@ -119,10 +119,10 @@ class EfficientNetV2(nn.Module):
                 f"padding of EfficientNetV2 is one of {', '.join(PADDINGS)}; got {self.padding!r}"
             )
         unit = functools.partial(_unit(self.padding, self.norm, self.dtype), activation=nn.swish)
-        kinds = {FUSED: FusedMBConv, GATED: functools.partial(MBConv, size=3)}
-        if self.remat:
-            again = functools.partial(nn.remat, static_argnums=(2,))
-            kinds = {FUSED: again(FusedMBConv), GATED: functools.partial(again(MBConv), size=3)}
+        again = (
+            functools.partial(nn.remat, static_argnums=(2,)) if self.remat else lambda block_type: block_type
+        )
+        kinds: dict[str, Any] = {FUSED: again(FusedMBConv), GATED: functools.partial(again(MBConv), size=3)}
         x = unit(self.stages[0][3], 3, 2, name="features.0")(images, train)  # [B, H / 2, W / 2, C]
         blocks, index = sum(stage[-1] for stage in self.stages), 0
         for number, (kind, expansion, strides, channels, repeats) in enumerate(self.stages, start=1):

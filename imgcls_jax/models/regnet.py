@@ -137,10 +137,8 @@ class RegNet(nn.Module):
         return stages
 
 
-def _line(
-    depth: int, first_width: int, slope: float, step: float, group: int, **fields: Any
-) -> dict[str, Any]:
-    return dict(depth=depth, first_width=first_width, slope=slope, step=step, group=group) | fields
+def _line(depth: int, first_width: int, slope: float, step: float, group: int) -> dict[str, Any]:
+    return dict(depth=depth, first_width=first_width, slope=slope, step=step, group=group)
 
 
 _X400, _Y800, _Y8000 = (22, 24, 24.48, 2.54, 16), (14, 56, 38.84, 2.4, 16), (17, 192, 76.82, 2.19, 56)
@@ -153,27 +151,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "regnet_x_8gf": _line(23, 80, 49.56, 2.88, 120),
     "regnet_x_16gf": _line(22, 216, 55.59, 2.1, 128),
     "regnet_x_32gf": _line(23, 320, 69.86, 2.0, 168),
-    "regnet_y_400mf": _line(16, 48, 27.89, 2.09, 8, **_Y),
-    "regnet_y_800mf": _line(*_Y800, **_Y),
-    "regnet_y_1_6gf": _line(27, 48, 20.71, 2.65, 24, **_Y),
-    "regnet_y_3_2gf": _line(21, 80, 42.63, 2.66, 24, **_Y),
-    "regnet_y_8gf": _line(*_Y8000, **_Y),
-    "regnet_y_16gf": _line(18, 200, 106.23, 2.48, 112, **_Y),
-    "regnet_y_32gf": _line(20, 232, 115.89, 2.53, 232, **_Y),
-    "regnet_y_128gf": _line(27, 456, 160.83, 2.52, 264, **_Y),
-    "regnetx_002": _line(13, 24, 36.44, 2.49, 8, **_NEAREST),
-    "regnetx_004": _line(*_X400, **_NEAREST),
-    "regnetx_006": _line(16, 48, 36.97, 2.24, 24, **_NEAREST),
-    "regnetx_040": _line(23, 96, 38.65, 2.43, 40, **_NEAREST),
-    "regnetx_064": _line(17, 184, 60.83, 2.07, 56, **_NEAREST),
-    "regnetx_120": _line(19, 168, 73.36, 2.37, 112, **_NEAREST),
-    "regnety_002": _line(13, 24, 36.44, 2.49, 8, **_Y, **_NEAREST),
-    "regnety_006": _line(15, 48, 32.54, 2.32, 16, **_Y, **_NEAREST),
-    "regnety_008": _line(*_Y800, **_Y, **_NEAREST),
-    "regnety_040": _line(22, 96, 31.41, 2.24, 64, **_Y, **_NEAREST),
-    "regnety_064": _line(25, 112, 33.22, 2.27, 72, **_Y, **_NEAREST),
-    "regnety_080": _line(*_Y8000, **_Y, **_NEAREST),
-    "regnety_120": _line(19, 168, 73.36, 2.37, 112, **_Y, **_NEAREST),
+    "regnet_y_400mf": _line(16, 48, 27.89, 2.09, 8) | _Y,
+    "regnet_y_800mf": _line(*_Y800) | _Y,
+    "regnet_y_1_6gf": _line(27, 48, 20.71, 2.65, 24) | _Y,
+    "regnet_y_3_2gf": _line(21, 80, 42.63, 2.66, 24) | _Y,
+    "regnet_y_8gf": _line(*_Y8000) | _Y,
+    "regnet_y_16gf": _line(18, 200, 106.23, 2.48, 112) | _Y,
+    "regnet_y_32gf": _line(20, 232, 115.89, 2.53, 232) | _Y,
+    "regnet_y_128gf": _line(27, 456, 160.83, 2.52, 264) | _Y,
+    "regnetx_002": _line(13, 24, 36.44, 2.49, 8) | _NEAREST,
+    "regnetx_004": _line(*_X400) | _NEAREST,
+    "regnetx_006": _line(16, 48, 36.97, 2.24, 24) | _NEAREST,
+    "regnetx_040": _line(23, 96, 38.65, 2.43, 40) | _NEAREST,
+    "regnetx_064": _line(17, 184, 60.83, 2.07, 56) | _NEAREST,
+    "regnetx_120": _line(19, 168, 73.36, 2.37, 112) | _NEAREST,
+    "regnety_002": _line(13, 24, 36.44, 2.49, 8) | _Y | _NEAREST,
+    "regnety_006": _line(15, 48, 32.54, 2.32, 16) | _Y | _NEAREST,
+    "regnety_008": _line(*_Y800) | _Y | _NEAREST,
+    "regnety_040": _line(22, 96, 31.41, 2.24, 64) | _Y | _NEAREST,
+    "regnety_064": _line(25, 112, 33.22, 2.27, 72) | _Y | _NEAREST,
+    "regnety_080": _line(*_Y8000) | _Y | _NEAREST,
+    "regnety_120": _line(19, 168, 73.36, 2.37, 112) | _Y | _NEAREST,
 }
 
 

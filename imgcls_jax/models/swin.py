@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -42,14 +42,14 @@ def windows_of(x: jax.Array, window: int) -> jax.Array:
     return x.swapaxes(2, 3).reshape(size, -1, window * window, channels)
 
 
-def map_of(x: jax.Array, shape: tuple[int, int], window: int) -> jax.Array:
+def map_of(x: jax.Array, shape: Sequence[int], window: int) -> jax.Array:
     """The inverse of `windows_of`, for a map of (h, w)."""
     rows, columns = shape[0] // window, shape[1] // window
     x = x.reshape(len(x), rows, columns, window, window, -1)
     return x.swapaxes(2, 3).reshape(len(x), *shape, -1)
 
 
-def mask_of(shape: tuple[int, int], window: int, shift: tuple[int, int]) -> jax.Array:
+def mask_of(shape: Sequence[int], window: int, shift: Sequence[int]) -> jax.Array:
     """Returns what is added to the scores of a shifted map's windows.
 
     Args:
@@ -68,6 +68,22 @@ def mask_of(shape: tuple[int, int], window: int, shift: tuple[int, int]) -> jax.
     rows, columns = (parts(length, moved) for length, moved in zip(shape, shift, strict=True))
     part = windows_of((3 * rows[:, None] + columns)[None, :, :, None], window)[0, :, :, 0]  # [n, L]
     return jnp.where(part[:, :, None] == part[:, None, :], 0.0, OTHER_PART)
+
+
+def bias_of(table: jax.Array, window: int) -> jax.Array:
+    """Returns what is added to the scores of a window, by the offset of key and query.
+
+    Args:
+      table: float [(2 * window - 1)**2, heads], a row for each offset, of rows first, the smallest first.
+      window: side of a window.
+
+    Returns:
+      float [heads, L, L], L = window ** 2.
+    """
+    at = jnp.arange(window)
+    offset = at[:, None] - at + window - 1  # [window, window]
+    index = (2 * window - 1) * offset[:, None, :, None] + offset[None, :, None, :]  # rows and columns, twice
+    return table[index.reshape(window**2, window**2)].transpose(2, 0, 1)
 
 
 class WindowAttention(nn.Module):
@@ -99,11 +115,13 @@ class WindowAttention(nn.Module):
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=BEGINNING)
         split = dense(3 * channels, name="qkv")(x.reshape(-1, channels))
         split = split.reshape(*x.shape[:3], 3, self.heads, channels // self.heads)
+        offsets = (2 * self.window - 1) ** 2
+        table = self.param("relative_position_bias_table", BEGINNING, (offsets, self.heads))
         query, key, value = (split[:, :, :, part] for part in range(3))  # [B, n, L, heads, C / heads]
         scores = jnp.einsum("bnqhc,bnkhc->bnhqk", query * query.shape[-1] ** -0.5, key)
-        scores = scores.astype(jnp.float32) + self._bias()
+        scores = scores.astype(jnp.float32) + bias_of(table, self.window)
         if any(shift):
-            scores += mask_of(shape, self.window, (shift[0], shift[1]))[:, None]  # [n, 1, L, L]
+            scores += mask_of(shape, self.window, shift)[:, None]  # [n, 1, L, L]
         weights = nn.softmax(scores).astype(value.dtype)
         mixed = jnp.einsum("bnhqk,bnkhc->bnqhc", weights, value)
         mixed = dense(channels, name="proj")(mixed.reshape(-1, channels))
@@ -111,16 +129,6 @@ class WindowAttention(nn.Module):
         if any(shift):
             y = jnp.roll(y, shift, (1, 2))
         return y[:, :height, :width]
-
-    def _bias(self) -> jax.Array:
-        """Returns the bias of each pair of positions, [heads, L, L], from a table of their offsets."""
-        reach = 2 * self.window - 1
-        table = self.param("relative_position_bias_table", BEGINNING, (reach**2, self.heads))
-        at = jnp.arange(self.window)
-        offset = at[:, None] - at + self.window - 1  # [window, window]
-        index = reach * offset[:, None, :, None] + offset[None, :, None, :]  # rows and columns, twice
-        length = self.window**2
-        return table[index.reshape(length, length)].transpose(2, 0, 1)
 
 
 class Block(nn.Module):

@@ -305,7 +305,7 @@ def record(case: Case) -> dict[str, np.ndarray]:
 
 
 def prepared(case: Case, size: int) -> tuple[torch.nn.Module, dict[str, list[int]]]:
-    """Returns the network with drawn weights, and the shapes of its state dict without counters and indices."""
+    """Returns the network with drawn weights, and the shapes of its state dict without integers."""
     network = case.make(size)
     state = network.state_dict()
     shapes = {name: list(v.shape) for name, v in state.items() if v.is_floating_point()}
