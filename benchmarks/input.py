@@ -32,7 +32,8 @@ from PIL import Image
 
 from imgcls_jax.data import augment, host_operations, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
-from imgcls_jax.data.pipeline import TrainBatches, iterate
+from imgcls_jax.data.pipeline import TrainBatches
+from imgcls_jax.data.read_ahead import iterate
 from imgcls_jax.data.source import Arrays
 from imgcls_jax.data.sources.image_folder import ImageFolder
 

@@ -30,7 +30,7 @@ def measure(steps: int, parallel: str, workdir: Path) -> dict[str, float]:
     import jax
 
     from imgcls_jax.config.written import plain
-    from imgcls_jax.data.pipeline import iterate
+    from imgcls_jax.data.read_ahead import iterate
     from imgcls_jax.train import sharding
     from imgcls_jax.train.checkpoint import Checkpoints
     from imgcls_jax.train.compiled import compile_step

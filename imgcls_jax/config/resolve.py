@@ -69,6 +69,18 @@ def resolve_data(fields: Config) -> settings.DataSettings:
     return record_of(settings.DataSettings, json.loads(json.dumps(_data(fields))))
 
 
+def resolve_model(fields: Config) -> settings.ModelSettings:
+    """Resolves a section `model` alone.
+
+    Args:
+      fields: as written.
+
+    Raises:
+      ValueError: an unknown family, variant or field, one of another type, or one that is missing.
+    """
+    return record_of(settings.ModelSettings, json.loads(json.dumps(_model(fields))))
+
+
 # ---- one section each
 
 
@@ -122,9 +134,7 @@ def build_backbone(build: Callable[..., Any], variant: str, fields: Mapping[str,
       ValueError: an unknown variant or field, one of another type, or a probability outside [0, 1].
     """
     fields = {name: _as_tuples(value) for name, value in fields.items()}
-    dtype = fields.get("dtype")
-    if dtype is not None and dtype not in settings.DTYPES:
-        raise ValueError(f"config.model.dtype is one of {', '.join(settings.DTYPES)} or None; got {dtype!r}")
+    _require_dtype("config.model.dtype", fields.get("dtype"))
     require_types(build, "model", {"variant": variant})
     try:
         backbone = build(variant, **fields)
@@ -135,6 +145,19 @@ def build_backbone(build: Callable[..., Any], variant: str, fields: Mapping[str,
         if field.endswith(("dropout", "stochastic_depth")) and not 0 <= value <= 1:
             raise ValueError(f"config.model.{field} is a probability, in [0, 1]; got {value}")
     return backbone
+
+
+def _require_dtype(field: str, value: Any) -> None:
+    """Raises ValueError for a type that nothing here computes in."""
+    if value is None or value in settings.DTYPES:
+        return
+    why = ""
+    if value == "float16":
+        why = (
+            ": gradients below 6e-8 become 0 in float16, and nothing here scales the loss against that; "
+            "'bfloat16' has the range of float32"
+        )
+    raise ValueError(f"{field} is one of {', '.join(settings.DTYPES)} or None; got {value!r}{why}")
 
 
 def _objective(fields: Config) -> Config:
@@ -149,9 +172,7 @@ def _optimizer(section: str, fields: Config) -> Config:
     of_optax = _hyperparameters(required(section, fields, "name"))
     for field, value in fields.items():
         if field in of_optax and field.endswith("dtype"):
-            if value is not None and value not in settings.DTYPES:
-                names = ", ".join(settings.DTYPES)
-                raise ValueError(f"config.{section}.{field} is one of {names} or None; got {value!r}")
+            _require_dtype(f"config.{section}.{field}", value)
         elif field in of_optax and field != TRUST_PARAMS and not fits(value, float | bool | None):
             raise ValueError(f"config.{section}.{field} is a number, or True or False; got {value!r}")
     of_optax = {name: field for name, field in of_optax.items() if name not in own}

@@ -57,29 +57,55 @@ def whole(source: Source) -> Any:
     return source
 
 
-def files(source: Source) -> set[str]:
-    """Returns the paths of a source's files, none where it has no files; links of folders are resolved."""
+def paths_of(source: Source) -> list[str]:
+    """Returns the paths of a source's files, in order, [] where it has no files; links of folders are
+    resolved."""
     made, indices = whole(source), np.arange(len(source))
     while isinstance(source, Subset):
         indices = source.indices[indices]
         source = source.source
     paths = [made.paths[index] for index in indices] if hasattr(made, "paths") else []
     folders = {path: os.path.realpath(made.root / path) for path in set(map(os.path.dirname, paths))}
-    return {os.path.join(folders[os.path.dirname(path)], os.path.basename(path)) for path in paths}
+    return [os.path.join(folders[os.path.dirname(path)], os.path.basename(path)) for path in paths]
+
+
+def real_path(file: str | os.PathLike[str]) -> str:
+    """Returns the path of a file as `paths_of` has it."""
+    folder, name = os.path.split(file)
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def files(source: Source) -> set[str]:
+    """Returns `paths_of` without an order."""
+    return set(paths_of(source))
 
 
 def contents(source: Source) -> Contents:
     """Returns what a split holds."""
     source = whole(source)
-    names = tuple(getattr(source, "paths", ()))
-    labels = np.zeros(0, np.int32) if source.labels is None else np.asarray(source.labels, "<i4")
-    found = hashlib.sha256(json.dumps([len(source), *source.class_names]).encode())
+    labels = np.zeros(0, np.int32) if source.labels is None else source.labels
+    return contents_of(len(source), source.class_names, tuple(getattr(source, "paths", ())), labels)
+
+
+def contents_of(
+    examples: int, class_names: Sequence[str], names: Sequence[str], labels: np.ndarray
+) -> Contents:
+    """Returns what a split holds.
+
+    Args:
+      examples: N.
+      class_names: K names.
+      names: of the examples, or ().
+      labels: integers [N], or [N, K] of 0 and 1, or [0] where they are not known.
+    """
+    labels = np.asarray(labels, "<i4")
+    found = hashlib.sha256(json.dumps([examples, *class_names]).encode())
     found.update("\0".join(names).encode("utf-8", "surrogateescape"))
     found.update(np.ascontiguousarray(labels).tobytes())
     rows = labels.tolist()
     if labels.ndim == 2:
         rows = [zlib.crc32(row.tobytes()) for row in np.ascontiguousarray(labels)]
-    return Contents(len(source), names, tuple(rows), found.hexdigest())
+    return Contents(examples, names, tuple(rows), found.hexdigest())
 
 
 def pack(splits: Mapping[str, Contents], class_names: Sequence[str]) -> dict[str, Any]:

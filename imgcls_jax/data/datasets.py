@@ -92,7 +92,7 @@ class DataSide:
 
     @property
     def reading(self) -> dict[str, int]:
-        """The read-ahead arguments of pipeline.iterate."""
+        """The read-ahead arguments of read_ahead.iterate."""
         settings = self.settings
         return {
             "num_threads": settings.num_threads,
@@ -126,7 +126,7 @@ class DataSide:
         if self.withheld:
             raise ValueError(self.withheld)
         name = split.removeprefix(UNKNOWN)
-        whole = self._of_folds(name) if self._is_folded(name) else self._read(name)
+        whole = self._of_folds(name) if self._is_folded(name) else self.read(name)
         if not self.settings.known_classes and name == split:
             return whole
         known, total = self._known_classes(whole.class_names), len(whole.class_names)
@@ -137,8 +137,8 @@ class DataSide:
             chosen.class_names = chosen.class_names[: len(known)]
         return chosen
 
-    def _read(self, split: str) -> Any:
-        """Returns a split of the source, all of it."""
+    def read(self, split: str) -> Any:
+        """Returns a split of the source, all of it, newly opened."""
         source = self.settings.source
         if split == FOLD:
             raise ValueError(
@@ -153,7 +153,7 @@ class DataSide:
     def _shared_out(self) -> tuple[Any, np.ndarray]:
         """The training split of the source, all of it, and the fold of each example."""
         settings = self.settings
-        whole = self._read(settings.train_split)
+        whole = self.read(settings.train_split)
         try:
             return whole, folds.fold_numbers(whole, settings.folds, settings.fold_seed)
         except ValueError as error:
@@ -266,6 +266,7 @@ class DataSide:
             view_ops=view_ops,
             labeled=labeled,
             groups=groups,
+            repeats=self.settings.augmentation_repeats,
             order=order,
             shard=self.shard,
         )

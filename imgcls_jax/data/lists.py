@@ -5,6 +5,7 @@ Every error names the file and the line.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import csv
 import os
@@ -73,9 +74,15 @@ def read_names(path: Path, expected: int | None = None) -> tuple[str, ...]:
 
 
 def check_names(names: Sequence[str], path: Path) -> None:
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    twice, times = collections.Counter(names).most_common(1)[0] if names else ("", 0)
+    if times > 1:
         raise ValueError(f"{path}: two classes are named {twice!r}; give each a name of its own")
+
+
+def by_value(name: str) -> tuple[bool, float, str]:
+    """Sorts whole numbers by value, before words."""
+    is_number = name.isascii() and name.isdigit() and len(name) < 16
+    return (not is_number, int(name) if is_number else 0, name)
 
 
 def read_class_labels(path: Path, class_names: Sequence[str]) -> list[int]:

@@ -2,28 +2,23 @@
 
 `TrainBatches[step]` and `EvalBatches[i]` are random access. The examples of a batch, and the random numbers
 of its host transforms, depend on (seed, epoch, position) alone. So a run resumes at any step without saved
-iterator state, and any number of processes, threads or workers gives the same global batches. `iterate` reads
-ahead with grain, in threads or in worker processes.
+iterator state, and any number of processes, threads or workers gives the same global batches. What reads them
+ahead is data/read_ahead.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import functools
 import logging
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from multiprocessing import resource_tracker
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from imgcls_jax.data import subsets, transforms
 from imgcls_jax.data.source import Source
-from imgcls_jax.data.worker_processes import require_guard
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +126,7 @@ class TrainBatches(_Batches):
       labeled: the examples whose labels are known, and how many of them a batch has; None where all are.
       groups: (labels int [N], how many images of a class follow each other), as `subsets.grouped` orders
         them; None for a plain shuffle.
+      repeats: how many times each image comes in a batch; an epoch visits that much fewer of them.
       order: int64 [N] instead of the epoch's shuffle; it holds for every epoch read from this object.
       shard: (process index, number of processes).
     """
@@ -146,6 +142,7 @@ class TrainBatches(_Batches):
         view_ops: Sequence[Sequence[Any]] = (),
         labeled: Labeled | None = None,
         groups: tuple[np.ndarray, int] | None = None,
+        repeats: int = 1,
         order: np.ndarray | None = None,
         shard: tuple[int, int] = (0, 1),
     ):
@@ -169,7 +166,12 @@ class TrainBatches(_Batches):
                 f"a batch holds whole groups: train.batch_size, {batch_size}, has to be a multiple of "
                 f"data.images_per_class, {groups[1]}"
             )
-        self.seed, self.order, self.groups = seed, order, groups
+        if batch_size % repeats:
+            raise ValueError(
+                f"a batch holds an image as often as the others: train.batch_size, {batch_size}, has to be a "
+                f"multiple of data.augmentation_repeats, {repeats}"
+            )
+        self.seed, self.order, self.groups, self.repeats = seed, order, groups, repeats
         self.steps_per_epoch = visited // batch_size
 
     def __len__(self) -> int:
@@ -181,8 +183,11 @@ class TrainBatches(_Batches):
         if self.order is not None:
             return self.order
         if self._pool is not None:
-            return self._pool[shuffled((self.seed, epoch), len(self._pool))]
-        order = shuffled((self.seed, epoch), len(self.source))
+            order = self._pool[shuffled((self.seed, epoch), len(self._pool))]
+        else:
+            order = shuffled((self.seed, epoch), len(self.source))
+        if self.repeats > 1:
+            return np.repeat(order[: len(order) // self.repeats], self.repeats)
         return order if self.groups is None else subsets.grouped(order, *self.groups)
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
@@ -344,103 +349,3 @@ def note_bad_examples(source: Source, indices: np.ndarray, known: set[str]) -> N
         if where not in known:
             known.add(where)
             logger.warning("skipped, cannot be read: %s", where)
-
-
-@contextlib.contextmanager
-def iterate(
-    batches: TrainBatches | EvalBatches,
-    start: int,
-    stop: int,
-    *,
-    num_threads: int = 2,
-    num_workers: int = 0,
-    prefetch: int = 4,
-) -> Iterator[Iterator[dict[str, np.ndarray]]]:
-    """Reads batches in order, ahead of their use.
-
-    Batches gathered from an array are made on request: that is cheaper than to pass them between threads.
-
-    Args:
-      batches: random access to them.
-      start, stop: the range to read.
-      num_threads: threads that prepare batches (decoding and resizing release the interpreter lock).
-      num_workers: worker processes instead of threads, each with its own copy of the source; 0 for threads.
-      prefetch: batches prepared ahead.
-
-    Yields:
-      An iterator over batches[start:stop]; leaving the context ends threads and workers.
-
-    Raises:
-      SystemExit: worker processes would run the script from its beginning.
-    """
-    if batches.gather is not None and not batches.view_ops and not num_workers:
-        yield (batches[step] for step in range(start, stop))
-        return
-    if num_workers:
-        require_guard()
-    import grain  # here, so that this module loads where grain is not installed
-
-    dataset = grain.MapDataset.source(_Range(batches, start, stop))
-    if num_workers:
-        _parse_absl_flags()
-        options = grain.MultiprocessingOptions(
-            num_workers=num_workers, per_worker_buffer_size=max(1, prefetch // num_workers)
-        )
-        _start_tracker()
-        read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        dataset = dataset.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=_die_with_parent)
-    else:
-        dataset = dataset.to_iter_dataset(
-            grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
-        )
-    iterator = iter(dataset)
-    try:
-        yield map(_own, iterator) if num_workers else iterator
-    finally:
-        iterator.close()
-
-
-def _own(batch: dict[str, Any]) -> dict[str, Any]:
-    """Returns a batch in memory of its own, so that the shared memory of the workers is freed now."""
-    return {
-        key: tuple(map(np.array, value)) if isinstance(value, tuple) else np.array(value)
-        for key, value in batch.items()
-    }
-
-
-def _start_tracker() -> None:
-    """Starts Python's tracker of shared memory, which frees in silence what workers have left as they end."""
-    before = list(sys.warnoptions)
-    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        sys.warnoptions[:] = before
-
-
-class _Range:
-    """batches[start:stop] as a sequence, for grain."""
-
-    def __init__(self, batches: TrainBatches | EvalBatches, start: int, stop: int):
-        self.batches, self.start, self.stop = batches, start, stop
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
-        return self.batches[self.start + position]
-
-
-def _parse_absl_flags() -> None:
-    """grain's workers read absl flags; outside absl.app nobody has parsed them."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-
-
-def _die_with_parent(*_: Any) -> None:
-    """Asks Linux to kill this worker when the trainer dies; grain would leave it running."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -13,6 +13,7 @@ Rows find their classes by name. A file may hold more classes than the data.
 
 from __future__ import annotations
 
+import collections
 import math
 import re
 from collections.abc import Sequence
@@ -68,10 +69,12 @@ def read_signatures(path: str, class_names: Sequence[str]) -> np.ndarray:
             f"{file}: {len(missing)} of {len(class_names)} classes have no signature, the first is "
             f"{missing[0]!r}: {hint}"
         )
-    taken = [row for row in chosen if chosen.count(row) > 1]
-    if taken:
-        both = [name for name, row in zip(class_names, chosen, strict=True) if row == taken[0]]
-        raise ValueError(f"{file}: the classes {both[0]!r} and {both[1]!r} have one row, {names[taken[0]]!r}")
+    taken = collections.Counter(chosen).most_common(1)
+    if taken and taken[0][1] > 1:
+        both = [name for name, row in zip(class_names, chosen, strict=True) if row == taken[0][0]]
+        raise ValueError(
+            f"{file}: the classes {both[0]!r} and {both[1]!r} have one row, {names[taken[0][0]]!r}"
+        )
     return rows[chosen]
 
 

@@ -24,6 +24,7 @@ from imgcls_jax.contracts.evaluator import (
 from imgcls_jax.losses import label_rank, softmax_cross_entropy
 
 READS = ("logits",)  # of what the objective predicts
+MEASURES = ("num_examples", "loss", "accuracy", "top5_accuracy")
 
 
 def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:

@@ -29,6 +29,16 @@ from imgcls_jax.contracts.evaluator import (
 from imgcls_jax.metrics.ranking import mean_of_known, ranking
 
 READS = ("logits",)  # of what the objective predicts
+RATES = ("precision", "recall", "f1", "f_beta")
+
+
+def measures(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the numbers that `make` with these options measures."""
+    means = [f"{average}_{rate}" for average in ("macro", "weighted", "micro") for rate in RATES]
+    ranks = [f"top{k}_accuracy" for k in ((5,) if options["top_k"] is None else options["top_k"])]
+    groups = [f"{group}_accuracy" for group in ("many", "medium", "few") if options["shots"]]
+    others = ("num_examples", "accuracy", "error_rate", "balanced_accuracy", "ece")
+    return (*others, *means, "macro_roc_auc", "macro_average_precision", *ranks, *groups)
 
 
 def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:

@@ -39,6 +39,12 @@ def reads(options: Mapping[str, Any]) -> tuple[str, ...]:
     return (options.get("key", "logits"),)
 
 
+MEASURES = (
+    *("num_examples", "num_clusters", "accuracy", "nmi", "ari", "mapped_accuracy", "silhouette"),
+    *("subhead_accuracy_mean", "subhead_accuracy_best"),
+)
+
+
 def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:
     """Raises ValueError where k-means has fewer examples than clusters."""
     check_splits(splits)

@@ -17,7 +17,7 @@ classes win nearly always.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,21 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from imgcls_jax.contracts.evaluator import OpenSplit, Predict, embedding, make_collector
-from imgcls_jax.metrics.zero_shot import Scored, learned_classes, report, signatures_of
+from imgcls_jax.metrics.zero_shot import (
+    Scored,
+    learned_classes,
+    measured_by_report,
+    report,
+    signatures_of,
+)
 
 READS = ("embedding",)  # of what the objective predicts
+
+
+def measures(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the numbers that `make` measures."""
+    del options
+    return (*measured_by_report(calibrated=False), "num_attributes")
 
 
 def make(

@@ -18,7 +18,7 @@ network; held-out folds in place of the paper's single validation set; Y is 0 an
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ from imgcls_jax.metrics.zero_shot import (
     Scored,
     accuracy_among,
     learned_classes,
+    measured_by_report,
     report,
     signatures_of,
     stacking_curve,
@@ -39,6 +40,12 @@ READS = ("embedding",)  # of what the objective predicts
 
 KEPT_BACK = 0.2  # of the images of each class, for delta
 EXPONENTS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # the paper's
+
+
+def measures(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the numbers that `make` measures."""
+    del options
+    return (*measured_by_report(calibrated=True), *Chosen._fields)
 
 
 def make(

@@ -9,7 +9,7 @@ which is the same for all finds nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,17 @@ from imgcls_jax.losses import l2_normalize
 
 READS = ("embedding", "text_embedding")  # of what the objective predicts
 ROWS = 1024  # queries compared at a time
+
+
+def measures(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the numbers that `make` with these options measures."""
+    ways = ("image_to_text", "text_to_image")
+    recalls = [f"{way}_recall_k{size}" for way in ways for size in _sizes(options["k"])]
+    return ("num_examples", "num_captions", *recalls)
+
+
+def _sizes(k: int | Sequence[int]) -> list[int]:
+    return sorted({k} if isinstance(k, int) else set(k))
 
 
 def make(
@@ -48,7 +59,7 @@ def make(
     Raises:
       ValueError: k is not positive; later, where no image has a caption.
     """
-    sizes = sorted({k} if isinstance(k, int) else set(k))
+    sizes = _sizes(k)
     if not sizes or sizes[0] < 1:
         raise ValueError(f"image_text needs k of at least 1; got {k}")
     del task

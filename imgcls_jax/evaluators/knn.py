@@ -40,6 +40,11 @@ def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: An
     check_shared_classes("train_split", splits["split"], train)
 
 
+def measures(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the numbers that `make` with these options measures."""
+    return ("num_examples", *(f"accuracy_k{size}" for size in _sizes(options["k"])))
+
+
 def _sizes(k: int | Sequence[int]) -> list[int]:
     return sorted({k} if isinstance(k, int) else set(k))
 

@@ -31,6 +31,7 @@ from imgcls_jax.contracts.evaluator import (
 from imgcls_jax.data.subsets import balanced_subset
 
 READS = ("embedding",)  # of what the objective predicts
+MEASURES = ("num_examples", "accuracy", "train_accuracy")
 
 
 def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: Any) -> None:

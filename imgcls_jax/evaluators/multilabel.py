@@ -35,6 +35,13 @@ def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: An
     check_splits(splits, multi_label=True)
 
 
+def measures(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the numbers that `make` with these options measures."""
+    of_images = ("num_examples", "exact_match", "hamming_loss", "jaccard", "map", "macro_roc_auc", "macro_f1")
+    voc = ("voc_map",) if options["voc_year"] else ()
+    return (*of_images, "CP", "CR", "CF1", "OP", "OR", "OF1", *voc)
+
+
 def make(
     predict: Predict,
     open_split: OpenSplit,

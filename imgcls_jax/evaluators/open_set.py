@@ -47,6 +47,13 @@ def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: An
         raise ValueError("open_set: split and unknown_split are the same images; name another unknown_split")
 
 
+def measures(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the numbers that `make` with these options measures."""
+    scores = ("max_probability", "max_logit", *(["nearest_cosine"] if options["train_split"] else []))
+    separated = [f"{score}_{key}" for score in scores for key in ("auroc", "threshold", "false_accepts")]
+    return ("num_examples", "num_unknown", "accuracy", *separated)
+
+
 def make(
     predict: Predict,
     open_split: OpenSplit,

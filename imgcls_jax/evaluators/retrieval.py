@@ -39,6 +39,11 @@ def check(splits: Mapping[str, SplitFacts], options: Mapping[str, Any], task: An
     check_shared_classes("gallery_split", splits["split"], gallery)
 
 
+def measures(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the numbers that `make` with these options measures."""
+    return ("num_examples", *(f"recall_at_{size}" for size in _sizes(options["k"])), "map_at_r")
+
+
 def _sizes(k: int | Sequence[int]) -> list[int]:
     sizes = sorted({k} if isinstance(k, int) else set(k))
     if not sizes or sizes[0] < 1:

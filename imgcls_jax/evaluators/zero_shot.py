@@ -6,7 +6,7 @@ images and signatures scores classes without a training image, and so does one t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,9 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgcls_jax.contracts.evaluator import OpenSplit, Predict, make_collector
-from imgcls_jax.metrics.zero_shot import Scored, class_mean, learned_classes, report
+from imgcls_jax.metrics.zero_shot import (
+    Scored,
+    class_mean,
+    learned_classes,
+    measured_by_report,
+    report,
+)
 
 READS = ("logits",)  # of what the objective predicts
+
+
+def measures(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the numbers that `make` with these options measures."""
+    if not options["unseen_split"]:
+        return ("num_examples", "accuracy", "class_mean_accuracy")
+    return measured_by_report(calibrated=options["delta"] is not None)
 
 
 def make(

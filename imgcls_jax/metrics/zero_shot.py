@@ -99,6 +99,13 @@ def signatures_of(task: Any) -> np.ndarray:
     return np.asarray(task.signatures, np.float64)
 
 
+def measured_by_report(*, calibrated: bool) -> tuple[str, ...]:
+    """Returns the names of what `report` returns; calibrated: with a delta."""
+    kinds = ("generalized", "calibrated") if calibrated else ("generalized",)
+    rates = [f"{kind}_{rate}" for kind in kinds for rate in ("unseen", "seen", "harmonic_mean")]
+    return ("num_examples", "num_seen", "accuracy", *rates, "ausuc", "best_harmonic_mean")
+
+
 def report(
     seen: Scored, unseen: Scored, is_seen: np.ndarray, *, delta: float | None = None
 ) -> dict[str, Any]:

@@ -8,12 +8,12 @@ Krizhevsky 2014, "One weird trick for parallelizing convolutional neural network
 |---|---|---|---|---|
 | alexnet | 224 | 64-192-384-256-256, one group | ReLU, pool | none |
 | alexnet_original | 227 | 96-256-384-384-256, groups 1-2-1-2-2 | ReLU, norm, pool | the paper's |
+| alexnet_caffe | 227 | as alexnet_original | ReLU, norm, pool | Caffe's |
 | caffenet | 227 | as alexnet_original | ReLU, pool, norm | Caffe's |
 
-`build("alexnet_original", response_norm=caffe_response_norm)` is the AlexNet that Caffe's model zoo has, and
-`groups=(1,) * 5` joins the towers. Adaptive average pooling before fc6, the identity at the standard sizes,
-lets other sizes through, down to 67 (63 for "alexnet"). All variants share the names of the layers; norms
-take no number.
+The last two are those of Caffe's model zoo. `groups=(1,) * 5` joins the towers. Adaptive average pooling
+before fc6, the identity at the standard sizes, lets other sizes through, down to 67 (63 for "alexnet"). All
+variants share the names of the layers; norms take no number.
 
 Dropout of 0.5 follows fc6 and fc7 in the original, and stands before each of them in "alexnet". The one
 directly before the final classifier (the original's second) belongs to the head.
@@ -158,6 +158,7 @@ VARIANTS: dict[str, Callable[..., AlexNet]] = {
         initial_bias=None,
     ),
     "alexnet_original": AlexNet,
+    "alexnet_caffe": functools.partial(AlexNet, response_norm=caffe_response_norm),
     "caffenet": functools.partial(AlexNet, response_norm=caffe_response_norm, norm_after_pool=True),
 }
 
@@ -166,7 +167,7 @@ def build(variant: str = "alexnet", **fields: Any) -> AlexNet:
     """Returns the backbone.
 
     Args:
-      variant: "alexnet", "alexnet_original" or "caffenet".
+      variant: "alexnet", "alexnet_original", "alexnet_caffe" or "caffenet".
       **fields: attributes of `AlexNet`.
 
     Raises:
@@ -185,3 +186,11 @@ def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the rows and columns of the map that each linear layer after a flatten reads."""
     choose_variant(__name__, VARIANTS, variant)
     return {"classifier.1": FC6_WINDOW}
+
+
+def caffe_layers(variant: str) -> dict[str, str]:
+    """Returns the modules of the layers of Caffe's AlexNet and CaffeNet."""
+    if variant == "alexnet":
+        return {}
+    convolutions = {f"conv{layer}": f"features.{number}" for layer, number in enumerate(LAYER_NUMBERS, 1)}
+    return convolutions | {"fc6": "classifier.1", "fc7": "classifier.4", "fc8": "classifier.6"}

@@ -49,6 +49,15 @@ _MODULES = {
 }
 # The modules whose outputs the auxiliary classifiers read.
 _AUXILIARY = {"4a": "aux1", "4d": "aux2"}
+# Caffe's names of a module's convolutions.
+CAFFE_BRANCHES = {
+    "1x1": "branch1",
+    "3x3_reduce": "branch2.0",
+    "3x3": "branch2.1",
+    "5x5_reduce": "branch3.0",
+    "5x5": "branch3.1",
+    "pool_proj": "branch4.1",
+}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "googlenet": {},
@@ -228,3 +237,20 @@ def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the linear layers that read a flattened map, and the map's height and width."""
     choose_variant(__name__, VARIANTS, variant)
     return {f"{name}.fc1": (4, 4) for name in _AUXILIARY.values()}
+
+
+def caffe_layers(variant: str) -> dict[str, str]:
+    """Returns the modules of the layers of Caffe's reference model."""
+    if variant != "googlenet_original":
+        return {}
+    layers = {"conv1/7x7_s2": "conv1", "conv2/3x3_reduce": "conv2", "conv2/3x3": "conv3"}
+    layers |= {
+        f"inception_{module}/{layer}": f"inception{module}.{branch}"
+        for module in _MODULES
+        for layer, branch in CAFFE_BRANCHES.items()
+    }
+    classifiers = {"loss3/classifier": "fc"}
+    for number, name in enumerate(_AUXILIARY.values(), start=1):
+        layers[f"loss{number}/conv"] = f"{name}.conv"
+        classifiers |= {f"loss{number}/fc": f"{name}.fc1", f"loss{number}/classifier": f"{name}.fc2"}
+    return {layer: f"{module}.conv" for layer, module in layers.items()} | classifiers

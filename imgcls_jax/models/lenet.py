@@ -274,3 +274,9 @@ def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the rows and columns of the map that fc1 reads, at the standard size; C5 is a convolution."""
     choose_variant(__name__, VARIANTS, variant)
     return FLATTENED.get(variant, {})
+
+
+def caffe_layers(variant: str) -> dict[str, str]:
+    """Returns the modules of the layers of Caffe's LeNet."""
+    layers = {"conv1": "conv1", "conv2": "conv2", "ip1": "fc1", "ip2": "fc2"}
+    return layers if variant == "lenet_caffe" else {}

@@ -7,7 +7,8 @@ computation at the same accuracy.
 The classifier is not linear on a vector: dropout (0.5), a 1x1 convolution, ReLU and the mean over positions;
 that is the head "conv_pool", which reads the map.
 
-Files with the names of the authors' Caffe network are read too (`import_weights`). That network takes pixels
+The files of the authors' Caffe network are read too: .caffemodel (`caffe_layers`), and arrays of another
+writer's names (`import_weights`). That network takes pixels
 in 0..255 from which 123, 117 and 104 have been subtracted in R, G and B.
 """
 
@@ -139,6 +140,24 @@ def torch_head(variant: str) -> str:
     return "classifier.1"
 
 
+def caffe_layers(variant: str) -> dict[str, str]:
+    """Returns the modules of the layers of the authors' Caffe network."""
+    layers = {"conv1": "features.0"}
+    for fire, index in _fire_indices(variant).items():
+        for layer in ("squeeze1x1", "expand1x1", "expand3x3"):
+            layers[f"fire{fire}/{layer}"] = f"features.{index}.{layer.replace('squeeze1x1', 'squeeze')}"
+    return layers | {"conv10": "classifier.1"}
+
+
+def _fire_indices(variant: str) -> dict[int, int]:
+    """Returns {number of a fire module in Caffe, which counts from 2: its number in `features`}."""
+    backbone = build(variant)
+    return {
+        fire + 2: 2 + fire + sum(pool <= fire for pool in backbone.pools)
+        for fire in range(len(backbone.fires))
+    }
+
+
 def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
     """Brings Caffe's names to PyTorch's; arrays of other names pass as they are.
 
@@ -153,11 +172,7 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
     """
     if "conv1_w" not in arrays:
         return dict(arrays)
-    backbone = build(variant)
-    indices = {  # Caffe counts the fire modules from 2
-        str(fire + 2): 2 + fire + sum(pool <= fire for pool in backbone.pools)
-        for fire in range(len(backbone.fires))
-    }
+    indices = {str(fire): index for fire, index in _fire_indices(variant).items()}
 
     def renamed(name: str) -> str:
         module, _, leaf = name.rpartition("_")

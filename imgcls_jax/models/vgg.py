@@ -185,3 +185,17 @@ def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the rows and columns of the map that each linear layer after a flatten reads."""
     choose_variant(__name__, VARIANTS, variant)
     return {"classifier.0": FC6_WINDOW}
+
+
+def caffe_layers(variant: str) -> dict[str, str]:
+    """Returns the modules of the layers of the authors' Caffe networks, which have no BatchNorm."""
+    fields = choose_variant(__name__, VARIANTS, variant)
+    if "norm" in fields:
+        return {}
+    layers, number = {}, 0
+    for block, kernels in enumerate(fields["blocks"], start=1):
+        for layer in range(1, len(kernels) + 1):
+            layers[f"conv{block}_{layer}"] = f"features.{number}"
+            number += 2  # the convolution and its ReLU
+        number += 1  # the pooling
+    return layers | {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}

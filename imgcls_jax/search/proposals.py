@@ -26,12 +26,13 @@ class Outcome(NamedTuple):
     Attributes:
       fields: {field: value} that it tried.
       value: the metric at its end, the mean over its runs; None where it did not get there.
-      evaluations: the metric at each evaluation of its first run, as far as it was looked at.
+      evaluations: the metric at each evaluation of its first run, as far as it was looked at; None where it
+        was no number.
     """
 
     fields: Mapping[str, Any]
     value: float | None
-    evaluations: Sequence[float]
+    evaluations: Sequence[float | None]
 
 
 def propose(
@@ -101,7 +102,9 @@ def _tpe(
                 value=outcome.value,
                 params={own.field: _to_optuna(own, outcome.fields[own.field]) for own in space},
                 distributions=distributions,
-                intermediate_values=dict(enumerate(outcome.evaluations)),
+                intermediate_values={
+                    step: value for step, value in enumerate(outcome.evaluations) if value is not None
+                },
             )
         )
     params = study.ask(distributions).params

@@ -29,7 +29,7 @@ TRIAL = {
     "fields": Mapping[str, Any],
     "state": str,
     "values": Sequence[float],
-    "evaluations": Sequence[Sequence[float]],
+    "evaluations": Sequence[Sequence[float | None]],
     "seconds": float,
     "note": str,
 }
@@ -45,7 +45,8 @@ class Trial:
       state: "finished"; "pruned", given up at an evaluation; "diverged", its loss was not finite; or
         "failed", which is tried again when the search is taken up again.
       values: the metric at the end of each run.
-      evaluations: the metric at each evaluation of each run, as far as it was looked at.
+      evaluations: the metric at each evaluation of each run, as far as it was looked at; None where it was
+        no number.
       seconds: wall time of its finished runs.
       note: what a run that failed said.
     """
@@ -53,7 +54,7 @@ class Trial:
     fields: Mapping[str, Any]
     state: str = FINISHED
     values: list[float] = dataclasses.field(default_factory=list)
-    evaluations: list[list[float]] = dataclasses.field(default_factory=list)
+    evaluations: list[list[float | None]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     note: str = ""
 
@@ -91,6 +92,13 @@ class Search:
         if (folder / FILE).exists():
             content = read(folder)
             _require_same_plan(folder, content["plan"], plan.as_json())
+            runs = len(list(plan.runs()))
+            for number, trial in enumerate(content["trials"]):
+                if trial.state == FINISHED and len(trial.values) != runs:
+                    raise ValueError(
+                        f"{folder / FILE} is damaged: trials[{number}] is finished with "
+                        f"{len(trial.values)} of {runs} runs"
+                    )
             self.trials, self.final = content["trials"], content["final"]
 
     def advance(self, count: int) -> None:
@@ -130,7 +138,9 @@ class Search:
             finals = [own for own in self.trials[:number] if own.state == FINISHED]
             earlier = [own.evaluations[position] for own in finals]
 
-            def given_up(workdir: Path = workdir, earlier: Sequence[Sequence[float]] = earlier) -> int | None:
+            def given_up(
+                workdir: Path = workdir, earlier: Sequence[Sequence[float | None]] = earlier
+            ) -> int | None:
                 if not self.plan.prune:
                     return None
                 values = evaluations(workdir, self.plan.metric)
@@ -225,11 +235,15 @@ def finished_runs(folder: Path, final: Mapping[str, Any], best: int) -> list[Pat
     return sorted(found)
 
 
-def evaluations(workdir: Path, metric: str) -> list[float]:
-    """Returns a metric at each evaluation of a run so far."""
-    path = workdir / "metrics.jsonl"
-    records = finished.read_records(path) if path.exists() else []
-    found = {record["step"]: record[metric] for record in records if record.get(metric) is not None}
+def evaluations(workdir: Path, metric: str) -> list[float | None]:
+    """Returns a metric at each evaluation of a run so far; None where it was no number, so that those of
+    equal number stay evaluations of equal steps."""
+    path, own = workdir / "metrics.jsonl", f"{metric.partition('/')[0]}/"
+    found: dict[int, float | None] = {}
+    for record in finished.read_records(path) if path.exists() else []:
+        if any(name.startswith(own) for name in record):
+            value = record.get(metric)
+            found[record["step"]] = found.get(record["step"]) if value is None else value
     return [found[step] for step in sorted(found)]
 
 
@@ -271,6 +285,12 @@ def read(folder: Path) -> dict[str, Any]:
     for number, trial in enumerate(trials):
         if trial.state == FINISHED and not trial.values:
             raise ValueError(f"{path} is damaged: trials[{number}] is finished and has no value")
+        runs = len(trial.values) if trial.state == FINISHED else int(trial.state == PRUNED)
+        if len(trial.evaluations) < runs:
+            raise ValueError(
+                f"{path} is damaged: trials[{number}] has the evaluations of {len(trial.evaluations)} runs; "
+                f"expected {runs}"
+            )
     return content | {"trials": trials}
 
 

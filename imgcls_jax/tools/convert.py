@@ -3,11 +3,11 @@
   python -m imgcls_jax.tools.convert IN OUT --family resnet --variant resnet50 [--num_classes N] [--to torch]
   [--prefix teacher.]
 
-IN is .pth, .pt, .th, .safetensors or .npz, of either naming; OUT is .safetensors. Every array is checked
-against the network: what is missing, left over or of another shape is an error. --num_classes, where it is
-not the file's, leaves the classifier out. A prefix such as "model." or "module.encoder_q.", under which a
-training program keeps the network, is found; --prefix says which one where the file holds the network more
-than once. Runs no pickled code and needs no torch.
+IN is .pth, .pt, .th, .safetensors or .npz, of either naming, or Caffe's .caffemodel; OUT is .safetensors.
+Every array is checked against the network: what is missing, left over or of another shape is an error.
+--num_classes, where it is not the file's, leaves the classifier out. A prefix such as "model." or
+"module.encoder_q.", under which a training program keeps the network, is found; --prefix says which one where
+the file holds the network more than once. Runs no pickled code and needs no torch.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def convert(
     if Path(destination).suffix != ".safetensors":
         raise ValueError(f"weights are written as .safetensors; got {destination}")
     module = load_family(family)
-    arrays, note = pretrained.read_state_dict(source), ""
+    arrays, note = pretrained.read_weights(source, module, variant), ""
     if prefix or not pretrained.is_own(arrays):
         shapes = pretrained.target_shapes(module.build(variant), image_shape, 1)
         arrays, note = pretrained.network_of(arrays, module, variant, shapes, prefix)

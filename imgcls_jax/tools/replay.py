@@ -96,6 +96,8 @@ def find(setup: Setup, workdir: Path, step: int) -> tuple[_Replay, tuple[Any, ..
     Returns:
       (loop, (state before, batch, state after, metrics), where it began).
     """
+    if setup.teacher is not None:
+        setup.teacher.require_same(workdir)
     incidents = Incidents(workdir, setup.settings.train.on_nonfinite, write=False)
     incidents.left_out -= {step}
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:

@@ -22,11 +22,11 @@ from imgcls_jax.runtime.mistakes import is_passing
 from imgcls_jax.train.checkpoint_manager import Manager
 from imgcls_jax.train.checkpoint_tree import (
     OBJECTIVE_STATE,
-    claimed_bytes,
     differing_leaves,
     from_tree,
     in_saved_order,
     part_checksums,
+    require_held,
     shapes_digest,
     to_tree,
 )
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 Tree = Any
 OF_PREDICTION = ("params", OBJECTIVE_STATE)
-# The bytes in memory of a checkpoint's arrays against those of its files: Orbax compresses, but no weights.
-MAX_BYTES_PER_FILE_BYTE, FREE_BYTES = 64, 2**28
 DIFFERS = "its bits are not those that were saved (checksum differs)"
 ATTEMPTS = 5  # at a checkpoint, while another run removes those that it no longer keeps
 
@@ -301,11 +299,7 @@ class Checkpoints:
           ValueError: they are far larger than its files.
         """
         tree = self._manager.item_metadata(step)["state"].tree
-        folder = self.directory / str(step)
-        held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        claimed = claimed_bytes(tree)
-        if claimed > FREE_BYTES + MAX_BYTES_PER_FILE_BYTE * held:
-            raise ValueError(f"its arrays claim {claimed} bytes, far more than the {held} of its files")
+        require_held(tree, self.directory / str(step))
         return tree
 
     def _set_aside(self, steps: list[int]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from imgcls_jax.train.state import TrainState, leaf_checksums
 
 Tree = Any
 OBJECTIVE_STATE = "carry"  # the name of TrainState.objective_state in files
+# The bytes in memory of a checkpoint's arrays against those of its files: Orbax compresses, but no weights.
+MAX_BYTES_PER_FILE_BYTE, FREE_BYTES = 64, 2**28
 
 
 def to_tree(state: TrainState, order: np.ndarray | None) -> Tree:
@@ -83,11 +86,14 @@ def in_saved_order(part: Tree) -> Iterator[Any]:
     return walk(part)
 
 
-def claimed_bytes(tree: Tree) -> int:
-    """Returns the bytes in memory of the arrays that a tree describes."""
+def require_held(tree: Tree, folder: Path) -> None:
+    """Raises ValueError where the arrays that a tree describes are far larger than the files of a folder."""
     leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
     arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
-    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
+    claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if claimed > FREE_BYTES + MAX_BYTES_PER_FILE_BYTE * held:
+        raise ValueError(f"its arrays claim {claimed} bytes, far more than the {held} of its files")
 
 
 def differing_leaves(saved: Tree, wanted: Tree) -> list[str]:

@@ -21,7 +21,7 @@ from imgcls_jax.contracts.objective import Batch, EpochPlan, Objective
 from imgcls_jax.runtime.mistakes import file_of, in_one_line, is_told, shown
 from imgcls_jax.runtime.stop import Interrupted
 
-BATCH_KEYS = ("image", "views", "label", "index", "labeled", "text")
+BATCH_KEYS = ("image", "views", "label", "index", "labeled", "text", "teacher")
 INIT_RETURNS = "(params, objective_state), two dicts, params with the key 'backbone'"
 LOSS_RETURNS = "(scalar, (objective_state, metrics))"
 PREDICT_RETURNS = "a dict of arrays with a row for each image, such as {'logits': ..., 'embedding': ...}"
@@ -56,6 +56,11 @@ def check_objective(objective: Any, make: Callable[..., Any]) -> None:
             raise ValueError(
                 f"{_where(make)}: batch_keys names {key!r}, and a batch has {', '.join(BATCH_KEYS)}: {hint}"
             )
+    if ("teacher" in keys) != (objective.teacher is not None):
+        raise ValueError(
+            f"{_where(make)}: an Objective has a teacher where batch_keys name 'teacher', and only there; "
+            f"got {objective.teacher} and {keys}"
+        )
 
 
 def trace_init(objective: Objective, backbone: Any, batch: Batch) -> tuple[Any, Any]:
@@ -233,6 +238,19 @@ def check_reads(section: str, module: Any, options: Mapping[str, Any], predict: 
                 f"the objective predicts, and {_where(predict)} returns {', '.join(outputs) or 'nothing'}: "
                 "choose another evaluator, or let predict return it"
             )
+
+
+def measured(module: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the numbers that an evaluator declares to measure; () where it declares none.
+
+    Its file may have MEASURES, or a function measures(options) where they depend on its options. Those that
+    depend on the data or the objective are among them, whether they are measured or not.
+
+    Args:
+      module: of evaluators/.
+      options: its fields of the configuration.
+    """
+    return tuple(module.measures(options) if hasattr(module, "measures") else getattr(module, "MEASURES", ()))
 
 
 def check_metrics(evaluator: str, metrics: Any) -> None:

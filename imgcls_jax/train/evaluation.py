@@ -12,7 +12,8 @@ from imgcls_jax.config.settings import EvalSettings, Settings
 from imgcls_jax.contracts.evaluator import SplitFacts
 from imgcls_jax.contracts.objective import Batch, Task
 from imgcls_jax.data.datasets import DataSide
-from imgcls_jax.data.pipeline import EvalBatches, iterate, note_bad_examples
+from imgcls_jax.data.pipeline import EvalBatches, note_bad_examples
+from imgcls_jax.data.read_ahead import iterate
 from imgcls_jax.runtime.agreement import all_or_none, require_agreement
 from imgcls_jax.runtime.mistakes import in_one_line
 from imgcls_jax.runtime.progress import tracked
@@ -96,7 +97,6 @@ def check_evaluators(settings: Settings, objective: Any, outputs: Mapping[str, A
       ValueError: an evaluator that reads what is not predicted, a name that is taken, or a best_metric of no
         evaluation.
     """
-    names = [own.name for own in settings.evals]
     for own in settings.evals:
         name = own.name
         if name in OWN_PREFIXES:
@@ -106,9 +106,42 @@ def check_evaluators(settings: Settings, objective: Any, outputs: Mapping[str, A
             )
         module = find_module("evaluators", own.evaluator)
         contract.check_reads(f"evals.{name}", module, own.fields, objective.predict, outputs)
-    best_metric = settings.train.best_metric
-    if best_metric and best_metric.partition("/")[0] not in names:
-        raise ValueError(_no_such_metric(best_metric, [f"{name}/..." for name in names]))
+    _check_best_metric(settings)
+
+
+def _check_best_metric(settings: Settings) -> None:
+    """Raises ValueError for a best_metric of no evaluation, or none of those that its evaluator declares."""
+    name, _, quantity = settings.train.best_metric.partition("/")
+    if not name:
+        return
+    chosen = next((own for own in settings.evals if own.name == name), None)
+    if chosen is None:
+        known = [f"{own.name}/..." for own in settings.evals]
+        raise ValueError(_no_such_metric(settings.train.best_metric, known))
+    declared = contract.measured(find_module("evaluators", chosen.evaluator), chosen.fields)
+    if declared and quantity not in declared:
+        known = [f"{name}/{own}" for own in declared]
+        raise ValueError(_no_such_metric(settings.train.best_metric, known))
+
+
+def reading_only(evals: Sequence[EvalSettings], predict: Any, outputs: Sequence[str]) -> list[EvalSettings]:
+    """Returns the evaluations without views that read nothing but these outputs.
+
+    Args:
+      evals: of a run.
+      predict: its objective's.
+      outputs: names of what is predicted.
+    """
+    chosen = []
+    for own in evals:
+        module = find_module("evaluators", own.evaluator)
+        try:
+            contract.check_reads(own.name, module, own.fields, predict, dict.fromkeys(outputs))
+        except ValueError:
+            continue
+        if own.views is None:
+            chosen.append(own)
+    return chosen
 
 
 def check_data(evals: Sequence[EvalSettings], facts: Mapping[str, SplitFacts], task: Task) -> None:

@@ -28,9 +28,6 @@ def first_state(setup: Setup) -> tuple[TrainState, np.ndarray | None]:
     return origin.read(setup) if setup.settings.train.resume_from else (initial_state(setup), None)
 
 
-EXPORTED = "weights.safetensors"  # the file of an exported folder
-
-
 def initial_state(setup: Setup) -> TrainState:
     """Returns the state of step 0, with the weights that config.model.pretrained names.
 
@@ -46,7 +43,7 @@ def initial_state(setup: Setup) -> TrainState:
         return state
     target = {"params": state.params, "batch_stats": state.objective_state.get("batch_stats", {})}
     path = os.path.expanduser(path)
-    exported = Path(path) / EXPORTED
+    exported = Path(path) / pretrained.EXPORTED
     if exported.is_file():
         path = str(exported)
     if Path(path).is_dir():

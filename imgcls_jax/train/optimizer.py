@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from imgcls_jax.config.resolve import TRUST_PARAMS, optax_function
 from imgcls_jax.config.settings import OptimizerSettings
@@ -56,9 +57,10 @@ def make_optimizer(
         labels, factors = _by_depth(paths, labels, factors, settings.layer_decay)
     used = set(jax.tree.leaves(labels))
     make, rate = optax_function(settings.name), _rate(settings, schedule, 1.0)
-    _require_fit(settings, lambda: make(rate, **fields))
     if all(factors[label] is None for label in used):
         raise ValueError("optimizer.groups freezes every parameter: nothing is left to train")
+    trained = jax.tree.map(lambda label: factors[label] is not None, labels)
+    _require_fit(settings, lambda: make(rate, **fields), paths, params, trained)
     transforms = {}
     for label in used:
         factor = factors[label]
@@ -74,26 +76,66 @@ def make_optimizer(
             transforms[label] = optax.chain(transforms[label], shrink)
     tx = optax.partition(transforms, labels)
     if settings.clip_norm:
-        trainable = jax.tree.map(lambda label: factors[label] is not None, labels)
-        tx = optax.chain(optax.masked(optax.clip_by_global_norm(settings.clip_norm), trainable), tx)
+        tx = optax.chain(optax.masked(optax.clip_by_global_norm(settings.clip_norm), trained), tx)
+    if settings.schedule == "plateau":
+        tx = optax.chain(tx, _plateau(settings))
     return optax.with_extra_args_support(tx)
 
 
-def _require_fit(settings: OptimizerSettings, make: Callable[[], optax.GradientTransformation]) -> None:
-    """Raises ValueError where the optimizer cannot be made, or not run with what a train step hands it."""
+def _plateau(settings: OptimizerSettings) -> optax.GradientTransformation:
+    """Returns what scales the updates, the loss being `value`; its state has the scale."""
+    return optax.contrib.reduce_on_plateau(
+        factor=settings.decay_factor,
+        patience=settings.patience,
+        accumulation_size=settings.plateau_steps,
+        min_scale=settings.final_learning_rate / settings.learning_rate,
+    )
+
+
+def plateau_scale(opt_state: Any) -> float:
+    """Returns the factor on the learning rate by which "plateau" scaled the last updates; 1 without it."""
+    kind = optax.contrib.ReduceLROnPlateauState
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    return next((float(node.scale) for node in nodes if isinstance(node, kind)), 1.0)
+
+
+def _require_fit(
+    settings: OptimizerSettings,
+    make: Callable[[], optax.GradientTransformation],
+    paths: Any,
+    params: Any,
+    trained: Any,
+) -> None:
+    """Raises ValueError where the optimizer cannot be made, or not run with what a train step hands it.
+
+    It is traced on a matrix, and then on the first parameter of each rank among those that are trained.
+    """
 
     def one_step(params: Any) -> Any:
         tx = optax.with_extra_args_support(make())
         return tx.update(params, tx.init(params), params, value=jnp.float32(0))
 
-    try:
-        jax.eval_shape(one_step, {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)})
-    except (TypeError, AttributeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"config.optimizer.name = {settings.name!r} does not work with this train step, which hands an "
-            "optimizer the gradients, the params and the loss, or one of its fields does not fit: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from error
+    leaves = map(jax.tree.leaves, (paths, params, trained))
+    of_rank: dict[int, tuple[str, tuple[int, ...]]] = {}
+    for path, leaf, own in zip(*leaves, strict=True):
+        if own:
+            of_rank.setdefault(leaf.ndim, (path, leaf.shape))
+    for path, shape in [("", (2, 2)), *of_rank.values()]:
+        try:
+            jax.eval_shape(one_step, {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)})
+        except (TypeError, AttributeError, ValueError, IndexError) as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if path:
+                raise ValueError(
+                    f"config.optimizer.name = {settings.name!r} does not work with the parameter {path}, of "
+                    f"shape {shape} ({said}): choose another optimizer, or freeze it by optimizer.groups = "
+                    f"(({re.escape(path)!r}, None),)"
+                ) from error
+            raise ValueError(
+                f"config.optimizer.name = {settings.name!r} does not work with this train step, which hands "
+                "an optimizer the gradients, the params and the loss, or one of its fields does not fit: "
+                f"{said}"
+            ) from error
 
 
 def frozen_params(params: Any, groups: Sequence[tuple[str, float | None]]) -> Any:

@@ -69,6 +69,9 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
             print(f"{workdir} holds a finished run of this configuration; nothing to do", flush=True)
         else:
             require_agreement(setup.facts())
+            with all_or_none():
+                if setup.teacher is not None:
+                    setup.teacher.require_same(workdir)
             if setup.first_process:
                 _tell_data(setup)
                 for line in changed:
@@ -185,6 +188,8 @@ def _go_on(
             _found(setup),
             setup.data.brightness,
         )
+        if setup.teacher is not None:
+            setup.teacher.write(workdir)
     first_step, total = int(state.step), setup.settings.train.total_steps
     if restored and setup.first_process:
         print(f"resumed from the checkpoint of step {first_step}", flush=True)

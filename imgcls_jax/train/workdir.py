@@ -62,6 +62,15 @@ class Found(NamedTuple):
     signatures: tuple[tuple[float, ...], ...] = ()
 
 
+def named(text: str) -> tuple[Path, str]:
+    """Returns the workdir that WORKDIR, WORKDIR@STEP or WORKDIR@best names, and which of its checkpoints:
+    "latest", "best" or a step."""
+    path, (stem, at, which) = Path(text).expanduser(), text.rpartition("@")
+    if at and not path.exists():
+        return Path(stem).expanduser(), which
+    return path, "latest"
+
+
 def save_configuration(workdir: Path, configuration: Configuration, steps_per_epoch: int) -> None:
     """Writes <workdir>/config.json."""
     resolved = configuration.in_steps(steps_per_epoch)

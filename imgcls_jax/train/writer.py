@@ -147,11 +147,13 @@ def _drop_after(path: Path, step: int, again: Sequence[str]) -> None:
     if not path.exists():
         return
 
-    def stays(record: Mapping[str, Any]) -> bool:
-        names = [name.partition("/")[0] for name in record]
-        return record["step"] < step or (record["step"] == step and not set(names) & set(again))
-
-    kept = [line for line, record in _records(path) if stays(record)]
+    kept = []
+    for line, record in _records(path):
+        left = {name: value for name, value in record.items() if name.partition("/")[0] not in again}
+        if record["step"] < step or left == record:
+            kept += [line] if record["step"] <= step else []
+        elif record["step"] == step and len(left) > 1:  # more than the step
+            kept.append(json.dumps(left))
     with whole(path, "w") as file:
         file.writelines(f"{line}\n" for line in kept)
 

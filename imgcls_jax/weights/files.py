@@ -22,11 +22,12 @@ import numpy as np
 
 from imgcls_jax.runtime.files import whole
 from imgcls_jax.runtime.restricted_pickle import RestrictedUnpickler, require_key, shown
+from imgcls_jax.weights.caffe import read_caffemodel
 
 Arrays = dict[str, np.ndarray]
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar")
-SUFFIXES = (*TORCH_SUFFIXES, ".safetensors", ".npz")
+SUFFIXES = (*TORCH_SUFFIXES, ".safetensors", ".npz", ".caffemodel")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training loops keep the state dict
 PREFIXES = ("module.", "_orig_mod.")  # of torch's DataParallel and torch.compile
 # The stream format that torch wrote before version 1.6 opens with this number, pickled with protocol 2.
@@ -64,7 +65,8 @@ def read_state_dict(path: str | Path) -> Arrays:
     float32.
 
     Args:
-      path: .pth, .pt, .th (.bin, .ckpt, .pth.tar) as torch.save writes them, .safetensors or .npz.
+      path: .pth, .pt, .th (.bin, .ckpt, .pth.tar) as torch.save writes them, .safetensors, .npz or
+        .caffemodel.
 
     Returns:
       {name: array}, in the file's order.
@@ -126,7 +128,7 @@ def _read_npz(path: Path) -> Arrays:
         return _strip_prefixes({name: arrays[name] for name in arrays.files})
 
 
-_READERS = {".safetensors": _read_safetensors, ".npz": _read_npz}
+_READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".caffemodel": read_caffemodel}
 
 
 def _widen(array: np.ndarray) -> np.ndarray:

@@ -6,11 +6,14 @@ A leaf has a path: its room, its modules and its own name, as in ("backbone", "c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
+from imgcls_jax.weights.caffe import from_caffe
 from imgcls_jax.weights.clip_names import openai_names
+from imgcls_jax.weights.files import read_state_dict
 
 KeyPath = tuple[str, ...]  # room, modules..., leaf
 
@@ -86,6 +89,25 @@ class OwnNames(TorchNames):
 
     def inward(self, path: KeyPath, array: np.ndarray) -> np.ndarray:
         return array
+
+
+def read_weights(path: str | Path, family: ModuleType, variant: str) -> dict[str, np.ndarray]:
+    """Returns `read_state_dict` of a file; arrays of Caffe get the family's own names.
+
+    Exports of version 0.1 put "params/" before this package's names, which is taken off.
+
+    Raises:
+      ValueError: the file cannot be read, or the family knows no layers of Caffe's.
+    """
+    arrays = read_state_dict(path)
+    if any(name.startswith("params/backbone/") for name in arrays):
+        return {name.removeprefix("params/"): array for name, array in arrays.items()}
+    if Path(path).suffix.lower() != ".caffemodel":
+        return arrays
+    try:
+        return from_caffe(arrays, family, variant)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ A family's functions for this:
     params["aux_head_0"]["classifier"] and so on; optional.
   import_weights(arrays, variant), export_weights(arrays, variant): the way from the names and shapes of a
     file to those that the rule reads, and back; optional.
+  caffe_layers(variant): {Caffe's layer: module}, as `from_caffe` has it; optional.
 
 This package's own files (.safetensors) name an array by its path: "backbone/layer1.0/conv1/kernel",
 "head/classifier/bias", "batch_stats/bn1/mean".
@@ -33,7 +34,7 @@ import numpy as np
 
 from imgcls_jax.weights.clip_names import ROOMS, ClipNames, of_clip, openai_names
 from imgcls_jax.weights.files import read_state_dict, write_safetensors
-from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames, renamed
+from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames, read_weights, renamed
 from imgcls_jax.weights.positions import grid_of, resize_positions
 from imgcls_jax.weights.prefixes import under_prefix
 
@@ -47,6 +48,7 @@ __all__ = [
     "load_torch",
     "network_of",
     "read_state_dict",
+    "read_weights",
     "renamed",
     "target_shapes",
     "to_torch",
@@ -57,6 +59,7 @@ Arrays = dict[str, np.ndarray]
 Tree = Mapping[str, Any]
 
 POSITIONS = ("pos_embedding", "pos_embed")
+EXPORTED = "weights.safetensors"  # the file of a folder of tools.export
 SHOWN = 5  # names of each kind in an error
 
 
@@ -83,8 +86,8 @@ Loaded = tuple[dict[str, Any], dict[str, Any], Report]
 def load(
     path: str | Path, family: ModuleType, variant: str, target: Tree, *, positions: str = "timm"
 ) -> Loaded:
-    """Loads a file, of PyTorch's names or of this package's own; otherwise as `load_torch`."""
-    arrays = read_state_dict(path)
+    """Loads a file, of PyTorch's, Caffe's or this package's own names; otherwise as `load_torch`."""
+    arrays = read_weights(path, family, variant)
     try:
         read = load_own if is_own(arrays) else load_torch
         return read(arrays, family, variant, target, positions=positions)

@@ -20,7 +20,7 @@ DIGITS = {
         "train_transforms": "normalize(0.5, 0.5)",
         "eval_transforms": "normalize(0.5, 0.5)",
     },
-    "model": {"name": "simpleconv3", "channels": [4, 4, 4], "hidden": [8]},
+    "model": {"name": "mlp", "hidden": [8]},
     "objective": {"name": "supervised"},
     "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
     "train": {"batch_size": 64, "total_steps": 4, "log_every_steps": 2},
@@ -46,7 +46,7 @@ def test_every_field_is_filled():
     assert resolved["train"]["seed"] == 0 and resolved["train"]["feature_cache_gib"] == 4.0
     assert resolved["objective"]["effective_beta"] == 0.999
     assert resolved["optimizer"]["nesterov"] is False and resolved["optimizer"]["warmup_steps"] == 0
-    assert resolved["model"]["variant"] == "simpleconv3" and resolved["model"]["dtype"] is None
+    assert resolved["model"]["variant"] == "mlp" and resolved["model"]["dtype"] is None
     assert resolved["data"]["root"] is None and resolved["data"]["prefetch_batches"] == 4
     assert resolved["evals"]["test"] == {"evaluator": "classification", "views": None, "split": "test"}
     assert json.loads(json.dumps(resolved)) == resolved
@@ -58,7 +58,7 @@ def test_every_field_is_filled():
         {"objective__label_smoothing": 0.0},
         {"optimizer__clip_norm": 0.0, "optimizer__nesterov": False},
         {"optimizer__warmup_epochs": 0.0},
-        {"model__variant": "simpleconv3", "model__pretrained": "", "model__dtype": None},
+        {"model__variant": "mlp", "model__pretrained": "", "model__dtype": None},
         {"train__seed": 0, "train__eval_every_epochs": 0},
         {"train__num_microbatches": 1, "optimizer__weight_decay": 0},
         {"data__num_threads": 7},
@@ -308,3 +308,13 @@ def test_a_negative_duration_is_refused(section, field, value):
     stem = field.rpartition("_")[0]
     with pytest.raises(ValueError, match=f"{section}.{stem}_.*(at least|not negative)"):
         resolve(config).settings(4)
+
+
+@pytest.mark.parametrize("fields", [{"model__dtype": "float16"}, {"optimizer__mu_dtype": "float16"}])
+def test_float16_is_refused_with_the_way_out(fields):
+    if "optimizer__mu_dtype" in fields:
+        fields = fields | {"optimizer__name": "adamw"}
+    with pytest.raises(
+        ValueError, match="dtype is one of .*'float16': gradients below 6e-8 .*'bfloat16' has"
+    ):
+        resolve(digits(**fields))

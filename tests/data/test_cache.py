@@ -12,7 +12,7 @@ from imgcls_jax.config.resolve import resolve_data
 from imgcls_jax.data import transforms
 from imgcls_jax.data.cache import ENTRY_BYTES, Cached, ExampleCache
 from imgcls_jax.data.datasets import DataSide
-from imgcls_jax.data.pipeline import iterate
+from imgcls_jax.data.read_ahead import iterate
 from imgcls_jax.data.source import Arrays
 from imgcls_jax.data.sources.image_folder import ImageFolder
 from imgcls_jax.data.subsets import subset

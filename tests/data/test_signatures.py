@@ -1,5 +1,7 @@
 """Signatures of classes: both forms of files, how rows find their classes, and every mistake by name."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -144,3 +146,17 @@ def test_images_of_unknown_classes_are_not_trained_on(tmp_path):
     data = DataSide(resolve_data(section | dict(train_transforms=LINE, eval_transforms=LINE)))
     assert len(data.training) == 2 and len(data.source("unknown:train")) == 1
     assert data.shared_with_training("unknown:train") == data.shared_with_training("test") == 0
+
+
+def test_many_classes_take_no_time(tmp_path):
+    """Forty thousand, of which two have one row: pairs alone would take minutes."""
+    names = [f"class {number}" for number in range(40_000)]
+    file = write(tmp_path, "many.csv", "class,a\n" + "".join(f"{name},1\n" for name in names))
+    start = time.monotonic()
+    assert read_signatures(file, names).shape == (40_000, 1)
+    with pytest.raises(ValueError, match="the classes 'class 39999' and '7.class 39999' have one row"):
+        read_signatures(file, [*names, "7.class 39999"])
+    write(tmp_path, "many.csv", "class,a\n" + "".join(f"{name},1\n" for name in [*names, names[-1]]))
+    with pytest.raises(ValueError, match="two classes are named 'class 39999'"):
+        read_signatures(file, names)
+    assert time.monotonic() - start < 10

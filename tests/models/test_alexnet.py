@@ -14,6 +14,7 @@ CASES = [
     ("alexnet", {}, 224, 61_100_840),
     ("alexnet_original", {}, 227, 60_965_224),
     ("alexnet_original", {"groups": (1,) * 5}, 227, 62_378_344),
+    ("alexnet_caffe", {}, 227, 60_965_224),
     ("caffenet", {}, 227, 60_965_224),
 ]
 small = functools.partial(
@@ -104,6 +105,8 @@ def test_settings_of_the_variants():
     original, caffe, torch = (alexnet.build(v) for v in ("alexnet_original", "caffenet", "alexnet"))
     assert original.response_norm.keywords == {"size": 5, "alpha": 5e-4, "beta": 0.75, "k": 2.0}
     assert caffe.response_norm.keywords == {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0}
+    zoo = alexnet.build("alexnet_caffe")
+    assert zoo.response_norm is caffe.response_norm and not zoo.norm_after_pool
     assert (original.norm_after_pool, caffe.norm_after_pool, torch.response_norm) == (False, True, None)
 
 

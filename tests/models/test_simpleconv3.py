@@ -61,5 +61,20 @@ def test_bfloat16_computes_in_half_and_keeps_params_whole():
 
 
 def test_unknown_variant():
-    with pytest.raises(ValueError, match="one variant"):
+    with pytest.raises(ValueError, match="variants simpleconv3, simpleconv3_caffe"):
         simpleconv3.build("simpleconv5")
+
+
+def test_the_caffe_network_has_one_linear_layer_without_a_relu():
+    backbone = simpleconv3.build("simpleconv3_caffe")
+    images = jax.random.normal(jax.random.key(1), (2, 48, 48, 3))
+    features, variables = backbone.init_with_output(jax.random.key(0), images, train=False)
+    params = variables["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 13_536 + 36 * 48 * 128 + 128
+    linear = params["fc1"]["bias"] + features.map.reshape(2, -1) @ params["fc1"]["kernel"]
+    np.testing.assert_allclose(features.embedding, linear, atol=1e-5)
+    assert (features.embedding < 0).any()
+    with_relu = simpleconv3.build("simpleconv3_caffe", relu_after_hidden=True)
+    np.testing.assert_allclose(
+        with_relu.apply(variables, images, train=False).embedding, jnp.maximum(linear, 0), atol=1e-5
+    )

@@ -127,3 +127,8 @@ def test_the_median_rule():
     assert pruned_at([0.5, 0.5, 0.1], earlier, maximize=True) is None  # the last one gives up nothing
     assert pruned_at([0.31], earlier, maximize=False) == 0
     assert pruned_at([0.0], earlier[:4], maximize=True) is None
+    # What was no number is worse than all others, whichever way is better, and keeps its place.
+    for maximize in (True, False):
+        assert pruned_at([None], earlier, maximize=maximize) == 0
+        assert pruned_at([0.5, None], [[None, *own[1:]] for own in earlier], maximize=maximize) is None
+    assert pruned_at([None, 0.49], [[0.0, *own[1:]] for own in earlier], maximize=True) == 0

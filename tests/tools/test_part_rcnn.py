@@ -195,6 +195,35 @@ def test_a_damaged_file_is_told(fitted, birds, tmp_path, capsys):
             stored.read(tmp_path)
 
 
+def test_arrays_that_do_not_fit_the_networks_are_told(fitted, birds, tmp_path, capsys):
+    """What would fail deep inside of a prediction is one line at the start."""
+    arrays = stored.to_arrays(stored.read(fitted))
+    settings = json.loads(str(arrays["settings"]))
+    kernel = next(name for name in arrays if name.startswith("trunk/0/") and name.endswith("kernel"))
+    covariance = "prior/head/covariances"
+    changes = {
+        "neighbours": arrays["neighbours"][:, :-1],
+        "classifier/weight": arrays["classifier/weight"][:, :-1],
+        "detector/head/weight": arrays["detector/head/weight"][..., :-1],
+        "detector/body/weight": arrays["detector/body/weight"][:0, :0],
+        "detector/root/bias": np.array("1.0"),
+        "prior/head/weights": -arrays["prior/head/weights"],
+        "prior/body/means": arrays["prior/body/means"][:, :3],
+        covariance: -arrays[covariance],
+        "places": np.full_like(arrays["places"], np.nan),
+        kernel: arrays[kernel][..., :-1],
+        "settings": np.array(json.dumps(settings | {"options": settings["options"] | {"neighbours": 2.5}})),
+    }
+    for key, value in changes.items():
+        np.savez(tmp_path / stored.FILE, **(arrays | {key: value}))
+        assert part_rcnn.main(["predict", str(tmp_path), str(birds)]) == 2, key
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "is no Part R-CNN of this program" in line, key
+    np.savez(tmp_path / stored.FILE, **{name: a for name, a in arrays.items() if name != kernel})
+    assert part_rcnn.main(["predict", str(tmp_path), str(birds)]) == 2
+    assert "is no Part R-CNN of this program" in capsys.readouterr().err
+
+
 def test_mistakes(fitted, birds, network, tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "bounding_boxes.txt").touch()

@@ -14,7 +14,7 @@ from PIL import Image
 from imgcls_jax.config.files import split_overrides
 from imgcls_jax.figures.run_page import build
 from imgcls_jax.search import plan, process
-from imgcls_jax.search.trials import finished_runs, value_of
+from imgcls_jax.search.trials import evaluations, finished_runs, value_of
 from imgcls_jax.tools import report, sweep
 
 ROOT = Path(__file__).parents[2]
@@ -323,3 +323,42 @@ def test_no_trial_looks_at_a_test_split_by_another_field():
     section |= {"split": "val", "unseen_split": "unknown:test"}
     with pytest.raises(ValueError, match="would be looked at by every trial"):
         plan.measured(written, "z/accuracy", folds=0, choose_on="")
+
+
+def test_an_evaluation_without_a_number_keeps_its_place(tmp_path):
+    lines = [
+        {"step": 1, "test/accuracy": 0.1},
+        {"step": 2, "test/accuracy": None, "test/loss": 1.0},
+        {"step": 2, "train/loss": 1.0},
+        {"step": 3, "test/loss": 1.0},  # what cannot be said is left out of a line
+        {"step": 3, "train/loss": 1.0},
+        {"step": 4, "test/accuracy": 0.4},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert evaluations(tmp_path, "test/accuracy") == [0.1, None, None, 0.4]
+
+
+@pytest.mark.parametrize("state", ["finished", "pruned"])
+@pytest.mark.parametrize("search", ["tpe", "random"])
+def test_a_kept_trial_without_evaluations_is_told(tmp_path, capsys, state, search):
+    if search == "tpe":
+        pytest.importorskip("optuna")
+    words = ("--metric", "test/accuracy", "--choose_on", "test", "--search", search, "--trials")
+    assert start(tmp_path, *words, "2")[0] == 0
+    content = kept(tmp_path)
+    content["trials"][0] |= {"evaluations": [], "state": state}
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    capsys.readouterr()
+    assert start(tmp_path, *words, "3")[0] == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "sweep.json is damaged: trials[0] has the evaluations of 0 runs; expected 1" in line
+
+
+def test_a_kept_trial_that_lacks_a_run_is_told(tmp_path, capsys):
+    words = ("--metric", "test/accuracy", "--choose_on", "test", "--trial_seeds", "0,5", "--trials")
+    assert start(tmp_path, *words, "1")[0] == 0
+    content = kept(tmp_path)
+    content["trials"][0] |= {name: content["trials"][0][name][:1] for name in ("values", "evaluations")}
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    assert start(tmp_path, *words, "2")[0] == 2
+    assert "trials[0] is finished with 1 of 2 runs" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from imgcls_jax.runtime import files
-from imgcls_jax.train import checkpoint, sharding
+from imgcls_jax.train import checkpoint, checkpoint_tree, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.state import TrainState, checksum, first_nonfinite, state_digest
 
@@ -355,8 +355,8 @@ def test_a_checkpoint_that_is_removed_as_they_are_listed(tmp_path, monkeypatch):
 
 def test_a_small_checkpoint_claims_no_large_arrays(tmp_path, monkeypatch):
     save(tmp_path, {1: None})
-    monkeypatch.setattr(checkpoint, "FREE_BYTES", 0)
-    monkeypatch.setattr(checkpoint, "MAX_BYTES_PER_FILE_BYTE", 0.1)
+    monkeypatch.setattr(checkpoint_tree, "FREE_BYTES", 0)
+    monkeypatch.setattr(checkpoint_tree, "MAX_BYTES_PER_FILE_BYTE", 0.1)
     with (
         Checkpoints(tmp_path, read_only=True) as checkpoints,
         pytest.raises(ValueError, match="its arrays claim .* bytes, far more than the"),

@@ -27,7 +27,9 @@ WAY_ON = "is saved: the same command goes on from there"
 
 
 def config_of(**train):
-    return digits_config(**{"eval_every_steps": 4} | train) | {"evals": EVALS}
+    config = digits_config(**{"eval_every_steps": 4} | train) | {"evals": EVALS}
+    config["objective"]["ema_decay"] = 0.9  # state beside the params
+    return config
 
 
 def steps_of(workdir):
@@ -85,8 +87,15 @@ def same_end(result, workdir, whole):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("error", [KeyError("logits"), ValueError("no such thing"), MemoryError()], ids=repr)
-@pytest.mark.parametrize("module, kept", [(classification, 0), (knn, 1)], ids=["first", "second"])
+@pytest.mark.parametrize(
+    "module, kept, error",
+    [
+        (classification, 0, KeyError("logits")),
+        (knn, 1, ValueError("no such thing")),
+        (classification, 0, MemoryError()),
+    ],
+    ids=["first-KeyError", "second-ValueError", "first-MemoryError"],
+)
 def test_an_evaluator_that_raises_loses_nothing(module, kept, error, tmp_path, monkeypatch, whole):
     with monkeypatch.context() as patch:
         failing(patch, module, error)
@@ -107,10 +116,14 @@ def test_the_last_evaluation_that_raises_loses_nothing(tmp_path, monkeypatch, wh
     same_end(run(config_of(), tmp_path), tmp_path, whole)
 
 
-def test_a_mistyped_best_metric_is_found_and_mended(tmp_path, whole):
+def test_a_mistyped_best_metric_is_found_and_mended(tmp_path, monkeypatch, whole):
     with pytest.raises(ValueError, match=r"best_metric = 'tets/accuracy' is none of the .*: test/..., near/"):
         run(config_of(best_metric="tets/accuracy"), tmp_path / "early")
+    for metric in ("test/acc", "near/accuracy_k7"):
+        with pytest.raises(ValueError, match=f"{metric}' is none of .*test/top5_accuracy|near/accuracy_k5"):
+            run(config_of(best_metric=metric), tmp_path / "early")
     assert not (tmp_path / "early").exists()
+    monkeypatch.delattr(classification, "MEASURES")  # of an evaluator that declares none
     with pytest.raises(loop.Failed, match="best_metric = 'test/acc' is none of .*test/accuracy") as failed:
         run(config_of(best_metric="test/acc"), tmp_path)
     assert f"The state of step 4 {WAY_ON}" in str(failed.value)
@@ -335,6 +348,5 @@ def test_the_clock_saves_a_run_that_nothing_else_would(tmp_path, monkeypatch, wh
         save(self, state, **options)
 
     monkeypatch.setattr(Checkpoints, "save", noting)
-    config = digits_config(checkpoint_every_minutes=2.0) | {"evals": EVALS}
-    result = run(config, tmp_path)
+    result = run(config_of(eval_every_steps=0, checkpoint_every_minutes=2.0), tmp_path)
     assert saved[0] < 4 and result["state_digest"] == whole[0]["state_digest"]

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def digits_config(**train):
+    """Returns a run of seconds of a network that is traced quickly, with dropout."""
     spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits_simpleconv3.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -35,6 +36,7 @@ def digits_config(**train):
     config["data"] |= {"train_transforms": "normalize(0.5, 0.5)", "eval_transforms": "normalize(0.5, 0.5)"}
     for key in ("total_epochs", "eval_every_epochs"):
         del config["train"][key]
+    config["model"] = {"name": "mlp", "hidden": [512, 128], "dropout": 0.1}
     config["train"] |= {"total_steps": 8, "log_every_steps": 4, "batch_size": 64} | train
     return config
 
@@ -107,6 +109,14 @@ def test_a_planned_epoch_resumes_to_the_bit(stop, tmp_path, monkeypatch):
     resumed = run(config, tmp_path / "stopped")
     assert resumed["resumed_from_step"] == stop
     assert resumed["state_digest"] == whole["state_digest"]
+
+
+def test_repeats_do_not_go_with_an_order_of_the_objectives_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "make_objective", planning(build.make_objective))
+    config = digits_config()
+    config["data"]["augmentation_repeats"] = 2
+    with pytest.raises(ValueError, match="orders an epoch itself: leave out data.augmentation_repeats"):
+        run(config, tmp_path)
 
 
 def test_a_finished_run_is_left_alone(tmp_path, capsys):
@@ -255,7 +265,7 @@ def test_mistakes_in_a_configuration_are_named(section, field, value, message, t
 
 
 def test_pretrained_takes_the_backbone_of_a_workdir(tmp_path):
-    config = digits_config()
+    config = digits_config() | {"model": {"name": "simpleconv3"}}
     run(config, tmp_path)
     source = trained.load(tmp_path)
     config["model"]["pretrained"] = str(tmp_path)

@@ -31,6 +31,7 @@ def config_with(policy, **train):
     config["data"] |= {"train_transforms": "normalize(0.5, 0.5)", "eval_transforms": "normalize(0.5, 0.5)"}
     for key in ("total_epochs", "eval_every_epochs"):
         del config["train"][key]
+    config["model"] = {"name": "mlp", "hidden": [16], "dropout": 0.1}
     settings = {"total_steps": TOTAL_STEPS, "log_every_steps": 3, "checkpoint_every_steps": 3}
     config["train"] |= settings | {"on_nonfinite": policy} | train
     return config
@@ -88,8 +89,9 @@ def stop_after(monkeypatch, step):
 
 def test_stop_leaves_a_record_that_replay_explains(tmp_path, poison, capsys):
     poison([8])
+    config = config_with("stop") | {"model": {"name": "simpleconv3"}}
     with pytest.raises(FloatingPointError, match="the loss of step 8 is not finite"):
-        run(config_with("stop"), tmp_path)
+        run(config, tmp_path)
     record = record_of(tmp_path, 8)
     assert record["step"] == 8 and record["first_bad_leaf"].startswith("params/")
     assert len(record["indices"]) == len(set(record["indices"])) == 64

@@ -48,6 +48,7 @@ tree_allclose = functools.partial(
 def config_of(form, **train):
     config = digits_config(**{"total_steps": 4, "log_every_steps": 1} | train)
     config["train"]["parallel"] = form
+    config["model"] = {"name": "simpleconv3"}  # it has batch_stats
     config["objective"] |= {"ema_decay": 0.9, "dropout": 0.1}
     return config
 

@@ -19,7 +19,7 @@ FREEZE = [["backbone/.*", None]]
 
 
 def config_of(phases, **train):
-    config = digits_config(**train)
+    config = digits_config(**train) | {"model": {"name": "simpleconv3"}}  # it has batch_stats
     del config["train"]["total_steps"]
     config["optimizer"] |= {"schedule": "constant", "learning_rate": 0.05, "warmup_epochs": 0.0}
     return config | {"phases": phases}
@@ -99,6 +99,7 @@ def test_cached_features_change_no_result(tmp_path):
         ("data", {"train_transforms": "flip | normalize(0.5, 0.5)"}, "flip of train_transforms"),
         ("objective", {"mixup_alpha": 0.2}, "reads the images"),
         ("data", {"on_bad_example": "skip"}, "on_bad_example"),
+        ("data", {"augmentation_repeats": 2}, "augmentation_repeats"),
     ],
 )
 def test_features_are_not_cached_where_that_would_change_a_result(section, fields, reason):

@@ -147,3 +147,15 @@ def test_events_before_a_flush_outlive_a_kill(tmp_path):
     writer.flush()
     assert events(tmp_path)[-1].step == 1
     writer.close()
+
+
+def test_a_line_keeps_what_does_not_come_again(tmp_path):
+    lines = [
+        {"step": 2, "test/accuracy": 0.1},
+        {"step": 3, "train/loss": 0.5, "test/accuracy": None, "val/accuracy": 0.2},
+        {"step": 3, "test/loss": 1.0},
+        {"step": 4, "train/loss": 0.4},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    MetricWriter(tmp_path, resume_step=3, again=("test", "val")).close()
+    assert records(tmp_path) == [lines[0], {"step": 3, "train/loss": 0.5}]

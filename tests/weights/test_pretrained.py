@@ -299,7 +299,7 @@ def test_convert_writes_both_namings(simple, tmp_path, capsys):
         (["in.npz", "a.pth", "--family=simpleconv3", "--variant=simpleconv3"], "written as .safetensors"),
         (["in.npz", "a.safetensors", "--family=nonsense", "--variant=x"], "no family 'nonsense'"),
         (["in.npz", "a.safetensors", "--family=layers", "--variant=x"], "no family 'layers'"),
-        (["in.npz", "a.safetensors", "--family=simpleconv3", "--variant=x"], "one variant"),
+        (["in.npz", "a.safetensors", "--family=simpleconv3", "--variant=x"], "simpleconv3_caffe"),
         (
             ["in.npz", "a.safetensors", "--family=simpleconv3", "--variant=simpleconv3"],
             "24 missing|22 missing",
@@ -336,3 +336,21 @@ def test_the_books_own_network_on_mouth_crops():
     found = np.argmax(embedding @ head["kernel"] + head["bias"], axis=1)
     labels = np.array([int(label) for _, label in lines])
     assert np.sum(found[labels == 0] == 0) >= 48 and np.sum(found[labels == 1] == 2) >= 47
+
+
+def test_the_weights_of_an_export_of_version_0_1_are_read(tmp_path):
+    """Its names began with "params/", but those of batch_stats."""
+    target = pretrained.target_shapes(simpleconv3.build(), (24, 24, 3), 4)
+    rng = np.random.default_rng(0)
+    full = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), target)
+    arrays = {f"params/{name}": a for name, a in pretrained.export_names(full["params"], {}).items()}
+    arrays |= pretrained.export_names({}, full["batch_stats"])
+    pretrained.write_safetensors(tmp_path / "weights.safetensors", arrays)
+    params, batch_stats, report = pretrained.load(
+        tmp_path / "weights.safetensors", simpleconv3, "simpleconv3", target
+    )
+    assert not report.notes and report.loaded == len(arrays)
+    same(
+        pretrained.export_names(params, batch_stats),
+        pretrained.export_names(full["params"], full["batch_stats"]),
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from imgcls_jax.config.field_types import fits
 from imgcls_jax.config.settings import ModelSettings
 from imgcls_jax.inference.array_file import read_arrays, write_arrays
 from imgcls_jax.inference.part_rcnn.detectors import Detector
-from imgcls_jax.inference.part_rcnn.geometry import Prior
+from imgcls_jax.inference.part_rcnn.geometry import Prior, log_density
 from imgcls_jax.inference.part_rcnn.model import PARTS, REGIONS, Classifier, Options, PartRCNN
 from imgcls_jax.inference.part_rcnn.trunk import Trunk, distinct
 from imgcls_jax.runtime.mistakes import reason
@@ -138,16 +139,38 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> PartRCNN:
 
 
 def _check(model: PartRCNN, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError for arrays that do not go together."""
-    classes, rows = len(model.class_names), len(model.neighbours)
-    sound = len(model.trunks) == len(REGIONS) and arrays["class_names"].dtype.kind == "U" and rows > 0
-    sound &= model.classifier.weight.ndim == 2 and len(model.classifier.weight) == classes
-    sound &= model.classifier.bias.shape == (classes,) and model.places.shape == (rows, len(PARTS), 4)
-    sound &= all(
-        detector.weight.ndim == 3 and len(set(detector.weight.shape[:2])) == 1 for detector in model.detectors
-    )
-    if not sound:
-        raise ValueError("its arrays do not go together")
+    """Raises ValueError for arrays that do not go together, or not with the networks; these are traced."""
+    for name, kind in typing.get_type_hints(Options).items():
+        if not fits(getattr(model.options, name), kind):
+            raise ValueError(f"its option {name} is {getattr(model.options, name)!r}")
     for name, array in arrays.items():
+        if array.dtype.kind != ("U" if name in ("settings", "class_names") else "f"):
+            raise ValueError(f"{name} holds {array.dtype}")
         if name != "places" and array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{name} holds NaN or infinity")
+    classes, rows = len(model.class_names), len(model.neighbours)
+    if len(model.trunks) != len(REGIONS) or not rows:
+        raise ValueError("its arrays do not go together")
+    sizes = [trunk.embedding_size for trunk in model.trunks]
+    shapes = {
+        "neighbours": (rows, sizes[0]),
+        "places": (rows, len(PARTS), 4),
+        "classifier/weight": (classes, sum(sizes)),
+        "classifier/bias": (classes,),
+    }
+    for region, detector, trunk in zip(REGIONS, model.detectors, model.trunks, strict=True):
+        grid = len(detector.weight)
+        shapes[f"detector/{region}/weight"] = (grid, grid, trunk.map_size)
+    for part, prior in zip(PARTS, model.priors, strict=True):
+        count = len(prior.weights)
+        shapes |= {f"prior/{part}/means": (count, 4), f"prior/{part}/covariances": (count, 4, 4)}
+        shapes[f"prior/{part}/weights"] = (count,)
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape or not all(shape):
+            raise ValueError(f"{name} is {arrays[name].shape}, not {shape}")
+    for part, prior in zip(PARTS, model.priors, strict=True):
+        if not (prior.weights > 0).all() or not np.isfinite(log_density(prior, np.zeros((1, 4)))).all():
+            raise ValueError(f"the prior of {part} is no density")
+    hidden = np.isnan(model.places).all(axis=2)
+    if not (hidden | np.isfinite(model.places).all(axis=2)).all() or hidden.all(axis=0).any():
+        raise ValueError("places holds infinity, parts of places, or none")

@@ -66,6 +66,13 @@ class Trunk:
         crops = jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.uint8)
         return jax.eval_shape(self._embed, self.params, self.batch_stats, crops).shape[1]
 
+    @functools.cached_property
+    def map_size(self) -> int:
+        """D of the map of a whole image."""
+        side, run = self._map
+        canvas = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
+        return jax.eval_shape(run, self.params, self.batch_stats, canvas).shape[3]
+
     def embeddings(self, crops: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields the embedding of each crop, float32 [D].
 
