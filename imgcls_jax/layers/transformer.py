@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers.dense import Initializer, fan_in_uniform
+from imgcls_jax.layers.stochastic_depth import drop_branch
 
 layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 XAVIER = nn.initializers.xavier_uniform()
@@ -137,10 +138,7 @@ class EncoderLayer(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, L, D]. Returns: float [B, L, D]."""
         drop = lambda y: nn.Dropout(self.dropout, deterministic=not train)(y)  # noqa: E731
-        # One draw an image, the kept branches divided by the probability of keeping: broadcast dropout.
-        drop_branch = lambda y: nn.Dropout(  # noqa: E731
-            self.stochastic_depth, broadcast_dims=(1, 2), deterministic=not train
-        )(y)
+        branch = functools.partial(drop_branch, probability=self.stochastic_depth, train=train)
         in_init, out_init, first_init, last_init = self._initializers(x.shape[-1])
         dense = lambda width, init, name: nn.Dense(  # noqa: E731
             width,
@@ -155,6 +153,7 @@ class EncoderLayer(nn.Module):
         attention = SelfAttention(
             self.heads, self.dtype, out_init, in_init, self.causal, name="self_attention"
         )
+<<<<<<< HEAD
         x = x + drop_branch(self._scaled(drop(attention(y)), "ls_1"))
         y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
         y = drop(gelu(dense(self.mlp_width or 4 * width, first_init, "mlp.0")(y)))  # [B, L, 4 * D]
@@ -166,6 +165,13 @@ class EncoderLayer(nn.Module):
             return x
         factors = self.param(name, nn.initializers.constant(self.layer_scale), (x.shape[-1],))
         return x * factors.astype(x.dtype)
+=======
+        y = attention(y)
+        x = x + branch(drop(y))
+        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
+        y = drop(gelu(dense(4 * x.shape[-1], first_init, "mlp.0")(y)))  # [B, L, 4 * D]
+        return x + branch(drop(dense(x.shape[-1], last_init, "mlp.3")(y)))
+>>>>>>> families
 
     def _initializers(self, width: int) -> tuple[Initializer, Initializer, Initializer, Initializer]:
         """Returns those of queries, keys and values, of the attention's output, and of the MLP's layers."""

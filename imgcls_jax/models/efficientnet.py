@@ -36,6 +36,7 @@ from imgcls_jax.layers.conv_unit import PADDINGS, ConvUnit, round_channels
 from imgcls_jax.layers.convolution import he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.stochastic_depth import drop_branch
 from imgcls_jax.layers.variants import choose_variant
 
 # Expansion, kernel size, stride of the first repeat, output channels and repeats of B0 (table 1).
@@ -138,9 +139,7 @@ class MBConv(nn.Module):
         y = unit(self.channels, name=f"block.{layer}")(y, train)
         if x.shape != y.shape or self.strides != 1:
             return y
-        # One draw an image, the kept branches divided by the probability of keeping: broadcast dropout.
-        drop = nn.Dropout(self.stochastic_depth, broadcast_dims=(1, 2, 3), deterministic=not train)
-        return x + drop(y)
+        return x + drop_branch(y, self.stochastic_depth, train=train)
 
 
 class EfficientNet(nn.Module):
