@@ -153,11 +153,10 @@ class EncoderLayer(nn.Module):
         attention = SelfAttention(
             self.heads, self.dtype, out_init, in_init, self.causal, name="self_attention"
         )
-<<<<<<< HEAD
-        x = x + drop_branch(self._scaled(drop(attention(y)), "ls_1"))
+        x = x + branch(self._scaled(drop(attention(y)), "ls_1"))
         y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
         y = drop(gelu(dense(self.mlp_width or 4 * width, first_init, "mlp.0")(y)))  # [B, L, 4 * D]
-        return x + drop_branch(self._scaled(drop(dense(width, last_init, "mlp.3")(y)), "ls_2"))
+        return x + branch(self._scaled(drop(dense(width, last_init, "mlp.3")(y)), "ls_2"))
 
     def _scaled(self, x: jax.Array, name: str) -> jax.Array:
         """Returns a branch times its learned factors [D], where there are any."""
@@ -165,13 +164,6 @@ class EncoderLayer(nn.Module):
             return x
         factors = self.param(name, nn.initializers.constant(self.layer_scale), (x.shape[-1],))
         return x * factors.astype(x.dtype)
-=======
-        y = attention(y)
-        x = x + branch(drop(y))
-        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
-        y = drop(gelu(dense(4 * x.shape[-1], first_init, "mlp.0")(y)))  # [B, L, 4 * D]
-        return x + branch(drop(dense(x.shape[-1], last_init, "mlp.3")(y)))
->>>>>>> families
 
     def _initializers(self, width: int) -> tuple[Initializer, Initializer, Initializer, Initializer]:
         """Returns those of queries, keys and values, of the attention's output, and of the MLP's layers."""
