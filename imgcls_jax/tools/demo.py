@@ -229,7 +229,7 @@ def application(gradio: Any, blocks: Any, *, megabytes: int, local: bool) -> Any
         ssr_mode=False, run_history=False, footer_links=[], enable_monitoring=False, mcp_server=False,
     )  # fmt: skip
     # Or gradio takes the page for one that is run in tests, and a request may name any file of this machine.
-    blocks.has_launched = True
+    blocks.has_launched = blocks.is_running = True
     return app
 
 

@@ -104,7 +104,7 @@ class Service:
         self.decoders = ThreadPoolExecutor(os.cpu_count(), "decode")  # Pillow lets go of Python's lock
         self.at_hand = 0
         self.registry = prometheus.CollectorRegistry()
-        named = {"registry": self.registry, "namespace": "imgcls"}
+        named: dict[str, Any] = {"registry": self.registry, "namespace": "imgcls"}
         self.requests = prometheus.Counter("requests", "Answers of /predict.", ["status"], **named)
         self.seconds = prometheus.Histogram(
             "request_seconds", "From the first byte to the answer, of status 200.", buckets=SECONDS, **named

@@ -189,12 +189,18 @@ def test_the_page_answers_refuses_and_connects_nowhere_else(run, connections, tm
         connection.request("GET", f"/gradio_api/file={run / 'run' / 'config.json'}")
         refused = connection.getresponse()
         assert refused.status == 403 and b"total_steps" not in refused.read()
-        named = {"path": str(run / "images" / "3" / "3.png"), "meta": {"_type": "gradio.FileData"}}
-        body = json.dumps({"data": [named, "", 0.0]})  # a file of the machine that nobody uploaded
-        connection.request("POST", "/gradio_api/call/classify", body, {"Content-Type": "application/json"})
-        event = json.loads(connection.getresponse().read())["event_id"]
-        connection.request("GET", f"/gradio_api/call/classify/{event}")
-        assert connection.getresponse().read().startswith(b"event: error")
+        (run / "plan.svg").write_text("<svg/>")
+        for file in (run / "images" / "3" / "3.png", run / "plan.svg"):  # of the machine, not uploaded
+            named = {"path": str(file), "meta": {"_type": "gradio.FileData"}}
+            body = json.dumps({"data": [named, "", 0.0]})
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/gradio_api/call/classify", body, headers)
+            event = json.loads(connection.getresponse().read())["event_id"]
+            connection.request("GET", f"/gradio_api/call/classify/{event}")
+            assert connection.getresponse().read().startswith(b"event: error")
+            connection.request("GET", f"/gradio_api/file={file}")
+            refused = connection.getresponse()
+            assert refused.status == 403 and refused.read()
     assert elsewhere(connections) == []
 
 
