@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 import imgcls_jax.config
-from imgcls_jax.config import sections
+from imgcls_jax.config import compare, sections
 from imgcls_jax.config.files import find, load
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import flat_fields
@@ -162,3 +162,4 @@ def test_the_command_of_a_result_makes_the_run_that_was_measured(path):
         resolved = configuration.in_steps(num_examples // configuration.batch_size)
         assert resolved["train"]["total_steps"] == run["steps"]
         assert set(run["metrics"]) == set(resolved["evals"])
+        assert compare.digest(resolved) == run["config_digest"]
