@@ -100,19 +100,22 @@ class Certifying:
           ValueError: a run failed, no kill came in time, or the limit of time is over.
         """
         whole, killed = self._folder / "whole", self._folder / "killed"
+        known: list[tuple[int, int]] = []
         steps: list[int] = []
 
-        def has_no_room() -> bool:
-            found = None if steps else checkpoints_of(whole)
+        def look() -> bool:
+            found = None if known else checkpoints_of(whole)
             if found:
+                known.append(found)
                 steps.extend(steps_of_kills(*found, kills, seed))
+                listed = ", ".join(map(str, steps))
+                self._tell(f"the first checkpoint lies at step {found[0]} of {found[1]}; kills at {listed}")
             return False
 
         self._tell("once through")
-        self._run(whole, {}, self._folder / "whole.log", has_no_room)
-        has_no_room()
-        first, total = self._required(whole)
-        self._tell(f"the first checkpoint lies at step {first} of {total}; kills at steps {_listed(steps)}")
+        self._run(whole, {}, self._folder / "whole.log", look)
+        look()  # of a run that was over at once
+        first, total = known[0]
         done = self._kill_and_resume(killed, steps)
         results = [finished.read_result(workdir) for workdir in (whole, killed)]
         digests = [result["state_digest"] for result in results]
@@ -192,13 +195,6 @@ class Certifying:
     def _is_late(self) -> bool:
         return time.monotonic() - self._began > self._seconds
 
-    @staticmethod
-    def _required(workdir: Path) -> tuple[int, int]:
-        found = checkpoints_of(workdir)
-        if found is None:
-            raise ValueError(f"{workdir / 'config.json'} is absent")
-        return found
-
 
 def _last(pattern: re.Pattern[bytes], log: Path, *, whole: bool = False) -> int:
     """Returns the last number that a log tells in this form, of its end or the whole; 0 where it has none."""
@@ -217,7 +213,3 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
         for name in sorted(before.keys() | after.keys())
         if json.dumps(before.get(name)) != json.dumps(after.get(name))
     ]
-
-
-def _listed(steps: list[int]) -> str:
-    return ", ".join(map(str, steps))

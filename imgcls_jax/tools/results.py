@@ -121,9 +121,14 @@ def row(content: dict[str, Any]) -> tuple[str, ...]:
     return content["method"], content["protocol"], measured, wall, where, content["published"]
 
 
+def kept(folder: Path) -> list[Path]:
+    """Returns a folder's results files by their names, without the certificates beside them."""
+    return sorted(path for path in folder.glob("*.json") if not path.name.endswith(f".{CERTIFICATE}"))
+
+
 def table(folder: Path) -> str:
     """Returns the Markdown table of a folder's results files."""
-    found = sorted(file for file in folder.glob("*.json") if not file.name.endswith(f".{CERTIFICATE}"))
+    found = kept(folder)
     if not found:
         raise ValueError(f"{folder} holds no results file (.json)")
     rows = [HEADER, ("---",) * len(HEADER), *(row(_read(file)) for file in found)]
