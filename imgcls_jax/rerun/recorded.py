@@ -45,7 +45,8 @@ def read(path: Path) -> dict[str, Any]:
       ValueError: it is absent or damaged, or of an evaluation without a name.
     """
     content = read_json(path)
-    finished.require_fields(path, content, FILE)
+    kept = {"config": dict} if "config" in content else {}  # older files have none
+    finished.require_fields(path, content, FILE | kept)
     finished.require_fields(f"{path}: device", content["device"], finished.DEVICE)
     if not content["runs"]:
         raise ValueError(f"{path} is damaged: it holds no runs")

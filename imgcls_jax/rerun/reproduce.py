@@ -14,6 +14,7 @@ has no spread.
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -129,7 +130,7 @@ def again(
     recorded.resolved(named, overrides)
     config = f"{named.path}{':' * bool(named.options)}{named.options}"
     words = words_of(config, workdir, overrides)
-    tell(" ".join(words))
+    tell(shlex.join(words))
     path = workdir / "config.json"
 
     def own() -> Config:

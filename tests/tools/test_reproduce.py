@@ -225,6 +225,7 @@ def test_a_strangers_configuration_needs_a_word(name, tmp_path, monkeypatch, cap
         ({"runs": []}, "it holds no runs"),
         ({"runs": [{}]}, r"runs[0] is damaged: seeds"),
         ({"device": {}}, "device is damaged: platform"),
+        ({"config": 3}, "config is of type dict"),
         ({"metric": "test/recall"}, "measured no test/recall"),
     ],
 )
