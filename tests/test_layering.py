@@ -80,6 +80,11 @@ MAY_IMPORT = {
         {"search", "config", "runtime", "data.folders", "train.finished"},
         {"numpy", "optuna"},
     ),
+    "rerun": (
+        {"rerun", "config", "runtime", "train.finished"}
+        | {f"search.{name}" for name in "process plan trials".split()},
+        {"scipy"},
+    ),
     "train/writer.py": ({"runtime.files"}, {"tensorboardX"}),
     "inference": (
         {"inference", "train", "config.settings", "runtime", "contracts", "data", "evaluators.knn"},

@@ -57,6 +57,7 @@ WITHOUT = {
     "model.layer_scale": 0.0,
     "model.tanh_gelu": False,
     "model.mlp_width": 0,
+    "model.relu_after_hidden": True,
 }
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}
