@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "runtime": ({"runtime"}, {"jax", "numpy"}),
     "runtime/progress.py": ({"runtime.names"}, {"jax", "rich"}),
     "losses": ({"losses"}, {"jax"}),
-    "metrics": ({"metrics"}, {"numpy", "sklearn"}),
+    "metrics": ({"metrics"}, {"numpy", "scipy", "sklearn"}),
     "layers": ({"layers", "losses"}, {"jax", "flax"}),
     "models": ({"models", "layers"}, {"jax", "flax"}),
     "weights": ({"weights"}, {"jax", "numpy"}),

@@ -10,7 +10,7 @@ in "split", `options` all keyword arguments of `make`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,7 @@ class SplitFacts(NamedTuple):
       class_names: of its labels.
       class_counts: examples of each class; () where that is not known, and where an image has several labels.
       multi_label: whether labels are [N, K], of 0 and 1.
+      files: returns the paths of its image files; none where the images are no files.
     """
 
     name: str
@@ -39,6 +40,7 @@ class SplitFacts(NamedTuple):
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
     multi_label: bool
+    files: Callable[[], Collection[str]] = frozenset
 
 
 def check_labels(given_multi_label: bool, *, multi_label: bool) -> None:

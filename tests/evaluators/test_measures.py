@@ -27,7 +27,8 @@ TASK = Task(
 CASES = [
     ("classification", {}),
     ("classification_report", {}),
-    ("classification_report", {"top_k": (2, 3), "shots": (5, 6)}),
+    ("classification_report", {"top_k": (2, 3), "shots": (5, 6), "bootstrap": 100}),
+    ("classification_report", {"temperature_split": "valid"}),
     ("clustering", {"fit_split": "train"}),
     ("dap", {}),
     ("eszsl", {"folds": 2, "alphas": (0.0,), "gammas": (0.0,)}),
@@ -95,3 +96,24 @@ def test_what_is_declared_is_measured(name, options):
     }
     declared = measured(module, defaults | {"split": "test"} | options)
     assert {f"/{own}" for own in declared} == set(found) and len(set(declared)) == len(declared)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["knn", "linear_probe", "multilabel", "retrieval"])
+def test_intervals_hold_the_numbers_that_are_measured(name):
+    options = {"knn": {"k": (1, 5)}, "multilabel": {"voc_year": 2007}}.get(name, {})
+    module = importlib.import_module(f"imgcls_jax.evaluators.{name}")
+
+    def measure(**fields):
+        evaluator = module.make(predict, splits_of(name), task=TASK, split="test", **options, **fields)
+        return evaluator({}, {})
+
+    found, without = measure(bootstrap=200), measure()
+    assert {own: value for own, value in found.items() if own != "intervals"} == without
+    numbers = set(flatten(without, "")) - {"/num_examples", "/train_accuracy"}
+    assert {f"/{own}" for own in found["intervals"]} == numbers
+    for own, (low, high) in found["intervals"].items():
+        assert low <= found[own] + 1e-9 and found[own] - 1e-9 <= high, own
+    assert any(low < high for low, high in found["intervals"].values())
+    with pytest.raises(ValueError, match=f"{name}: bootstrap is 0"):
+        measure(bootstrap=5)
