@@ -36,7 +36,7 @@ from imgcls_jax.metrics.rates import rates
 
 READS = ("logits",)  # of what the objective predicts
 RATES = ("precision", "recall", "f1", "f_beta")
-# Numbers that are ranked anew in every resample; a thousand resamples of so many take a minute or two.
+# Probabilities that are ranked anew in every resample; a thousand resamples of so many take some minutes.
 MAX_RANKED = 5_000_000
 
 

@@ -103,8 +103,7 @@ def _same_images(one: Predictions, other: Predictions) -> bool:
     if names or others:
         return names == others
     some = np.unique(np.linspace(0, len(one.source) - 1, COMPARED).astype(int)).tolist()
-    images = ((own.source[index]["image"] for index in some) for own in (one, other))
-    return all(np.array_equal(*pair) for pair in zip(*images, strict=True))
+    return all(np.array_equal(one.source[i]["image"], other.source[i]["image"]) for i in some)
 
 
 def read_search(folder: Path) -> tuple[Searched, list[Path]]:
