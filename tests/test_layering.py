@@ -41,7 +41,10 @@ MAY_IMPORT = {
     "data/proposals.py": (set(), {"numpy", "PIL", "cv2"}),
     "data/sources": (
         {f"data.{name}" for name in "source subsets folders listing lists known_layouts annotations".split()}
-        | {f"data.{name}" for name in "idx cifar tar_files decoding captions clip_tokens regions".split()},
+        | {
+            f"data.{name}"
+            for name in "idx cifar tar_files decoding captions clip_tokens regions shifted_imagenet".split()
+        },
         {"numpy", "sklearn", "tensorflow_datasets"},
     ),
     "data/device_operation.py": (set(), {"jax"}),

@@ -30,6 +30,7 @@ CASES = [
     ("classification_report", {"top_k": (2, 3), "shots": (5, 6), "bootstrap": 100}),
     ("classification_report", {"temperature_split": "valid"}),
     ("clustering", {"fit_split": "train"}),
+    ("corruptions", {}),
     ("dap", {}),
     ("eszsl", {"folds": 2, "alphas": (0.0,), "gammas": (0.0,)}),
     ("image_text", {"k": (1, 3)}),
@@ -42,6 +43,7 @@ CASES = [
     ("open_set", {}),
     ("open_set", {"train_split": "train"}),
     ("retrieval", {}),
+    ("shifted", {}),
     ("zero_shot", {}),
     ("zero_shot", {"unseen_split": "unknown:test"}),
     ("zero_shot", {"unseen_split": "unknown:test", "delta": 0.5}),
@@ -64,7 +66,7 @@ def splits_of(evaluator):
     def open_split(name):
         rng = np.random.default_rng(len(name))
         classes = range(KNOWN, CLASSES) if name.startswith("unknown:") else range(KNOWN)
-        labels = np.repeat(classes, 8)
+        labels = np.repeat(classes, 15 if evaluator == "corruptions" else 8)
         images = rng.normal(size=(len(labels), DIM)) + labels[:, None]
         if evaluator == "multilabel":
             labels = rng.integers(0, 2, (len(labels), CLASSES))
@@ -73,6 +75,8 @@ def splits_of(evaluator):
             "label": jnp.asarray(labels, jnp.int32),
             "mask": jnp.ones(len(labels), bool),
             "text": jnp.ones((len(labels), 2, 3), jnp.int32),
+            "corruption": jnp.arange(len(labels)) % 15,
+            "severity": jnp.arange(len(labels)) // 15 % 5 + 1,
         }
 
     return open_split
