@@ -19,6 +19,10 @@ MAY_IMPORT = {
     "runtime/progress.py": ({"runtime.names"}, {"jax", "rich"}),
     "losses": ({"losses"}, {"jax"}),
     "metrics": ({"metrics"}, {"numpy", "scipy", "sklearn"}),
+    "classic": (
+        {"classic", "metrics.calibration"},
+        {"numpy", "scipy", "sklearn"},
+    ),  # skimage and cv2 by importlib
     "layers": ({"layers", "losses"}, {"jax", "flax"}),
     "models": ({"models", "layers"}, {"jax", "flax"}),
     "weights": ({"weights"}, {"jax", "numpy"}),
@@ -26,6 +30,8 @@ MAY_IMPORT = {
         {"runtime.files", "runtime.restricted_pickle", "weights.caffe"},
         {"jax", "numpy", "safetensors"},
     ),
+    "weights/described.py": ({"weights", "runtime.files"}, set()),
+    "weights/hub.py": ({"weights", "runtime.fetch"}, {"huggingface_hub"}),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "contracts/embedder.py": ({"contracts", "layers.projector"}, {"jax", "optax"}),
@@ -37,16 +43,19 @@ MAY_IMPORT = {
     "data/annotations.py": ({"data"}, {"numpy", "scipy"}),
     "data/cifar.py": ({"data", "runtime.restricted_pickle"}, {"numpy"}),
     "data/download.py": ({"data", "config", "runtime"}, set()),
+    "data/tar_files.py": ({"data", "runtime.tar_members"}, {"numpy"}),
     "data/datasets.py": ({"data", "config"}, {"jax", "numpy"}),
     "data/proposals.py": (set(), {"numpy", "PIL", "cv2"}),
     "data/sources": (
         {f"data.{name}" for name in "source subsets folders listing lists known_layouts annotations".split()}
-        | {
-            f"data.{name}"
-            for name in "idx cifar tar_files decoding captions clip_tokens regions shifted_imagenet".split()
-        },
-        {"numpy", "sklearn", "tensorflow_datasets"},
+        | {f"data.{name}" for name in "idx cifar tar_files decoding captions clip_tokens regions".split()}
+        | {f"data.{name}" for name in "shards parquet_files hub_features packed contents".split()}
+        | {"data.shifted_imagenet"},
+        {"numpy", "sklearn", "tensorflow_datasets", "pyarrow", "safetensors"},
     ),
+    "data/parquet_files.py": (set(), {"numpy", "pyarrow"}),
+    "data/hub_features.py": ({"data.source"}, {"yaml"}),
+    "data/packed.py": ({"data"}, {"numpy", "array_record", "safetensors"}),
     "data/device_operation.py": (set(), {"jax"}),
     "data/geometric.py": ({"data.device_operation"}, {"jax"}),
     "data/photometric.py": ({"data.device_operation"}, {"jax"}),

@@ -54,7 +54,9 @@ def batch(start=0, rows=ROWS):
     images = np.random.default_rng(start).normal(size=(rows, *TASK.image_shape)).astype(np.float32)
     examples = {"image": images, "label": index % TASK.num_classes, "index": index}
     text = np.tile(np.int32([1, 5, 19, 0, 0, 0]), (rows, 1, 1))
-    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": examples, "text": text}
+    views = (images[:, ::-1], 0.5 * images)
+    taught = np.eye(TASK.num_classes, dtype=np.float32)[examples["label"]]
+    return examples | {"views": views, "labeled": examples, "text": text, "teacher": taught}
 
 
 def keys_of(objective, values):

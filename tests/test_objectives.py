@@ -29,6 +29,7 @@ OPTIONS = {
     "cnn_rnn": {"hidden": 16, "embedding_dim": 8},
     "compatibility": {"loss": "ale", "ema_decay": 0.9, "dropout": 0.1},
     "deepcluster": {"num_clusters": 5, "hidden": (16,), "pca_dim": 8, "kmeans_iterations": 3},
+    "distillation": {"teacher": "runs/teacher", "ema_decay": 0.9, "dropout": 0.1},
     "dino": {"num_prototypes": 12, "projection_hidden": (8, 8), "bottleneck": 4},
     "fixmatch": {"threshold": 0.4},
     "metric_learning": {"ema_decay": 0.9, "center_weight": 0.01, "triplet_weight": 1.0, "dropout": 0.1},
@@ -89,7 +90,9 @@ def batch(step=0, rows=8):
     labeled = {key: column[:4] for key, column in examples.items()}
     text = np.stack([index + 1, 5 + index % 7, np.full(rows, 19)], axis=1) % 20  # start, a word, end
     text = np.pad(text[:, None], [(0, 0), (0, 1), (0, 3)]).astype(np.int32)  # [B, 2, 6], the second is none
-    return examples | {"views": (images[:, ::-1], 0.5 * images), "labeled": labeled, "text": text}
+    views = (images[:, ::-1], 0.5 * images)
+    taught = rng.normal(size=(rows, TASK.num_classes)).astype(np.float32)
+    return examples | {"views": views, "labeled": labeled, "text": text, "teacher": taught}
 
 
 def keys_of(objective, values):

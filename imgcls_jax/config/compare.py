@@ -37,6 +37,8 @@ WITHOUT = {
     "data.fold_seed": 0,
     "data.group_column": "",
     "train.resume_from": "",
+    "optimizer.plateau_steps": 0,
+    "optimizer.patience": 10,
     "optimizer.decay_power": 1.0,
     "optimizer.timescale_steps": 0,
     "optimizer.cooldown_steps": 0,
@@ -45,12 +47,19 @@ WITHOUT = {
     "optimizer.l1": 0.0,
     "data.images_per_class": 1,
     "data.signatures": "",
+    "data.augmentation_repeats": 1,
+    "objective.js_weight": 0.0,
     "objective.loss": "cross_entropy",
     "objective.target_threshold": None,
     "objective.projector_std": 0.0,
     "objective.shuffled": True,
     "evals.*.bootstrap": 0,
     "evals.*.temperature_split": "",
+    "model.class_token": True,
+    "model.registers": 0,
+    "model.layer_scale": 0.0,
+    "model.tanh_gelu": False,
+    "model.mlp_width": 0,
 }
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}

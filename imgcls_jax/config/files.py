@@ -7,11 +7,12 @@ import contextlib
 import inspect
 import runpy
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from imgcls_jax.config.field_types import did_you_mean
+from imgcls_jax.config.modules import find_function
 from imgcls_jax.config.resolve import optax_function
 from imgcls_jax.config.written import OPTIONAL_SECTIONS, SECTIONS, Config, plain
 
@@ -200,7 +201,7 @@ def _override(config: Any, field: str, text: str) -> list[str]:
                 raise ValueError(f"{PREFIX}{field}: no such section to leave out; {hint}")
             del section[name]
             return []
-        notes = _drop_hyperparameters(section, value) if field == "optimizer.name" else []
+        notes = DROPPING[field](section, value) if field in DROPPING else []
         _drop_other_units(section, name)
         section[name] = value
     return notes
@@ -231,13 +232,31 @@ def _drop_other_units(section: Any, name: str) -> None:
 
 def _drop_hyperparameters(section: Any, name: Any) -> list[str]:
     """Removes the hyper-parameters that a newly named optimizer does not take; says which."""
-    old, new = optax_function(section["name"]), optax_function(name)
+    lost = _not_taken(section, optax_function(section["name"]), optax_function(name)) - {"weight_decay"}
+    return _drop(section, lost, f"optimizer.name = {name!r}")
+
+
+def _drop_source_fields(section: Any, name: Any) -> list[str]:
+    """Removes the fields that a newly named source of data does not read; says which."""
+    old, new = (find_function("data.sources", own, "make") for own in (section.get("source", name), name))
+    return _drop(section, _not_taken(section, old, new), f"data.source = {name!r}")
+
+
+def _not_taken(section: Any, old: Callable[..., Any], new: Callable[..., Any]) -> set[str]:
+    """Returns the fields of a section that are arguments of the old function, and none of the new one."""
     taken = [set(inspect.signature(function).parameters) for function in (old, new)]
-    lost = sorted(field for field in section if field in taken[0] - taken[1] and field != "weight_decay")
+    return (taken[0] - taken[1]) & set(section)
+
+
+def _drop(section: Any, lost: set[str], choice: str) -> list[str]:
+    """Removes some fields; returns what there is to say of it."""
     for field in lost:
         del section[field]
-    names = ", ".join(f"optimizer.{field}" for field in lost)
-    return [f"optimizer.name = {name!r} takes no {names}: left out"] if lost else []
+    names = ", ".join(f"{choice.partition('.')[0]}.{field}" for field in sorted(lost))
+    return [f"{choice} takes no {names}: left out"] if lost else []
+
+
+DROPPING = {"optimizer.name": _drop_hyperparameters, "data.source": _drop_source_fields}
 
 
 @contextlib.contextmanager

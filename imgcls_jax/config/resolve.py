@@ -69,6 +69,18 @@ def resolve_data(fields: Config) -> settings.DataSettings:
     return record_of(settings.DataSettings, json.loads(json.dumps(_data(fields))))
 
 
+def resolve_model(fields: Config) -> settings.ModelSettings:
+    """Resolves a section `model` alone.
+
+    Args:
+      fields: as written.
+
+    Raises:
+      ValueError: an unknown family, variant or field, one of another type, or one that is missing.
+    """
+    return record_of(settings.ModelSettings, json.loads(json.dumps(_model(fields))))
+
+
 # ---- one section each
 
 
@@ -91,7 +103,9 @@ def _model(fields: Config) -> Config:
         raise ValueError(f"config.model.variant is missing: {name} has no default")
     pretrained = fields.get("pretrained") or ""
     if not isinstance(pretrained, str):
-        raise ValueError(f"config.model.pretrained is a path or ''; got {pretrained!r}")
+        raise ValueError(
+            f"config.model.pretrained is a path, the name of public weights or ''; got {pretrained!r}"
+        )
     backbone = build_backbone(build, variant, others)
     attributes = {
         field.name: getattr(backbone, field.name)

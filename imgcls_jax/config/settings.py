@@ -46,6 +46,9 @@ class DataSettings:
       fold_seed: of the shares.
       images_per_class: above 1, an epoch's order groups so many images of a class, and a batch holds whole
         groups, for losses that compare images of a class; the last batches may hold what fills no group.
+      augmentation_repeats: above 1, an epoch's order visits so few images that each comes so many times in a
+        batch, augmented anew each time (repeated augmentation, arXiv:1901.09335). An epoch stays as long as
+        it is.
       known_classes: the network learns the first so many classes, or those that this file names, one a line,
         and every split holds those alone; its other examples are the split "unknown:SPLIT", for evaluations.
         0 for all. The classes known come first, then the others, each in the order of the source.
@@ -74,6 +77,7 @@ class DataSettings:
     fold: int = 0
     fold_seed: int = 0
     images_per_class: int = 1
+    augmentation_repeats: int = 1
     known_classes: int | str = 0
     signatures: str = ""
     on_bad_example: str = "raise"
@@ -96,6 +100,12 @@ class DataSettings:
         if self.labeled_batch_size and not self.labels_per_class:
             raise ValueError("config.data.labeled_batch_size needs data.labels_per_class")
         self._check_folds()
+        require_at_least("data", self, augmentation_repeats=1)
+        if self.augmentation_repeats > 1 and self.images_per_class > 1:
+            raise ValueError(
+                "config.data.images_per_class groups different images of a class, and "
+                "data.augmentation_repeats one image: leave out one of the two"
+            )
         if self.images_per_class > 1 and self.labeled_batch_size:
             raise ValueError(
                 "config.data.images_per_class groups images by labels that data.labeled_batch_size hides"
@@ -131,7 +141,8 @@ class ModelSettings:
     Attributes:
       name: a family, a file of models/.
       variant: of the family.
-      pretrained: file of weights, or workdir of another run; "" to draw them.
+      pretrained: file of weights, workdir of another run, or public weights by name (weights/hub.py); "" to
+        draw them.
       fields: arguments of the family's `build`.
     """
 
@@ -167,13 +178,16 @@ class OptimizerSettings:
         "cosine_7_16": times cos(7 pi t / 16) as t goes from 0, at the end of the warm-up, to 1;
         "exponential": times (final_learning_rate / peak)^t, final_learning_rate being above 0;
         "polynomial": final + (peak - final) (1 - t)^decay_power, linear by default; "reciprocal_sqrt": times
-        sqrt(s / max(step, s)), s being timescale_steps, or warmup_steps where that is 0.
+        sqrt(s / max(step, s)), s being timescale_steps, or warmup_steps where that is 0; "plateau": times
+        decay_factor whenever the training loss, averaged over plateau_steps, has not fallen for `patience`
+        such averages, never below final_learning_rate.
       warmup_steps: linear rise from 0 at step 0 to the peak; steps of a decay are counted from step 0 all the
         same.
-      decay_factor, decay_every_steps, decay_at_steps: of "step".
+      decay_factor, decay_every_steps, decay_at_steps: of "step"; the first of "plateau", too.
+      plateau_steps, patience: of "plateau".
       decay_power: of "polynomial".
       timescale_steps: of "reciprocal_sqrt".
-      final_learning_rate: of "cosine", "exponential", "polynomial" and the cooldown.
+      final_learning_rate: of "cosine", "exponential", "polynomial", "plateau" and the cooldown.
       cooldown_steps: the last steps, over which the rate falls linearly to final_learning_rate, whatever the
         schedule.
       weight_decay: >= 0. Optimizers with a decay of their own (adamw, lamb, lars, lion, ...) receive it; for
@@ -202,6 +216,8 @@ class OptimizerSettings:
     decay_factor: float = 0.1
     decay_every_steps: int = 0
     decay_at_steps: Sequence[int] = ()
+    plateau_steps: int = 0
+    patience: int = 10
     decay_power: float = 1.0
     timescale_steps: int = 0
     final_learning_rate: float = 0.0
@@ -222,7 +238,7 @@ class OptimizerSettings:
                 raise ValueError(f"config.optimizer.{field.name} is a finite number; got {value}")
         require_at_least("optimizer", self, final_learning_rate=0)
         require_at_least("optimizer", self, decay_every_steps=0, timescale_steps=0, cooldown_steps=0)
-        require_at_least("optimizer", self, decay_power=0, sam_radius=0, l1=0)
+        require_at_least("optimizer", self, decay_power=0, sam_radius=0, l1=0, plateau_steps=0, patience=1)
         if any(step < 0 for step in self.decay_at_steps):
             raise ValueError(
                 "config.optimizer.decay_at_epochs (or decay_at_steps) are not negative; got "

@@ -56,6 +56,19 @@ class Task:
     axis_name: str | None = None
 
 
+class Teacher(NamedTuple):
+    """A network that is trained already, which an objective names and the trainer brings.
+
+    Attributes:
+      path: WORKDIR, WORKDIR@STEP or WORKDIR@best of a run whose objective predicts logits; a folder of
+        tools.export; or a file of weights.
+      model: the section `model` of its network, for the last two, which do not tell; None for a workdir.
+    """
+
+    path: str
+    model: Mapping[str, Any] | None = None
+
+
 class EpochPlan(NamedTuple):
     """What `plan_epoch` decides before an epoch starts.
 
@@ -108,7 +121,8 @@ class Objective:
         same, one for each line of data.view_transforms; "label", int32 [B], -1 where it is hidden (with
         multi_label [B, K] of 0 and 1); "index", int32 [B] in [0, N); "labeled", a second batch {"image",
         "label", "index"} of examples with known labels; "text", int32 [B, n, L], the token ids of n captions
-        an image, with rows of zeros in place of those that it lacks.
+        an image, with rows of zeros in place of those that it lacks; "teacher", float32 [B, K], the logits
+        that the network `teacher` has for "image", in evaluation mode and without a gradient.
       init: (rng, batch) -> (params, objective_state); the two share no buffer.
       loss: (params, objective_state, batch, rng, step) -> (scalar, (objective_state, metrics)), metrics being
         scalars averaged over the batch; the step adds the scalar to them as "loss".
@@ -130,6 +144,9 @@ class Objective:
         (train.num_microbatches) or by replicas computes them for the whole batch and hands `loss` as
         batch["divisors"] their share, so that the mean of the parts' losses is the loss of the whole. Where a
         batch lacks the key, `loss` divides by those of the batch itself.
+      teacher: the network whose logits are batch["teacher"]; None where that is not read. The trainer opens
+        it for training alone. Its variables reach the step beside the batch, and are no part of the state:
+        nothing optimizes, averages or saves them.
       in_parts: for the log of a step in parts: what makes the loss of a whole batch another one than the mean
         of its parts' losses; "" where they are the same.
     """
@@ -149,4 +166,5 @@ class Objective:
     reads_pixels: bool = True
     multi_label: bool = False
     divisors: Callable[[ObjectiveState, Batch], Any] | None = None
+    teacher: Teacher | None = None
     in_parts: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgcls_jax.data.lists import inside_root
+from imgcls_jax.data.mat_files import require_honest
 from imgcls_jax.data.source import read_regular
 
 MAX_JSON_BYTES = 2**31  # the largest, iNaturalist's of 2021, has some 1.3 GB
@@ -107,19 +109,20 @@ def read_mat(path: Path | Any, name: str, missing: str = "", fields: Sequence[st
     Raises:
       ImportError: scipy is missing.
       FileNotFoundError: there is no such file.
-      ValueError: it is no such file, or lacks the variable or a field.
+      ValueError: it is no such file, claims more than it holds, or lacks the variable or a field.
     """
     try:
         from scipy.io import loadmat
     except ImportError as error:
         raise ImportError(f"{path}: .mat files are read by scipy: pip install scipy") from error
-    if isinstance(path, Path):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing. {missing}")
-        if os.path.getsize(path) > MAX_MAT_BYTES:
-            raise ValueError(f"{path} has over {MAX_MAT_BYTES} bytes, more than a list of images has")
+    if isinstance(path, Path) and not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. {missing}")
+    if isinstance(path, Path) and os.path.getsize(path) > MAX_MAT_BYTES:
+        raise ValueError(f"{path} has over {MAX_MAT_BYTES} bytes, more than a list of images has")
+    content = read_regular(path, MAX_MAT_BYTES) if isinstance(path, Path) else path.read()
     try:
-        found = loadmat(path, squeeze_me=True, variable_names=[name])
+        require_honest(content)
+        found = loadmat(io.BytesIO(content), squeeze_me=True, variable_names=[name])
     except Exception as error:  # whatever a damaged file makes its reader say
         raise ValueError(
             f"{path} cannot be read as a .mat file: {str(error)[:200]}; unpack it again"

@@ -13,7 +13,7 @@ U(0.1, severity), says how strong a change is; 10 is the most.
 
 Differences: the authors mix normalized images in floats, here the result is rounded to 8 bits. Their code has
 the side of the data set as a constant, here each image has its own. The Jensen-Shannon loss of the paper,
-which compares an image with two mixed ones, is not part of this.
+which compares an image with two mixed ones, is `js_weight` of objectives/supervised.py.
 """
 
 from __future__ import annotations

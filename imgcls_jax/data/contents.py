@@ -88,15 +88,29 @@ def files(source: Source) -> set[str]:
 def contents(source: Source) -> Contents:
     """Returns what a split holds."""
     source = whole(source)
-    names = tuple(getattr(source, "paths", ()))
-    labels = np.zeros(0, np.int32) if source.labels is None else np.asarray(source.labels, "<i4")
-    found = hashlib.sha256(json.dumps([len(source), *source.class_names]).encode())
+    labels = np.zeros(0, np.int32) if source.labels is None else source.labels
+    return contents_of(len(source), source.class_names, tuple(getattr(source, "paths", ())), labels)
+
+
+def contents_of(
+    examples: int, class_names: Sequence[str], names: Sequence[str], labels: np.ndarray
+) -> Contents:
+    """Returns what a split holds.
+
+    Args:
+      examples: N.
+      class_names: K names.
+      names: of the examples, or ().
+      labels: integers [N], or [N, K] of 0 and 1, or [0] where they are not known.
+    """
+    labels = np.asarray(labels, "<i4")
+    found = hashlib.sha256(json.dumps([examples, *class_names]).encode())
     found.update("\0".join(names).encode("utf-8", "surrogateescape"))
     found.update(np.ascontiguousarray(labels).tobytes())
     rows = labels.tolist()
     if labels.ndim == 2:
         rows = [zlib.crc32(row.tobytes()) for row in np.ascontiguousarray(labels)]
-    return Contents(len(source), names, tuple(rows), found.hexdigest())
+    return Contents(examples, names, tuple(rows), found.hexdigest())
 
 
 def pack(splits: Mapping[str, Contents], class_names: Sequence[str]) -> dict[str, Any]:

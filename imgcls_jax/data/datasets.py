@@ -126,7 +126,7 @@ class DataSide:
         if self.withheld:
             raise ValueError(self.withheld)
         name = split.removeprefix(UNKNOWN)
-        whole = self._of_folds(name) if self._is_folded(name) else self._read(name)
+        whole = self._of_folds(name) if self._is_folded(name) else self.read(name)
         if not self.settings.known_classes and name == split:
             return whole
         known, total = self._known_classes(whole.class_names), len(whole.class_names)
@@ -137,8 +137,8 @@ class DataSide:
             chosen.class_names = chosen.class_names[: len(known)]
         return chosen
 
-    def _read(self, split: str) -> Any:
-        """Returns a split of the source, all of it."""
+    def read(self, split: str) -> Any:
+        """Returns a split of the source, all of it, newly opened."""
         source = self.settings.source
         if split == FOLD:
             raise ValueError(
@@ -153,7 +153,7 @@ class DataSide:
     def _shared_out(self) -> tuple[Any, np.ndarray]:
         """The training split of the source, all of it, and the fold of each example."""
         settings = self.settings
-        whole = self._read(settings.train_split)
+        whole = self.read(settings.train_split)
         try:
             return whole, folds.fold_numbers(whole, settings.folds, settings.fold_seed)
         except ValueError as error:
@@ -246,16 +246,18 @@ class DataSide:
             )
         return source.labels
 
+    def groups(self) -> tuple[np.ndarray, int] | None:
+        """Returns (labels int [N], data.images_per_class), by which batches are made; None for any order."""
+        if self.settings.images_per_class == 1:
+            return None
+        return self._labels_of(self.training, "images_per_class"), self.settings.images_per_class
+
     def train_batches(self, batch_size: int, seed: int, order: Any = None) -> TrainBatches:
         """Returns the batches of the training split."""
         labeled = None
         if self.settings.labeled_batch_size:
             apart = not self.settings.unlabeled_has_labeled
             labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size, apart)
-        groups = None
-        if self.settings.images_per_class > 1:
-            labels = self._labels_of(self.training, "images_per_class")
-            groups = labels, self.settings.images_per_class
         source, (host_ops, *view_ops) = self._cached(self.training, self.train_host, *self._view_hosts)
         return TrainBatches(
             source,
@@ -265,7 +267,8 @@ class DataSide:
             on_bad_example=self.settings.on_bad_example,
             view_ops=view_ops,
             labeled=labeled,
-            groups=groups,
+            groups=self.groups(),
+            repeats=self.settings.augmentation_repeats,
             order=order,
             shard=self.shard,
         )

@@ -16,6 +16,8 @@ IMAGE_SUFFIXES = tuple(
     ".ppm .pgm .pbm .pnm".split()
 )
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read where pillow-heif is installed
+# Files that hold many images, and the source that reads them.
+CONTAINERS = {".parquet": "parquet", ".tar": "webdataset", ".array_record": "array_record"}
 AVIF_SUFFIX = ".avif"  # read where Pillow was built with it
 # The first bytes of files that have no suffix, as those that are named by a hash.
 STARTS = re.compile(
@@ -95,6 +97,9 @@ def describe_left_out(left_out: Mapping[str, int]) -> str:
         parts.append(f"{sum(count for _, count in most[5:])} others")
     if any(kind in HEIF_SUFFIXES for kind in left_out):
         parts.append("pip install 'imgcls-jax[heif]' reads HEIC")
+    parts += [
+        f"data.source = {source!r} reads {kind}" for kind, source in CONTAINERS.items() if kind in left_out
+    ]
     return ", ".join(parts)
 
 

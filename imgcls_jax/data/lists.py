@@ -79,6 +79,12 @@ def check_names(names: Sequence[str], path: Path) -> None:
         raise ValueError(f"{path}: two classes are named {twice!r}; give each a name of its own")
 
 
+def by_value(name: str) -> tuple[bool, float, str]:
+    """Sorts whole numbers by value, before words."""
+    is_number = name.isascii() and name.isdigit() and len(name) < 16
+    return (not is_number, int(name) if is_number else 0, name)
+
+
 def read_class_labels(path: Path, class_names: Sequence[str]) -> list[int]:
     """Returns the labels of the classes that a file names, one a line, rising."""
     label_of = {name: label for label, name in enumerate(class_names)}

@@ -126,6 +126,7 @@ class TrainBatches(_Batches):
       labeled: the examples whose labels are known, and how many of them a batch has; None where all are.
       groups: (labels int [N], how many images of a class follow each other), as `subsets.grouped` orders
         them; None for a plain shuffle.
+      repeats: how many times each image comes in a batch; an epoch visits that much fewer of them.
       order: int64 [N] instead of the epoch's shuffle; it holds for every epoch read from this object.
       shard: (process index, number of processes).
     """
@@ -141,6 +142,7 @@ class TrainBatches(_Batches):
         view_ops: Sequence[Sequence[Any]] = (),
         labeled: Labeled | None = None,
         groups: tuple[np.ndarray, int] | None = None,
+        repeats: int = 1,
         order: np.ndarray | None = None,
         shard: tuple[int, int] = (0, 1),
     ):
@@ -164,7 +166,12 @@ class TrainBatches(_Batches):
                 f"a batch holds whole groups: train.batch_size, {batch_size}, has to be a multiple of "
                 f"data.images_per_class, {groups[1]}"
             )
-        self.seed, self.order, self.groups = seed, order, groups
+        if batch_size % repeats:
+            raise ValueError(
+                f"a batch holds an image as often as the others: train.batch_size, {batch_size}, has to be a "
+                f"multiple of data.augmentation_repeats, {repeats}"
+            )
+        self.seed, self.order, self.groups, self.repeats = seed, order, groups, repeats
         self.steps_per_epoch = visited // batch_size
 
     def __len__(self) -> int:
@@ -176,8 +183,11 @@ class TrainBatches(_Batches):
         if self.order is not None:
             return self.order
         if self._pool is not None:
-            return self._pool[shuffled((self.seed, epoch), len(self._pool))]
-        order = shuffled((self.seed, epoch), len(self.source))
+            order = self._pool[shuffled((self.seed, epoch), len(self._pool))]
+        else:
+            order = shuffled((self.seed, epoch), len(self.source))
+        if self.repeats > 1:
+            return np.repeat(order[: len(order) // self.repeats], self.repeats)
         return order if self.groups is None else subsets.grouped(order, *self.groups)
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:

@@ -18,9 +18,11 @@ from imgcls_jax.losses.clustering import kmeans_loss, mutual_information_loss
 from imgcls_jax.losses.compatibility import ale_loss, devise_loss, sje_loss
 from imgcls_jax.losses.consistency import (
     entropy,
+    jensen_shannon,
     kl_divergence,
     pseudo_labels,
     sharpen,
+    softened_divergence,
     softmax_squared_error,
 )
 from imgcls_jax.losses.contrastive import (
@@ -77,6 +79,7 @@ __all__ = [
     "effective_number_weights",
     "entropy",
     "inverse_frequency_weights",
+    "jensen_shannon",
     "kl_divergence",
     "kmeans",
     "kmeans_loss",
@@ -110,6 +113,7 @@ __all__ = [
     "sigmoid_focal",
     "sje_loss",
     "smooth_labels",
+    "softened_divergence",
     "softmax_cross_entropy",
     "softmax_focal",
     "softmax_squared_error",

@@ -7,6 +7,8 @@ caller must call `jax.lax.stop_gradient`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -92,6 +94,51 @@ def kl_divergence(logits: jax.Array, other_logits: jax.Array) -> jax.Array:
     other_logits = _same_shape(logits, other_logits, "other_logits")
     log_p = _log_softmax(logits)
     return jnp.sum(jnp.exp(log_p) * (log_p - _log_softmax(other_logits)), axis=-1)
+
+
+def softened_divergence(logits: jax.Array, other_logits: jax.Array, *, temperature: float) -> jax.Array:
+    """Distillation's distance of one network's softened probabilities from another's (Hinton, Vinyals and
+    Dean 2015, arXiv:1503.02531, section 2). T^2 keeps the size of the gradient whatever the temperature.
+
+    Eq.: T^2 KL(softmax(t / T) || softmax(s / T)).
+
+    Args:
+      logits: t, float [..., K], of the teacher.
+      other_logits: s, float [..., K], of the student.
+      temperature: T > 0.
+
+    Returns:
+      float32 [...], >= 0 but for rounding, nats; 0 where the two agree.
+
+    Raises:
+      ValueError: the shapes differ, or the temperature is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive; got {temperature}")
+    softened = (jnp.asarray(one, jnp.float32) / temperature for one in (logits, other_logits))
+    return temperature**2 * kl_divergence(*softened)
+
+
+def jensen_shannon(logits: Sequence[jax.Array]) -> jax.Array:
+    """Jensen-Shannon divergence of several distributions: how far they are from their mean.
+
+    AugMix's consistency between an image and its augmented forms (Hendrycks et al. 2020, arXiv:1912.02781,
+    section 3).
+
+    Eq.: (1 / n) sum_i KL(p_i || m), p_i = softmax(logits_i), m = (1 / n) sum_i p_i.
+
+    Args:
+      logits: n arrays, float [..., K].
+
+    Returns:
+      float32 [...] in [0, log n], nats; the gradient flows through all.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    log_p = jnp.stack([_log_softmax(_same_shape(logits[0], one, "logits")) for one in logits])
+    log_mean = jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(logits))
+    return jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_mean), axis=-1), axis=0)
 
 
 def pseudo_labels(logits: jax.Array) -> tuple[jax.Array, jax.Array]:

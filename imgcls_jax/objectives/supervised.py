@@ -4,7 +4,7 @@ A backbone with auxiliary classifiers (GoogLeNet, Inception v3) has a linear hea
 each of their losses counts the backbone's own `aux_weight` times. Options: label smoothing, class weights
 (PyTorch's reduction: the weighted sum over the sum of the labels' weights, that of the whole batch whatever
 its parts and replicas), the focal loss, logit adjustment, mixup and CutMix, and an exponential moving average
-of the params, which then serves prediction.
+of the params, which then serves prediction; and AugMix's consistency of an image and two views of it.
 
 params, objective_state: those of contracts/classifier.py.
 """
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.contracts.classifier import Classifier, make_classifier
+from imgcls_jax.contracts.embedder import two_views
 from imgcls_jax.contracts.objective import (
     Batch,
     Metrics,
@@ -34,6 +35,7 @@ from imgcls_jax.losses import (
     cutmix,
     effective_number_weights,
     inverse_frequency_weights,
+    jensen_shannon,
     mean_over,
     mixup,
     multiclass_hinge,
@@ -54,6 +56,7 @@ USED_BY = {
     "mixup_alpha": ("cross_entropy", "binary_cross_entropy"),
     "cutmix_alpha": ("cross_entropy", "binary_cross_entropy"),
     "target_threshold": ("binary_cross_entropy",),
+    "js_weight": ("cross_entropy",),
 }
 MIXED_IN_PARTS = "images are mixed with others of their own part, and each part draws its own coefficients"
 
@@ -71,6 +74,7 @@ def make(
     logit_adjustment: float = 0.0,
     mixup_alpha: float = 0.0,
     cutmix_alpha: float = 0.0,
+    js_weight: float = 0.0,
     ema_decay: float | None = None,
     ema_warmup: bool = True,
     dropout: float = 0.0,
@@ -98,6 +102,11 @@ def make(
       logit_adjustment: tau >= 0. In training tau times the logarithm of each class's share of the training
         split is added to its logit (Menon et al. 2021, arXiv:2007.07314, equation 10); 0 for none.
       mixup_alpha, cutmix_alpha: 0 switches each off; with both on, each batch draws one of the two.
+      js_weight: above 0 adds so many times the Jensen-Shannon divergence of what is predicted of the image
+        and of the two views of data.view_transforms, which end in `augmix` (Hendrycks et al. 2020,
+        arXiv:1912.02781, section 3; 12 there). The cross-entropy is that of the image alone; BatchNorm sees
+        the three together, as the authors' does. Their views have the image's own crop and flip, here each
+        line draws its own.
       ema_decay, ema_warmup, dropout, head, head_fields: as `make_classifier` has them.
 
     Raises:
@@ -108,6 +117,9 @@ def make(
     require_between(0, 1, label_smoothing=label_smoothing)
     require_between(0, math.inf, focal_gamma=focal_gamma, logit_adjustment=logit_adjustment)
     require_between(0, math.inf, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+    require_between(0, math.inf, js_weight=js_weight)
+    if js_weight and (mixup_alpha or cutmix_alpha):
+        raise ValueError("objective.js_weight compares views of one image: leave out mixup and cutmix")
     if focal_gamma and (label_smoothing or mixup_alpha or cutmix_alpha):
         raise ValueError("objective.focal_gamma takes classes: leave out label_smoothing, mixup and cutmix")
     weights = _class_weights(class_weights, task, effective_beta)
@@ -119,6 +131,7 @@ def make(
         label_smoothing=label_smoothing,
         mixup_alpha=mixup_alpha,
         cutmix_alpha=cutmix_alpha,
+        js_weight=js_weight,
         target_threshold=target_threshold is not None,
     )
     if not 0 <= (target_threshold or 0) < 1:
@@ -134,14 +147,16 @@ def make(
     )
     adjustment = _logit_adjustment(logit_adjustment, task)
     criterion = _Criterion(loss, weights, adjustment, focal_gamma, target_threshold)
-    learner = _Supervised(classifier, criterion, task.num_classes, label_smoothing, mixup_alpha, cutmix_alpha)
+    learner = _Supervised(
+        classifier, criterion, task.num_classes, label_smoothing, mixup_alpha, cutmix_alpha, js_weight
+    )
     return Objective(
-        batch_keys=("image", "label"),
+        batch_keys=("image", "label", *(["views"] if js_weight else [])),
         init=lambda rng, batch: classifier.init(rng, batch["image"]),
         loss=learner.loss,
         predict=classifier.predict,
         after_update=classifier.after_update,
-        reads_pixels=bool(mixup_alpha or cutmix_alpha),
+        reads_pixels=bool(mixup_alpha or cutmix_alpha or js_weight),
         divisors=None if weights is None else learner.weight_of_labels,
         in_parts=MIXED_IN_PARTS if mixup_alpha or cutmix_alpha else "",
     )
@@ -200,6 +215,7 @@ class _Supervised:
     label_smoothing: float
     mixup_alpha: float
     cutmix_alpha: float
+    js_weight: float
 
     def loss(
         self, params: Params, objective_state: ObjectiveState, batch: Batch, rng: jax.Array, step: jax.Array
@@ -207,17 +223,26 @@ class _Supervised:
         del step
         rng_mix, rng_backbone, rng_head = jax.random.split(rng, 3)
         images, targets = self.targets(batch, rng_mix)
+        if self.js_weight:
+            seen = jnp.stack([images, *two_views(batch, "objective.js_weight")], axis=1)  # [B, 3, H, W, C]
+            # Side by side, so that a batch split over devices stays where it is.
+            images = seen.reshape(-1, *images.shape[1:])
         features, batch_stats = self.classifier.features(
             params, objective_state, images, train=True, rng=rng_backbone
         )
-        logits = self.classifier.logits(params, objective_state, features, rng=rng_head)
-        divisor = None
+        all_logits = self.classifier.logits(params, objective_state, features, rng=rng_head)
+        times = 3 if self.js_weight else 1
+        logits, divisor = all_logits[::times], None
         if self.criterion.weights is not None:
             divisor = batch["divisors"] if "divisors" in batch else self.weight_of_labels({}, batch)
         value = self.criterion(logits, targets, divisor)
         for aux_logits in self.classifier.aux_logits(params, features):
-            value += self.classifier.backbone.aux_weight * self.criterion(aux_logits, targets, divisor)
+            aux_weight = self.classifier.backbone.aux_weight
+            value += aux_weight * self.criterion(aux_logits[::times], targets, divisor)
         metrics = {"loss": value, "accuracy": 1 - jnp.mean(zero_one(logits, batch["label"]))}
+        if self.js_weight:
+            metrics["jensen_shannon"] = jnp.mean(jensen_shannon([all_logits[i::3] for i in range(3)]))
+            value += self.js_weight * metrics["jensen_shannon"]
         return value, (objective_state | {"batch_stats": batch_stats}, metrics)
 
     def weight_of_labels(self, objective_state: ObjectiveState, batch: Batch) -> jax.Array:

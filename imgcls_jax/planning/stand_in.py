@@ -106,8 +106,9 @@ class PlannedData(DataSide):
             return super().source(split)
         return self._of_folds(split) if self._is_folded(split) else self._stand_in
 
-    def _read(self, split: str) -> Any:
-        return super()._read(split) if self._stand_in is None else self._stand_in
+    def read(self, split: str) -> Any:
+        """Returns a split of the source, all of it, or what stands in for it."""
+        return super().read(split) if self._stand_in is None else self._stand_in
 
     @functools.cached_property
     def signatures(self) -> np.ndarray | None:

@@ -14,12 +14,10 @@ from typing import Any, BinaryIO
 
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.progress import BYTES, bar
+from imgcls_jax.runtime.tar_members import Bounded, limit_of, members, opened
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 CHUNK = 2**20
-# Images hardly shrink, and annotations in JSON to a tenth; more than this is no data set but a bomb.
-MAX_RATIO, ALLOWANCE = 40, 2**30
-MAX_READ = 2**26  # bytes at once: a header that claims more is no header
 WAY_OUT = ". With room and permission to write, the same command goes on"
 
 
@@ -62,44 +60,6 @@ def unpack(archive: Path, folder: Path) -> int:
         raise ValueError(f"{archive} was not unpacked: {error}") from error
 
 
-def limit_of(archive: Path) -> int:
-    """Returns how many bytes an archive may hold."""
-    return archive.stat().st_size * MAX_RATIO + ALLOWANCE
-
-
-class _Bounded:
-    """A stream that refuses to be read beyond a limit, or too much of it at once.
-
-    Attributes:
-      last: what was read last.
-
-    Args:
-      stream: of the content, decompressed.
-      limit: its place is never beyond.
-    """
-
-    def __init__(self, stream: Any, limit: int) -> None:
-        self._stream, self._limit, self.last = stream, limit, b""
-
-    def read(self, count: int) -> bytes:
-        if not 0 <= count <= MAX_READ:
-            raise ValueError(f"a header claims {count:,} bytes")
-        self._require(self._stream.tell() + count)
-        self.last = self._stream.read(count)
-        return self.last
-
-    def seek(self, place: int) -> int:
-        self._require(place)
-        return self._stream.seek(place)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def _require(self, place: int) -> None:
-        if place > self._limit + MAX_READ:
-            raise ValueError(f"it holds more than {self._limit:,} bytes, which no data set of its size does")
-
-
 def _unpack_tar(archive: Path, folder: Path) -> int:
     if not hasattr(tarfile, "data_filter"):
         raise ValueError("this Python has no tarfile.data_filter: update it (3.11.4 has it)")
@@ -111,9 +71,9 @@ def _unpack_tar(archive: Path, folder: Path) -> int:
         is_gzip = packed.read(2) == b"\x1f\x8b"
         packed.seek(0)
         content = gzip.GzipFile(fileobj=packed) if is_gzip else packed
-        stream: Any = _Bounded(content, limit)
-        with tarfile.open(fileobj=stream, mode="r:") as members:
-            for member in members:
+        stream = Bounded(content, limit)
+        with opened(stream) as tar:
+            for member in members(tar, stream):
                 if not (member.isreg() or member.isdir()) or member.issparse():
                     raise ValueError(f"{member.name!r} is a link or a device, which no data set needs")
                 if member.offset_data + member.size > limit:
@@ -123,7 +83,8 @@ def _unpack_tar(archive: Path, folder: Path) -> int:
                 target = folder / _inside(member.name, folder)
                 with naming(target, WAY_OUT):
                     _make_way(target, member.isdir())
-                    members.extract(member, folder, set_attrs=False, filter="data")
+                    stream.allow(member.size)
+                    tar.extract(member, folder, set_attrs=False, filter="data")
                 count += member.isreg()
                 shown.update(packed.tell())
             # tarfile takes what is no header for the end. To look again would be to decompress all again.

@@ -1,10 +1,12 @@
-"""Downloads published data sets, looks at a folder of images before anything is trained on it, and splits it.
+"""Downloads data sets, looks at a folder of images before anything is trained on it, splits and packs it.
 
   python -m imgcls_jax.tools.dataset download NAME --root FOLDER [--part PART] [--keep]
-  python -m imgcls_jax.tools.dataset check ROOT [--near 2] [--small 32] [--format text|json]
-    [--probabilities FILE.npz]
+  python -m imgcls_jax.tools.dataset check ROOT [--source NAME --split SPLIT ...] [--near 2] [--small 32]
+    [--format text|json] [--probabilities FILE.npz]
   python -m imgcls_jax.tools.dataset probabilities WORKDIR... --output FILE.npz
   python -m imgcls_jax.tools.dataset split ROOT [--fraction 0.1] [--seed 0]
+  python -m imgcls_jax.tools.dataset pack --config FILE.py[:OPTIONS] --out FOLDER [--split train]
+    [--name NAME] [--shard_mib 512] [--config.data.root=...]
 
 `download` fetches the files of the source NAME from their publisher, goes on where an earlier start broke
 off, checks size and checksum where they are known, and unpacks archives into FOLDER, the later `data.root`.
@@ -15,7 +17,8 @@ ROOT holds `<class>/<image>` or `<split>/<class>/<image>`, told apart as in trai
 split and class, and reports files that cannot be decoded, sides under `--small` pixels, exact duplicates (of
 the decoded pixels), groups of near ones (difference hashes of 64 bits that differ in at most `--near` from
 another's), and which of these lie in two splits, where they leak, or in two classes, where one label is
-wrong. `split` writes `train.txt` and `val.txt`
+wrong. With `--source` it reads splits of that source under ROOT (parquet, webdataset, array_record, cub200,
+...), "train" by default, and names images as training does. `split` writes `train.txt` and `val.txt`
 into ROOT, `path label` lines that hold out the fraction of every class, and `classes.txt`, for
 `data.source = "list_file"`.
 
@@ -24,21 +27,26 @@ train on it. With that file `check` also names the images whose label is likely 
 learning (data/label_errors.py): how many of each label look like which other, and a list, the least probable
 label first, in FILE.suspects.csv. Exit status of `check`: 0 nothing found, 1 something, 2 a mistake in the
 command.
+
+`pack` writes a split of a configuration's source, all of it, as it is before any transform, into FOLDER:
+shards of array_record of some `--shard_mib`, names and labels, and a description, which comes last. Encoded
+images stay the bytes that they are. `data.source = "array_record"` with `data.root = FOLDER` reads it. A
+split that is there already is not written again; one whose packing was interrupted is not there.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from imgcls_jax.runtime.command import (
     add_batch_size,
     add_data,
+    at_least_one,
     command,
     exit_with,
     importing,
@@ -52,124 +60,45 @@ from imgcls_jax.runtime.progress import tracked
 
 with importing(__name__):
     import numpy as np
-    from PIL import Image
 
+    from imgcls_jax.data.all_images import Row, rows_of_folder, rows_of_source
     from imgcls_jax.data.contents import real_path
     from imgcls_jax.data.decoding import decode
     from imgcls_jax.data.download import download
-    from imgcls_jax.data.folders import all_labeled, find_layout
+    from imgcls_jax.data.duplicates import Found, difference_hash, exact_duplicates, near_duplicates
+    from imgcls_jax.data.folders import find_layout
     from imgcls_jax.data.listing import describe_left_out
-    from imgcls_jax.data.source import read_regular
     from imgcls_jax.data.sources.image_folder import ImageFolder
     from imgcls_jax.data.subsets import stratified_split
 
-HASH_SIDE = 8
 NO_FAULTS = ("counts", "left_out", "classes", "joint", "absent")  # parts of a report of nothing wrong
 SHOWN = 10  # names of a group that are printed
 SHOWN_CLASSES = 20  # of which all counts are printed; of more classes the largest ones
 
 
-class Found(NamedTuple):
-    """An image.
-
-    Attributes:
-      path: relative to the root.
-      split: "" where there are no splits.
-      label: its class's name.
-      size: (width, height), pixels.
-      digest: of the decoded pixels.
-      hash: uint64, which of neighbouring pixels of a row is brighter, on an image shrunk to 9x8.
-    """
-
-    path: str
-    split: str
-    label: str
-    size: tuple[int, int]
-    digest: str
-    hash: int
-
-
-def difference_hash(image: Image.Image) -> int:
-    """Returns 64 bits that small changes of an image leave alone: whether each pixel of its 9x8 gray version
-    is brighter than the one to its left."""
-    gray = image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
-    pixels = np.asarray(gray, np.int16)
-    bits = (pixels[:, 1:] > pixels[:, :-1]).ravel()
-    return int(np.packbits(bits).view(">u8")[0])
-
-
-def look(root: Path) -> tuple[list[Found], dict[str, str], Mapping[str, int]]:
-    """Reads every image below a folder.
+def look(rows: Sequence[Row]) -> tuple[list[Found], dict[str, str]]:
+    """Reads images.
 
     Returns:
-      The images that could be read, {path: why not} for the others, and {kind: number} of what is no image.
-
-    Raises:
-      ValueError: there is no image, or one lies in no class folder.
+      Those that could be read, and {name: why not} for the others.
     """
-    if not root.is_dir():
-        raise ValueError(f"{root} is not a folder")
-    parts = list(all_labeled(root))
-    left_out: collections.Counter[str] = collections.Counter()
-    rows = []
-    for split, part in parts:
-        stray = part.left_out.get("beside the class folders")
-        if stray:
-            raise ValueError(
-                f"{part.folder}: {stray} of its images lies in no class folder; expected <class>/<image>"
-            )
-        left_out.update(part.left_out)
-        rows += [
-            (part.folder / path, split, label) for path, label in zip(part.paths, part.names, strict=True)
-        ]
     found, broken = [], {}
-    for file, split, label in tracked(rows, "reading"):
-        name = file.relative_to(root).as_posix()
+    for row in tracked(rows, "reading"):
         try:
-            image = decode(read_regular(file), may_shrink=True)
+            image = decode(row.read(), may_shrink=True)
         except (OSError, ValueError) as error:
-            broken[name] = user_mistake(error) or reason(error)
+            broken[row.name] = user_mistake(error) or reason(error)
             continue
         pixels = np.asarray(image)
         digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-        found.append(Found(name, split, label, image.size, digest, difference_hash(image)))
-    return found, broken, left_out
+        found.append(Found(row.name, row.split, row.label, image.size, digest, difference_hash(image)))
+    return found, broken
 
 
-def exact_duplicates(found: Sequence[Found]) -> list[list[int]]:
-    """Returns groups of positions, of two or more, whose decoded pixels are equal."""
-    groups: dict[str, list[int]] = {}
-    for position, image in enumerate(found):
-        groups.setdefault(image.digest, []).append(position)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def near_duplicates(found: Sequence[Found], most: int) -> list[list[int]]:
-    """Returns groups of positions, of two or more, whose hashes differ in at most `most` bits from that of
-    another of the group.
-
-    Of exact duplicates the first stands for all. Images without any structure, whose hash is 0, are like
-    everything even, and left out.
-    """
-    first_of: dict[str, int] = {}
-    for position, image in enumerate(found):
-        if image.hash:
-            first_of.setdefault(image.digest, position)
-    positions = list(first_of.values())
-    hashes = np.array([found[position].hash for position in positions], np.uint64)
-    group = np.arange(len(hashes))
-    for row in range(len(hashes)):  # a row at a time: all pairs of alike images would not fit the memory
-        close = np.flatnonzero(np.bitwise_count(hashes[row + 1 :] ^ hashes[row]) <= most) + row + 1
-        others = np.unique(group[close])
-        if (others != group[row]).any():
-            group[np.isin(group, others)] = group[row]
-    members: dict[int, list[int]] = {}
-    for position, number in zip(positions, group.tolist(), strict=True):
-        members.setdefault(number, []).append(position)
-    return [own for own in members.values() if len(own) > 1]
-
-
-def check(root: Path, *, near: int, small: int, probabilities: Path | None = None) -> dict[str, Any]:
+def check(
+    root: Path, *, near: int, small: int, probabilities: Path | None = None, source: str = "",
+    splits: Sequence[str] = ("train",),
+) -> dict[str, Any]:  # fmt: skip
     """Returns what `check` reports.
 
     Args:
@@ -177,6 +106,8 @@ def check(root: Path, *, near: int, small: int, probabilities: Path | None = Non
       near: bits by which near duplicates may differ.
       small: least side, in pixels, that is not reported.
       probabilities: file of out-of-fold ones, or None.
+      source: that reads the splits; "" for folders of images.
+      splits: of the source.
 
     Returns:
       counts {split: {class: images}}; left_out {kind: files that are no images}; unreadable {path: why};
@@ -184,7 +115,8 @@ def check(root: Path, *, near: int, small: int, probabilities: Path | None = Non
       kinds whose images lie in several splits and in several classes. With probabilities also what
       `out_of_fold.suspects` returns, paths relative to the root.
     """
-    found, broken, left_out = look(root)
+    rows, left_out = rows_of_source(root, source, splits) if source else rows_of_folder(root)
+    found, broken = look(rows)
     counts: dict[str, dict[str, int]] = {}
     for image in found:
         classes = counts.setdefault(image.split, {})
@@ -311,7 +243,10 @@ def _write_labels(report: dict[str, Any]) -> None:
 def run_check(arguments: argparse.Namespace) -> int:
     """Prints what is found; returns the exit status."""
     file = arguments.probabilities
-    report = check(arguments.root, near=arguments.near, small=arguments.small, probabilities=file)
+    report = check(
+        arguments.root, near=arguments.near, small=arguments.small, probabilities=file,
+        source=arguments.source, splits=arguments.split or ["train"],
+    )  # fmt: skip
     if file:
         from imgcls_jax.inference.out_of_fold import write_suspects
 
@@ -352,9 +287,27 @@ def run_download(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_pack(arguments: argparse.Namespace) -> int:
+    """Packs a split; returns the exit status."""
+    from imgcls_jax.config.files import read_config
+    from imgcls_jax.config.resolve import resolve
+    from imgcls_jax.data.datasets import DataSide
+    from imgcls_jax.data.packed import pack
+
+    configuration = resolve(read_config([f"--config={arguments.config}", *arguments.overrides]))
+    source = DataSide(configuration.data).read(arguments.split)
+    indices = tracked(range(len(source)), "packing")
+    name, out = arguments.name or arguments.split, arguments.out
+    made = pack(source, out, name, shard_bytes=arguments.shard_mib * 2**20, indices=indices)
+    size = sum(shard.bytes for shard in made.shards) / 2**20
+    print(printable(f"{out}: {name}, {made.examples} images in {len(made.shards)} shards, {size:.1f} MiB"))
+    print(printable(f"--config.data.source=array_record --config.data.root={out}"))
+    return 0
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = parser_of("dataset", __doc__)
+    parser = parser_of("dataset", __doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="what", required=True)
     downloading = commands.add_parser("download", help="fetch and unpack a published data set")
     downloading.set_defaults(run=run_download)
@@ -365,6 +318,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     checking = commands.add_parser("check", help="find broken, small, duplicate and leaking images")
     checking.set_defaults(run=run_check)
     checking.add_argument("root", type=user_path)
+    checking.add_argument("--source", default="", metavar="NAME", help="of splits that are no folders")
+    checking.add_argument("--split", action="append", default=[], help="of the source; several are compared")
     checking.add_argument("--near", type=int, default=2, help="bits of 64 that near duplicates may differ in")
     checking.add_argument("--small", type=int, default=32, help="least side in pixels (default 32)")
     checking.add_argument("--format", choices=("text", "json"), default="text")
@@ -384,7 +339,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     splitting.add_argument("root", type=user_path)
     splitting.add_argument("--fraction", type=float, default=0.1, help="of each class for val.txt")
     splitting.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(argv)
+    packing = commands.add_parser("pack", help="write a split as shards of array_record", allow_abbrev=False)
+    packing.set_defaults(run=run_pack)
+    packing.add_argument("--config", required=True, metavar="FILE.py[:OPTIONS]", help="with its overrides")
+    packing.add_argument("--out", type=user_path, required=True, metavar="FOLDER", help="where to")
+    packing.add_argument("--split", default="train", help="of the source (default train)")
+    packing.add_argument("--name", default="", help="of the split there, if it is to be another")
+    packing.add_argument("--shard_mib", type=at_least_one, default=512, help="of a shard (default 512)")
+    arguments, overrides = parser.parse_known_args(argv)
+    if overrides and arguments.run is not run_pack:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    arguments.overrides = overrides
+    if arguments.run is run_check and arguments.source and arguments.probabilities:
+        parser.error("--probabilities are of images in folders: leave out --source")
+    return arguments
 
 
 @command

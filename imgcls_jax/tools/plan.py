@@ -45,6 +45,7 @@ with importing(__name__):
     from imgcls_jax.train.compiled import step_and_inputs
     from imgcls_jax.train.phase import Phase
     from imgcls_jax.train.setup import Setup
+    from imgcls_jax.train.sharding import TEACHER
 
 MAX_DEVICES = 4096  # what one process plays in half a minute
 
@@ -92,18 +93,20 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
         def part(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((times * leaf.shape[0] // devices, *leaf.shape[1:]), leaf.dtype)
 
-        return jax.tree.map(part, batch)
+        return {key: own if key == TEACHER else jax.tree.map(part, own) for key, own in batch.items()}
 
     share, explicit = rows(1), setup.task.axis_name is not None
     # The form of one replica has a device's share inside, whatever it is given.
     jaxpr = step.trace(state, batch if explicit else share).jaxpr
     wider = step.trace(state, rows(2)).jaxpr if devices > 1 and not explicit else None
+    teacher = tree_bytes(batch.get(TEACHER, {}))
     flops = devices * step_cost.flops(jaxpr, platform="cuda")
     memory = {
         "params_bytes": device_bytes(state.params),
         "opt_state_bytes": device_bytes(state.opt_state),
         "objective_state_bytes": device_bytes(state.objective_state),
-        "batch_bytes": tree_bytes(share),
+        "batch_bytes": tree_bytes(share) - teacher,
+        "teacher_bytes": teacher,
         "temporary_bytes": step_cost.temporary_bytes(
             jaxpr, platform=platform, wider=wider, donated=len(jax.tree.leaves(state))
         ),
@@ -120,7 +123,7 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
         "state_bytes": tree_bytes(state),
         "flops_per_step": flops,
         "flops_per_image": flops / setup.settings.train.batch_size,
-        "input_bytes_per_step": tree_bytes(batch),
+        "input_bytes_per_step": tree_bytes(batch) - teacher,
         "all_reduce_bytes": gradients if devices > 1 else 0,
     }
     if xla:
@@ -169,16 +172,17 @@ def table(planned: dict[str, Any]) -> str:
 
 def _phase_lines(phase: dict[str, Any], planned: dict[str, Any]) -> list[str]:
     devices = planned["devices"]
-    names = ("params", "opt_state", "objective_state", "batch", "temporary", "total")
-    labels = (
-        "parameters",
-        "optimizer",
-        "objective state",
-        "batch",
-        "temporaries (estimate)",
-        "total (estimate)",
-    )
-    rows = [(label, phase[f"{name}_bytes"]) for name, label in zip(names, labels, strict=True)]
+    labels = {
+        "params": "parameters",
+        "opt_state": "optimizer",
+        "objective_state": "objective state",
+        "batch": "batch",
+        "teacher": "teacher",
+        "temporary": "temporaries (estimate)",
+        "total": "total (estimate)",
+    }
+    rows = [(label, phase[f"{name}_bytes"]) for name, label in labels.items()]
+    rows = [row for row in rows if row != ("teacher", 0)]
     if "xla_temporary_bytes" in phase:
         total = phase["xla_argument_bytes"] + phase["xla_temporary_bytes"]
         rows += [("temporaries by XLA", phase["xla_temporary_bytes"]), ("total by XLA", total)]

@@ -3,7 +3,8 @@
   python -m imgcls_jax.tools.predict --workdir runs/digits IMAGE... | FOLDER [--top_k 3] [--format
   table|json|csv]
 
-With `--exported FOLDER` instead, by a network that `tools.export` wrote, without what training needs.
+With `--exported FOLDER` instead, by a network that `tools.export` wrote, without what training needs. Given
+several times, either flag makes an ensemble: the mean of the networks' probabilities.
 
 Where an image has any number of labels, all those of a probability of `--threshold` or more are printed, and
 "none" where there is no such label; `--top_k` says how many at most, and alone prints so many whatever their
@@ -45,6 +46,7 @@ with importing(__name__):
     import numpy as np
 
     from imgcls_jax.data.image_files import FileOutput, find_images, outputs_of_files
+    from imgcls_jax.inference.mean import mean_of_files, require_same_classes
 
 THRESHOLD = 0.5  # of each label, where an image has any number of them
 
@@ -92,29 +94,48 @@ def chosen_by(top_k: int | None, threshold: float | None, *, multi_label: bool) 
 
 def outputs_of(
     arguments: argparse.Namespace, paths: Sequence[Path]
-) -> tuple[Iterator[FileOutput], Any, bool]:
-    """Returns what the network named on the command line says of files, its class names, and whether an image
-    has any number of labels.
+) -> tuple[Iterable[FileOutput], Sequence[str], bool]:
+    """Returns what the networks named on the command line say of files, their class names, and whether an
+    image has any number of labels.
 
     Raises:
-      ValueError: no such workdir, checkpoint or folder.
+      ValueError: no such workdir, checkpoint or folder, or networks of other classes.
     """
-    if arguments.exported:
-        from imgcls_jax.inference import export
+    names = arguments.exported or arguments.workdir
+    of_one = _of_exported if arguments.exported else _of_workdir
+    found = [of_one(name, arguments, paths) for name in names]
+    if len(found) == 1:
+        return found[0]
+    outputs, class_names, multi_label = zip(*found, strict=True)
+    require_same_classes(list(map(str, names)), class_names)
+    if len(set(multi_label)) > 1:
+        raise ValueError("an ensemble is of networks that all give one label, or all any number of them")
+    return mean_of_files(outputs), class_names[0], multi_label[0]
 
-        network = export.read(arguments.exported)
-        found = outputs_of_files(
-            paths,
-            network.eval_transforms,
-            network.image_shape,
-            lambda images: network.function(images)["probabilities"],
-            batch_size=arguments.batch_size,
-        )
-        return found, network.class_names, network.multi_label
+
+def _of_exported(
+    folder: Path, arguments: argparse.Namespace, paths: Sequence[Path]
+) -> tuple[Iterable[FileOutput], Sequence[str], bool]:
+    from imgcls_jax.inference import export
+
+    network = export.read(folder)
+    found = outputs_of_files(
+        paths,
+        network.eval_transforms,
+        network.image_shape,
+        lambda images: network.function(images)["probabilities"],
+        batch_size=arguments.batch_size,
+    )
+    return found, network.class_names, network.multi_label
+
+
+def _of_workdir(
+    workdir: Path, arguments: argparse.Namespace, paths: Sequence[Path]
+) -> tuple[Iterable[FileOutput], Sequence[str], bool]:
     # Here, so that an exported network is used without what training needs.
     from imgcls_jax.inference.trained import load, probabilities
 
-    trained = load(arguments.workdir, arguments.checkpoint)
+    trained = load(workdir, arguments.checkpoint)
     found = trained.outputs_of_files(paths, probabilities, batch_size=arguments.batch_size)
     return found, trained.class_names, trained.objective.multi_label
 
@@ -149,8 +170,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of("predict", __doc__)
     parser.add_argument("images", nargs="+", type=user_path, metavar="IMAGE|FOLDER")
     network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", type=user_path, help="of a training run")
-    network.add_argument("--exported", type=user_path, help="folder that tools.export wrote")
+    network.add_argument(
+        "--workdir", type=user_path, action="append", help="of a training run; several make an ensemble"
+    )
+    network.add_argument(
+        "--exported",
+        type=user_path,
+        action="append",
+        help="folder that tools.export wrote; several make an ensemble",
+    )
     add_checkpoint(parser)
     parser.add_argument(
         "--top_k",

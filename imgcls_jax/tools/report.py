@@ -31,16 +31,21 @@ from imgcls_jax.runtime.names import printable
 with importing(__name__):
     import numpy as np
 
+    from imgcls_jax.config.configuration import Configuration
+    from imgcls_jax.config.resolve import resolve_data
     from imgcls_jax.config.written import plain
     from imgcls_jax.data.contents import names_of
+    from imgcls_jax.data.datasets import DataSide
+    from imgcls_jax.data.subsets import subset
     from imgcls_jax.evaluators.classification_report import answers_of
     from imgcls_jax.evaluators.classification_report import report as classification_report
     from imgcls_jax.figures.run_page import Compared, Predictions, Run, Searched, build, interval
+    from imgcls_jax.inference import predictions_file
     from imgcls_jax.inference.trained import Trained, load, probabilities
     from imgcls_jax.metrics.paired import paired
     from imgcls_jax.search import summary, trials
     from imgcls_jax.train import finished
-    from imgcls_jax.train.known_data import NOTHING, Named, named
+    from imgcls_jax.train.known_data import NOTHING, Named, named, placed
     from imgcls_jax.train.workdir import load_task
 
 
@@ -67,9 +72,13 @@ def read_run(workdir: Path, *, split: str, data: Named | None) -> Run:
         evaluations = list(result["config"].get("evals", {}).values())
         split = split or (evaluations[0].get("split", "test") if evaluations else "test")
         try:
-            trained = load(workdir, data=data)
-            why_not = f"left out: {trained.data.withheld}" if trained.data.withheld else ""
-            predictions = None if why_not else predict(trained, split)
+            if predictions_file.path(workdir, split).exists():  # of a run whose model is not kept
+                predictions, withheld = kept_predictions(workdir, split, result["config"], data)
+            else:
+                trained = load(workdir, data=data)
+                withheld = trained.data.withheld
+                predictions = None if withheld else predict(trained, split)
+            why_not = f"left out: {withheld}" if withheld else ""
         except (ValueError, OSError) as error:
             why_not = user_mistake(error) or reason(error)
     by_class = None
@@ -168,6 +177,29 @@ def predict(trained: Trained, split: str) -> Predictions:
     batch_size = trained.settings.train.evaluated_at_once
     found, labels = trained.outputs_of_split(split, probabilities, batch_size=batch_size)
     return Predictions(trained.data.source(split), found, labels)
+
+
+def kept_predictions(
+    workdir: Path, split: str, config: dict[str, Any], data: Named
+) -> tuple[Predictions | None, str]:
+    """Returns the predictions of a split that a workdir keeps, with the images, and why these stay closed.
+
+    Raises:
+      ValueError, OSError: the file is damaged, or the data are not there or others.
+    """
+    found = predictions_file.read(workdir, split)
+    resolve_data(config["data"])  # checks every field
+    configuration, withheld = placed(Configuration({}, config), workdir, data)
+    if withheld:
+        return None, withheld
+    source = DataSide(configuration.data).source(split)
+    labels = source.labels
+    if found.example[-1] >= len(source) or (
+        labels is not None and (labels[found.example] != found.label).any()
+    ):
+        raise ValueError(f"the split {split!r} holds other images now than those of the run")
+    probabilities = np.exp(found.log_probabilities)
+    return Predictions(subset(source, found.example), probabilities, found.label), ""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

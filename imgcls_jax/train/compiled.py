@@ -29,6 +29,9 @@ def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
         sample["image"] = jax.tree.map(
             lambda leaf: of_all_processes(leaf, setup.settings.train.batch_size), phase.features
         )
+    sample |= jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=setup.sharding), setup.beside_rows
+    )
     objective = phase.objective
     if setup.settings.train.parallel == "sharded":
         loss = objective.loss
@@ -45,7 +48,7 @@ def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
         sam_radius=phase.sam_radius,
     )
     if setup.task.axis_name is not None:
-        step = sharding.per_replica(step, setup.mesh)
+        step = sharding.per_replica(step, setup.mesh, sample)
     step = nonfinite.watch(step, setup.settings.train.on_nonfinite)
     state = setup.target(phase.stop)
     shardings = (setup.shardings(state), setup.sharding)

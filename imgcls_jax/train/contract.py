@@ -21,7 +21,7 @@ from imgcls_jax.contracts.objective import Batch, EpochPlan, Objective
 from imgcls_jax.runtime.mistakes import file_of, in_one_line, is_told, shown
 from imgcls_jax.runtime.stop import Interrupted
 
-BATCH_KEYS = ("image", "views", "label", "index", "labeled", "text")
+BATCH_KEYS = ("image", "views", "label", "index", "labeled", "text", "teacher")
 INIT_RETURNS = "(params, objective_state), two dicts, params with the key 'backbone'"
 LOSS_RETURNS = "(scalar, (objective_state, metrics))"
 PREDICT_RETURNS = "a dict of arrays with a row for each image, such as {'logits': ..., 'embedding': ...}"
@@ -56,6 +56,11 @@ def check_objective(objective: Any, make: Callable[..., Any]) -> None:
             raise ValueError(
                 f"{_where(make)}: batch_keys names {key!r}, and a batch has {', '.join(BATCH_KEYS)}: {hint}"
             )
+    if ("teacher" in keys) != (objective.teacher is not None):
+        raise ValueError(
+            f"{_where(make)}: an Objective has a teacher where batch_keys name 'teacher', and only there; "
+            f"got {objective.teacher} and {keys}"
+        )
 
 
 def trace_init(objective: Objective, backbone: Any, batch: Batch) -> tuple[Any, Any]:

@@ -69,6 +69,11 @@ def plan(
     with contract.naming(objective.plan_epoch):
         made = objective.plan_epoch(state.params, state.objective_state, epoch, embed, rng)
     contract.check_plan(objective, made, state.params, state.objective_state, setup.task.num_examples)
+    if made.order is not None and setup.data.settings.augmentation_repeats > 1:
+        raise ValueError(
+            f"config.objective.name = {setup.settings.objective.name!r} orders an epoch itself: leave "
+            "out data.augmentation_repeats"
+        )
     order = setup.batches.order_of(epoch) if made.order is None else np.asarray(made.order, np.int64)
     opt_state = reset_optimizer(tx, state.opt_state, made.params, made.reset)
     renewed = state._replace(params=made.params, objective_state=made.objective_state, opt_state=opt_state)

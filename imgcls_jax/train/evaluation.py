@@ -124,6 +124,26 @@ def _check_best_metric(settings: Settings) -> None:
         raise ValueError(_no_such_metric(settings.train.best_metric, known))
 
 
+def reading_only(evals: Sequence[EvalSettings], predict: Any, outputs: Sequence[str]) -> list[EvalSettings]:
+    """Returns the evaluations without views that read nothing but these outputs.
+
+    Args:
+      evals: of a run.
+      predict: its objective's.
+      outputs: names of what is predicted.
+    """
+    chosen = []
+    for own in evals:
+        module = find_module("evaluators", own.evaluator)
+        try:
+            contract.check_reads(own.name, module, own.fields, predict, dict.fromkeys(outputs))
+        except ValueError:
+            continue
+        if own.views is None:
+            chosen.append(own)
+    return chosen
+
+
 def check_data(evals: Sequence[EvalSettings], facts: Mapping[str, SplitFacts], task: Task) -> None:
     """Asks each evaluator that can tell whether it can measure the splits that it reads.
 

@@ -41,6 +41,8 @@ def with_cached_features(
         return dataclasses.replace(phase, why_not_cached=f"{', '.join(drawn)} of train_transforms draws anew")
     if phase.objective.reads_pixels or {"views", "labeled"} & set(phase.objective.batch_keys):
         return dataclasses.replace(phase, why_not_cached="the objective reads the images themselves")
+    if phase.data.settings.augmentation_repeats > 1:
+        return dataclasses.replace(phase, why_not_cached="data.augmentation_repeats orders the images")
     if phase.data.settings.on_bad_example != "raise":
         return dataclasses.replace(phase, why_not_cached="data.on_bad_example is not 'raise'")
     precomputed = Precomputed(backbone)
@@ -89,17 +91,32 @@ class CachedFeatures:
     Args:
       features: Features of arrays [N, ...].
       columns: what else a batch has of each example, [N, ...], "label" among them.
+      groups: as of TrainBatches.
       shard: (process index, number of processes).
     """
 
-    def __init__(self, features: Any, columns: Mapping[str, np.ndarray], shard: tuple[int, int] = (0, 1)):
-        self.features, self.columns, self.shard = features, columns, shard
+    def __init__(
+        self,
+        features: Any,
+        columns: Mapping[str, np.ndarray],
+        groups: tuple[np.ndarray, int] | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ):
+        self.features, self.columns, self.groups, self.shard = features, columns, groups, shard
         self.labels = columns["label"]
         self.class_names: tuple[str, ...] = ()  # no message names a class
 
     def train_batches(self, batch_size: int, seed: int, order: Any = None) -> TrainBatches:
         """Returns the batches to train on."""
-        return TrainBatches(self, (), batch_size=batch_size, seed=seed, order=order, shard=self.shard)
+        return TrainBatches(
+            self,
+            (),
+            batch_size=batch_size,
+            seed=seed,
+            groups=self.groups,
+            order=order,
+            shard=self.shard,
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -159,4 +176,4 @@ def cache_features(
         shapes = ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(features))
         seconds = time.monotonic() - started
         print(f"features of the frozen backbone computed once: {shapes} in {seconds:.1f} s", flush=True)
-    return CachedFeatures(features, columns, phase.data.shard)
+    return CachedFeatures(features, columns, phase.data.groups(), phase.data.shard)

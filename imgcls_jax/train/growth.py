@@ -9,7 +9,7 @@ from imgcls_jax.train import build
 from imgcls_jax.train.setup import Setup
 
 # Schedules whose first steps are the same in a longer run.
-FREE_OF_LENGTH = ("constant", "step", "reciprocal_sqrt")
+FREE_OF_LENGTH = ("constant", "step", "plateau", "reciprocal_sqrt")
 
 
 def require_growth(setup: Setup, steps: int) -> None:

@@ -30,6 +30,7 @@ from imgcls_jax.train.epoch_plan import Embedder, plan
 from imgcls_jax.train.evaluation import Splits
 from imgcls_jax.train.features import CachedFeatures, cache_features
 from imgcls_jax.train.nonfinite import Incidents
+from imgcls_jax.train.optimizer import plateau_scale
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.progress import Progress, named
 from imgcls_jax.train.setup import Setup
@@ -164,7 +165,8 @@ class Loop:
                 batch = next(iterator)
                 progress.waited(time.monotonic() - asked)
                 note_bad_examples(batches.source, batch.pop("bad_examples"), self.splits.bad_examples)
-                self._take(compiled, sharding.place({key: batch[key] for key in setup.spec}, setup.mesh))
+                rows = sharding.place({key: batch[key] for key in setup.spec}, setup.mesh)
+                self._take(compiled, rows | setup.beside_rows)
                 self._after_step()
             progress.clock.pause()
 
@@ -186,7 +188,8 @@ class Loop:
         if saves or line or stops:
             self.check_finite()
         if line:
-            self.progress.tell(step, float(self.phase.schedule(step - 1 - self.phase.start)))
+            rate = float(self.phase.schedule(step - 1 - self.phase.start))
+            self.progress.tell(step, rate * plateau_scale(self.state.opt_state))
         if stops:
             raise Interrupted
         if saves:

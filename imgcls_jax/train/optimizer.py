@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from imgcls_jax.config.resolve import TRUST_PARAMS, optax_function
 from imgcls_jax.config.settings import OptimizerSettings
@@ -76,7 +77,26 @@ def make_optimizer(
     tx = optax.partition(transforms, labels)
     if settings.clip_norm:
         tx = optax.chain(optax.masked(optax.clip_by_global_norm(settings.clip_norm), trained), tx)
+    if settings.schedule == "plateau":
+        tx = optax.chain(tx, _plateau(settings))
     return optax.with_extra_args_support(tx)
+
+
+def _plateau(settings: OptimizerSettings) -> optax.GradientTransformation:
+    """Returns what scales the updates, the loss being `value`; its state has the scale."""
+    return optax.contrib.reduce_on_plateau(
+        factor=settings.decay_factor,
+        patience=settings.patience,
+        accumulation_size=settings.plateau_steps,
+        min_scale=settings.final_learning_rate / settings.learning_rate,
+    )
+
+
+def plateau_scale(opt_state: Any) -> float:
+    """Returns the factor on the learning rate by which "plateau" scaled the last updates; 1 without it."""
+    kind = optax.contrib.ReduceLROnPlateauState
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    return next((float(node.scale) for node in nodes if isinstance(node, kind)), 1.0)
 
 
 def _require_fit(
@@ -241,8 +261,8 @@ def _by_depth(
             f"{', '.join(sorted(rows)) or 'none'}: name the factors in optimizer.groups"
         )
     behind = max(int(match[2]) for match in found) + 2
-    # What lies behind the blocks in a pre-norm transformer is its last norm.
-    last = re.compile(r"(?!backbone/).*|backbone/(?:.*[/.])?(?:ln|norm)/.*")
+    # What lies behind the blocks in a pre-norm transformer is its last norm and the attention that pools.
+    last = re.compile(r"(?!backbone/).*|backbone/(?:.*[/.])?(?:ln|norm)/.*|backbone/attention_pool/.*")
 
     def depth(path: str) -> int:
         block = BLOCK.fullmatch(path)

@@ -35,20 +35,12 @@ from imgcls_jax.train.optimizer import make_optimizer
 from imgcls_jax.train.schedule import make_schedule
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
-from imgcls_jax.train.workdir import load_configuration
+from imgcls_jax.train.workdir import load_configuration, named
 
 logger = logging.getLogger(__name__)
 
 FIELD = "train.resume_from"
 SHOWN = 3  # differences that an error names
-
-
-def named(text: str) -> tuple[Path, str]:
-    """Returns the workdir that the field names, and which of its checkpoints: "latest", "best" or a step."""
-    path, (stem, at, which) = Path(text).expanduser(), text.rpartition("@")
-    if at and not path.exists():
-        return Path(stem).expanduser(), which
-    return path, "latest"
 
 
 def read(setup: Setup) -> tuple[TrainState, np.ndarray | None]:

@@ -21,6 +21,8 @@ from imgcls_jax.layers.frozen import Frozen
 from imgcls_jax.train import build
 from imgcls_jax.train.optimizer import frozen_params, make_optimizer
 from imgcls_jax.train.schedule import Schedule, make_schedule
+from imgcls_jax.train.sharding import TEACHER
+from imgcls_jax.train.teacher import TeacherNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Phase:
       sam_radius: of `make_train_step`.
       features: shapes of what a backbone frozen whole returns for one batch, None where a loss does not read
         it; None where features are not cached.
+      teacher: the frozen network whose logits a batch gets; None for none.
       why_not_cached: for the log, where the backbone is frozen whole and its features are not cached.
     """
 
@@ -51,18 +54,32 @@ class Phase:
     frozen: Any = None
     sam_radius: float = 0.0
     features: Any = None
+    teacher: TeacherNetwork | None = None
     why_not_cached: str = ""
 
     def augment(self, rng: jax.Array, batch: Batch) -> Batch:
         """The device side of the phase's input; cached features come as they are."""
-        return batch if self.features is not None else self.data.augment(rng, batch)
+        if self.features is not None:
+            return batch
+        if self.teacher is None:
+            return self.data.augment(rng, batch)
+        rows = {key: value for key, value in batch.items() if key != TEACHER}
+        augmented = self.data.augment(rng, rows)
+        return augmented | {TEACHER: self.teacher.logits(batch[TEACHER], augmented["image"])}
 
 
-def make_phases(settings: Settings, data: DataSide, task: Task, backbone: Any, params: Any) -> list[Phase]:
+def make_phases(
+    settings: Settings,
+    data: DataSide,
+    task: Task,
+    backbone: Any,
+    params: Any,
+    teacher: TeacherNetwork | None = None,
+) -> list[Phase]:
     """Builds the phases of a run, one that lasts for all of it where the configuration has none.
 
     Args:
-      settings, data, task, backbone: of the run.
+      settings, data, task, backbone, teacher: of the run.
       params: shapes.
 
     Raises:
@@ -88,6 +105,7 @@ def make_phases(settings: Settings, data: DataSide, task: Task, backbone: Any, p
                 tx=make_optimizer(own.optimizer, schedule, params),
                 frozen=frozen if any(jax.tree.leaves(frozen)) else None,
                 sam_radius=own.optimizer.sam_radius,
+                teacher=teacher,
             )
         )
     return phases

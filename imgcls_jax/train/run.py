@@ -23,7 +23,7 @@ from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
 from imgcls_jax.train.due import Due
 from imgcls_jax.train.growth import require_data_growth, require_growth
-from imgcls_jax.train.initial import first_state
+from imgcls_jax.train.initial import first_state, locate_weights
 from imgcls_jax.train.loop import Failed, Loop
 from imgcls_jax.train.nonfinite import Incidents, NonFinite, RollBack
 from imgcls_jax.train.setup import Setup
@@ -69,6 +69,9 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
             print(f"{workdir} holds a finished run of this configuration; nothing to do", flush=True)
         else:
             require_agreement(setup.facts())
+            with all_or_none():
+                if setup.teacher is not None:
+                    setup.teacher.require_same(workdir)
             if setup.first_process:
                 _tell_data(setup)
                 for line in changed:
@@ -173,7 +176,8 @@ def _go_on(
 ) -> dict[str, Any]:
     """Trains from the newest checkpoint to the end and returns the result, all but wall_seconds."""
     restored = restore(setup, checkpoints)
-    state, order = restored or first_state(setup)
+    weights = None if restored else locate_weights(setup, workdir)
+    state, order = restored or first_state(setup, weights)
     kept = checkpoints.progress(int(state.step)) if restored else {}
     spent.go_on(kept)
     if setup.first_process:  # only now: what is refused changes nothing in the workdir
@@ -184,7 +188,10 @@ def _go_on(
             setup.source_shape,
             _found(setup),
             setup.data.brightness,
+            weights.pinned if weights else {},
         )
+        if setup.teacher is not None:
+            setup.teacher.write(workdir)
     first_step, total = int(state.step), setup.settings.train.total_steps
     if restored and setup.first_process:
         print(f"resumed from the checkpoint of step {first_step}", flush=True)

@@ -24,6 +24,7 @@ from imgcls_jax.train.features import with_cached_features
 from imgcls_jax.train.phase import Phase, make_phases
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.step import make_init
+from imgcls_jax.train.teacher import Seen, TeacherNetwork, levels, open_teacher
 
 
 class Setup:
@@ -94,7 +95,7 @@ class Setup:
                 f"config.objective.name = {self.settings.objective.name!r} learns "
                 f"{'any number of them' if self.objective.multi_label else 'one'}: change either"
             )
-        placed = self.data.placed(self.objective.batch_keys)
+        placed = self.data.placed([key for key in self.objective.batch_keys if key != sharding.TEACHER])
         lacking = [key for key in placed if key not in spec]
         if lacking:
             raise ValueError(
@@ -103,6 +104,10 @@ class Setup:
                 f"is set: it gives {', '.join(spec)}"
             )
         self.spec = {key: spec[key] for key in placed}
+        self.teacher = self._teacher()
+        if self.teacher is not None:
+            rows = (*prepared["image"].shape[:1], self.task.num_classes)
+            prepared |= {sharding.TEACHER: jax.ShapeDtypeStruct(rows, jnp.float32)}
         prepared = {key: prepared[key] for key in self.objective.batch_keys}
         # A batch of two is enough to initialise from, and compiles faster.
         small = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), prepared)
@@ -110,7 +115,7 @@ class Setup:
         contract.check_training(
             self.objective, backbone, params, objective_state, prepared, self.task.axis_name
         )
-        phases = make_phases(self.settings, self.data, self.task, backbone, params)
+        phases = make_phases(self.settings, self.data, self.task, backbone, params, self.teacher)
         init = make_init(self.objective, phases[0].tx, small)
         opt_state, rng = jax.eval_shape(phases[0].tx.init, params), jax.eval_shape(lambda: jax.random.key(0))
         step: Any = jax.ShapeDtypeStruct((), jnp.int32)  # in place of the array
@@ -127,6 +132,22 @@ class Setup:
         """Returns the classes' signatures; () where there are none."""
         found = self.data.signatures
         return () if found is None else tuple(map(tuple, found.tolist()))
+
+    def _teacher(self) -> TeacherNetwork | None:
+        """Returns the trained network that the objective learns from, its variables not read yet."""
+        if self.objective.teacher is None:
+            return None
+        seen = Seen(
+            self.class_names,
+            self.task.image_shape,
+            levels(self.data.settings.eval_transforms, self.source_shape),
+        )
+        return open_teacher(self.objective.teacher, seen, self.sharding)
+
+    @property
+    def beside_rows(self) -> dict[str, Any]:
+        """What the step's batch has beside its rows: {} or the variables of the teacher."""
+        return {} if self.teacher is None else {sharding.TEACHER: self.teacher.variables}
 
     def phase_of(self, step: int) -> Phase:
         """Returns the phase whose optimizer made the state of a step: the one of the step before it."""
@@ -233,6 +254,7 @@ class Setup:
             "class names": self.class_names,
             "class counts": self.task.class_counts,
             "digest of the signatures": hashlib.sha256(repr(self.task.signatures).encode()).hexdigest(),
+            **({} if self.teacher is None else {"digest of the teacher": self.teacher.digest}),
             **{f"config.{name}": value for name, value in compare.binding_fields(self.resolved).items()},
             **{f"version of {name}": version for name, version in versions.items()},
         }

@@ -4,7 +4,7 @@ whole on each device, or split as well (`train.parallel`)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
+TEACHER = "teacher"  # the entry of a step's batch that is no rows: a frozen network's variables
 # Leaves of fewer numbers stay whole: biases, norms and the first convolutions, some hundredths of a network,
 # for each of which a collective would take longer than the 256 KiB that it saves are worth.
 MIN_SPLIT_SIZE = 2**16
@@ -75,12 +76,21 @@ def copy(tree: Any, shardings: Any) -> Any:
     return jax.jit(lambda leaves: jax.tree.map(jnp.copy, leaves), out_shardings=shardings)(tree)
 
 
-def per_replica(step: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
+def per_replica(
+    step: Callable[[Any, Any], Any], mesh: Mesh, batch: Mapping[str, Any] | None = None
+) -> Callable[[Any, Any], Any]:
     """Returns a step (state, batch) -> (state, metrics) that each device takes on its own rows of the batch,
-    as under pmap; what it returns must be the same on all."""
+    as under pmap; what it returns must be the same on all.
+
+    Args:
+      step: as it is taken on one replica's rows.
+      mesh: of data_mesh.
+      batch: by its keys, where one of them is TEACHER, which every device has whole.
+    """
     whole, rows = PartitionSpec(), PartitionSpec(AXIS)
+    of_batch = {key: whole if key == TEACHER else rows for key in batch} if batch else rows
     # check_vma would sum the gradients over the devices, which the step itself averages.
-    return jax.shard_map(step, mesh=mesh, in_specs=(whole, rows), out_specs=whole, check_vma=False)
+    return jax.shard_map(step, mesh=mesh, in_specs=(whole, of_batch), out_specs=whole, check_vma=False)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, field: str = "train.batch_size") -> None:

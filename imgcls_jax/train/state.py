@@ -47,8 +47,12 @@ def state_digest(state: TrainState) -> str:
 
     The order is that of the fields, and within each the tree's own (sorted keys).
     """
+    return tree_digest([state.params, state.objective_state, state.opt_state, state.rng])
+
+
+def tree_digest(tree: Any) -> str:
+    """Returns the SHA-256, in hex, over path, dtype, shape and bytes of every leaf of a tree."""
     digest = hashlib.sha256()
-    tree = [state.params, state.objective_state, state.opt_state, state.rng]
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = _on_host(_raw(leaf))
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())

@@ -65,6 +65,16 @@ def test_another_optimizer_drops_what_it_does_not_take(tmp_path):
     assert resolve(config).resolved["optimizer"]["name"] == "adamw" and "momentum" in notes[0]
 
 
+def test_another_source_drops_what_it_does_not_read():
+    named = "configs/cub_bcnn.py"
+    config, notes = load(named, data__source="array_record", data__root="packed")
+    assert notes == ["data.source = 'array_record' takes no data.protocol, data.test_fraction: left out"]
+    assert resolve(config).data.fields == {"root": "packed"}
+    assert load(named, data__source="cub200")[1] == []
+    with pytest.raises(ValueError, match="has no file array_recrod.py; did you mean 'array_record'"):
+        load(named, data__source="array_recrod")
+
+
 def test_a_duration_takes_the_place_of_one_in_another_unit(tmp_path):
     config, _ = load(write(tmp_path, FILE), train__total_steps="7")
     assert resolve(config).in_steps(22)["train"]["total_steps"] == 7

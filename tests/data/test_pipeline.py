@@ -315,3 +315,34 @@ def test_labeled_examples_may_stay_out_of_the_other_stream(apart):
     if apart:
         with pytest.raises(ValueError, match="48 examples without a label, less than one batch of 49"):
             train(ops=(), batch_size=49, labeled=Labeled(known[:2], 1, apart))
+
+
+# ---- repeated augmentation
+
+
+def test_an_image_comes_so_many_times_in_a_batch_augmented_anew():
+    batches = train(repeats=4)
+    assert batches.steps_per_epoch == train().steps_per_epoch == 6  # an epoch is as long as without
+    epochs = [[batches[6 * e + b] for b in range(6)] for e in range(2)]
+    for epoch in epochs:
+        indices = np.stack([batch["index"].reshape(2, 4) for batch in epoch])  # two images, four times each
+        assert (indices == indices[..., :1]).all() and len(np.unique(indices)) == 12
+    assert set(epochs[0][0]["index"]) != set(epochs[1][0]["index"])
+    images = epochs[0][0]["image"][:4].reshape(4, -1)
+    assert len(np.unique(images, axis=0)) == 4
+    same(batches[9], train(repeats=4)[9])  # a function of the step
+
+
+def test_repeats_are_the_same_for_any_number_of_processes():
+    whole = train(repeats=4)[3]
+    parts = [train(repeats=4, shard=(process, 4))[3] for process in range(4)]
+    for key in ("image", "index", "label"):
+        np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), whole[key])
+
+
+def test_repeats_leave_out_what_is_labeled_elsewhere_and_divide_a_batch():
+    labeled = Labeled(np.arange(10), 4, apart=True)
+    batches = train(repeats=2, labeled=labeled)
+    assert all(batches[step]["index"].min() >= 10 for step in range(5))
+    with pytest.raises(ValueError, match="a multiple of data.augmentation_repeats, 3"):
+        train(repeats=3)

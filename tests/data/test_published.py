@@ -1,6 +1,7 @@
 """The published data sets of imgcls_jax.data.sources: each layout in miniature, and what is refused."""
 
 import csv
+import gzip
 import io
 import json
 import pickle
@@ -537,6 +538,19 @@ def test_imagenet_archives_are_read_in_place(tmp_path, monkeypatch):
         imagenet.make("val", root=tmp_path)
 
 
+def test_a_devkit_that_claims_memory(tmp_path):
+    member = tarfile.TarInfo("x")
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, 2**30
+    path = write(tmp_path / "devkit.tar.gz", gzip.compress(member.tobuf() + bytes(2**21)))
+    with pytest.raises(ValueError, match=f"{path} cannot be read: a header claims 1,073,741,824 bytes"):
+        tar_files.read_packed(path, "x", 2**20)
+    write(path, gzip.compress(packed({"a": b"1", "big": bytes(2**21)})))
+    assert tar_files.read_packed(path, "a", 2**20) == b"1"
+    for name, message in (("big", "its big is too large"), ("none", "it holds no none")):
+        with pytest.raises(ValueError, match=f"{path} cannot be read: {message}; download it again"):
+            tar_files.read_packed(path, name, 2**20)
+
+
 def test_a_tar_that_is_damaged(tmp_path):
     whole = write(tmp_path / "a.tar", packed({"b.jpg": image(1) * 9})).read_bytes()
     kept = tmp_path / "a.tar.index.npz"
@@ -544,7 +558,7 @@ def test_a_tar_that_is_damaged(tmp_path):
     for content in (b"", b"nothing", kept.read_bytes()[:-9]):
         write(kept, content)
         assert list(tar_files.index_of(tmp_path / "a.tar").offsets) == list(first.offsets)
-    identity = tar_files._identity(tmp_path / "a.tar")
+    identity = tar_files.identity_of(tmp_path / "a.tar")
     np.savez(
         kept, names=np.frombuffer(b"b.jpg", np.uint8), offsets=[10**9], sizes=first.sizes, archive=identity
     )

@@ -7,9 +7,11 @@ import pytest
 
 from imgcls_jax.losses import (
     entropy,
+    jensen_shannon,
     kl_divergence,
     pseudo_labels,
     sharpen,
+    softened_divergence,
     softmax_cross_entropy,
     softmax_squared_error,
 )
@@ -22,6 +24,8 @@ FUNCTIONS = {
     "entropy": entropy,
     "kl_divergence": lambda z: kl_divergence(z, z[..., ::-1]),
     "pseudo_labels": pseudo_labels,
+    "jensen_shannon": lambda z: jensen_shannon([z, z[..., ::-1], 0.5 * z]),
+    "softened_divergence": lambda z: softened_divergence(z, z[..., ::-1], temperature=4.0),
 }
 
 
@@ -140,3 +144,35 @@ def test_a_class_of_logit_minus_infinity_has_no_part():
 def test_shapes_must_agree(function):
     with pytest.raises(ValueError, match=r"need the shape of the logits, \(2, 3\); got \(3,\)"):
         function(LOGITS, jnp.zeros(3))
+
+
+def test_softened_divergence_is_the_kl_of_softened_logits_times_the_temperature_squared():
+    t, s = np.array([2.0, 0.0, -1.0]), np.array([0.0, 1.0, 0.0])
+    p, q = (np.exp(z / 2) / np.exp(z / 2).sum() for z in (t, s))
+    np.testing.assert_allclose(
+        softened_divergence(t, s, temperature=2.0), 4 * (p * np.log(p / q)).sum(), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        softened_divergence(t, s, temperature=1.0), kl_divergence(jnp.array(t), jnp.array(s)), rtol=1e-5
+    )
+    # At a high temperature: half the mean squared distance of centered logits, whatever T (section 2.1).
+    centered = (t - t.mean()) - (s - s.mean())
+    np.testing.assert_allclose(
+        softened_divergence(t, s, temperature=300.0), (centered**2).sum() / 6, rtol=2e-2
+    )
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        softened_divergence(t, s, temperature=0.0)
+
+
+def test_jensen_shannon_values():
+    sure = jnp.array([[100.0, 0.0], [0.0, 100.0]])
+    np.testing.assert_allclose(jensen_shannon([sure, sure, sure]), [0, 0], atol=1e-6)
+    np.testing.assert_allclose(jensen_shannon([sure, sure[::-1]]), [np.log(2)] * 2, rtol=1e-5)
+    p = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]])
+    m = p.mean(axis=0)
+    expected = np.mean([(row * np.log(row / m)).sum() for row in p])
+    found = jensen_shannon([jnp.log(row) for row in p])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(jensen_shannon([jnp.log(row) for row in p[::-1]]), found, rtol=1e-6)
+    with pytest.raises(ValueError, match="logits need the shape"):
+        jensen_shannon([sure, sure[0]])

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgcls_jax.config.resolve import resolve_model
 from imgcls_jax.layers import heads
 from imgcls_jax.models import nin
+from imgcls_jax.train.build import make_backbone
 
 
 def shapes_of(backbone, size):
@@ -51,6 +53,31 @@ def test_parameter_count(variant, size, num_classes, params):
 def test_sizes(variant, size, shape):
     features, _ = shapes_of(nin.build(variant), size)
     assert features.map.shape == shape and features.embedding.shape == (2, shape[-1]) and features.aux == ()
+
+
+@pytest.mark.parametrize("variant", nin.VARIANTS)
+def test_a_configuration_keeps_the_stages(variant):
+    backbone = make_backbone(resolve_model({"name": "nin", "variant": variant}))
+    assert backbone == nin.build(variant)
+
+
+def test_rotnets_network_has_four_blocks_with_batch_norm():
+    backbone = nin.build("nin_rotnet")
+    features, variables = shapes_of(backbone, 32)
+    assert features.map.shape == (2, 8, 8, 192) and backbone.head == "linear"
+    first = 3 * 192 * 25 + 192 * 160 + 160 * 96
+    others = 96 * 192 * 25 + 192 * 192 * (2 + 9 + 2 + 9 + 2)
+    norms = 2 * (192 + 160 + 96 + 9 * 192)  # and no bias
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == first + others + norms
+    assert len(variables["batch_stats"]) == 12
+
+
+def test_a_border_counts_in_averages_and_never_is_the_largest():
+    x = -jnp.ones((1, 4, 4, 1))
+    np.testing.assert_allclose(nin._pool(x, "max", 1)[0, :, :, 0], [[-1, -1], [-1, -1]])
+    np.testing.assert_allclose(
+        nin._pool(x, "avg", 1)[0, :, :, 0], [[-4 / 9, -6 / 9], [-6 / 9, -1]], rtol=1e-6
+    )
 
 
 def test_pooling_rounds_up_and_averages_what_a_partial_window_has():

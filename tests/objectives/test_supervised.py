@@ -301,3 +301,48 @@ def test_losses_for_classes_of_unequal_size():
 def test_mistakes_with_classes_of_unequal_size(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+# ---- AugMix's consistency
+
+
+def viewed(rows=8):
+    rng = np.random.default_rng(1)
+    views = tuple(rng.normal(size=(rows, *TASK.image_shape)).astype(np.float32) for _ in range(2))
+    return batch(rows) | {"views": views}
+
+
+def test_the_consistency_is_that_of_the_image_and_its_two_views():
+    objective, values = make(js_weight=12.0), viewed()
+    assert objective.batch_keys == ("image", "label", "views")
+    params, objective_state = objective.init(jax.random.key(0), values)
+    value, (_, metrics) = loss_of(objective, params, objective_state, values)
+    features, _ = simpleconv3.build().apply(
+        {"params": params["backbone"], "batch_stats": objective_state["batch_stats"]},
+        np.concatenate([values["image"], *values["views"]]),  # BatchNorm sees the three together
+        train=True,
+        mutable=["batch_stats"],
+    )
+    layer = params["head"]["classifier"]
+    logits = np.asarray(features.embedding @ layer["kernel"] + layer["bias"], np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    p = p.reshape(3, 8, 4)
+    mean = p.mean(axis=0)
+    divergence = (p * np.log(p / mean)).sum(axis=2).mean(axis=0).mean()
+    entropy = -np.log(p[0][np.arange(8), values["label"]]).mean()
+    np.testing.assert_allclose(metrics["jensen_shannon"], divergence, rtol=1e-3)
+    np.testing.assert_allclose(value, entropy + 12 * divergence, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"mixup_alpha": 0.2}, {"cutmix_alpha": 1.0}, {"loss": "hinge"}])
+def test_the_consistency_goes_with_cross_entropy_of_whole_images(options):
+    with pytest.raises(ValueError, match=r"js_weight (compares views of one image|is for the loss cross)"):
+        make(js_weight=12.0, **options)
+
+
+def test_the_consistency_needs_two_views():
+    objective = make(js_weight=12.0)
+    with pytest.raises(ValueError, match="js_weight compares two views of one size"):
+        loss_of(
+            objective, *objective.init(jax.random.key(0), batch()), batch() | {"views": (batch()["image"],)}
+        )

@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from imgcls_jax.runtime import unpack as module
+from imgcls_jax.runtime import tar_members
 from imgcls_jax.runtime.unpack import unpack
 
 FILES = {"set/a.jpg": b"a" * 5000, "set/deep/b.jpg": b"b", "./c.txt": b""}
@@ -113,8 +113,8 @@ def test_a_link_that_lies_there_already(tmp_path):
 
 
 def test_bombs(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ALLOWANCE", 1000)
-    monkeypatch.setattr(module, "MAX_READ", 2**16)
+    monkeypatch.setattr(tar_members, "ALLOWANCE", 1000)
+    monkeypatch.setattr(tar_members, "MAX_HEADERS", 2**16)
     zeros = {"zeros": bytes(2**22)}
     with pytest.raises(ValueError, match="'zeros' claims 4,194,304 bytes, more than such an archive holds"):
         unpack(tar_file(tmp_path / "x.tgz", files=zeros), tmp_path / "to")

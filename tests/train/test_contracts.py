@@ -201,7 +201,7 @@ BREACHES = {
     "an unknown batch key": (
         {'("image", "label")': '("image", "indeks")'},
         "objectives/mine.py: make: batch_keys names 'indeks', and a batch has image, views, label, index, "
-        "labeled, text: did you mean 'index'?",
+        "labeled, text, teacher: did you mean 'index'?",
     ),
     "one batch key": (
         {'("image", "label")': '"image"'},

@@ -111,6 +111,14 @@ def test_a_planned_epoch_resumes_to_the_bit(stop, tmp_path, monkeypatch):
     assert resumed["state_digest"] == whole["state_digest"]
 
 
+def test_repeats_do_not_go_with_an_order_of_the_objectives_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "make_objective", planning(build.make_objective))
+    config = digits_config()
+    config["data"]["augmentation_repeats"] = 2
+    with pytest.raises(ValueError, match="orders an epoch itself: leave out data.augmentation_repeats"):
+        run(config, tmp_path)
+
+
 def test_a_finished_run_is_left_alone(tmp_path, capsys):
     config = digits_config()
     first = run(config, tmp_path)

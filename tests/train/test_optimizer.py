@@ -13,7 +13,7 @@ import pytest
 from imgcls_jax.config.resolve import NOT_OFFERED
 from imgcls_jax.config.settings import OptimizerSettings
 from imgcls_jax.contracts.objective import Objective
-from imgcls_jax.train.optimizer import make_optimizer, param_paths, reset_optimizer
+from imgcls_jax.train.optimizer import make_optimizer, param_paths, plateau_scale, reset_optimizer
 from imgcls_jax.train.schedule import make_schedule
 from imgcls_jax.train.step import make_init, make_train_step
 
@@ -83,7 +83,8 @@ def test_constant_schedule():
 
 def test_schedule_mistakes():
     with pytest.raises(
-        ValueError, match="constant, step, cosine, cosine_7_16, exponential, polynomial, reciprocal_sqrt"
+        ValueError,
+        match="constant, step, cosine, cosine_7_16, exponential, polynomial, plateau, reciprocal_sqrt",
     ):
         rates([0], schedule="poly")
     with pytest.raises(ValueError, match="needs one of"):
@@ -337,3 +338,51 @@ def test_sam_takes_the_gradient_from_the_top_of_its_ball():
     moved, metrics = step(state, {})
     assert metrics["loss"] == 13
     np.testing.assert_allclose([moved.params["w"], moved.params["v"]], [3 - 7.2, 1 - 14.4], rtol=1e-6)
+
+
+# ---- the plateau
+
+
+def scales_of(losses, **options):
+    """Returns how far a step went for each loss, over the first step's length."""
+    tx = optimizer(schedule="plateau", **options)
+    state, lengths = tx.init(PARAMS), []
+    for loss in losses:
+        updates, state = tx.update(GRADS, state, PARAMS, value=jnp.float32(loss))
+        lengths.append(float(-updates["head"]["bias"][0] / 0.1))
+    assert plateau_scale(state) == pytest.approx(lengths[-1])
+    return lengths
+
+
+def test_the_plateau_lowers_the_rate_after_so_many_means_without_a_fall():
+    losses = [2, 2, 1, 1, 1, 1, 3, 0, 1.5, 1.5, 1, 1]  # means 2, 1, 1, 1.5, 1.5, 1: the best stays 1
+    found = scales_of(losses, plateau_steps=2, patience=2, decay_factor=0.5)
+    np.testing.assert_allclose(found, [1] * 7 + [0.5] * 4 + [0.25], rtol=1e-6)
+    found = scales_of([1] * 8, plateau_steps=1, patience=1, decay_factor=0.1, final_learning_rate=0.002)
+    np.testing.assert_allclose(found, [1, 0.1] + [0.02] * 6, rtol=1e-6)
+    np.testing.assert_allclose(
+        rates([0, 2, 4, 99], schedule="plateau", plateau_steps=1, warmup_steps=4), [0, 0.05, 0.1, 0.1]
+    )
+
+
+def test_other_schedules_have_no_scale():
+    assert plateau_scale(optimizer(name="adamw").init(PARAMS)) == 1.0
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"schedule": "plateau"}, "needs optimizer.plateau_epochs"),
+        ({"plateau_steps": 5}, "is of optimizer.schedule = 'plateau'; it is 'constant'"),
+        ({"schedule": "plateau", "plateau_steps": 5, "decay_factor": 1.0}, r"decay_factor, in \(0, 1\)"),
+        ({"schedule": "plateau", "plateau_steps": 5, "final_learning_rate": 1.0}, "down to"),
+        ({"schedule": "plateau", "plateau_steps": 5, "learning_rate": 0.0}, "above 0"),
+        ({"schedule": "plateau", "plateau_steps": 5, "cooldown_steps": 9}, "cooldown_steps needs a learning"),
+        ({"schedule": "plateau", "plateau_steps": 5, "l1": 0.1}, "l1 needs a learning rate"),
+        ({"schedule": "plateau", "plateau_steps": 5, "name": "prodigy"}, "finds its own step length"),
+        ({"schedule": "plateau", "plateau_steps": 5, "patience": 0}, "patience is at least 1"),
+    ],
+)
+def test_a_plateau_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        rates([0], **options)

@@ -12,6 +12,7 @@ import pytest
 from imgcls_jax.config import compare
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.train import build, nonfinite, origin
+from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.initial import first_state
 from imgcls_jax.train.optimizer import param_paths
@@ -241,7 +242,7 @@ def test_how_the_field_names_a_checkpoint(tmp_path):
         ("run@2", "run@2", "latest"),
         ("run@2@12", "run@2", "12"),
     ):
-        assert origin.named(f"{tmp_path}/{text}") == (tmp_path / path, which)
+        assert workdirs.named(f"{tmp_path}/{text}") == (tmp_path / path, which)
 
 
 def test_optimizer_states_are_matched_by_name():

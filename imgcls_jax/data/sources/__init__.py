@@ -10,11 +10,11 @@ the section `data` that this data set reads; their annotations and defaults are 
 
 To add a data set, add a file. Build on `Arrays` (images in memory) or `Files` (image files) of
 `data/source.py` where they fit. `data/folders.py`, `data/lists.py`, `data/annotations.py` (JSON and .mat),
-`data/tar_files.py`, `data/idx.py` and `data/cifar.py` read the common layouts. A published data set says in
-ORIGIN, an `Origin` of `data/folders.py`, where it comes from, and what `tools.dataset download` fetches. What
-every source must keep:
+`data/tar_files.py`, `data/shards.py`, `data/idx.py` and `data/cifar.py` read the common layouts. A published
+data set says in ORIGIN, an `Origin` of `data/folders.py`, where it comes from, and what
+`tools.dataset download` fetches. What every source must keep:
 
-- It pickles, because worker processes receive it, and it keeps no file open.
+- It pickles, because worker processes receive it, and it keeps no file open but in the process that reads it.
 - It executes nothing that it reads. Pickles go through `runtime/restricted_pickle.py`.
 - A split that no file fixes depends on the labels and a seed alone.
 - `make` reports what is missing or wrong on disk, by a FileNotFoundError or a ValueError that names the file

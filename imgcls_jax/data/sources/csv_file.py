@@ -11,6 +11,7 @@ from imgcls_jax.data.lists import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
+    by_value,
     column_of,
     inside_root,
     pattern_for,
@@ -68,7 +69,7 @@ class CsvFile(Files):
                 where = f"{self._table}, line {lines[labels.index(unknown[0])]}"
                 with quoted_inside(folder, self._table):
                     raise ValueError(f"{where}: the class {unknown[0]!r}, which {train} lacks")
-        class_names = sorted(classes, key=_by_value)
+        class_names = sorted(classes, key=by_value)
         label_of = {name: label for label, name in enumerate(class_names)}
         numbers = np.array([label_of[label] for label in labels], np.int32)
         indices = np.arange(len(paths))
@@ -131,12 +132,6 @@ def _read(
     if not labels:
         raise ValueError(f"{table} holds no row under its header {header!r}")
     return list(line_of), labels, splits, groups, list(line_of.values())
-
-
-def _by_value(name: str) -> tuple[bool, float, str]:
-    """Sorts whole numbers by value, before words."""
-    is_number = name.isascii() and name.isdigit() and len(name) < 16
-    return (not is_number, int(name) if is_number else 0, name)
 
 
 make = CsvFile

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from imgcls_jax.data.listing import list_images
 from imgcls_jax.data.lists import read_csv
 from imgcls_jax.data.shifted_imagenet import REAL, SPLITS, VAL_IMAGE, Reassessed, open_shifted, reassessed
 from imgcls_jax.data.source import Files, Root, require_choice
-from imgcls_jax.data.tar_files import TarImages, index_of
+from imgcls_jax.data.tar_files import TarImages, index_of, read_packed
 
 ORIGIN = Origin(
     "ImageNet (ILSVRC 2012), 1.28 million photographs of 1,000 classes",
@@ -169,7 +168,7 @@ def _truth(top: Path) -> Truth:
             return _of_devkit(folder / META, (folder / TRUTH).read_bytes(), folder / TRUTH)
     packed = top / f"{DEVKIT}.tar.gz"
     if packed.is_file():
-        meta, lines = (_from_archive(packed, f"{DEVKIT}/{file}") for file in (META, TRUTH))
+        meta, lines = (read_packed(packed, f"{DEVKIT}/{file}", MAX_DEVKIT_BYTES) for file in (META, TRUTH))
         return _of_devkit(io.BytesIO(meta), lines, packed)
     if (top / SOLUTION).is_file():
         return _of_solution(top / SOLUTION)
@@ -177,19 +176,6 @@ def _truth(top: Path) -> Truth:
         f"{top} holds no ground truth of the validation images, which is one of {DEVKIT}/{TRUTH}, "
         f"{packed.name} and {SOLUTION}. {ORIGIN.remedy}"
     )
-
-
-def _from_archive(packed: Path, name: str) -> bytes:
-    """Returns a file of the devkit, packed."""
-    try:
-        with tarfile.open(packed, "r:gz") as archive:
-            member = archive.getmember(name)
-            file = archive.extractfile(member)
-            if file is None or member.size > MAX_DEVKIT_BYTES:
-                raise ValueError(f"its {name} is no file, or too large")
-            return file.read()
-    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{packed} cannot be read: {error}; download it again") from error
 
 
 def _of_devkit(meta: Path | io.BytesIO, lines: bytes, where: Path) -> Truth:
