@@ -100,11 +100,11 @@ def report(wrong: np.ndarray, corruption: np.ndarray, severity: np.ndarray) -> d
     at = np.asarray(corruption) * shape[1] + np.asarray(severity) - SEVERITIES[0]
     counts = np.bincount(at, minlength=shape[0] * shape[1]).reshape(shape)
     errors = np.bincount(at, wrong, minlength=shape[0] * shape[1]).reshape(shape) / np.maximum(counts, 1)
-    whole = (counts > 0).all(axis=1)
+    whole = np.all(counts > 0, axis=1)
     relative = errors.mean(axis=1) / np.array(ALEXNET_ERRORS)
     ratios = {
         f"ce_{name}": float(own) if there else None
-        for name, own, there in zip(CORRUPTIONS, relative, whole, strict=True)
+        for name, own, there in zip(CORRUPTIONS, relative, whole.tolist(), strict=True)
     }
     lists = [
         [float(error) if n else None for error, n in zip(*row, strict=True)]
