@@ -3,13 +3,14 @@
   python -m imgcls_jax.main --config configs/imagenet_convnext.py
 
 data/imagenet, or the folder named by `--config.data.root`, holds ImageNet (ILSVRC 2012,
-https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. Published, top-1 of one crop of
-224 pixels after 300 epochs, by the averaged params: 82.1 % (facebookresearch/ConvNeXt @048efce, README.md; the
-command of TRAINING.md with the defaults of main.py; arXiv:2201.03545).
+https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. Published, top-1 of one crop
+of 224 pixels after 300 epochs, by the averaged params: 82.1 % (facebookresearch/ConvNeXt @048efce,
+README.md; the command of TRAINING.md with the defaults of main.py; arXiv:2201.03545).
 
-Differences, none with a known cost: the changes of RandAugment read the nearest pixel, theirs are bicubic; one
-coefficient of mixing a batch, theirs one a device (they had 32), as `--config.train.parallel=per_replica` has it;
-weights begin normally distributed, theirs cut off at 2, and the classifier as PyTorch's, theirs like the others.
+Differences, none with a known cost: the changes of RandAugment read the nearest pixel, theirs are bicubic;
+one coefficient of mixing a batch, theirs one a device (they had 32), as
+`--config.train.parallel=per_replica` has it; weights begin normally distributed, theirs cut off at 2, and
+the classifier as PyTorch's, theirs like the others.
 """
 
 from ml_collections import ConfigDict

@@ -3,15 +3,15 @@
   python -m imgcls_jax.main --config configs/imagenet_deit.py
 
 data/imagenet, or the folder named by `--config.data.root`, holds ImageNet (ILSVRC 2012,
-https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. Published, top-1 of one crop of
-224 pixels after 300 epochs: 79.9 % (facebookresearch/deit @7e160fe, README_deit.md and the defaults of main.py;
-arXiv:2012.12877). The average that they keep plays no part in it.
+https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. Published, top-1 of one crop
+of 224 pixels after 300 epochs: 79.9 % (facebookresearch/deit @7e160fe, README_deit.md and the defaults of
+main.py; arXiv:2012.12877). The average that they keep plays no part in it.
 
-Differences, none with a known cost: a batch of 1,032, not 1,024, filled by three copies of each image, and the
-rate in proportion; changes of RandAugment read the nearest pixel, theirs are bicubic; bfloat16 for float16;
-linear maps begin as torchvision's, theirs normally distributed; one coefficient of mixing a batch, theirs one a
-device (they had 4), as `--config.train.parallel=per_replica` has it; the rate moves at every step and starts at
-0, theirs once an epoch and from 1e-6.
+Differences, none with a known cost: a batch of 1,032, not 1,024, filled by three copies of each image, and
+the rate in proportion; changes of RandAugment read the nearest pixel, theirs are bicubic; bfloat16 for
+float16; linear maps begin as torchvision's, theirs normally distributed; one coefficient of mixing a batch,
+theirs one a device (they had 4), as `--config.train.parallel=per_replica` has it; the rate moves at every
+step and starts at 0, theirs once an epoch and from 1e-6.
 """
 
 from ml_collections import ConfigDict

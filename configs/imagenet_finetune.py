@@ -1,16 +1,16 @@
-"""Fine-tuning of a ViT of ImageNet-21k at 384 pixels, by vision_transformer's recipe; published, not run here.
+"""Fine-tuning a ViT of ImageNet-21k at 384 pixels by vision_transformer's recipe; published, not run here.
 
   pip install 'imgcls-jax[train,hub]'
   python -m imgcls_jax.main --config configs/imagenet_finetune.py:s16
 
 The weights come from the Hugging Face hub. data/imagenet, or the folder named by `--config.data.root`, holds
-ImageNet (ILSVRC 2012, https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. Published
-top-1 on all of each image, warped to 384 x 384: `:b16`, the default, 85.49 %; `:s16` 83.73 %
-(google-research/vision_transformer @c6de1e5, README.md: AugReg, arXiv:2106.10270; common.py and augreg.py
-in vit_jax/configs, of common.py its entry for imagenet2012).
+ImageNet (ILSVRC 2012, https://image-net.org/download, 144 GB): train/ and val/ with a folder a class.
+Published top-1 on all of each image, warped to 384 x 384: `:b16`, the default, 85.49 %; `:s16` 83.73 %
+(google-research/vision_transformer @c6de1e5, README.md: AugReg, arXiv:2106.10270; common.py and augreg.py in
+vit_jax/configs, of common.py its entry for imagenet2012).
 
-Differences, none with a known cost: they train on 99 % of the images, resize without antialiasing, and keep the
-corners of the position embedding by a bilinear filter, here by a bicubic one.
+Differences, none with a known cost: they train on 99 % of the images, resize without antialiasing, and keep
+the corners of the position embedding by a bilinear filter, here by a bicubic one.
 """
 
 from ml_collections import ConfigDict

@@ -4,16 +4,16 @@
   python -m imgcls_jax.main --config configs/imagenet_resnet50.py:v2
 
 data/imagenet, or the folder named by `--config.data.root`, holds ImageNet (ILSVRC 2012,
-https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. Published, top-1 of one crop of
-224 pixels: `:v1`, the default, 76.13 % (others reached 75.4 to 75.9 % by it: pytorch/vision issue 5593); `:v2`
-80.86 % (its pull request 5201). Source: pytorch/vision @017e9b9, references/classification/train.py, of which
-V1 are the defaults; the flags of V2 are those of issue 3995, with four repeats.
+https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. Published, top-1 of one crop
+of 224 pixels: `:v1`, the default, 76.13 % (others reached 75.4 to 75.9 % by it: pytorch/vision issue 5593);
+`:v2` 80.86 % (its pull request 5201). Source: pytorch/vision @017e9b9, references/classification/train.py,
+of which V1 are the defaults; the flags of V2 are those of issue 3995, with four repeats.
 
 As theirs, BatchNorm and mixing are of each device's share ("per_replica"); they had 8 devices. Differences,
 none with a known cost: in V2 the rate moves at every step and starts at 0, theirs once an epoch and from a
-hundredth; the changes of TrivialAugment read the nearest pixel and keep fractions of 8 bits, theirs are bilinear
-and rounded; the average moves at every step, so that 32 steps are one of theirs, warms up by another rule, and
-leaves out BatchNorm's statistics.
+hundredth; the changes of TrivialAugment read the nearest pixel and keep fractions of 8 bits, theirs are
+bilinear and rounded; the average moves at every step, so that 32 steps are one of theirs, warms up by
+another rule, and leaves out BatchNorm's statistics.
 """
 
 from ml_collections import ConfigDict

@@ -1,20 +1,20 @@
-"""ResNet-50 on ImageNet by the recipes of "ResNet strikes back", checked line by line; published, not run here.
+"""ResNet-50 on ImageNet by "ResNet strikes back", checked line by line; published, not run here.
 
   python -m imgcls_jax.main --config configs/imagenet_resnet50_timm.py:a3
 
 data/imagenet, or the folder named by `--config.data.root`, holds ImageNet (ILSVRC 2012,
-https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. Published, top-1 of one crop of
-224 pixels: `:a1` 80.4 % after 600 epochs, `:a2`, the default, 79.8 % after 300, `:a3` 78.1 % after 100 at 160
-pixels. Source: arXiv:2110.00476, table 2; RandAugment and LAMB are those of huggingface/pytorch-image-models
-(timm/data/auto_augment.py @066e490, timm/optim/lamb.py @1e19b29). The paper does not say the threshold of 0.2
-and the last rate: they are of users' files for A2 and A3.
+https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. Published, top-1 of one crop
+of 224 pixels: `:a1` 80.4 % after 600 epochs, `:a2`, the default, 79.8 % after 300, `:a3` 78.1 % after 100 at
+160 pixels. Source: arXiv:2110.00476, table 2; RandAugment and LAMB are those of
+huggingface/pytorch-image-models (timm/data/auto_augment.py @066e490, timm/optim/lamb.py @1e19b29). The paper
+does not say the threshold of 0.2 and the last rate: they are of users' files for A2 and A3.
 
-The loss is the sum over the classes, theirs the mean: epsilon and clipped norm are 1,000 times theirs, which is
-the same. As theirs, BatchNorm and mixing are of each device's share ("per_replica"); they had 4. Differences,
-none with a known cost: batches of 2,040 for A1 and A2, not 2,048, filled by three copies of each image; LAMB's
-trust ratio scales norms and biases, too, theirs what decays; bfloat16 for float16; changes read the nearest
-pixel; the rate moves at every step and starts at 0, theirs once an epoch and from 1e-4; timm's default makes
-half of the crops bilinear, and the paper does not say.
+The loss is the sum over the classes, theirs the mean: epsilon and clipped norm are 1,000 times theirs, which
+is the same. As theirs, BatchNorm and mixing are of each device's share ("per_replica"); they had 4.
+Differences, none with a known cost: batches of 2,040 for A1 and A2, not 2,048, filled by three copies of
+each image; LAMB's trust ratio scales norms and biases, too, theirs what decays; bfloat16 for float16;
+changes read the nearest pixel; the rate moves at every step and starts at 0, theirs once an epoch and from
+1e-4; timm's default makes half of the crops bilinear, and the paper does not say.
 """
 
 from ml_collections import ConfigDict

@@ -3,14 +3,14 @@
   python -m imgcls_jax.main --config configs/imagenet_vit.py
 
 data/imagenet, or the folder named by `--config.data.root`, holds ImageNet (ILSVRC 2012,
-https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. Published, top-1 of one crop of
-224 pixels after 90 epochs: 76.5 % (google-research/big_vision @0127fb6, its vit_s16_i1k.py;
+https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. Published, top-1 of one crop
+of 224 pixels after 90 epochs: 76.5 % (google-research/big_vision @0127fb6, its vit_s16_i1k.py;
 arXiv:2205.01580). Their decay of 1e-4, apart from the rate, is 0.1 times the rate here.
 
 Differences, none with a known cost: no hidden layer before the classifier; their RandAugment has cutout and
-solarize_add besides, enhances without a sign, and gray comes in from outside; they train on 99 % of the images,
-resize without antialiasing, begin the embedding of the patches by another distribution, and let the frequencies
-of positions end a little lower.
+solarize_add besides, enhances without a sign, and gray comes in from outside; they train on 99 % of the
+images, resize without antialiasing, begin the embedding of the patches by another distribution, and let the
+frequencies of positions end a little lower.
 """
 
 from ml_collections import ConfigDict

@@ -24,7 +24,7 @@ black then.
 trained, in timm's words "inc1": shear, rotation, brightness, color, contrast and sharpness as in the first
 column (a third of the level there; factors at least 0.1), translation up to 0.45 of the side, posterize and
 solarize as in the second. There is no identity, but two more changes: invert, and solarize_add, which adds
-floor(11 level) / 255 to values below one half. ImageNet's mean comes in from outside. timm resamples bicubically.
+floor(11 level) / 255 to values below one half. ImageNet's mean comes in from outside.
 """
 
 from __future__ import annotations
