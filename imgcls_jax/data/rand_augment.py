@@ -137,7 +137,7 @@ def rand_augment(
     def draw(rng: jax.Array, count: tuple[int]) -> jax.Array:
         if magnitude is None and fixmatch:
             return jax.random.randint(rng, count, 1, largest).astype(jnp.float32)
-        if spread:
+        if spread and magnitude is not None:
             return jnp.clip(magnitude + spread * jax.random.normal(rng, count), 0, largest)
         low, high = (0.0, largest) if magnitude is None else (magnitude, magnitude)
         return jax.random.uniform(rng, count, minval=low, maxval=high)
