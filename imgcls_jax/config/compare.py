@@ -62,6 +62,8 @@ WITHOUT = {
     "model.mlp_width": 0,
     "model.relu_after_hidden": True,
 }
+# The same, of one family: others had the field before.
+WITHOUT_OF_FAMILY = {("resnet", "model.stochastic_depth"): 0.0}
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}
 ABSENT = "absent"
@@ -69,15 +71,19 @@ ABSENT = "absent"
 
 def binding_fields(resolved: Config) -> dict[str, Any]:
     """Returns the flat fields that must stay as they are for a run to be the same, alike values as one."""
+    fields = flat_fields(resolved)
+    family = fields.get("model.name")
     return {
         name: ALIKE[name][0] if value in ALIKE.get(name, ()) else value
-        for name, value in flat_fields(resolved).items()
-        if name not in FREE_ON_RESUME and not _says_nothing(name, value)
+        for name, value in fields.items()
+        if name not in FREE_ON_RESUME and not _says_nothing(family, name, value)
     }
 
 
-def _says_nothing(name: str, value: Any) -> bool:
+def _says_nothing(family: Any, name: str, value: Any) -> bool:
     name = _of_optimizer(name)
+    if (family, name) in WITHOUT_OF_FAMILY:
+        return value == WITHOUT_OF_FAMILY[family, name]
     section, _, field = name.rpartition(".")
     if section.startswith(EVALUATIONS):
         name = f"{EVALUATIONS}*.{field}"

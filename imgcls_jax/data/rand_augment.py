@@ -5,7 +5,7 @@ ones are one resampling by a matrix, the four blends one blend, each image with 
 were not drawn are given the numbers that change nothing. Resampling is nearest-neighbor; values stay float,
 where torchvision and Pillow round to 8 bits after each change.
 
-How strong a change is, and what comes in from outside an image, goes by one of two names:
+How strong a change is, and what comes in from outside an image, goes by one of three names:
 
                       "torchvision", level 0 to 30        "fixmatch", level 0 to 10
   shear               0.3 level / 30, either sign         0.3 level / 10, either sign
@@ -19,6 +19,12 @@ How strong a change is, and what comes in from outside an image, goes by one of 
 The second is that of the authors of FixMatch (Sohn et al. 2020, arXiv:2001.07685) for images of 32x32, made
 for Pillow's RGBA: posterize, solarize, autocontrast and equalize forget what came from outside, which stays
 black then.
+
+"timm", level 0 to 10, is the form with which DeiT, ConvNeXt and "ResNet strikes back" (arXiv:2110.00476) were
+trained, in timm's words "inc1": shear, rotation, brightness, color, contrast and sharpness as in the first
+column (a third of the level there; factors at least 0.1), translation up to 0.45 of the side, posterize and
+solarize as in the second. There is no identity, but two more changes: invert, and solarize_add, which adds
+floor(11 level) / 255 to values below one half. ImageNet's mean comes in from outside.
 """
 
 from __future__ import annotations
@@ -33,10 +39,14 @@ from imgcls_jax.data.device_operation import DeviceOp, check_probability, per_im
 from imgcls_jax.data.geometric import read
 from imgcls_jax.data.photometric import luminance
 
-LARGEST = {"torchvision": 30, "fixmatch": 10}  # level
+LARGEST = {"torchvision": 30, "fixmatch": 10, "timm": 10}  # level
 FIXMATCH_TRANSLATE = 10  # pixels
 FIXMATCH_ENHANCE = 0.1, 1.8  # the factor is the first, and up to the second more
 GRAY = 0.5
+TIMM_SIDE = 0.45  # the largest translation, a share of the side
+TIMM_LEAST_FACTOR = 0.1
+TIMM_ADDED = 110 / 255  # by solarize_add, at the largest level
+TIMM_OUTSIDE = 124 / 255, 116 / 255, 104 / 255  # ImageNet's mean in 8 bits
 
 
 class Ranges(NamedTuple):
@@ -81,21 +91,28 @@ class Change(enum.IntEnum):
     EQUALIZE = 13
 
 
+SOLARIZE_ADD, INVERT = len(Change), len(Change) + 1  # of timm alone
 FORGETFUL = (Change.POSTERIZE, Change.SOLARIZE, Change.AUTOCONTRAST, Change.EQUALIZE)  # of Pillow's alpha
 
 
 def rand_augment(
-    num_ops: int = 2, magnitude: float | None = 9.0, p: float = 1.0, levels: str = "torchvision"
+    num_ops: int = 2,
+    magnitude: float | None = 9.0,
+    p: float = 1.0,
+    levels: str = "torchvision",
+    spread: float = 0.0,
 ) -> DeviceOp:
     """Apply changes drawn with replacement from `Change`, of random sign; before `normalize`.
 
     Args:
       num_ops: changes in a row, at least 1.
-      magnitude: the level of each, in [0, 30] or, of "fixmatch", in [0, 10]; None draws it for each change,
-        from U(0, 30), or of "fixmatch" one of 1, 2, ..., 9.
-      p: probability that a change is applied; FixMatch has 0.5.
-      levels: "torchvision" or "fixmatch": what a level means, see the table in
+      magnitude: the level of each, in [0, 30] or, of "fixmatch" and "timm", in [0, 10]; None draws it for
+        each change, uniformly from that range, or of "fixmatch" one of 1, 2, ..., 9.
+      p: probability that a change is applied; FixMatch and timm have 0.5.
+      levels: "torchvision", "fixmatch" or "timm": what a level means, see the head of
         imgcls_jax/data/rand_augment.py.
+      spread: standard deviation of the level about `magnitude`, drawn for each change and clipped to the
+        range; timm's "rand-m9-mstd0.5-inc1" is rand_augment(2, 9, 0.5, "timm", 0.5).
     """
     if not isinstance(num_ops, int) or num_ops < 1:
         raise ValueError(f"rand_augment: num_ops must be a whole number, at least 1, got {num_ops!r}")
@@ -108,11 +125,20 @@ def rand_augment(
             f"{magnitude!r}"
         )
     check_probability("rand_augment", p)
+    if not 0 <= spread <= largest or (spread and magnitude is None):
+        raise ValueError(
+            f"rand_augment: spread lies in [0, {largest}] and goes with a magnitude, got {spread!r} and "
+            f"magnitude={magnitude!r}"
+        )
     fixmatch = levels == "fixmatch"
+    apply = {"torchvision": apply_changes, "fixmatch": apply_fixmatch, "timm": apply_timm}[levels]
+    kinds_from, kinds_to = (Change.SHEAR_X, INVERT + 1) if levels == "timm" else (0, len(Change))
 
     def draw(rng: jax.Array, count: tuple[int]) -> jax.Array:
         if magnitude is None and fixmatch:
             return jax.random.randint(rng, count, 1, largest).astype(jnp.float32)
+        if spread and magnitude is not None:
+            return jnp.clip(magnitude + spread * jax.random.normal(rng, count), 0, largest)
         low, high = (0.0, largest) if magnitude is None else (magnitude, magnitude)
         return jax.random.uniform(rng, count, minval=low, maxval=high)
 
@@ -122,11 +148,11 @@ def rand_augment(
         images = _with_alpha(images) if fixmatch else images
         for layer in range(num_ops):
             keys = jax.random.split(jax.random.fold_in(rng, layer), 4)
-            kinds = jax.random.randint(keys[0], count, 0, len(Change))
+            kinds = jax.random.randint(keys[0], count, kinds_from, kinds_to)
             strengths = draw(keys[1], count) / largest
             signs = jax.random.rademacher(keys[2], count, jnp.float32)
             kinds = jnp.where(jax.random.uniform(keys[3], count) < p, kinds, Change.IDENTITY)
-            images = (apply_fixmatch if fixmatch else apply_changes)(images, kinds, strengths, signs)
+            images = apply(images, kinds, strengths, signs)
         return jnp.where(images[..., -1:] == 0, GRAY, images[..., :-1]) if fixmatch else images
 
     return DeviceOp("rand_augment", change, random=True)
@@ -183,23 +209,62 @@ def apply_fixmatch(images: jax.Array, kinds: jax.Array, strengths: jax.Array, si
     Returns:
       float [B, H, W, C + 1] in [0, 1].
     """
-    degrees, bits = RAND_AUGMENT_RANGES.degrees, RAND_AUGMENT_RANGES.bits
-    tenth = 1 + 1e-6  # 10 * 0.7 and the like are meant to be whole
-    shift = signs * jnp.floor(FIXMATCH_TRANSLATE * strengths * tenth)
+    shift = signs * _whole(FIXMATCH_TRANSLATE, strengths)
     images = _resample(
         images,
         shear=_only(kinds, (Change.SHEAR_Y, Change.SHEAR_X), RAND_AUGMENT_RANGES.shear * strengths * signs),
         shift=_only(kinds, (Change.TRANSLATE_Y, Change.TRANSLATE_X), shift),
-        degrees=_only(kinds, (Change.ROTATE,), signs * jnp.floor(degrees * strengths * tenth))[0],
+        degrees=_only(kinds, (Change.ROTATE,), signs * _whole(RAND_AUGMENT_RANGES.degrees, strengths))[0],
     )
     color, alpha = images[..., :-1], images[..., -1:]
     least, more = FIXMATCH_ENHANCE
     color = _blend(color, kinds, least + more * strengths)
-    left_out = 8 - bits + jnp.floor(bits * strengths * tenth)
-    threshold = (255.5 - jnp.floor(256 * strengths * tenth)) / 255  # halfway below its 8-bit number
-    color = _by_table(color, kinds, left_out, threshold)
+    color = _by_table(color, kinds, *_increasing(strengths))
     forgetful = jnp.isin(per_image(kinds), jnp.array(FORGETFUL))
     return jnp.concatenate([color, jnp.where(forgetful, 1.0, alpha)], axis=-1)
+
+
+def apply_timm(images: jax.Array, kinds: jax.Array, strengths: jax.Array, signs: jax.Array) -> jax.Array:
+    """Applies one change to each image, as strong as timm's.
+
+    Args:
+      images: float [B, H, W, C] in [0, 1], C = 1 or 3.
+      kinds: int [B], each a `Change`, SOLARIZE_ADD or INVERT.
+      strengths, signs: as `apply_changes` has them.
+
+    Returns:
+      float [B, H, W, C] in [0, 1].
+    """
+    ranges, amounts = RAND_AUGMENT_RANGES, strengths * signs
+    moved = _resample(
+        _with_alpha(images),
+        shear=_only(kinds, (Change.SHEAR_Y, Change.SHEAR_X), ranges.shear * amounts),
+        shift=(
+            *_only(kinds, (Change.TRANSLATE_Y,), TIMM_SIDE * images.shape[1] * amounts),
+            *_only(kinds, (Change.TRANSLATE_X,), TIMM_SIDE * images.shape[2] * amounts),
+        ),
+        degrees=_only(kinds, (Change.ROTATE,), ranges.degrees * amounts)[0],
+    )
+    outside = jnp.array(TIMM_OUTSIDE)
+    outside = jnp.mean(outside) if images.shape[-1] == 1 else outside
+    images = jnp.where(moved[..., -1:] == 0, outside, moved[..., :-1])
+    images = _blend(images, kinds, jnp.maximum(1 + ranges.enhance * amounts, TIMM_LEAST_FACTOR))
+    images = _by_table(images, kinds, *_increasing(strengths))
+    added = jnp.minimum(images + per_image(_whole(255 * TIMM_ADDED, strengths)) / 255, 1)
+    images = jnp.where((per_image(kinds) == SOLARIZE_ADD) & (images < GRAY), added, images)
+    return jnp.where(per_image(kinds) == INVERT, 1 - images, images)
+
+
+def _whole(largest: float, strengths: jax.Array) -> jax.Array:
+    """Returns floor(largest * strengths), where 10 * 0.7 and the like are meant to be whole."""
+    return jnp.floor(largest * strengths * (1 + 1e-6))
+
+
+def _increasing(strengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the bits that posterize leaves out and solarize's threshold, by FixMatch and timm, each [B]."""
+    bits = RAND_AUGMENT_RANGES.bits
+    threshold = (255.5 - _whole(256, strengths)) / 255  # halfway below its 8-bit number
+    return 8 - bits + _whole(bits, strengths), threshold
 
 
 def _with_alpha(images: jax.Array) -> jax.Array:

@@ -31,16 +31,21 @@ class Dense(nn.Module):
     Attributes:
       features: size of the output.
       dtype: of the computation; params stay float32.
+      zero_init: kernel and bias start at 0.
     """
 
     features: int
     dtype: Any = None
+    zero_init: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Args: x float [..., D]. Returns: float [..., features]."""
-        init_bias = fan_in_uniform_bias(x.shape[-1])
-        kernel = self.param("kernel", fan_in_uniform, (x.shape[-1], self.features))
+        zeros = nn.initializers.zeros
+        init, init_bias = (
+            (zeros, zeros) if self.zero_init else (fan_in_uniform, fan_in_uniform_bias(x.shape[-1]))
+        )
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", init_bias, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         return x @ kernel + bias

@@ -27,12 +27,14 @@ class Linear(nn.Module):
       dtype: of the computation; logits come out as float32.
       normalize: whether to divide each embedding by the root of the mean square of its entries. One rate then
         suits every frozen backbone, whatever the scale of its features.
+      zero_init: whether weights and biases start at 0, as those of big_vision and vision_transformer do.
     """
 
     num_classes: int
     dropout: float = 0.0
     dtype: Any = None
     normalize: bool = False
+    zero_init: bool = False
     reads: ClassVar[str] = "embedding"
 
     @nn.compact
@@ -42,7 +44,8 @@ class Linear(nn.Module):
             square = jnp.mean(jnp.square(embedding.astype(jnp.float32)), axis=-1, keepdims=True)
             embedding = (embedding * jax.lax.rsqrt(jnp.maximum(square, 1e-12))).astype(embedding.dtype)
         x = nn.Dropout(self.dropout, deterministic=not train)(embedding)
-        return Dense(self.num_classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+        layer = Dense(self.num_classes, dtype=self.dtype, zero_init=self.zero_init, name="classifier")
+        return layer(x).astype(jnp.float32)
 
 
 class ConvPool(nn.Module):

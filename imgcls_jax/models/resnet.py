@@ -27,6 +27,7 @@ from imgcls_jax.layers.convolution import Conv, he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm, choose_norm
 from imgcls_jax.layers.pooling import ceil_max_pool, max_pool
+from imgcls_jax.layers.stochastic_depth import drop_branch, rising_rates
 from imgcls_jax.layers.variants import choose_variant
 
 BEGINNINGS = {"torchvision": he_fan_out, "tensorflow": nn.initializers.lecun_normal()}
@@ -140,6 +141,7 @@ class Block(nn.Module):
       norm: constructor of a norm layer that takes a name.
       last_norm: the same for the last one of the branch.
       dtype: of the attention's computation; params stay float32.
+      stochastic_depth: probability of dropping the branch for one image; 0 outside of training.
     """
 
     features: int
@@ -152,6 +154,7 @@ class Block(nn.Module):
     norm: Any
     last_norm: Any
     dtype: Any = None
+    stochastic_depth: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -159,6 +162,7 @@ class Block(nn.Module):
         y = self.branch(self, x)
         if self.attention is not None:
             y = self.attention(norm=self.norm, dtype=self.dtype)(y)
+        y = drop_branch(y, self.stochastic_depth, train=True)
         return nn.relu(self.skip(self, x, y.shape[-1]) + y)
 
 
@@ -179,6 +183,7 @@ class ResNet(nn.Module):
       remat: compute each block's activations again in the backward pass instead of keeping them.
       begins_as: whose initial convolutions: "torchvision" (He's normal distribution by fan-out) or
         "tensorflow" (a truncated normal one of variance 1 / fan-in, as in SimCLR's code).
+      stochastic_depth: probability of dropping the last branch for one image; it rises linearly from 0.
     """
 
     stage_sizes: tuple[int, ...]
@@ -193,6 +198,7 @@ class ResNet(nn.Module):
     dtype: Any = None
     remat: bool = False
     begins_as: str = "torchvision"
+    stochastic_depth: float = 0.0
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Features:
@@ -200,7 +206,7 @@ class ResNet(nn.Module):
 
         Args:
           images: float [B, H, W, C], normalized.
-          train: the norm uses the batch's statistics and moves its running ones.
+          train: the norm uses the batch's statistics and moves its running ones; stochastic depth is on.
 
         Returns:
           Features: map [B, ceil(H / 32), ceil(W / 32), D] (a CIFAR stem: / 8), embedding [B, D], its mean;
@@ -223,11 +229,13 @@ class ResNet(nn.Module):
             last_norm=functools.partial(norm, scale_init=gamma),
             dtype=self.dtype,
         )
+        rates = iter(rising_rates(self.stochastic_depth if train else 0.0, sum(self.stage_sizes)))
         x = self.stem(images, conv, norm)
         for stage, size in enumerate(self.stage_sizes):
             for i in range(size):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = block(64 * 2**stage, stride, name=f"layer{stage + 1}.{i}")(x)
+                name = f"layer{stage + 1}.{i}"
+                x = block(64 * 2**stage, stride, stochastic_depth=next(rates), name=name)(x)
             if self.stage_attention is not None and stage < len(self.stage_sizes) - 1:
                 x = self.stage_attention(norm=norm, dtype=self.dtype, name=f"bam{stage + 1}")(x)
         return Features(x, jnp.mean(x, axis=(1, 2)))

@@ -121,7 +121,8 @@ class PlannedData(DataSide):
     def train_batches(self, batch_size: int, seed: int, order: Any = None) -> Any:
         """Returns the batches, all of them the first example."""
         batches = super().train_batches(batch_size, seed, order)
-        return RepeatedExample(batches.steps_per_epoch, super().train_batches(1, seed)[0], batch_size)
+        least = max(self.settings.augmentation_repeats, self.settings.images_per_class)
+        return RepeatedExample(batches.steps_per_epoch, super().train_batches(least, seed)[0], batch_size)
 
 
 class RepeatedExample:
@@ -129,7 +130,7 @@ class RepeatedExample:
 
     Args:
       steps_per_epoch: of the run.
-      example: a batch of one, perhaps with labeled examples beside it, which stay as they are.
+      example: a batch, of which the first row is taken; labeled examples beside it stay as they are.
       batch_size: of the run.
     """
 
@@ -138,7 +139,7 @@ class RepeatedExample:
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         def repeat(rows: np.ndarray) -> np.ndarray:
-            return np.broadcast_to(rows, (self._rows, *rows.shape[1:]))
+            return np.broadcast_to(rows[:1], (self._rows, *rows.shape[1:]))
 
         apart = ("labeled", "bad_examples")
         return {

@@ -332,3 +332,15 @@ def test_float16_is_refused_with_the_way_out(fields):
         ValueError, match="dtype is one of .*'float16': gradients below 6e-8 .*'bfloat16' has"
     ):
         resolve(digits(**fields))
+
+
+def test_a_younger_field_of_one_family_leaves_its_digest():
+    def of(**model):
+        config = resolve(digits() | {"model": model}).in_steps(22)
+        older = copy.deepcopy(config)
+        older["model"].pop("stochastic_depth")
+        return compare.digest(config) == compare.digest(older)
+
+    assert of(name="resnet", variant="resnet18")
+    assert not of(name="resnet", variant="resnet18", stochastic_depth=0.1)
+    assert not of(name="vit", variant="vit_tiny")  # which had the field before

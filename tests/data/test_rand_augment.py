@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from imgcls_jax.data.rand_augment import Change, apply_changes, apply_fixmatch, rand_augment
+from imgcls_jax.data.rand_augment import (
+    INVERT,
+    SOLARIZE_ADD,
+    TIMM_OUTSIDE,
+    Change,
+    apply_changes,
+    apply_fixmatch,
+    apply_timm,
+    rand_augment,
+)
 
 QUICK = {"xla_backend_optimization_level": 0}
 LEVEL = 1 / 255
@@ -160,8 +169,52 @@ def test_fixmatch_draws_whole_levels(monkeypatch):
     assert sorted(set(levels)) == list(range(1, 10))
     with pytest.raises(ValueError, match=r"magnitude must lie in \[0, 10\] for the levels of fixmatch"):
         rand_augment(magnitude=11, levels="fixmatch")
-    with pytest.raises(ValueError, match="levels must be one of torchvision, fixmatch, got 'timm'"):
-        rand_augment(levels="timm")
+    with pytest.raises(ValueError, match="levels must be one of torchvision, fixmatch, timm, got 'tim'"):
+        rand_augment(levels="tim")
+
+
+# ---- timm's levels
+
+
+@pytest.mark.parametrize("level", [0, 3, 7, 9, 10])
+def test_timm_levels_are_timms_through_pillow(pixels, level):
+    image, fill = Image.fromarray(pixels), tuple(round(255 * value) for value in TIMM_OUTSIDE)
+    affine = lambda *matrix: image.transform(image.size, Image.Transform.AFFINE, matrix, fillcolor=fill)  # noqa: E731
+    height, width = SIDES
+    bits = 4 + int(0.4 * level)
+    added = [min(255, i + int(11 * level)) if i < 128 else i for i in range(256)]
+    for sign in (1, -1):
+        factor, shear, share = max(0.1, 1 + 0.09 * level * sign), 0.03 * level * sign, 0.045 * level * sign
+        for kind, expected in (
+            (Change.SHEAR_X, affine(1, shear, 0, 0, 1, 0)),
+            (Change.SHEAR_Y, affine(1, 0, 0, shear, 1, 0)),
+            (Change.TRANSLATE_X, affine(1, 0, -share * width, 0, 1, 0)),
+            (Change.TRANSLATE_Y, affine(1, 0, 0, 0, 1, -share * height)),
+            (Change.ROTATE, image.rotate(3 * level * sign, fillcolor=fill)),
+            (Change.BRIGHTNESS, ImageEnhance.Brightness(image).enhance(factor)),
+            (Change.SATURATION, ImageEnhance.Color(image).enhance(factor)),
+            (Change.CONTRAST, ImageEnhance.Contrast(image).enhance(factor)),
+            (Change.SHARPNESS, ImageEnhance.Sharpness(image).enhance(factor)),
+            (Change.POSTERIZE, image.point([i >> bits << bits for i in range(256)] * 3)),
+            (Change.SOLARIZE, ImageOps.solarize(image, 256 - int(25.6 * level))),
+            (SOLARIZE_ADD, image.point(added * 3)),
+            (INVERT, ImageOps.invert(image)),
+        ):
+            images = jnp.asarray(pixels[None] / 255, jnp.float32)
+            found = apply_timm(images, jnp.array([kind]), jnp.float32([level / 10]), jnp.float32([sign]))[0]
+            off = np.abs(found - np.asarray(expected) / 255).max(axis=-1) > 2.1 * LEVEL
+            assert off.mean() < 0.04, (kind, level, sign)  # where a pixel lies halfway between two
+
+
+def test_timm_draws_fifteen_changes_and_a_level_about_its_own(monkeypatch):
+    arguments = dict(num_ops=1, magnitude=9, levels="timm", spread=0.5)
+    ((kinds, strengths, _),) = draws(monkeypatch, 15000, **arguments)
+    counts = np.bincount(kinds, minlength=16)
+    assert counts[Change.IDENTITY] == 0 and counts[1:].min() > 880 and counts[1:].max() < 1120
+    assert strengths.mean() == pytest.approx(0.9, abs=0.003) and strengths.max() == 1  # clipped
+    assert np.std(strengths) == pytest.approx(0.05, abs=0.003)
+    with pytest.raises(ValueError, match=r"spread lies in \[0, 10\] and goes with a magnitude, got 0.5 and"):
+        rand_augment(magnitude=None, levels="timm", spread=0.5)
 
 
 # ---- laws
@@ -179,6 +232,7 @@ def draws(monkeypatch, count: int, **arguments) -> list[tuple[np.ndarray, ...]]:
 
     monkeypatch.setattr(module, "apply_changes", record)
     monkeypatch.setattr(module, "apply_fixmatch", record)
+    monkeypatch.setattr(module, "apply_timm", record)
     rand_augment(**arguments)(jax.random.key(0), np.zeros((count, 2, 2, 1), np.float32))
     return recorded
 

@@ -55,3 +55,10 @@ def test_the_cosine_head_forgets_lengths():
     for scale in (1.0, 1e-3):
         logits = head.apply({"params": params}, scale * x, train=False)
         np.testing.assert_allclose(logits, [[6.0, -10.0], [0.0, 0.0]], rtol=1e-6)
+
+
+def test_a_head_that_starts_at_zero_says_nothing_at_first():
+    head = heads.build("linear", 3, zero_init=True)
+    logits, variables = head.init_with_output(jax.random.key(0), jnp.ones((2, 6)), train=False)
+    assert not logits.any()
+    assert jax.tree.map(jnp.shape, variables["params"]["classifier"]) == {"kernel": (6, 3), "bias": (3,)}

@@ -210,3 +210,21 @@ def test_remat_wraps_each_block():
 def test_unknown_variant():
     with pytest.raises(ValueError, match="resnext50_32x4d"):
         resnet.build("resnet20")
+
+
+def test_stochastic_depth_drops_the_last_branch_in_training_alone():
+    build = lambda rate: resnet.ResNet((1, 1), resnet.basic, stem=resnet.cifar_stem, stochastic_depth=rate)  # noqa: E731
+    images = jax.random.normal(KEY, (4, 8, 8, 3))
+    variables = build(0.0).init(KEY, images, train=False)
+    same = [build(rate).apply(variables, images, train=False).embedding for rate in (0.0, 1.0)]
+    np.testing.assert_array_equal(*same)
+    run = functools.partial(build(1.0).apply, train=True, mutable=["batch_stats"], rngs={"dropout": KEY})
+    dropped, _ = run(variables, images)
+    branch = variables["params"]["layer2.0"]
+    louder = branch | {"bn2": jax.tree.map(lambda leaf: 3 * leaf + 1, branch["bn2"])}
+    again, _ = run({**variables, "params": variables["params"] | {"layer2.0": louder}}, images)
+    np.testing.assert_array_equal(dropped.map, again.map)
+    first = variables["params"]["layer1.0"]
+    louder = first | {"bn2": jax.tree.map(lambda leaf: 3 * leaf + 1, first["bn2"])}
+    other, _ = run({**variables, "params": variables["params"] | {"layer1.0": louder}}, images)
+    assert (other.map != dropped.map).any()  # the rate of the first block is 0

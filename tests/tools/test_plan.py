@@ -16,6 +16,7 @@ import pytest
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import plain
 from imgcls_jax.planning import step_cost
+from imgcls_jax.planning.stand_in import PlannedData
 from imgcls_jax.tools import plan
 from imgcls_jax.train.run import run
 
@@ -58,6 +59,15 @@ def test_resnet50_at_224_has_the_parameters_and_flops_that_are_known():
     assert phase["input_bytes_per_step"] == 32 * (224 * 224 * 3 + 4)
     assert phase["all_reduce_bytes"] == phase["params_bytes"]
     assert (found["steps_per_epoch"], found["total_steps"]) == (40036, 80 * 40036)
+
+
+@pytest.mark.parametrize("field", ["augmentation_repeats", "images_per_class"])
+def test_batches_of_several_copies_or_classmates_have_a_stand_in(field):
+    config = configuration("digits_simpleconv3")
+    config["data"][field] = 4
+    settings = resolve(config).settings(steps_per_epoch=22)
+    batch = PlannedData(settings.data, (40, 10)).train_batches(8, 0)[0]
+    assert batch["image"].shape == (8, 8, 8, 1) and batch["label"].shape == (8,)
 
 
 def test_flops_of_kernels_counted_by_hand():
