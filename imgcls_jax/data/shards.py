@@ -198,6 +198,8 @@ def _classes_of(rows: Sequence[Sequence[Any]], where: str) -> tuple[str, ...]:
         raise ValueError(f"{where}: no example has a label")
     if all(isinstance(value, str) for value in present):
         return tuple(sorted(present, key=by_value))
+    if words := sorted(value for value in present if isinstance(value, str)):
+        raise ValueError(f"{where}, and what follows: the label {words[0]!r} is a word, others are numbers")
     largest = max((value for value in present if isinstance(value, int)), default=-1)
     missing = next((label for label in range(min(largest + 1, MAX_CLASSES)) if label not in present), None)
     if missing is not None or largest >= MAX_CLASSES or len(present) != largest + 1:

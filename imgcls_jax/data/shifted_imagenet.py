@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from imgcls_jax.data.annotations import read_json
-from imgcls_jax.data.decoding import decode
 from imgcls_jax.data.folders import Labeled, labeled_images, require_folder, subfolders
 from imgcls_jax.data.source import Files, Root, Source
 
@@ -173,6 +172,8 @@ class Framed(Files):
     """Images without a frame of BORDER pixels; arguments as of `Files`."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        from imgcls_jax.data.decoding import decode  # here, so that the list of sources loads without Pillow
+
         element = super().__getitem__(index)
         pixels = np.asarray(decode(element["image"]))
         return element | {"image": np.ascontiguousarray(pixels[BORDER:-BORDER, BORDER:-BORDER])}

@@ -113,10 +113,17 @@ def regular_members(stream: Bounded, end: int, where: str) -> Iterator[tuple[str
             if member.offset_data + member.size > end:
                 raise ValueError(f"the member {name!r} of {where} goes beyond its end")
             yield name, member
-        stream.allow(tarfile.BLOCKSIZE)
-        stream.seek(archive.offset)  # tarfile takes what is no header for the end
-        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        # tarfile takes what is no header for the end: from there on all is zero.
+        stream.seek(archive.offset)
+        left = end - archive.offset
+        if left < tarfile.BLOCKSIZE:
             raise ValueError(f"{where} is cut short or damaged")
+        while left > 0:
+            size = min(left, 2**20)
+            stream.allow(size)
+            if any(stream.read(size)):
+                raise ValueError(f"{where} is damaged, or holds more after its end")
+            left -= size
 
 
 @contextlib.contextmanager

@@ -44,8 +44,9 @@ def read_split(members: Sequence[Trained], names: Sequence[str], split: str, bat
       ValueError, OSError: the data are not there, or are others for one of the networks.
     """
     found = [member.outputs_of_split(split, probabilities, batch_size=batch_size) for member in members]
-    for name, (_, labels) in zip(names, found, strict=True):
-        if not np.array_equal(labels, found[0][1]):
+    digests = [member.data.contents([split])[split].digest for member in members]
+    for name, (_, labels), digest in zip(names, found, digests, strict=True):
+        if digest != digests[0] or not np.array_equal(labels, found[0][1]):
             raise ValueError(f"the split {split!r} of {name} holds other examples than that of {names[0]}")
     return found
 

@@ -302,6 +302,7 @@ def write(
     for split, found in predicted.items():
         predictions_file.write(workdir, split, found)
     kept = {"written": configuration.written, "resolved": result["config"], "steps_per_epoch": 1}
+    kept["tool"] = "classic"
     write_json(workdir / "config.json", kept | {"digest": result["config_digest"]}, way_out="")
     record: dict[str, float] = {"step": 0}
     for name, metrics in result["metrics"].items():

@@ -350,6 +350,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if overrides and arguments.run is not run_pack:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     arguments.overrides = overrides
+    if arguments.run is run_check and arguments.split and not arguments.source:
+        parser.error("--split is of --source")
     if arguments.run is run_check and arguments.source and arguments.probabilities:
         parser.error("--probabilities are of images in folders: leave out --source")
     return arguments

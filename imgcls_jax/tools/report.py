@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for run in runs:
         if run.why_not and not arguments.no_data:
             tell(f"{run.name}: without predictions: {run.why_not}")
-    print(printable(f"{output}: {len(content) / 2**20:.1f} MiB"))
+    print(printable(f"{output}: {len(content) / 2**20:.2f} MiB"))
     return 0
 
 

@@ -184,6 +184,8 @@ def _of_weights(teacher: Teacher, seen: Seen, where: jax.sharding.Sharding) -> T
     file, description = Path(teacher.path).expanduser(), {}
     if (file / DESCRIPTION).is_file():
         description, file = read_json(file / DESCRIPTION), file / pretrained.EXPORTED
+    if not file.exists():
+        raise ValueError("does not exist: train the teacher first, or bring it back")
     if not file.is_file():
         raise ValueError("is no workdir of a run, no folder of tools.export and no file of weights")
     if teacher.model is None:

@@ -110,6 +110,8 @@ def _read_configuration(workdir: Path) -> Saved:
     """
     path = workdir / "config.json"
     content = read_json(path)
+    if content.get("tool") == "classic":
+        raise ValueError(f"{workdir} is of tools.classic, which keeps no network: tools.report reads it")
     if "resolved" not in content:
         logger.warning("%s is of a version that kept no defaults: today's are taken for them", path)
         steps_per_epoch = load_task(workdir)[0].steps_per_epoch

@@ -71,6 +71,8 @@ def read_caffemodel(path: Path) -> Arrays:
         if twice := found.keys() & arrays.keys():
             raise ValueError(f"two layers have the name of {min(twice)!r}")
         arrays |= found
+    if not arrays:
+        raise ValueError("it has no layer with arrays: is it empty, or a solver's state?")
     return arrays
 
 
@@ -198,7 +200,10 @@ def _text(value: int | memoryview) -> str:
     content = _message(value, "a name")
     if len(content) > MAX_NAME:
         raise ValueError(f"a name has {len(content)} bytes, more than {MAX_NAME}")
-    return bytes(content).decode()
+    try:
+        return bytes(content).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError("no .caffemodel, or damaged: a name is no text") from error
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:

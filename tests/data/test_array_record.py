@@ -235,7 +235,7 @@ def test_damaged_shards(whole):
     for broken in (bytes(len(content)), content[:half] + bytes(len(content) - half)):
         shard.write_bytes(broken)
         source = ArrayRecord("train", root=whole)
-        with pytest.raises(ValueError, match=f"cannot read {shard}: owl/b.png: .*; copy or pack it again"):
+        with pytest.raises(ValueError, match=f"{shard}.*(: owl/b.png: |damaged).*copy or pack it again$"):
             source[1]
         assert source[0]["image"] == picture(0)
     other = (whole / "train-00002-of-00003.array_record").read_bytes()

@@ -117,7 +117,7 @@ def test_columns(tmp_path):
         Parquet("train", root=tmp_path, label_column="none")
     with pytest.raises(ValueError, match="the column 'fine' holds int64, no encoded images"):
         Parquet("train", root=tmp_path, label_column="fine", image_column="fine")
-    with pytest.raises(ValueError, match=r"the column 'other' holds binary, neither numbers"):
+    with pytest.raises(ValueError, match=r"the column 'other' holds binary, neither integers"):
         Parquet("train", root=tmp_path, label_column="other")
 
 

@@ -99,6 +99,7 @@ def test_where_labels_stand(tmp_path):
         ([("1.png", b"x"), ("1.json", '{"label": 1.5}')], "'label' is a number or a name of a class"),
         ([("1.png", b"x"), ("1.cls", "-1")], r"s.tar/1.png has no label \(-1\)"),
         ([("1.png", b"x"), ("1.cls", "1")], "no example has the label 0, and 1 is one"),
+        ([("1.png", b"x"), ("1.cls", "0"), ("2.png", b"x"), ("2.cls", "cat")], "the label 'cat' is a word"),
         ([("1.png", b"x"), ("1.cls", "9" * 2000)], "the .cls of '1.png' holds no label: 2,000 characters"),
         ([("1.png", b"x"), ("1.cls", bytes(2**21))], "'1.cls' has 2,097,152 bytes, more than a label"),
         ([("1.png", b"x"), ("1.cls", b"\xff")], "the .cls of '1.png' holds no label: 'utf-8' codec"),
@@ -114,7 +115,9 @@ def test_what_is_refused(tmp_path, members, message):
 def test_damaged_shards(shards):
     path = shards / "birds-train-000001.tar"
     whole = path.read_bytes()
-    for content in (b"", b"no" * 999, whole[:700], whole[:1636], b"\x1f\x8b" + whole):
+    no_header = whole[:1024] + bytes(512) + whole[1536:]
+    twice = whole + whole
+    for content in (b"", b"no" * 999, whole[:700], whole[:1636], b"\x1f\x8b" + whole, no_header, twice):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"^{path}[: ]"):
             WebDataset("train", root=shards)

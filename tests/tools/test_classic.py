@@ -130,7 +130,7 @@ def test_damaged_predictions(finished, capsys):
 
 def test_no_training_goes_on_there(finished, root, capsys):
     given = words(root, finished)
-    with pytest.raises(SystemExit, match="belongs to a run of another configuration"):
+    with pytest.raises(SystemExit, match="is of tools.classic, which keeps no network"):
         training.main([word for word in given if not word.startswith(("--features", "--classifier"))])
     assert classic.main(given) == 2
     assert f"error: {finished} holds a run: choose another --workdir" in capsys.readouterr().err

@@ -166,7 +166,8 @@ LIES = {
     "no shape": (layer("a", "Scale", field(5, bytes(4))), "has 4 bytes, its shape is"),
     "half a number": (layer("a", "Scale", field(5, bytes(6)) + field(7, field(1, 1))), "has 6 bytes"),
     "a long name": (layer("a" * 10**6, "Scale", blob(numbers(1))), "a name has 1000000 bytes"),
-    "a name of bytes": (field(100, field(1, b"\xff") + field(7, blob(numbers(1)))), "decode"),
+    "a name of bytes": (field(100, field(1, b"\xff") + field(7, blob(numbers(1)))), "a name is no text"),
+    "nothing": (b"", "it has no layer with arrays"),
     "a name twice": (GOOD * 2, "two layers have the name of 'a.weight'"),
     "many layers": (
         b"".join(layer(str(n), "Scale", blob(numbers(1))) for n in range(10_001)),

@@ -80,8 +80,9 @@ class ArrayRecord:
         index = range(len(self))[index]
         shard = int(np.searchsorted(self._ends, index, side="right"))
         first = self._ends[shard - 1] if shard else 0
+        reader = self._reader(shard)
         try:
-            record = self._reader(shard).read([int(index - first)])[0]
+            record = reader.read([int(index - first)])[0]
             fields = read_record(record)
             if fields.pop("name").tobytes() != self.paths[index].encode("utf-8", "surrogateescape"):
                 raise ValueError("another example lies in its place")

@@ -150,12 +150,15 @@ def _are_words(path: Path, schema: Any, column: str) -> bool:
     if column not in schema.names:
         raise ValueError(f"{path} has no column {column!r}, unlike the first file")
     kind = schema.field(column).type
+    if kinds.is_dictionary(kind):
+        kind = kind.value_type
     if kinds.is_string(kind) or kinds.is_large_string(kind):
         return True
     is_list = kinds.is_list(kind) or kinds.is_large_list(kind)
     if not kinds.is_integer(kind.value_type if is_list else kind):
         raise ValueError(
-            f"{path}: the column {column!r} holds {kind}, neither numbers, nor words, nor lists of numbers"
+            f"{path}: the column {column!r} holds {kind}, neither integers, nor words, nor lists of "
+            "integers: cast it, as to int64"
         )
     return False
 
