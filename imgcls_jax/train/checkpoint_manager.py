@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from pathlib import Path
 
 import orbax.checkpoint as ocp
 
+from imgcls_jax.runtime.buckets import as_path
 from imgcls_jax.runtime.files import read_json
 from imgcls_jax.runtime.mistakes import is_passing
 
@@ -21,7 +21,7 @@ class Manager(ocp.CheckpointManager):
 
     def metrics(self, step: int) -> dict[str, float] | None:
         """Returns the metrics that were recorded for a checkpoint, with best_metric among them."""
-        path = Path(self.directory) / str(step) / "metrics" / "metrics"
+        path = as_path(self.directory) / str(step) / "metrics" / "metrics"
         if not self.best_metric or not path.exists():
             return None
         try:

@@ -195,7 +195,6 @@ class Loop:
         if saves:
             self.progress.clock.pause()
             self.save()
-            self.writer.flush()
             if due.evaluation(step):
                 self.evaluate()
             self.progress.clock.resume()
@@ -222,6 +221,7 @@ class Loop:
     def save(self, *, wait: bool = False) -> None:
         """Saves the state in the background; `wait` returns only when it is on disk."""
         started = time.monotonic()
+        self.writer.flush()  # first: whoever finds the checkpoint finds what was told up to it
         self.checkpoints.save(self.state, order=self.order, progress=self.kept(), wait=wait)
         self.due.saved(self.step, time.monotonic() - started)
 
@@ -234,7 +234,6 @@ class Loop:
         repeats the change."""
         if self.step:
             self.save()
-            self.writer.flush()
 
     def end(self, error: Exception) -> str:
         """Saves what was trained when an error ends the run; returns what to say.
