@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "config": ({"config"}, set()),
     "config/written.py": (set(), {"ml_collections"}),
     "runtime": ({"runtime"}, {"jax", "numpy"}),
+    "runtime/buckets.py": (set(), {"etils", "fsspec", "aiohttp"}),
     "runtime/progress.py": ({"runtime.names"}, {"jax", "rich"}),
     "losses": ({"losses"}, {"jax"}),
     "metrics": ({"metrics"}, {"numpy", "sklearn"}),
@@ -78,7 +79,7 @@ MAY_IMPORT = {
         {"search", "config", "runtime", "data.folders", "train.finished"},
         {"numpy", "optuna"},
     ),
-    "train/writer.py": ({"runtime.files"}, {"tensorboardX"}),
+    "train/writer.py": ({"runtime.files", "runtime.buckets"}, {"tensorboardX"}),
     "inference": (
         {"inference", "train", "config.settings", "runtime", "contracts", "data", "evaluators.knn"},
         {"jax", "numpy", "safetensors", "flax", "jax2onnx", "onnxruntime"},

@@ -95,7 +95,10 @@ class _Lease:
         if place == _place() and number.isdigit() and not _runs(int(number)):
             return
         logger.warning(
-            "%s was left by %s: watching for up to %.0f s whether that lives", self._path, _named(found), STALE_SECONDS
+            "%s was left by %s: watching for up to %.0f s whether that lives",
+            self._path,
+            _named(found),
+            STALE_SECONDS,
         )
         until = time.monotonic() + STALE_SECONDS
         while time.monotonic() < until:
@@ -107,7 +110,9 @@ class _Lease:
                 self._refuse(now)
 
     def _refuse(self, found: str) -> None:
-        raise ValueError(f"{self._path.parent} is in use by {_named(found)}: end it, or choose another --workdir")
+        raise ValueError(
+            f"{self._path.parent} is in use by {_named(found)}: end it, or choose another --workdir"
+        )
 
     def renew(self) -> None:
         """Renews the lock until the end, or until another process holds it."""
