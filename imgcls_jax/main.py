@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workdir",
         type=workdir_path,
-        help="folder of the run, perhaps of gs:// or s3://: checkpoints, metrics, result; a run that it holds "
-        "is resumed (default: runs/NAME[_OPTIONS] of the configuration)",
+        help="folder of the run, perhaps of gs:// or s3://: checkpoints, metrics, result; a run that it "
+        "holds is resumed (default: runs/NAME[_OPTIONS] of the configuration)",
     )
     parser.add_argument(
         "--accept_data_growth",

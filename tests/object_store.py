@@ -1,8 +1,8 @@
 """A stand-in for Google Cloud Storage, on this machine and in memory, with faults on request.
 
 It speaks what gcsfs, TensorStore and google-cloud-storage ask for, of the JSON API that
-https://cloud.google.com/storage/docs/json_api describes, and keeps its promises: a write is whole, the next read
-sees it, and a precondition (ifGenerationMatch) is compared and written at once. Needs gcsfs to be spoken to.
+https://cloud.google.com/storage/docs/json_api describes, and keeps its promises: a write is whole, the next
+read sees it, and a precondition (ifGenerationMatch) is compared and written at once.
 
   python tests/object_store.py 9111    # then export what `environment` returns
 """
@@ -22,7 +22,7 @@ OBJECT = re.compile(r"(?:/download)?/storage/v1/b/([^/]+)/o/([^/]+)(?:/rewriteTo
 
 
 class Store(ThreadingHTTPServer):
-    """The server. `objects` is {name: (generation, bytes)}; `fault(method, path)` returns a status or None."""
+    """The server. `objects` is {name: (generation, bytes)}; `fault(method, path)` returns a status."""
 
     daemon_threads = True
     request_queue_size = 128

@@ -95,7 +95,7 @@ class _Lease:
         if place == _place() and number.isdigit() and not _runs(int(number)):
             return
         logger.warning(
-            "%s was left by %s: watching for up to %.0f s whether that lives",
+            "%s is of %s: watching for up to %.0f s whether that lives",
             self._path,
             _named(found),
             STALE_SECONDS,
@@ -110,9 +110,8 @@ class _Lease:
                 self._refuse(now)
 
     def _refuse(self, found: str) -> None:
-        raise ValueError(
-            f"{self._path.parent} is in use by {_named(found)}: end it, or choose another --workdir"
-        )
+        holder = _named(found)
+        raise ValueError(f"{self._path.parent} is in use by {holder}: end it, or choose another --workdir")
 
     def renew(self) -> None:
         """Renews the lock until the end, or until another process holds it."""

@@ -1,8 +1,8 @@
 """Folders of an object store, `gs://BUCKET/FOLDER` and `s3://BUCKET/FOLDER`, where a path is meant.
 
-They are paths of etils.epath; gcsfs and s3fs, of the extras `gcs` and `s3`, read and write them. A store writes
-an object whole or not at all, so that a later one takes the place of an earlier one at once. It renames by
-copying, appends to nothing, and has no folders.
+They are paths of etils.epath; gcsfs and s3fs, of the extras `gcs` and `s3`, read and write them. A store
+writes an object whole or not at all, so that a later one takes the place of an earlier one at once. It
+renames by copying, appends to nothing, and has no folders.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def as_path(text: str | os.PathLike[str]) -> Path:
 
 @functools.cache
 def _set_up(scheme: str) -> None:
-    """Makes every file system of a scheme, Orbax's too, see what others write, and wait for no dead server."""
+    """Makes the file systems of a scheme, Orbax's too, see what others write and give up on dead servers."""
     import aiohttp
     import fsspec
 
@@ -78,9 +78,15 @@ def _set_up(scheme: str) -> None:
     )
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, where they are absent; an object store has none and needs none."""
+    if not is_bucket(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 @contextlib.contextmanager
 def told(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Makes an OSError that names the object of whatever the packages below raise: they have no common class."""
+    """Makes an OSError that names the object of what the packages below raise, which has no common class."""
     try:
         yield
     except (FileNotFoundError, FileExistsError, MemoryError):

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
-from imgcls_jax.runtime.buckets import as_path, is_bucket
+from imgcls_jax.runtime.buckets import as_path, is_bucket, make_folder
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.mistakes import is_passing
 from imgcls_jax.train.checkpoint_manager import Manager
@@ -69,9 +69,8 @@ class Checkpoints:
             raise ValueError(f"train.keep_checkpoints is at least 1; got {keep_last}")
         # Orbax reports every save and file at INFO, and at ERROR, with tracebacks, what it raises besides.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        remote = is_bucket(directory)
+        remote, self.read_only = is_bucket(directory), read_only
         self.directory = as_path(directory) if remote else Path(directory).absolute()
-        self.read_only = read_only
         self._keep_last, self._tracks_best = keep_last, bool(best_metric)
 
         def metric(metrics: dict[str, float]) -> float:
@@ -99,7 +98,7 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
-                # A store renames by copying, and a kill would leave a part: there a file says that all is written.
+                # A store renames by copying, which a kill may end: there a file says that all is written.
                 temporary_path_class=ocp.path.atomicity.CommitFileTemporaryPath if remote else None,
                 # Else threads of a save whose folder cannot be made wait 300 s for it, at the process's end.
                 async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
@@ -202,8 +201,7 @@ class Checkpoints:
         with self._saving(), all_or_none():
             if jax.process_index() == 0:
                 folder = self.directory / str(step) / "metrics"  # where Orbax itself would write and look
-                if not is_bucket(folder):  # which has no folders
-                    folder.mkdir(exist_ok=True)
+                make_folder(folder)
                 write_json(folder / "metrics", dict(metrics))
         self._manager.reload()
         for old in self.steps()[: -self._keep_last]:

@@ -15,7 +15,7 @@ from imgcls_jax.config.resolve import resolve
 from imgcls_jax.data.worker_processes import refuse_in_worker, require_guard
 from imgcls_jax.runtime import compilations
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
-from imgcls_jax.runtime.buckets import as_path, is_bucket
+from imgcls_jax.runtime.buckets import as_path, make_folder
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import Interrupted, StopRequest
@@ -104,8 +104,7 @@ def _prepare(
 ) -> Setup:
     """Returns the setup; the first process holds the workdir's lock from here on."""
     setup = Setup(configuration)
-    if not is_bucket(workdir):  # which has no folders
-        workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     if setup.first_process:
         known_data.remember(configuration)
         held.enter_context(workdirs.lock(workdir))
