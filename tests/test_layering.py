@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "contracts/embedder.py": ({"contracts", "layers.projector"}, {"jax", "optax"}),
     "data": (
-        {"data", "config"},
+        {"data", "config", "runtime.buckets"},
         {"numpy", "grain", "PIL", "pillow_heif", "cykooz_resizer", "absl"},
     ),
     "data/clip_tokens.py": (set(), {"numpy", "tokenizers"}),

@@ -8,13 +8,15 @@ renames by copying, appends to nothing, and has no folders.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import importlib.util
 import io
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -59,6 +61,9 @@ def _set_up(scheme: str) -> None:
     import aiohttp
     import fsspec
 
+    # They report, with tracebacks, what they raise besides.
+    for name in ("gcsfs", "s3fs", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("EPATH_USE_TF", "false")  # one way for all, whether TensorFlow is there or not
     # TensorStore's, for the arrays of a checkpoint: a transfer that stands still is an error, and sent again.
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(READ_SECONDS))
@@ -76,6 +81,16 @@ def _set_up(scheme: str) -> None:
     fsspec.config.conf[scheme] = (
         waits[scheme] | {"use_listings_cache": False} | fsspec.config.conf.get(scheme, {})
     )
+
+
+def require_reachable(folder: Path) -> None:
+    """Raises ValueError where the arrays of checkpoints would go to another store than all else."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        if os.fspath(folder).startswith("s3://") and os.environ.get(name):
+            raise ValueError(
+                f"{folder}: {name} is set, and TensorStore, which writes the arrays of checkpoints, knows "
+                "Amazon's own address alone: choose a --workdir on a disk or in gs://"
+            )
 
 
 def make_folder(path: Path) -> None:
@@ -148,6 +163,61 @@ def whole(path: Path, mode: str) -> Iterator[IO[Any]]:
     yield file
     file.flush()
     write(path, memory.getvalue())
+
+
+@dataclasses.dataclass(frozen=True)
+class Object:
+    """An object or a folder, with what os.DirEntry has.
+
+    Attributes:
+      path: of it.
+      name: within the folder that was listed.
+      folder: whether it is one.
+    """
+
+    path: str
+    name: str
+    folder: bool
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder."""
+        return self.folder
+
+    def is_symlink(self) -> bool:
+        """False: there are no links."""
+        return False
+
+    def start(self, size: int) -> bytes:
+        """Returns its first bytes."""
+        with told(self.path):
+            return cast(bytes, _store(self.path).cat_file(self.path, start=0, end=size))
+
+
+@functools.lru_cache(maxsize=4096)  # a source asks for a folder more than once
+def entries(folder: Path) -> tuple[Object, ...]:
+    """Returns what a folder holds itself, as it was at the first question.
+
+    Raises:
+      OSError: the store does not answer, or there is none.
+    """
+    with told(folder):
+        found = _store(folder).ls(os.fspath(folder), detail=True)
+    return tuple(_objects(folder, {own["name"]: own for own in found}))
+
+
+def below(folder: Path) -> list[Object]:
+    """Returns the objects at any depth below a folder, in one listing; names are relative to it."""
+    with told(folder):
+        return list(_objects(folder, _store(folder).find(os.fspath(folder), detail=True)))
+
+
+def _objects(folder: Path, found: Mapping[str, Mapping[str, Any]]) -> Iterator[Object]:
+    scheme, _, top = os.fspath(folder).partition("://")
+    for path, told_of in found.items():
+        name = path.removeprefix(f"{top}/").rstrip("/")
+        is_folder = told_of["type"] == "directory"
+        if name and path.rstrip("/") != top and (is_folder or not path.endswith("/")):  # a folder's own mark
+            yield Object(f"{scheme}://{path}", name, is_folder)
 
 
 def bytes_in(folder: Path) -> int:

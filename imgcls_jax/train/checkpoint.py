@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
-from imgcls_jax.runtime.buckets import as_path, is_bucket, make_folder
+from imgcls_jax.runtime.buckets import as_path, is_bucket, make_folder, require_reachable
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.mistakes import is_passing
 from imgcls_jax.train.checkpoint_manager import Manager
@@ -69,6 +69,7 @@ class Checkpoints:
             raise ValueError(f"train.keep_checkpoints is at least 1; got {keep_last}")
         # Orbax reports every save and file at INFO, and at ERROR, with tracebacks, what it raises besides.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        require_reachable(directory)
         remote, self.read_only = is_bucket(directory), read_only
         self.directory = as_path(directory) if remote else Path(directory).absolute()
         self._keep_last, self._tracks_best = keep_last, bool(best_metric)

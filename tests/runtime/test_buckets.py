@@ -47,6 +47,13 @@ def test_other_addresses_are_refused(text, told):
         buckets.as_path(text)
 
 
+def test_checkpoints_go_where_all_else_goes(monkeypatch):
+    buckets.require_reachable("s3://bucket/run")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
+    with pytest.raises(ValueError, match="s3://bucket/run: AWS_ENDPOINT_URL is set"):
+        buckets.require_reachable("s3://bucket/run")
+
+
 def test_paths_of_this_machine_stay_what_they_are(tmp_path):
     assert buckets.as_path(tmp_path / "a") == tmp_path / "a" and not buckets.is_bucket("gs:/bucket")
     assert type(buckets.as_path("runs/a")) is type(Path("runs/a"))
