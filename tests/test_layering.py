@@ -28,6 +28,8 @@ MAY_IMPORT = {
         {"runtime.files", "runtime.restricted_pickle", "weights.caffe"},
         {"jax", "numpy", "safetensors"},
     ),
+    "weights/described.py": ({"weights", "runtime.files"}, set()),
+    "weights/hub.py": ({"weights", "runtime.fetch"}, {"huggingface_hub"}),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "contracts/embedder.py": ({"contracts", "layers.projector"}, {"jax", "optax"}),

@@ -52,6 +52,11 @@ WITHOUT = {
     "objective.target_threshold": None,
     "objective.projector_std": 0.0,
     "objective.shuffled": True,
+    "model.class_token": True,
+    "model.registers": 0,
+    "model.layer_scale": 0.0,
+    "model.tanh_gelu": False,
+    "model.mlp_width": 0,
 }
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}

@@ -103,7 +103,9 @@ def _model(fields: Config) -> Config:
         raise ValueError(f"config.model.variant is missing: {name} has no default")
     pretrained = fields.get("pretrained") or ""
     if not isinstance(pretrained, str):
-        raise ValueError(f"config.model.pretrained is a path or ''; got {pretrained!r}")
+        raise ValueError(
+            f"config.model.pretrained is a path, the name of public weights or ''; got {pretrained!r}"
+        )
     backbone = build_backbone(build, variant, others)
     attributes = {
         field.name: getattr(backbone, field.name)

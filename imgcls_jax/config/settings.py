@@ -141,7 +141,8 @@ class ModelSettings:
     Attributes:
       name: a family, a file of models/.
       variant: of the family.
-      pretrained: file of weights, or workdir of another run; "" to draw them.
+      pretrained: file of weights, workdir of another run, or public weights by name (weights/hub.py); "" to
+        draw them.
       fields: arguments of the family's `build`.
     """
 

@@ -18,10 +18,10 @@ def init_backbone(backbone: Any, rng: jax.Array, images: jax.Array) -> tuple[Par
       images: float [B, H, W, C].
 
     Returns:
-      (params, batch_stats, features); batch_stats is {} where the backbone keeps none.
+      (params, batch_stats, features); params and batch_stats are {} where the backbone has none.
     """
     features, variables = backbone.init_with_output(rng, images, train=False)
-    return variables["params"], variables.get("batch_stats", {}), features
+    return variables.get("params", {}), variables.get("batch_stats", {}), features
 
 
 def apply_backbone(

@@ -246,16 +246,18 @@ class DataSide:
             )
         return source.labels
 
+    def groups(self) -> tuple[np.ndarray, int] | None:
+        """Returns (labels int [N], data.images_per_class), by which batches are made; None for any order."""
+        if self.settings.images_per_class == 1:
+            return None
+        return self._labels_of(self.training, "images_per_class"), self.settings.images_per_class
+
     def train_batches(self, batch_size: int, seed: int, order: Any = None) -> TrainBatches:
         """Returns the batches of the training split."""
         labeled = None
         if self.settings.labeled_batch_size:
             apart = not self.settings.unlabeled_has_labeled
             labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size, apart)
-        groups = None
-        if self.settings.images_per_class > 1:
-            labels = self._labels_of(self.training, "images_per_class")
-            groups = labels, self.settings.images_per_class
         source, (host_ops, *view_ops) = self._cached(self.training, self.train_host, *self._view_hosts)
         return TrainBatches(
             source,
@@ -265,7 +267,7 @@ class DataSide:
             on_bad_example=self.settings.on_bad_example,
             view_ops=view_ops,
             labeled=labeled,
-            groups=groups,
+            groups=self.groups(),
             repeats=self.settings.augmentation_repeats,
             order=order,
             shard=self.shard,

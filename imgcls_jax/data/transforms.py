@@ -109,6 +109,21 @@ def deterministic_prefix(lines: Sequence[Sequence[HostOp]]) -> tuple[HostOp, ...
     return tuple(start)
 
 
+def spelled(line: str) -> list[tuple[str, dict[str, Any]]]:
+    """Returns (name, arguments) of each operation of a line, defaults filled in.
+
+    Raises:
+      ValueError: as `parse` does.
+    """
+    parse(line)
+    operations = []
+    for name, arguments, keywords in _calls(line):
+        bound = inspect.signature(_find(name)).bind(*arguments, **keywords)
+        bound.apply_defaults()
+        operations.append((name, dict(bound.arguments)))
+    return operations
+
+
 def _calls(line: str) -> list[tuple[str, list[Any], dict[str, Any]]]:
     """(name, positional arguments, keyword arguments) of each operation of the line."""
     if not line.strip():

@@ -30,6 +30,7 @@ class SqueezeExcitation(nn.Module):
       reduction: r; the hidden layer has C // r channels.
       width: channels of the hidden layer; 0 for C // r.
       activation: of the hidden layer.
+      gate: of the output.
       kernel_init: initializer of both layers.
       norm: not used; there is none inside.
       dtype: of the computation; params stay float32.
@@ -38,6 +39,7 @@ class SqueezeExcitation(nn.Module):
     reduction: int = 16
     width: int = 0
     activation: Callable[[jax.Array], jax.Array] = nn.relu
+    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
     kernel_init: Initializer = he_fan_out
     norm: Any = None
     dtype: Any = None
@@ -47,9 +49,9 @@ class SqueezeExcitation(nn.Module):
         """Args: x float [B, H, W, C]. Returns: x times its gate, the same shape."""
         channels = x.shape[-1]
         conv = functools.partial(Conv, kernel_size=(1, 1), kernel_init=self.kernel_init, dtype=self.dtype)
-        gate = jnp.mean(x, axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
-        gate = self.activation(conv(self.width or channels // self.reduction, name="fc1")(gate))
-        return x * nn.sigmoid(conv(channels, name="fc2")(gate))
+        means = jnp.mean(x, axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
+        hidden = self.activation(conv(self.width or channels // self.reduction, name="fc1")(means))
+        return x * self.gate(conv(channels, name="fc2")(hidden))
 
 
 class BAM(nn.Module):

@@ -1,13 +1,13 @@
 """A depthwise convolution (one filter a channel) in forms that are fast on a CPU, forward and backward.
 
-The result and both gradients are sums of shifted images times weights, without loops or scatters: XLA turns
-them into vector loops over the channels. Sums are taken in float32 or wider.
+The result and the gradient of the inputs are sums of shifted images times weights, without loops or scatters:
+XLA turns them into vector loops over the channels. The gradient of the weights is a short loop of such sums.
+Sums are taken in float32 or wider.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import operator
 from collections.abc import Iterable, Sequence
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.windows import Pair, gathered, windows
 
-# Rows of the output that one expression of the weights' gradient adds up. XLA computes what precedes an
-# expression again in it, unless it is read at more than 15 places; much longer ones only compile longer.
-ROWS = 31
+# Rows of the output that the weights' gradient adds up at a time: more leave a core's cache, and each sum is
+# written out, so that it compiles longer.
+ROWS = 7
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -75,25 +75,32 @@ def _kernel_gradient(
 ) -> jax.Array:
     """Returns the gradient of the filters, [kh, kw, 1, C].
 
-    Of each place of the window first the sums over rows, written out, which leave [B, w, C]; XLA's own
-    reductions of a product read both factors several times as slowly.
+    A loop over few rows of the output, which a core's cache holds, and the rows of the window. Of each place
+    in such a row first the sums over the rows, written out, which leave [B, w, C]; XLA's own reductions of a
+    product read both factors several times as slowly.
     """
-    padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
     height, width, channels = gradient.shape[1:]
+    count = math.ceil(height / ROWS)
+    rows = math.ceil(height / count)
+    spare = rows * count - height  # rows of zeros, which add nothing
+    gradient = jnp.pad(gradient, ((0, 0), (0, spare), (0, 0), (0, 0)))
+    top, bottom = padding[0]
+    padded = jnp.pad(inputs, ((0, 0), (top, bottom + spare * strides[0]), padding[1], (0, 0)))
+    seen = (rows - 1) * strides[0] + 1
     columns = (width - 1) * strides[1] + 1
-    step = math.ceil(height / math.ceil(height / ROWS))
 
-    def over_rows(i: int, j: int, first: int) -> jax.Array:
-        return _sum(
-            padded[:, q * strides[0] + i, j : j + columns : strides[1]] * gradient[:, q]
-            for q in range(first, min(first + step, height))
+    def of_window_row(number: jax.Array) -> jax.Array:
+        part, i = number // size[0], number % size[0]
+        x = jax.lax.dynamic_slice_in_dim(padded, part * rows * strides[0] + i, seen, axis=1)
+        g = jax.lax.dynamic_slice_in_dim(gradient, part * rows, rows, axis=1)
+        products = (
+            _sum(x[:, q * strides[0], j : j + columns : strides[1]] * g[:, q] for q in range(rows))
+            for j in range(size[1])
         )
+        return jnp.stack([*products]).sum(axis=(1, 2))  # [kw, C]
 
-    parts = [
-        jnp.stack([over_rows(i, j, first) for i, j in itertools.product(*map(range, size))])
-        for first in range(0, height, step)
-    ]  # [kh kw, B, w, C] each
-    return _sum(parts).sum(axis=(1, 2)).reshape(*size, 1, channels)
+    parts = jax.lax.map(of_window_row, jnp.arange(count * size[0]))
+    return parts.reshape(count, *size, 1, channels).sum(axis=0)
 
 
 def _sum(terms: Iterable[jax.Array]) -> jax.Array:

@@ -6,7 +6,7 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929 (2020).
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers.dense import Initializer, fan_in_uniform
+from imgcls_jax.layers.stochastic_depth import drop_branch
 
 layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 XAVIER = nn.initializers.xavier_uniform()
@@ -79,6 +80,25 @@ def _quick_gelu(x: jax.Array) -> jax.Array:
     return x * nn.sigmoid(1.702 * x)
 
 
+# The function between the two layers of an MLP, by the fields (quick_gelu, tanh_gelu).
+_GELUS: dict[tuple[bool, bool], Callable[[jax.Array], jax.Array]] = {
+    (False, False): functools.partial(nn.gelu, approximate=False),
+    (True, False): _quick_gelu,
+    (False, True): functools.partial(nn.gelu, approximate=True),
+}
+
+
+def gelu_of(*, quick_gelu: bool, tanh_gelu: bool) -> Callable[[jax.Array], jax.Array]:
+    """Returns the GELU, x * sigmoid(1.702 * x) or the GELU's approximation by tanh.
+
+    Raises:
+      ValueError: both are asked for.
+    """
+    if quick_gelu and tanh_gelu:
+        raise ValueError("quick_gelu and tanh_gelu are two functions: set one of them")
+    return _GELUS[quick_gelu, tanh_gelu]
+
+
 class EncoderLayer(nn.Module):
     """Attention and MLP, each after a norm and beside a shortcut.
 
@@ -95,6 +115,10 @@ class EncoderLayer(nn.Module):
       clip_depth: L, of a tower whose linear maps start as those of CLIP's text tower, from N(0, s^2): s is
         D^(-1/2) for queries, keys and values, (2 D L)^(-1/2) for what attention and MLP put out, and
         (2 D)^(-1/2) for the MLP's first layer; 0 for the rule of `all_xavier`.
+      tanh_gelu: the GELU's approximation by tanh in place of the GELU.
+      mlp_width: of the layer inside the MLP; 0 for 4 D.
+      layer_scale: first value of a learned factor for each channel of both branches (LayerScale, Touvron et
+        al., arXiv 2103.17239, 2021); 0 for none.
     """
 
     heads: int
@@ -106,15 +130,15 @@ class EncoderLayer(nn.Module):
     all_xavier: bool = False
     causal: bool = False
     clip_depth: int = 0
+    tanh_gelu: bool = False
+    mlp_width: int = 0
+    layer_scale: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, L, D]. Returns: float [B, L, D]."""
         drop = lambda y: nn.Dropout(self.dropout, deterministic=not train)(y)  # noqa: E731
-        # One draw an image, the kept branches divided by the probability of keeping: broadcast dropout.
-        drop_branch = lambda y: nn.Dropout(  # noqa: E731
-            self.stochastic_depth, broadcast_dims=(1, 2), deterministic=not train
-        )(y)
+        branch = functools.partial(drop_branch, probability=self.stochastic_depth, train=train)
         in_init, out_init, first_init, last_init = self._initializers(x.shape[-1])
         dense = lambda width, init, name: nn.Dense(  # noqa: E731
             width,
@@ -123,16 +147,23 @@ class EncoderLayer(nn.Module):
             bias_init=nn.initializers.zeros if self.all_xavier else nn.initializers.normal(1e-6),
             name=name,
         )
-        gelu = _quick_gelu if self.quick_gelu else functools.partial(nn.gelu, approximate=False)
+        gelu = gelu_of(quick_gelu=self.quick_gelu, tanh_gelu=self.tanh_gelu)
+        width = x.shape[-1]
         y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_1")(x)
         attention = SelfAttention(
             self.heads, self.dtype, out_init, in_init, self.causal, name="self_attention"
         )
-        y = attention(y)
-        x = x + drop_branch(drop(y))
+        x = x + branch(self._scaled(drop(attention(y)), "ls_1"))
         y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
-        y = drop(gelu(dense(4 * x.shape[-1], first_init, "mlp.0")(y)))  # [B, L, 4 * D]
-        return x + drop_branch(drop(dense(x.shape[-1], last_init, "mlp.3")(y)))
+        y = drop(gelu(dense(self.mlp_width or 4 * width, first_init, "mlp.0")(y)))  # [B, L, 4 * D]
+        return x + branch(self._scaled(drop(dense(width, last_init, "mlp.3")(y)), "ls_2"))
+
+    def _scaled(self, x: jax.Array, name: str) -> jax.Array:
+        """Returns a branch times its learned factors [D], where there are any."""
+        if not self.layer_scale:
+            return x
+        factors = self.param(name, nn.initializers.constant(self.layer_scale), (x.shape[-1],))
+        return x * factors.astype(x.dtype)
 
     def _initializers(self, width: int) -> tuple[Initializer, Initializer, Initializer, Initializer]:
         """Returns those of queries, keys and values, of the attention's output, and of the MLP's layers."""
@@ -140,3 +171,44 @@ class EncoderLayer(nn.Module):
             return XAVIER, XAVIER if self.all_xavier else fan_in_uniform, XAVIER, XAVIER
         out = nn.initializers.normal((2 * width * self.clip_depth) ** -0.5)
         return nn.initializers.normal(width**-0.5), out, nn.initializers.normal((2 * width) ** -0.5), out
+
+
+class AttentionPool(nn.Module):
+    """One learned query that attends to all tokens, and an MLP beside a shortcut: SigLIP's embedding.
+
+    Zhai et al., "Scaling Vision Transformers", arXiv 2106.04560 (2021), section 2.3 ("MAP"). The projections
+    are one param, as in `SelfAttention`.
+
+    Attributes:
+      heads: of the attention.
+      dtype: of the computation.
+      epsilon: of the norm before the MLP.
+      quick_gelu, tanh_gelu, mlp_width: as `EncoderLayer` has them.
+    """
+
+    heads: int
+    dtype: Any = None
+    epsilon: float = 1e-6
+    quick_gelu: bool = False
+    tanh_gelu: bool = False
+    mlp_width: int = 0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Args: x float [B, L, D]. Returns: float [B, D]."""
+        size, length, width = x.shape
+        probe = self.param("probe", XAVIER, (1, 1, width))
+        weight = self.param("in_proj_weight", XAVIER, (3 * width, width))
+        bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
+        x, probe, weight, bias = nn.dtypes.promote_dtype(x, probe, weight, bias, dtype=self.dtype)
+        split = (self.heads, width // self.heads)
+        query = (probe @ weight[:width].T + bias[:width]).reshape(1, 1, *split)
+        query = jnp.broadcast_to(query, (size, 1, *split))
+        both = (x @ weight[width:].T + bias[width:]).reshape(size, length, 2, *split)
+        mixed = jax.nn.dot_product_attention(query, both[:, :, 0], both[:, :, 1]).reshape(size, width)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=XAVIER)
+        x = dense(width, name="out_proj")(mixed)
+        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln")(x)
+        gelu = gelu_of(quick_gelu=self.quick_gelu, tanh_gelu=self.tanh_gelu)
+        y = gelu(dense(self.mlp_width or 4 * width, name="mlp.0")(y))  # [B, 4 * D]
+        return x + dense(width, name="mlp.3")(y)

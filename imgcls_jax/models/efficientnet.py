@@ -6,8 +6,9 @@ Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Net
 
 Two families of weights exist and neither runs in the other's form. The default is PyTorch's: symmetric
 padding; BatchNorm with epsilon 1e-5 and momentum 0.9 for B0 to B4, 1e-3 and 0.99 for B5 to B7. For
-TensorFlow's give padding="tf", norm=tf_norm. The dropout before the final classifier (0.2 for B0 and B1,
-0.3 for B2 and B3, 0.4 for B4 and B5, 0.5 for B6 and B7) belongs to the head.
+TensorFlow's there are "tf_efficientnet_b0" to "tf_efficientnet_b7", as timm calls them; Hugging Face's
+"google/efficientnet-b0" is one of them. The dropout before the final classifier (0.2 for B0 and B1, 0.3 for
+B2 and B3, 0.4 for B4 and B5, 0.5 for B6 and B7) belongs to the head.
 
 EfficientNet-Lite (efficientnet/lite in TensorFlow's tpu repository, 2020; no paper) has ReLU6 for swish and
 no squeeze-and-excitation, and scales neither the stem and the last convolution nor the repeats of the first
@@ -35,6 +36,7 @@ from imgcls_jax.layers.conv_unit import PADDINGS, ConvUnit, round_channels
 from imgcls_jax.layers.convolution import he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.stochastic_depth import drop_branch
 from imgcls_jax.layers.variants import choose_variant
 
 # Expansion, kernel size, stride of the first repeat, output channels and repeats of B0 (table 1).
@@ -137,9 +139,7 @@ class MBConv(nn.Module):
         y = unit(self.channels, name=f"block.{layer}")(y, train)
         if x.shape != y.shape or self.strides != 1:
             return y
-        # One draw an image, the kept branches divided by the probability of keeping: broadcast dropout.
-        drop = nn.Dropout(self.stochastic_depth, broadcast_dims=(1, 2, 3), deterministic=not train)
-        return x + drop(y)
+        return x + drop_branch(y, self.stochastic_depth, train=train)
 
 
 class EfficientNet(nn.Module):
@@ -237,6 +237,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "efficientnet_lite3": _LITE | dict(width=1.2, depth=1.4),
     "efficientnet_lite4": _LITE | dict(width=1.4, depth=1.8),
 }
+_OF_TENSORFLOW = {f"efficientnet_b{i}": dict(padding="tf", norm=tf_norm) for i in range(8)}
+VARIANTS |= {f"tf_{name}": VARIANTS[name] | fields for name, fields in _OF_TENSORFLOW.items()}
 
 
 def build(variant: str, **fields: Any) -> EfficientNet:

@@ -2,17 +2,18 @@
 
 Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv 1801.04381 (2018), table 2.
 
-"mobilenet_v2" has PyTorch's symmetric padding and BatchNorm; "mobilenet_v2_folded" is the form of the weights
-that TensorFlow published, with every BatchNorm folded into the convolution before it (so convolutions have
-biases and there is no norm), TensorFlow's SAME padding, and images in [-1, 1]; files with TensorFlow's names
-and layouts are read too. The dropout (0.2) before the final classifier belongs to the head.
+"mobilenet_v2" has PyTorch's symmetric padding and BatchNorm. "mobilenet_v2_tf" is TensorFlow's network, with
+SAME padding and epsilon 1e-3, which Hugging Face calls "google/mobilenet_v2_1.0_224". "mobilenet_v2_folded"
+is the form of the weights that TensorFlow published, with every BatchNorm folded into the convolution before
+it (so convolutions have biases and there is no norm), SAME padding, and images in [-1, 1]; files with
+TensorFlow's names and layouts are read too. The dropout (0.2) before the classifier belongs to the head.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -149,6 +150,7 @@ class MobileNetV2(nn.Module):
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "mobilenet_v2": {},
+    "mobilenet_v2_tf": dict(padding="tf", norm=functools.partial(batch_norm, epsilon=1e-3)),
     "mobilenet_v2_folded": dict(padding="tf", norm=None),
 }
 
@@ -172,7 +174,7 @@ def torch_head(variant: str) -> str:
 
 
 def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
-    """Brings TensorFlow's names and layouts to PyTorch's; arrays of other names pass as they are.
+    """Brings TensorFlow's names and layouts, and timm's names, to torchvision's; others pass as they are.
 
     Of 1001 outputs the first, TensorFlow's class "background", is left out, so that class k is output k + 1
     of the file and the number of classes is ImageNet's 1000.
@@ -188,12 +190,33 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
       ValueError: such arrays for a variant with BatchNorm, which they are without.
     """
     if not all(name.startswith(TF_SCOPE) for name in arrays):
-        return dict(arrays)
+        known = dict(_timm_names())
+        parts = [name.rpartition(".") for name in arrays]
+        names = [f"{known.get(module, module)}{dot}{leaf}" for module, dot, leaf in parts]
+        return dict(zip(names, arrays.values(), strict=True))
     if variant != "mobilenet_v2_folded":
         raise ValueError(
             f"TensorFlow's folded weights have no BatchNorm and {variant!r} has; take 'mobilenet_v2_folded'"
         )
     return dict(_from_tensorflow(name.removeprefix(TF_SCOPE), array) for name, array in arrays.items())
+
+
+def _timm_names() -> Iterator[tuple[str, str]]:
+    """Yields a module's name in timm, and torchvision's."""
+    last = 1 + sum(repeats for _, _, repeats, _ in STAGES)
+    ends = ("features.0.0", "features.0.1", f"features.{last}.0", f"features.{last}.1", "classifier.1")
+    yield from zip(("conv_stem", "bn1", "conv_head", "bn2", "classifier"), ends, strict=True)
+    index = 1
+    for stage, (expansion, _, repeats, _) in enumerate(STAGES):
+        layers: tuple[str, ...] = ("conv_dw", "bn1", "conv_pw", "bn2")
+        ours: tuple[str, ...] = ("0.0", "0.1", "1", "2")
+        if expansion != 1:
+            layers = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+            ours = ("0.0", "0.1", "1.0", "1.1", "2", "3")
+        for repeat in range(repeats):
+            for layer, own in zip(layers, ours, strict=True):
+                yield f"blocks.{stage}.{repeat}.{layer}", f"features.{index}.conv.{own}"
+            index += 1
 
 
 def _from_tensorflow(name: str, array: Any) -> tuple[str, Any]:

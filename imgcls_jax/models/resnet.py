@@ -1,10 +1,12 @@
-"""Residual networks with a 7x7 stem: ResNet, ResNeXt, Wide ResNet, and those with SE, BAM or CBAM.
+"""Residual networks: ResNet, ResNeXt, Wide ResNet, ResNet-D, and those with SE, BAM or CBAM.
 
 Papers: He et al. 2015, arXiv 1512.03385 (ResNet); Xie et al. 2016, arXiv 1611.05431 (ResNeXt); Zagoruyko and
 Komodakis 2016, arXiv 1605.07146 (wide); the attention modules in attention.py. Difference: a bottleneck that
 halves the map does so in its 3x3 convolution, "v1.5", where the ResNet paper and the released SE-ResNets do
 so in the first 1x1: `stride_in_3x3=False`, the same parameters. The released SE nets' stem is
-`functools.partial(image_stem, ceil_mode=True)`.
+`functools.partial(image_stem, ceil_mode=True)`. ResNet-D (He et al. 2018, arXiv 1812.01187, figure 2) has
+three 3x3 convolutions for the stem's 7x7, and an average pool before a skip connection's convolution; its
+names are timm's.
 
 The stem, a block's residual branch and its skip connection are plain functions, which create their layers
 inside the module that calls them; they and the norm can be exchanged.
@@ -38,6 +40,15 @@ def image_stem(x: jax.Array, conv: Any, norm: Any, *, ceil_mode: bool = False) -
     x = nn.relu(norm(name="bn1")(conv(64, (7, 7), strides=2, padding=3, name="conv1")(x)))
     if ceil_mode:
         return ceil_max_pool(x)
+    return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def deep_stem(x: jax.Array, conv: Any, norm: Any) -> jax.Array:
+    """Returns float [B, H / 4, W / 4, 64]: ResNet-D's three 3x3 convolutions, the first of stride 2, then as
+    `image_stem`."""
+    for i, (width, strides) in enumerate(((32, 2), (32, 1), (64, 1))):
+        x = conv(width, (3, 3), strides=strides, padding=1, name=f"conv1.{3 * i}")(x)
+        x = nn.relu(norm(name=f"conv1.{3 * i + 1}" if i < 2 else "bn1")(x))
     return max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
@@ -95,6 +106,27 @@ def projection(block: Block, x: jax.Array, features: int) -> jax.Array:
         return x
     x = block.conv(features, (1, 1), strides=block.stride, name="downsample.0")(x)
     return block.norm(name="downsample.1")(x)
+
+
+def pooled_projection(block: Block, x: jax.Array, features: int) -> jax.Array:
+    """ResNet-D's skip connection: as `projection`, but an average pool 2x2 halves the map.
+
+    Args:
+      block: the residual block that it is the skip of.
+      x: float [B, H, W, C].
+      features: D, channels of the branch's output.
+
+    Returns:
+      float [B, h, w, D]; a last partial window is averaged over what it holds.
+    """
+    if block.stride == 1 and x.shape[-1] == features:
+        return x
+    if block.stride > 1:
+        pads = [(0, side % block.stride) for side in x.shape[1:3]]
+        strides = (block.stride, block.stride)
+        x = nn.avg_pool(x, strides, strides=strides, padding=pads, count_include_pad=False)
+    x = block.conv(features, (1, 1), name="downsample.1")(x)
+    return block.norm(name="downsample.2")(x)
 
 
 class Block(nn.Module):
@@ -202,11 +234,12 @@ class ResNet(nn.Module):
 
 
 _LAYERS_18, _LAYERS_34, _LAYERS_50 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3)
-_LAYERS_101, _LAYERS_152 = (3, 4, 23, 3), (3, 8, 36, 3)
+_LAYERS_101, _LAYERS_152, _LAYERS_200 = (3, 4, 23, 3), (3, 8, 36, 3), (3, 24, 36, 3)
 _bottleneck_32x4d = functools.partial(bottleneck, groups=32, base_width=4)
 _bottleneck_32x8d = functools.partial(bottleneck, groups=32, base_width=8)
 _bottleneck_64x4d = functools.partial(bottleneck, groups=64, base_width=4)
 _se = functools.partial(SqueezeExcitation, name="se")
+_D: dict[str, Any] = dict(stem=deep_stem, skip=pooled_projection)
 _cbam = functools.partial(CBAM, name="cbam")
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -230,6 +263,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "resnet18_cbam": dict(stage_sizes=_LAYERS_18, branch=basic, attention=_cbam),
     "resnet50_cbam": dict(stage_sizes=_LAYERS_50, branch=bottleneck, attention=_cbam),
     "resnet18_cifar": dict(stage_sizes=_LAYERS_18, branch=basic, stem=cifar_stem),
+    "resnet18d": dict(stage_sizes=_LAYERS_18, branch=basic, **_D),
+    "resnet34d": dict(stage_sizes=_LAYERS_34, branch=basic, **_D),
+    "resnet26d": dict(stage_sizes=_LAYERS_18, branch=bottleneck, **_D),
+    "resnet50d": dict(stage_sizes=_LAYERS_50, branch=bottleneck, **_D),
+    "resnet101d": dict(stage_sizes=_LAYERS_101, branch=bottleneck, **_D),
+    "resnet152d": dict(stage_sizes=_LAYERS_152, branch=bottleneck, **_D),
+    "resnet200d": dict(stage_sizes=_LAYERS_200, branch=bottleneck, **_D),
     "resnet34_iic": dict(stage_sizes=_LAYERS_34, branch=basic, stem=iic_stem),
 }
 

@@ -10,6 +10,7 @@ The dropout of 0.5 directly before the final classifier belongs to the head.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -185,6 +186,30 @@ def torch_flatten(variant: str) -> dict[str, tuple[int, int]]:
     """Returns the rows and columns of the map that each linear layer after a flatten reads."""
     choose_variant(__name__, VARIANTS, variant)
     return {"classifier.0": FC6_WINDOW}
+
+
+TIMM_NAMES = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
+
+
+def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings timm's names to torchvision's, which pass as they are.
+
+    Args:
+      arrays: {"features.0.weight": ..., "pre_logits.fc1.weight": [4096, 512, 7, 7], ...}: fc6 and fc7 are
+        convolutions there.
+      variant: of `build`.
+
+    Returns:
+      {"features.0.weight": ..., "classifier.0.weight": [4096, 25088], ...}.
+    """
+    del variant
+    named = {}
+    for name, array in arrays.items():
+        module, dot, leaf = name.rpartition(".")
+        if module.startswith("pre_logits.") and getattr(array, "ndim", 0) == 4:
+            array = array.reshape(len(array), -1)
+        named[f"{TIMM_NAMES.get(module, module)}{dot}{leaf}"] = array
+    return named
 
 
 def caffe_layers(variant: str) -> dict[str, str]:

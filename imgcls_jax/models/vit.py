@@ -7,9 +7,17 @@ Differences from the paper: no hidden layer before the classifier (as in its fin
 asked for, and the choices of `pool` and `position`. The width of the MLP is four times that of the tokens;
 the GELU is the exact one; LayerNorm has epsilon 1e-6. For pretraining by masking (MAE, He et al., arXiv
 2111.06377, 2021) `VisionTransformer.tokens` encodes some of the patches, and `PatchDecoder` predicts the
-pixels of all. The variants "..._clip" are the image towers of CLIP (Radford et al., arXiv 2103.00020, 2021).
+pixels of all.
 
-Files of weights may have the names of torchvision, of timm (also DeiT's and MAE's releases) or of CLIP.
+Variants that differ in more than size, and the weights that they are for:
+  "..._clip": the image towers of CLIP, Radford et al., arXiv 2103.00020 (2021).
+  "..._dinov2": DINOv2, Oquab et al., arXiv 2304.07193 (2023), with LayerScale; "..._dinov2_reg4" also with
+    four registers, Darcet et al., arXiv 2309.16588 (2023). The giant one, whose MLP is gated, is not here.
+  "..._siglip": the image towers of SigLIP, Zhai et al., arXiv 2303.15343 (2023): no class token, attention
+    pooling. Hugging Face runs them with the GELU by tanh, as they were trained, timm with the exact one.
+
+Files of weights may have the names of torchvision, of timm (also DeiT's, MAE's and DINOv2's releases), of
+CLIP, or of what weights/ brings to these: Hugging Face's and big_vision's (AugReg, SigLIP).
 """
 
 from __future__ import annotations
@@ -26,14 +34,18 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
-from imgcls_jax.layers.transformer import XAVIER, EncoderLayer, layer_norm, sincos_positions
+from imgcls_jax.layers.patch_decoder import PatchDecoder
+from imgcls_jax.layers.transformer import XAVIER, AttentionPool, EncoderLayer, layer_norm, sincos_positions
 from imgcls_jax.layers.variants import choose_variant
 
-POOLS = ("token", "mean")
+POOLS = ("token", "mean", "map")
 POSITIONS = ("learned", "sincos")
 BEGINNINGS = ("torchvision", "mae")
-RESIZINGS = ("timm", "torchvision", "mae")
+RESIZINGS = ("timm", "torchvision", "mae", "dinov2")
 CLIP = {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5}
+DINOV2 = {"layer_scale": 1e-5, "resize_positions": "dinov2"}
+DINOV2_REG4 = {"layer_scale": 1e-5, "registers": 4}
+SIGLIP = {"class_token": False, "pool": "map", "tanh_gelu": True}
 
 
 class VisionTransformer(nn.Module):
@@ -44,7 +56,8 @@ class VisionTransformer(nn.Module):
       width: D, of a token.
       depth: number of encoder layers.
       heads: of each attention.
-      pool: "token" makes the class token the embedding, "mean" the mean of the patch tokens.
+      pool: "token" makes the class token the embedding, "mean" the mean of the patch tokens, "map" what an
+        `AttentionPool` makes of the tokens.
       position: "learned" has a position embedding as a param, which fixes the size of the images; "sincos" a
         fixed one, zero for the class token.
       dropout: probability of dropping an entry, after the positions and in each layer.
@@ -57,8 +70,12 @@ class VisionTransformer(nn.Module):
       begins_as: whose initial values: "torchvision", or "mae": Xavier's uniform distribution for every linear
         map, that of the patches among them, biases 0, and the class token from N(0, 0.02^2).
       resize_positions: how a file's position embedding is brought to another grid: "timm" (bicubic,
-        antialiased), "torchvision" (bicubic, the corners stay) or "mae" (bicubic, not antialiased), as in
-        their code.
+        antialiased), "torchvision" (bicubic, the corners stay), "mae" (bicubic, not antialiased) or "dinov2"
+        (as "mae", with a grid that is a tenth of a patch larger), as in their code.
+      class_token: whether there is one.
+      registers: number of learned tokens beside it, which no output shows.
+      layer_scale, tanh_gelu: as `EncoderLayer` has them.
+      mlp_width: of the layer inside each MLP; 0 for 4 D.
     """
 
     patch: int = 16
@@ -76,6 +93,11 @@ class VisionTransformer(nn.Module):
     epsilon: float = 1e-6
     begins_as: str = "torchvision"
     resize_positions: str = "timm"
+    class_token: bool = True
+    registers: int = 0
+    layer_scale: float = 0.0
+    tanh_gelu: bool = False
+    mlp_width: int = 0
 
     def __call__(self, images: jax.Array, *, train: bool) -> Features:
         """Computes the features.
@@ -86,24 +108,27 @@ class VisionTransformer(nn.Module):
 
         Returns:
           Features: map [B, H / patch, W / patch, D], the patch tokens after the final norm, and embedding
-          [B, D], the class token or the mean of the patch tokens.
+          [B, D], the class token, the mean of the patch tokens or what attention pools.
 
         Raises:
-          ValueError: an unknown pool or position, or a size that is no multiple of the patch.
+          ValueError: an unknown pool or position, the pool of a token that there is not, or a size that is
+            no multiple of the patch.
         """
         if self.pool not in POOLS:
             raise ValueError(f"pool of VisionTransformer is one of {POOLS}; got {self.pool!r}")
+        if self.pool == "token" and not self.class_token:
+            raise ValueError("pool of VisionTransformer is 'mean' or 'map' where class_token is False")
         if self.resize_positions not in RESIZINGS:
             raise ValueError(
                 f"resize_positions of VisionTransformer is one of {RESIZINGS}; got {self.resize_positions!r}"
             )
-        tokens = self.tokens(images, train=train)
+        tokens, pooled = self._encode(images, train=train)
         rows, columns = (n // self.patch for n in images.shape[1:3])
-        patches = tokens[:, 1:]  # [B, L, D]
+        patches = tokens[:, -rows * columns :]  # [B, L, D]
         embedding = tokens[:, 0] if self.pool == "token" else jnp.mean(patches, axis=1)
+        embedding = embedding if pooled is None else pooled
         return Features(patches.reshape(-1, rows, columns, self.width), embedding)
 
-    @nn.compact
     def tokens(self, images: jax.Array, *, train: bool, keep: jax.Array | None = None) -> jax.Array:
         """Computes the tokens, of all patches or of some of them.
 
@@ -113,31 +138,59 @@ class VisionTransformer(nn.Module):
           keep: int [B, n] in [0, L), the patches that the encoder sees, counted row by row; None for all.
 
         Returns:
-          float [B, 1 + n, D] after the final norm, the class token first; n is L where keep is None.
+          float [B, 1 + n, D] after the final norm, the class token first where there is one, without the
+          registers; n is L where keep is None.
 
         Raises:
           ValueError: an unknown position, or a size that is no multiple of the patch.
         """
+        return self._encode(images, train=train, keep=keep)[0]
+
+    @nn.compact
+    def _encode(
+        self, images: jax.Array, *, train: bool, keep: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the tokens, and what attention pools of them, None where `pool` is another."""
         x = self._patches(images)  # [B, h, w, D]
-        positions = self._positions(x.shape[1:3]).astype(x.dtype)  # [1, 1 + L, D]
-        x = x.reshape(x.shape[0], -1, self.width) + positions[:, 1:]
+        positions = self._positions(x.shape[1:3]).astype(x.dtype)  # [1, 1 + L, D], or L
+        x = x.reshape(x.shape[0], -1, self.width) + positions[:, int(self.class_token) :]
         if keep is not None:
             x = jnp.take_along_axis(x, keep[:, :, None], axis=1)  # [B, n, D]
-        begin = nn.initializers.normal(0.02) if self._all_xavier else nn.initializers.zeros
-        class_token = self.param("class_token", begin, (1, 1, self.width)).astype(x.dtype)
-        first = jnp.broadcast_to(class_token + positions[:, :1], (x.shape[0], 1, self.width))
-        x = jnp.concatenate([first, x], axis=1)  # [B, 1 + n, D]
+        x = jnp.concatenate([*self._first_tokens(x.shape[0], positions), x], axis=1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         norm = functools.partial(layer_norm, epsilon=self.epsilon, dtype=self.dtype)
         x = norm(name="encoder.ln_pre")(x) if self.pre_norm else x
-        kind = {"dtype": self.dtype, "quick_gelu": self.quick_gelu, "epsilon": self.epsilon}
-        kind["all_xavier"] = self._all_xavier
+        mlp: dict[str, Any] = {
+            "quick_gelu": self.quick_gelu,
+            "tanh_gelu": self.tanh_gelu,
+            "mlp_width": self.mlp_width,
+        }
+        kind = mlp | {"dtype": self.dtype, "epsilon": self.epsilon}
+        own: dict[str, Any] = {"all_xavier": self._all_xavier, "layer_scale": self.layer_scale}
         layer_type = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
         for layer in range(self.depth):
             drop_branch = self.stochastic_depth * layer / max(self.depth - 1, 1)
             name = f"encoder.layers.encoder_layer_{layer}"
-            x = layer_type(self.heads, self.dropout, drop_branch, **kind, name=name)(x, train)
-        return norm(name="encoder.ln")(x)
+            x = layer_type(self.heads, self.dropout, drop_branch, **kind, **own, name=name)(x, train)
+        x = norm(name="encoder.ln")(x)
+        pooled = AttentionPool(self.heads, **kind, name="attention_pool")(x) if self.pool == "map" else None
+        if self.registers:
+            first = int(self.class_token)
+            x = jnp.concatenate([x[:, :first], x[:, first + self.registers :]], axis=1)
+        return x, pooled
+
+    def _first_tokens(self, size: int, positions: jax.Array) -> list[jax.Array]:
+        """Returns the class token [B, 1, D] with its position, and registers [B, R, D], which have none."""
+        begin = nn.initializers.normal(0.02) if self._all_xavier else nn.initializers.zeros
+        tokens = []
+        if self.class_token:
+            class_token = self.param("class_token", begin, (1, 1, self.width)).astype(positions.dtype)
+            tokens.append(class_token + positions[:, :1])
+        if self.registers:
+            shape = (1, self.registers, self.width)
+            registers = self.param("registers", nn.initializers.normal(0.02), shape)
+            tokens.append(registers.astype(positions.dtype))
+        return [jnp.broadcast_to(token, (size, *token.shape[1:])) for token in tokens]
 
     @nn.nowrap
     def decoder(self, *, channels: int, width: int, depth: int, heads: int) -> PatchDecoder:
@@ -146,7 +199,12 @@ class VisionTransformer(nn.Module):
         Args:
           channels: C, of the images.
           width, depth, heads: of the decoder.
+
+        Raises:
+          ValueError: there is no class token, which the decoder reads.
         """
+        if not self.class_token:
+            raise ValueError("masked training needs a class token: model.class_token is False")
         outputs = self.patch**2 * channels
         return PatchDecoder(
             outputs,
@@ -184,73 +242,19 @@ class VisionTransformer(nn.Module):
         )(images)
 
     def _positions(self, grid: Sequence[int]) -> jax.Array:
-        """Returns the position embeddings, the class token's first: float32 [1, 1 + L, D]."""
+        """Returns the position embeddings, a class token's first: float32 [1, 1 + L, D] or [1, L, D]."""
+        first = int(self.class_token)
         if self.position == "sincos":
-            return jnp.pad(sincos_positions(grid, self.width), ((1, 0), (0, 0)))[None]
+            return jnp.pad(sincos_positions(grid, self.width), ((first, 0), (0, 0)))[None]
         if self.position != "learned":
             raise ValueError(f"position of VisionTransformer is one of {POSITIONS}; got {self.position!r}")
-        shape = (1, 1 + grid[0] * grid[1], self.width)
+        shape = (1, first + grid[0] * grid[1], self.width)
         return self.param("encoder.pos_embedding", nn.initializers.normal(0.02), shape)
 
 
 def _xavier_of_patches(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Xavier's uniform distribution of the patches' convolution [p, p, C, D] as the linear map that it is."""
     return XAVIER(key, (math.prod(shape[:-1]), shape[-1]), dtype).reshape(shape)
-
-
-class PatchDecoder(nn.Module):
-    """A narrower Transformer that fills in the patches which the encoder did not see.
-
-    Its positions are fixed sin-cos ones; every missing patch starts as one learned token.
-
-    Attributes:
-      outputs: values to predict for a patch.
-      width: D, of its tokens, a multiple of 4.
-      depth: number of its layers.
-      heads: of each attention.
-      remat: recompute each layer in the backward pass instead of keeping what is inside it.
-      dtype: of the computation; params stay float32.
-      all_xavier: as `EncoderLayer` has it.
-    """
-
-    outputs: int
-    width: int
-    depth: int
-    heads: int
-    remat: bool = False
-    dtype: Any = None
-    all_xavier: bool = False
-
-    @nn.compact
-    def __call__(self, tokens: jax.Array, restore: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """Predicts all patches.
-
-        Args:
-          tokens: float [B, 1 + n, D'], of `VisionTransformer.tokens(keep=...)`.
-          restore: int [B, L], where patch l stands in the list of the n kept patches, in the order of `keep`,
-            followed by the missing ones.
-          grid: rows and columns of patches, L in all.
-
-        Returns:
-          float32 [B, L, outputs].
-        """
-        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=XAVIER, name="embed")(tokens)
-        size, seen, _ = x.shape
-        mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width)).astype(
-            x.dtype
-        )
-        missing = jnp.broadcast_to(mask_token, (size, restore.shape[1] + 1 - seen, self.width))
-        patches = jnp.concatenate([x[:, 1:], missing], axis=1)  # [B, L, D], the kept first
-        patches = jnp.take_along_axis(patches, restore[:, :, None], axis=1)
-        patches += sincos_positions(grid, self.width).astype(x.dtype)
-        x = jnp.concatenate([x[:, :1], patches], axis=1)  # [B, 1 + L, D]
-        layer_type = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
-        for layer in range(self.depth):
-            kind = {"dtype": self.dtype, "all_xavier": self.all_xavier}
-            x = layer_type(self.heads, **kind, name=f"layer_{layer}")(x, False)
-        x = layer_norm(dtype=self.dtype, name="ln")(x)[:, 1:]
-        pixels = nn.Dense(self.outputs, dtype=self.dtype, kernel_init=XAVIER, name="pixels")(x)
-        return pixels.astype(jnp.float32)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -265,7 +269,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "vit_l32": dict(patch=32, width=1024, depth=24, heads=16),
     "vit_h14": dict(patch=14, width=1280, depth=32, heads=16),
 }
-VARIANTS |= {f"{name}_clip": VARIANTS[name] | CLIP for name in ("vit_b16", "vit_b32", "vit_l14")}
+VARIANTS |= {f"{name}_clip": VARIANTS[name] | CLIP for name in ("vit_b16", "vit_b32", "vit_l14", "vit_h14")}
+for _name, _of in (("vit_s14", "vit_s16"), ("vit_b14", "vit_b16"), ("vit_l14", "vit_l16")):
+    VARIANTS[f"{_name}_dinov2"] = VARIANTS[_of] | DINOV2 | {"patch": 14}
+    VARIANTS[f"{_name}_dinov2_reg4"] = VARIANTS[_of] | DINOV2_REG4 | {"patch": 14}
+VARIANTS |= {f"{name}_siglip": VARIANTS[name] | SIGLIP for name in ("vit_b16", "vit_l16")}
+VARIANTS["vit_so400m14_siglip"] = dict(patch=14, width=1152, depth=27, heads=16, mlp_width=4304) | SIGLIP
 
 
 def build(variant: str, **fields: Any) -> VisionTransformer:
@@ -289,28 +298,35 @@ def torch_head(variant: str) -> str:
 # Beginnings of names in timm, then in CLIP's image tower, and torchvision's or, where it has none, ours.
 NAMES = (
     (r"cls_token|class_embedding", "class_token"),
+    (r"reg_token|register_tokens", "registers"),
     (r"pos_embed|positional_embedding", "encoder.pos_embedding"),
     (r"(patch_embed\.proj|conv1)\.", "conv_proj."),
     (r"(norm_pre|ln_pre)\.", "encoder.ln_pre."),
     (r"(norm|ln_post)\.", "encoder.ln."),
     (r"head\.", "heads.head."),
 )
-LAYER = re.compile(r"(?:blocks|transformer\.resblocks)\.(\d+)\.(.*)")
+LAYER = re.compile(r"(?:blocks(?:\.\d+)?|transformer\.resblocks)\.(\d+)\.(\D.*)")  # DINOv2 groups its blocks
 NAMES_IN_LAYER = (
     (r"norm(\d)\.", r"ln_\1."),
     (r"attn\.(qkv\.|in_proj_)", "self_attention.in_proj_"),
     (r"attn\.(out_)?proj\.", "self_attention.out_proj."),
+    (r"ls(\d)\.gamma", r"ls_\1"),
     (r"mlp\.(fc1|c_fc)\.", "mlp.0."),
     (r"mlp\.(fc2|c_proj)\.", "mlp.3."),
 )
-LEFT_OUT = re.compile(r"decoder_|mask_token$")  # of MAE: no part of the network that transfers
+NAMES_IN_POOL = (("latent", "probe"), (r"proj\.", "out_proj."), (r"norm\.", "ln."), *NAMES_IN_LAYER[-2:])
+LEFT_OUT = re.compile(
+    r"decoder_|mask_token$|pooler\."
+)  # of MAE and others: no part of the network that transfers
+TOWERS = ("visual.trunk.", "visual.")  # OpenCLIP keeps timm's networks under the first
 
 
 def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
     """Brings the names of timm and CLIP to torchvision's, which pass as they are.
 
     CLIP's text tower and MAE's decoder are left out. CLIP's projection into the space of texts becomes a
-    classifier of that many "classes" without a bias, which gives CLIP's embedding of an image.
+    classifier of that many "classes" without a bias, which gives CLIP's embedding of an image. Positions of
+    the registers are added to them; a class token that has no position gets zeros, which is the same.
 
     Args:
       arrays: {"blocks.0.attn.qkv.weight": ...}, or {"visual.transformer.resblocks.0.attn.in_proj_weight":
@@ -321,22 +337,41 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
       {"encoder.layers.encoder_layer_0.self_attention.in_proj_weight": ..., ...}.
     """
     del variant
-    tower = "visual." if any(name.startswith("visual.") for name in arrays) else ""
+    tower = next((t for t in TOWERS if any(name.startswith(t) for name in arrays)), "")
     arrays = {name.removeprefix(tower): array for name, array in arrays.items() if name.startswith(tower)}
     named = {_torchvision_name(name): a for name, a in arrays.items() if not LEFT_OUT.match(name)}
     if "proj" in named:
         weight = named.pop("proj").T  # [D', D]
         named |= {"heads.head.weight": weight, "heads.head.bias": jnp.zeros(len(weight))}
-    for name in ("class_token", "encoder.pos_embedding"):
-        if name in named:
+    for leaf in ("weight", "bias"):
+        parts = [named.pop(f"attention_pool.{part}.{leaf}", None) for part in ("q", "kv")]
+        if all(part is not None for part in parts):
+            named[f"attention_pool.in_proj_{leaf}"] = jnp.concatenate(parts)
+    for name in ("class_token", "registers", "encoder.pos_embedding"):
+        if named.get(name) is not None:
             named[name] = named[name].reshape(1, -1, named[name].shape[-1])
+    if "encoder.pos_embedding" in named and ("class_token" in named or "registers" in named):
+        _place_first_positions(named)
     return named
+
+
+def _place_first_positions(named: dict[str, Any]) -> None:
+    """Leaves positions of the class token and the patches alone."""
+    positions, registers = named["encoder.pos_embedding"], named.get("registers")
+    first = positions.shape[1] - math.isqrt(positions.shape[1]) ** 2
+    if "class_token" in named and first == 0:
+        named["encoder.pos_embedding"] = jnp.pad(positions, ((0, 0), (1, 0), (0, 0)))
+    elif registers is not None and first == 1 + registers.shape[1]:
+        named["registers"] = registers + positions[:, 1:first]
+        named["encoder.pos_embedding"] = jnp.concatenate([positions[:, :1], positions[:, first:]], axis=1)
 
 
 def _torchvision_name(name: str) -> str:
     """Returns the name that this file's modules bear, for one of timm's or CLIP's."""
     if layer := LAYER.fullmatch(name):
         return f"encoder.layers.encoder_layer_{layer[1]}.{_replace_start(layer[2], NAMES_IN_LAYER)}"
+    if name.startswith("attn_pool."):
+        return f"attention_pool.{_replace_start(name.removeprefix('attn_pool.'), NAMES_IN_POOL)}"
     return _replace_start(name, NAMES)
 
 

@@ -77,7 +77,7 @@ def fetch(url: str, path: Path, *, size: int = 0, checksum: str = "", wait: floa
       url: https or http.
       path: of the file; its folder is made. It appears when it is whole and checked.
       size: in bytes; 0 where it is not known.
-      checksum: "md5:<hex>" or "sha256:<hex>"; "" where none is known.
+      checksum: "md5:<hex>" or "sha256:<hex>", or its first digits; "" where none is known.
       wait: seconds before the second attempt.
 
     Raises:
@@ -119,7 +119,7 @@ def fetch(url: str, path: Path, *, size: int = 0, checksum: str = "", wait: floa
 def _is_whole(path: Path, size: int, checksum: str) -> bool:
     if size and path.stat().st_size != size:
         return False
-    return not checksum or digest(path, checksum) == checksum.lower()
+    return not checksum or digest(path, checksum).startswith(checksum.lower())
 
 
 def digest(path: Path, checksum: str) -> str:

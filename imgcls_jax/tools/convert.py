@@ -3,11 +3,12 @@
   python -m imgcls_jax.tools.convert IN OUT --family resnet --variant resnet50 [--num_classes N] [--to torch]
   [--prefix teacher.]
 
-IN is .pth, .pt, .th, .safetensors or .npz, of either naming, or Caffe's .caffemodel; OUT is .safetensors.
-Every array is checked against the network: what is missing, left over or of another shape is an error.
---num_classes, where it is not the file's, leaves the classifier out. A prefix such as "model." or
-"module.encoder_q.", under which a training program keeps the network, is found; --prefix says which one where
-the file holds the network more than once. Runs no pickled code and needs no torch.
+IN is .pth, .pt, .th, .safetensors or .npz, of either naming, Caffe's .caffemodel, or public weights by name,
+such as timm/resnet50.a1_in1k (weights/hub.py); OUT is .safetensors. Every array is checked against the
+network: what is missing, left over or of another shape is an error. --num_classes, where it is not that of
+the file, leaves the classifier out. A prefix such as "model." or "module.encoder_q.", under which a training
+program keeps the network, is found; --prefix says which one where the file holds the network more than once.
+Runs no pickled code and needs no torch.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ with importing(__name__):
     import numpy as np
 
     from imgcls_jax.weights import pretrained
+    from imgcls_jax.weights.hub import locate
 
 
 def load_family(name: str) -> ModuleType:
@@ -65,7 +67,8 @@ def convert(
     """Converts a file of weights.
 
     Args:
-      source, destination: paths.
+      source: path, or the name of public weights as weights/hub.py reads it.
+      destination: path.
       family: module of models/.
       variant: of the family.
       num_classes: of the classifier to keep; None for the file's.
@@ -82,13 +85,13 @@ def convert(
     if Path(destination).suffix != ".safetensors":
         raise ValueError(f"weights are written as .safetensors; got {destination}")
     module = load_family(family)
-    arrays, note = pretrained.read_weights(source, module, variant), ""
+    arrays, note = pretrained.read_weights(locate(str(source)).path, module, variant), ""
     if prefix or not pretrained.is_own(arrays):
         shapes = pretrained.target_shapes(module.build(variant), image_shape, 1)
         arrays, note = pretrained.network_of(arrays, module, variant, shapes, prefix)
     aux = has_aux(arrays, module, variant)
     backbone = module.build(variant, aux=True) if aux else module.build(variant)
-    if hasattr(module, "import_weights") and not pretrained.is_own(arrays):
+    if not pretrained.is_own(arrays):
         arrays = pretrained.renamed(arrays, module, variant)
     num_classes = num_classes or count_classes(arrays, module.torch_head(variant))
     target = pretrained.target_shapes(backbone, image_shape, num_classes, aux=aux)
@@ -112,7 +115,7 @@ def has_aux(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = parser_of("convert", __doc__)
-    parser.add_argument("source", metavar="IN", type=user_path, help="file to read")
+    parser.add_argument("source", metavar="IN", help="file to read, or public weights by name")
     parser.add_argument("destination", metavar="OUT", type=user_path, help="file to write, .safetensors")
     parser.add_argument("--family", required=True, help="module of imgcls_jax/models, such as resnet")
     parser.add_argument("--variant", required=True, help="of the family, such as resnet50")

@@ -67,7 +67,7 @@ def landmark_finder(landmarks: Path, cascade: Path | None, min_neighbors: int) -
       ValueError: a package is missing, or a file is absent or not of its kind.
     """
     try:
-        import cv2
+        import cv2.data
         import dlib
     except ImportError as error:
         raise ValueError(f"{error.name} is missing: pip install 'imgcls-jax[crop]'") from error

@@ -42,7 +42,7 @@ with importing(__name__):
     from imgcls_jax.contracts.objective import Batch
     from imgcls_jax.train import nonfinite
     from imgcls_jax.train.checkpoint import Checkpoints
-    from imgcls_jax.train.initial import first_state
+    from imgcls_jax.train.initial import first_state, locate_weights
     from imgcls_jax.train.known_data import require_open
     from imgcls_jax.train.loop import Loop
     from imgcls_jax.train.nonfinite import Incidents
@@ -110,7 +110,7 @@ def find(setup: Setup, workdir: Path, step: int) -> tuple[_Replay, tuple[Any, ..
     incidents.left_out -= {step}
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         restored = restore(setup, checkpoints, before=step)
-        state, order = restored or first_state(setup)
+        state, order = restored or first_state(setup, locate_weights(setup, workdir))
         began = f"the checkpoint of step {int(state.step)}" if restored else "the beginning"
         writer = MetricWriter(workdir, active=False)
         stop = StopRequest()  # not entered: there is nothing to save, and Ctrl-C ends the command

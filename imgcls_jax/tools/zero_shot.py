@@ -28,7 +28,7 @@ from imgcls_jax.config.files import split_overrides
 from imgcls_jax.data.clip_tokens import CONTEXT_LENGTH, ClipTokenizer
 from imgcls_jax.data.prompts import prompts, read_classes, read_templates
 from imgcls_jax.inference.export import PLATFORMS, write
-from imgcls_jax.runtime.command import add_checkpoint, command, exit_with, parser_of, user_path
+from imgcls_jax.runtime.command import add_checkpoint, command, exit_with, parser_of, tell, user_path
 from imgcls_jax.runtime.names import printable
 
 
@@ -119,7 +119,10 @@ def of_weights(file: str, overrides: Mapping[str, str]) -> Any:
     from imgcls_jax.data.datasets import DataSide
     from imgcls_jax.inference.trained import Trained
     from imgcls_jax.train.build import make_backbone, make_objective
+    from imgcls_jax.train.initial import differing_transforms
     from imgcls_jax.weights import pretrained
+    from imgcls_jax.weights.described import require_fields
+    from imgcls_jax.weights.hub import locate
 
     settings = resolve(load(find(file, overrides))[0]).settings(steps_per_epoch=1)
     model, objective_settings = settings.model, settings.objective
@@ -140,8 +143,12 @@ def of_weights(file: str, overrides: Mapping[str, str]) -> Any:
     params, objective_state = jax.eval_shape(objective.init, jax.random.key(0), batch)
     target = {"params": params, "batch_stats": objective_state.get("batch_stats", {})}
     positions = getattr(backbone, "resize_positions", "timm")
+    weights = locate(model.pretrained)
+    require_fields(weights.description, backbone, model.pretrained)
+    for line in differing_transforms(weights.description.preprocessing, settings.data):
+        tell(f"warning: {model.pretrained}: {line}")
     loaded, batch_stats, report = pretrained.load(
-        model.pretrained, find_module("models", model.name), model.variant, target, positions=positions
+        weights.path, find_module("models", model.name), model.variant, target, positions=positions
     )
     missing = sorted(params.keys() - loaded.keys())
     if missing:

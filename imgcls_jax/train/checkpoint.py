@@ -16,10 +16,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
-from imgcls_jax.runtime.buckets import as_path, is_bucket, make_folder, require_reachable
+from imgcls_jax.runtime.buckets import is_bucket, make_folder
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.mistakes import is_passing
-from imgcls_jax.train.checkpoint_manager import Manager
+from imgcls_jax.train.checkpoint_manager import Manager, absolute
 from imgcls_jax.train.checkpoint_tree import (
     OBJECTIVE_STATE,
     differing_leaves,
@@ -69,9 +69,7 @@ class Checkpoints:
             raise ValueError(f"train.keep_checkpoints is at least 1; got {keep_last}")
         # Orbax reports every save and file at INFO, and at ERROR, with tracebacks, what it raises besides.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        require_reachable(directory)
-        remote, self.read_only = is_bucket(directory), read_only
-        self.directory = as_path(directory) if remote else Path(directory).absolute()
+        self.directory, self.read_only = absolute(directory), read_only
         self._keep_last, self._tracks_best = keep_last, bool(best_metric)
 
         def metric(metrics: dict[str, float]) -> float:
@@ -100,7 +98,9 @@ class Checkpoints:
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
                 # A store renames by copying, which a kill may end: there a file says that all is written.
-                temporary_path_class=ocp.path.atomicity.CommitFileTemporaryPath if remote else None,
+                temporary_path_class=ocp.path.atomicity.CommitFileTemporaryPath
+                if is_bucket(self.directory)
+                else None,
                 # Else threads of a save whose folder cannot be made wait 300 s for it, at the process's end.
                 async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
             ),

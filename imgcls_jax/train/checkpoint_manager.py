@@ -4,14 +4,46 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 
 import orbax.checkpoint as ocp
 
-from imgcls_jax.runtime.buckets import as_path
+from imgcls_jax.runtime.buckets import as_path, is_bucket, require_reachable
 from imgcls_jax.runtime.files import read_json
 from imgcls_jax.runtime.mistakes import is_passing
 
 logger = logging.getLogger(__name__)
+
+
+# Some two minutes in all, where TensorStore itself goes on for a quarter of an hour.
+RETRIES = {"max_retries": 8, "initial_delay": "1s", "max_delay": "32s"}
+
+
+def absolute(directory: Path) -> Path:
+    """Returns a folder of checkpoints as Orbax takes it.
+
+    Raises:
+      ValueError: it lies in an object store that TensorStore does not reach.
+    """
+    if not is_bucket(directory):
+        return Path(directory).absolute()
+    require_reachable(directory)
+    _give_up_in_time()
+    return as_path(directory)
+
+
+def _give_up_in_time() -> None:
+    """Bounds how often the arrays of a checkpoint are sent again to an object store that does not answer.
+
+    Orbax has no option for it. Where a later version keeps its defaults elsewhere, those of TensorStore stay.
+    """
+    try:
+        from orbax.checkpoint._src.serialization import tensorstore_utils
+    except ImportError:
+        return
+    for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
+        context = getattr(tensorstore_utils, name, {})
+        context.update(gcs_request_retries=RETRIES, s3_request_retries=RETRIES)
 
 
 class Manager(ocp.CheckpointManager):

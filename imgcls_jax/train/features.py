@@ -91,17 +91,32 @@ class CachedFeatures:
     Args:
       features: Features of arrays [N, ...].
       columns: what else a batch has of each example, [N, ...], "label" among them.
+      groups: as of TrainBatches.
       shard: (process index, number of processes).
     """
 
-    def __init__(self, features: Any, columns: Mapping[str, np.ndarray], shard: tuple[int, int] = (0, 1)):
-        self.features, self.columns, self.shard = features, columns, shard
+    def __init__(
+        self,
+        features: Any,
+        columns: Mapping[str, np.ndarray],
+        groups: tuple[np.ndarray, int] | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ):
+        self.features, self.columns, self.groups, self.shard = features, columns, groups, shard
         self.labels = columns["label"]
         self.class_names: tuple[str, ...] = ()  # no message names a class
 
     def train_batches(self, batch_size: int, seed: int, order: Any = None) -> TrainBatches:
         """Returns the batches to train on."""
-        return TrainBatches(self, (), batch_size=batch_size, seed=seed, order=order, shard=self.shard)
+        return TrainBatches(
+            self,
+            (),
+            batch_size=batch_size,
+            seed=seed,
+            groups=self.groups,
+            order=order,
+            shard=self.shard,
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -161,4 +176,4 @@ def cache_features(
         shapes = ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(features))
         seconds = time.monotonic() - started
         print(f"features of the frozen backbone computed once: {shapes} in {seconds:.1f} s", flush=True)
-    return CachedFeatures(features, columns, phase.data.shard)
+    return CachedFeatures(features, columns, phase.data.groups(), phase.data.shard)

@@ -194,6 +194,7 @@ class Loop:
             raise Interrupted
         if saves:
             self.progress.clock.pause()
+            self.writer.flush()  # first: whoever finds the checkpoint finds what was told up to it
             self.save()
             if due.evaluation(step):
                 self.evaluate()
@@ -221,7 +222,6 @@ class Loop:
     def save(self, *, wait: bool = False) -> None:
         """Saves the state in the background; `wait` returns only when it is on disk."""
         started = time.monotonic()
-        self.writer.flush()  # first: whoever finds the checkpoint finds what was told up to it
         self.checkpoints.save(self.state, order=self.order, progress=self.kept(), wait=wait)
         self.due.saved(self.step, time.monotonic() - started)
 
@@ -233,6 +233,7 @@ class Loop:
         """Saves the state that the last step left, before it changes without a step: a resume at this step
         repeats the change."""
         if self.step:
+            self.writer.flush()
             self.save()
 
     def end(self, error: Exception) -> str:

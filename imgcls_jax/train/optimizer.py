@@ -261,8 +261,8 @@ def _by_depth(
             f"{', '.join(sorted(rows)) or 'none'}: name the factors in optimizer.groups"
         )
     behind = max(int(match[2]) for match in found) + 2
-    # What lies behind the blocks in a pre-norm transformer is its last norm.
-    last = re.compile(r"(?!backbone/).*|backbone/(?:.*[/.])?(?:ln|norm)/.*")
+    # What lies behind the blocks in a pre-norm transformer is its last norm and the attention that pools.
+    last = re.compile(r"(?!backbone/).*|backbone/(?:.*[/.])?(?:ln|norm)/.*|backbone/attention_pool/.*")
 
     def depth(path: str) -> int:
         block = BLOCK.fullmatch(path)

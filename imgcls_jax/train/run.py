@@ -24,7 +24,7 @@ from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
 from imgcls_jax.train.due import Due
 from imgcls_jax.train.growth import require_data_growth, require_growth
-from imgcls_jax.train.initial import first_state
+from imgcls_jax.train.initial import first_state, locate_weights
 from imgcls_jax.train.loop import Failed, Loop
 from imgcls_jax.train.nonfinite import Incidents, NonFinite, RollBack
 from imgcls_jax.train.setup import Setup
@@ -177,7 +177,8 @@ def _go_on(
 ) -> dict[str, Any]:
     """Trains from the newest checkpoint to the end and returns the result, all but wall_seconds."""
     restored = restore(setup, checkpoints)
-    state, order = restored or first_state(setup)
+    weights = None if restored else locate_weights(setup, workdir)
+    state, order = restored or first_state(setup, weights)
     kept = checkpoints.progress(int(state.step)) if restored else {}
     spent.go_on(kept)
     if setup.first_process:  # only now: what is refused changes nothing in the workdir
@@ -188,6 +189,7 @@ def _go_on(
             setup.source_shape,
             _found(setup),
             setup.data.brightness,
+            weights.pinned if weights else {},
         )
         if setup.teacher is not None:
             setup.teacher.write(workdir)

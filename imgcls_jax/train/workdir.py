@@ -73,16 +73,35 @@ def named(text: str) -> tuple[Path, str]:
     return path, "latest"
 
 
-def save_configuration(workdir: Path, configuration: Configuration, steps_per_epoch: int) -> None:
-    """Writes <workdir>/config.json."""
+def save_configuration(
+    workdir: Path,
+    configuration: Configuration,
+    steps_per_epoch: int,
+    pinned: Mapping[str, str] | None = None,
+) -> None:
+    """Writes <workdir>/config.json.
+
+    Args:
+      workdir: exists.
+      configuration, steps_per_epoch: of the run.
+      pinned: the commit of public weights, as `Located` has it; without one that of before stays.
+    """
     resolved = configuration.in_steps(steps_per_epoch)
+    pinned = pinned or pinned_weights(workdir)
     content = {
         "written": configuration.written,
         "resolved": resolved,
         "steps_per_epoch": steps_per_epoch,
         "digest": compare.digest(resolved),
-    }
+    } | ({"pretrained": pinned} if pinned else {})
     write_json(workdir / "config.json", content)
+
+
+def pinned_weights(workdir: Path) -> Mapping[str, Any]:
+    """Returns which commit of public weights a workdir began with; {} where it keeps none."""
+    path = workdir / "config.json"
+    kept = read_json(path).get("pretrained") if path.exists() else None
+    return kept if isinstance(kept, dict) else {}
 
 
 def _read_configuration(workdir: Path) -> Saved:
@@ -253,6 +272,7 @@ def claim(
     source_shape: tuple[int, ...],
     found: Found,
     brightness: Callable[[], tuple[float, float] | None],
+    pinned: Mapping[str, str] | None = None,
 ) -> None:
     """Makes a workdir that of a run: writes config.json, task.json and data.json.
 
@@ -265,7 +285,7 @@ def claim(
             stem = f"result_{saved_length(workdir)}"
             names = (f"{stem}.json", *(f"{stem}_{number}.json" for number in range(2, 1000)))
             result.replace(next(workdir / name for name in names if not (workdir / name).exists()))
-    save_configuration(workdir, configuration, task.steps_per_epoch)
+    save_configuration(workdir, configuration, task.steps_per_epoch, pinned)
     save_task(workdir, task, found.class_names, source_shape)
     kept_data.write(workdir, found.splits, found.class_names, brightness)
 

@@ -1,4 +1,5 @@
-"""The names of CLIP's files of weights: OpenAI's, OpenCLIP's and Hugging Face's, for both towers.
+"""The names of CLIP's files of weights: OpenAI's, OpenCLIP's and Hugging Face's, for both towers; of SigLIP's
+the image tower.
 
 Hugging Face's names become OpenAI's, with the three projections of an attention joined. OpenCLIP's class with
 a tower of texts of its own has the prefix "text.", which is taken away. The image tower then goes the way of
@@ -27,6 +28,11 @@ HUGGING_FACE = (
     (r"vision_model\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
     (r"vision_model\.pre_layrnorm\.", "visual.ln_pre."),  # spelled so
     (r"vision_model\.post_layernorm\.", "visual.ln_post."),
+    (r"vision_model\.head\.probe", "visual.attn_pool.latent"),
+    (r"vision_model\.head\.attention\.in_proj_", "visual.attn_pool.in_proj_"),
+    (r"vision_model\.head\.attention\.out_proj\.", "visual.attn_pool.proj."),
+    (r"vision_model\.head\.layernorm\.", "visual.attn_pool.norm."),
+    (r"vision_model\.head\.", "visual.attn_pool."),
     (r"text_model\.encoder\.layers\.(\d+)\.", r"transformer.resblocks.\1."),
     (r"vision_model\.encoder\.layers\.(\d+)\.", r"visual.transformer.resblocks.\1."),
 )
@@ -88,6 +94,8 @@ def openai_names(arrays: Mapping[str, np.ndarray]) -> Arrays:
     Raises:
       ValueError: an attention lacks one of its three projections.
     """
+    if "embeddings.patch_embedding.weight" in arrays:  # an image tower alone, by transformers of version 5
+        arrays = {f"vision_model.{name}": array for name, array in arrays.items()}
     if not any(name.startswith(("text_model.", "vision_model.")) for name in arrays):
         texts = any(name.startswith("text.transformer.") for name in arrays)
         return {name.removeprefix("text.") if texts else name: array for name, array in arrays.items()}

@@ -125,7 +125,11 @@ def _read_npz(path: Path) -> Arrays:
     with zipfile.ZipFile(path) as archive:
         _check_claim(sum(member.file_size for member in archive.infolist()), path.stat().st_size)
     with np.load(path, allow_pickle=False) as arrays:
-        return _strip_prefixes({name: arrays[name] for name in arrays.files})
+        found = {name: arrays[name] for name in arrays.files}
+    # NumPy knows no bfloat16 and writes two bytes of no type.
+    return _strip_prefixes(
+        {n: a.view(jnp.bfloat16) if a.dtype == np.dtype("V2") else a for n, a in found.items()}
+    )
 
 
 _READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".caffemodel": read_caffemodel}

@@ -11,9 +11,11 @@ from types import ModuleType
 
 import numpy as np
 
+from imgcls_jax.weights.big_vision import of_big_vision
 from imgcls_jax.weights.caffe import from_caffe
 from imgcls_jax.weights.clip_names import openai_names
 from imgcls_jax.weights.files import read_state_dict
+from imgcls_jax.weights.hugging_face import of_hugging_face
 
 KeyPath = tuple[str, ...]  # room, modules..., leaf
 
@@ -110,14 +112,25 @@ def read_weights(path: str | Path, family: ModuleType, variant: str) -> dict[str
         raise ValueError(f"{path}: {error}") from error
 
 
+def familiar(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns arrays under the names of timm, OpenAI or torchvision, which each family reads.
+
+    Raises:
+      ValueError: a part of an attention is missing, or an array has no place in big_vision's network.
+    """
+    return openai_names(of_hugging_face(of_big_vision(arrays)))
+
+
 def renamed(arrays: Mapping[str, np.ndarray], family: ModuleType, variant: str) -> dict[str, np.ndarray]:
-    """Returns what a family's `import_weights` makes of arrays; those of CLIP may have Hugging Face's names.
+    """Returns what a family's `import_weights` makes of arrays; their names may also be Hugging Face's or
+    big_vision's.
 
     Raises:
       ValueError: an array is of a form that the family cannot read.
     """
     try:
-        imported = family.import_weights(openai_names(arrays), variant)
+        named = familiar(arrays)
+        imported = family.import_weights(named, variant) if hasattr(family, "import_weights") else named
         return {name: np.asarray(a) for name, a in imported.items()}
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"no weights of {variant}: {error}") from error

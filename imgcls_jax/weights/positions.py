@@ -14,8 +14,9 @@ def resize_positions(square: np.ndarray, side: int, like: str) -> np.ndarray:
     Args:
       square: float [1, n, n, D].
       side: of the new grid.
-      like: "timm" antialiases, with the cubic's a = -1/2; the other two do not and have a = -3/4, PyTorch's:
-        "torchvision" lets the corners stay where they are (align_corners), "mae" the edges of the whole.
+      like: "timm" antialiases, with the cubic's a = -1/2; the others do not and have a = -3/4, PyTorch's:
+        "torchvision" lets the corners stay where they are (align_corners), "mae" the edges of the whole, and
+        "dinov2" takes the new grid for a tenth of a patch larger than it is.
 
     Returns:
       float [1, side, side, D].
@@ -25,13 +26,13 @@ def resize_positions(square: np.ndarray, side: int, like: str) -> np.ndarray:
     """
     if like == "timm":
         return np.asarray(jax.image.resize(square, (1, side, side, square.shape[3]), "bicubic"))
-    if like not in ("torchvision", "mae"):
-        raise ValueError(f"model.resize_positions is one of timm, torchvision, mae; got {like!r}")
+    if like not in ("torchvision", "mae", "dinov2"):
+        raise ValueError(f"model.resize_positions is one of timm, torchvision, mae, dinov2; got {like!r}")
     old = square.shape[1]
     if like == "torchvision":
         at = np.arange(side) * ((old - 1) / max(side - 1, 1))
     else:
-        at = (np.arange(side) + 0.5) * (old / side) - 0.5
+        at = (np.arange(side) + 0.5) * (old / (side + 0.1 * (like == "dinov2"))) - 0.5
     first = np.floor(at).astype(int)
     matrix = np.zeros((side, old))
     for tap in (-1, 0, 1, 2):

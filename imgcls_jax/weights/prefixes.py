@@ -6,11 +6,13 @@ projector, a moving average. Whatever the prefix is called, the network is where
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Set
 from types import ModuleType
 
 import numpy as np
 
+from imgcls_jax.weights.hugging_face import PREFIX
 from imgcls_jax.weights.layout import renamed
 
 Arrays = dict[str, np.ndarray]
@@ -84,8 +86,13 @@ def _best(
             covered[prefix] = len(needed & _names_read(group, family, variant))
     most = max(covered.values())
     best = [prefix for prefix, count in covered.items() if count == most]
-    if hasattr(family, "import_weights"):  # that takes off by itself what its files begin with
-        best = [prefix for prefix in best if not any(prefix.startswith(p) for p in best if p != prefix)]
+    # What reads foreign names takes off by itself what they begin with.
+    taken_off = re.compile("" if hasattr(family, "import_weights") else rf"(?:^|\.){PREFIX.pattern}$")
+    best = [
+        prefix
+        for prefix in best
+        if not (taken_off.search(prefix) and any(prefix.startswith(p) for p in best if p != prefix))
+    ]
     best = [p for p in best if p.removesuffix(AVERAGE) + NETWORK not in best or not p.endswith(AVERAGE)]
     if most == len(needed) and best[0] == "":
         return best
@@ -99,8 +106,6 @@ def _best(
 
 def _names_read(arrays: Arrays, family: ModuleType, variant: str) -> Set[str]:
     """Returns the names that a family finds."""
-    if not hasattr(family, "import_weights"):
-        return arrays.keys()
     try:
         return renamed(arrays, family, variant).keys()
     except ValueError:

@@ -32,7 +32,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgcls_jax.weights.clip_names import ROOMS, ClipNames, of_clip, openai_names
+from imgcls_jax.weights import layout
+from imgcls_jax.weights.clip_names import ROOMS, ClipNames, of_clip
 from imgcls_jax.weights.files import read_state_dict, write_safetensors
 from imgcls_jax.weights.layout import CONV_HEAD, KeyPath, OwnNames, TorchNames, read_weights, renamed
 from imgcls_jax.weights.positions import grid_of, resize_positions
@@ -106,12 +107,12 @@ def load_torch(
     """Turns a PyTorch state dict into params and batch_stats.
 
     The network may stand under a prefix, which prefixes.py finds. Of what is there, every array must be used
-    once, and every leaf must be filled. There are three exceptions. A classifier of another number of classes
-    or of another kind is left out, and its room is not in the params returned; so are auxiliary classifiers
-    and other parts that the target is built without. A convolution of 3 input channels is summed over them
-    where the target has 1: a gray image then counts as one with R = G = B. Of CLIP's
-    files the text tower, the projection and the scale are read where the target has them. Position embeddings
-    of another square grid are interpolated, bicubically, in timm's way unless `positions` says otherwise.
+    once, and every leaf filled, with three exceptions. A classifier of another number of classes or of
+    another kind is left out, and its room is not in the params returned; so are auxiliary classifiers and
+    other parts that the target is built without. A convolution of 3 input channels is summed over them where
+    the target has 1: a gray image then counts as one with R = G = B. Of CLIP's files the text tower, the
+    projection and the scale are read where the target has them. Position embeddings of another square grid
+    are interpolated, bicubically, in timm's way unless `positions` says otherwise.
 
     Args:
       state_dict: {name: float array}, as `read_state_dict` returns it.
@@ -129,11 +130,10 @@ def load_torch(
       ValueError: listing what is missing, what is left over, what has another shape, and what holds NaN,
         infinity or other things than floats.
     """
-    arrays, note = network_of(openai_names(state_dict), family, variant, target)
-    arrays = openai_names(arrays)  # where they stood under a prefix
+    arrays, note = network_of(layout.familiar(state_dict), family, variant, target)
+    arrays = layout.familiar(arrays)  # where they stood under a prefix
     texts, told = _texts(arrays, target, positions)
-    if hasattr(family, "import_weights"):
-        arrays = renamed(arrays, family, variant)
+    arrays = renamed(arrays, family, variant)
     try:
         params, batch_stats, report = _fill(arrays, TorchNames(family, variant), target, positions)
     except ValueError as error:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.contracts.backbone import init_backbone
 from imgcls_jax.models import mlp
 
 KEY = jax.random.key(0)
@@ -34,6 +35,7 @@ def test_without_layers_the_embedding_is_the_image():
     features, variables = mlp.build(hidden=()).init_with_output(KEY, images, train=False)
     np.testing.assert_array_equal(features.embedding, images.reshape(1, 12))
     assert not variables
+    assert init_backbone(mlp.build(hidden=()), KEY, images)[:2] == ({}, {})
 
 
 def test_dropout_is_drawn_in_training_alone():

@@ -82,7 +82,7 @@ def loaded(family, variant, shapes, size, gain, **fields):
     assert set(params) == set(target["params"])
     if aux or not hasattr(family, "torch_aux_heads"):
         assert report.loaded == len(shapes) and not report.notes
-        back = pretrained.to_torch(params, batch_stats, family, variant)
+        back = in_our_names(family, variant, pretrained.to_torch(params, batch_stats, family, variant))
         named = in_our_names(family, variant, drawn)
         assert back.keys() == named.keys() and all(np.array_equal(back[key], named[key]) for key in named)
     return backbone, params, batch_stats

@@ -41,6 +41,20 @@ def test_parameter_count(variant, params):
     assert params_of(vit.build(variant)) == params
 
 
+@pytest.mark.parametrize(
+    "variant, params",
+    [  # as timm counts them, without a classifier; four registers of 384 beside DINOv2
+        ("vit_s14_dinov2", 21_628_800),
+        ("vit_s14_dinov2_reg4", 21_628_800 + 4 * 384),
+        ("vit_b16_siglip", 92_884_224),
+        ("vit_so400m14_siglip", 427_680_704),
+    ],
+)
+def test_parameter_count_of_the_backbone(variant, params):
+    _, variables = shapes_of(vit.build(variant))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == params
+
+
 @pytest.fixture(scope="module")
 def tiny():
     backbone = vit.build("vit_tiny", depth=2)
@@ -83,6 +97,80 @@ def test_tokens_of_kept_patches(tiny):
     np.testing.assert_array_equal(encode(unseen, keep), some)
     seen = images.at[:, 4:8, 4:8].add(1.0)  # patch 5
     assert jnp.all(jnp.any(encode(seen, keep) != some, axis=(1, 2)))
+
+
+FORMS = [
+    {"layer_scale": 0.1, "registers": 3},
+    {"class_token": False, "pool": "map", "tanh_gelu": True, "mlp_width": 24},
+    {"class_token": False, "pool": "mean", "position": "sincos", "registers": 1},
+]
+
+
+@pytest.mark.parametrize("fields", FORMS)
+def test_the_tokens_are_the_same_in_number_and_all_params_learn(tiny, fields):
+    backbone, images = vit.build("vit_tiny", depth=2, **fields), tiny[2]
+
+    @jax.jit
+    def run(images):
+        variables = backbone.init(jax.random.key(1), images, train=False)
+
+        def loss(params):
+            features = backbone.apply({"params": params}, images, train=False)
+            return jnp.sum(features.embedding * jnp.arange(64.0)), features
+
+        gradients, features = jax.grad(loss, has_aux=True)(variables["params"])
+        return gradients, features, backbone.apply(variables, images, train=False, method="tokens")
+
+    gradients, features, tokens = run(images)
+    first = 1 if fields.get("class_token", True) else 0
+    assert tokens.shape == (2, first + 16, 64)
+    np.testing.assert_allclose(features.map, tokens[:, first:].reshape(2, 4, 4, 64), atol=1e-6)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.all(np.isfinite(leaf)) and np.any(leaf != 0), path
+
+
+@pytest.mark.parametrize("fields", FORMS)
+def test_every_form_is_exported_for_any_number_of_images(fields):
+    backbone = vit.build("vit_tiny", depth=1, **fields)
+    _, variables = shapes_of(backbone, 16)
+    (batch,) = jax.export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, 16, 16, 3), jnp.float32)
+    run = jax.jit(lambda variables, images: backbone.apply(variables, images, train=False).embedding)
+    exported = jax.export.export(run)(variables, images)
+    assert [str(size) for size in exported.out_avals[0].shape] == ["b", "64"]
+
+
+def test_layer_scale_multiplies_both_branches():
+    x = jax.random.normal(jax.random.key(0), (1, 3, 8))
+    plain, scaled = EncoderLayer(2), EncoderLayer(2, layer_scale=1.0)
+    variables = scaled.init(jax.random.key(1), x, False)
+    params = dict(variables["params"])
+    assert np.all(params["ls_1"] == 1) and params["ls_2"].shape == (8,)
+    np.testing.assert_allclose(scaled.apply(variables, x, False), plain.apply({"params": params}, x, False))
+    none = params | {"ls_1": jnp.zeros(8), "ls_2": jnp.zeros(8)}
+    np.testing.assert_array_equal(scaled.apply({"params": none}, x, False), x)
+    half = params | {"ls_2": jnp.zeros(8), "ls_1": jnp.full(8, 0.5)}
+    whole = half | {"ls_1": jnp.ones(8)}
+    found, full = (scaled.apply({"params": own}, x, False) for own in (half, whole))
+    np.testing.assert_allclose(found - x, (full - x) / 2, atol=1e-6)
+
+
+def test_registers_shift_no_token_and_positions_of_a_file_go_to_them():
+    """timm may keep positions of class token and registers with those of the patches, DINOv2 none of them."""
+    backbone = vit.build("vit_tiny", registers=2, depth=1)
+    target = pretrained.target_shapes(backbone, (8, 8, 3), 3)
+    del target["params"]["head"]
+    values = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), target)
+    arrays = pretrained.to_torch(values["params"], {}, vit, "vit_tiny")
+    positions = np.arange(1 + 2 + 4, dtype=np.float32)[None, :, None] * np.ones((1, 1, 64), np.float32)
+    arrays["encoder.pos_embedding"] = positions
+    params, _, _ = pretrained.load_torch(arrays, vit, "vit_tiny", target)
+    found = params["backbone"]
+    assert found["encoder.pos_embedding"][0, :, 0].tolist() == [0, 3, 4, 5, 6]
+    assert found["registers"][0, :, 0].tolist() == [2, 3]
+    arrays["encoder.pos_embedding"] = positions[:, 3:]
+    params, _, _ = pretrained.load_torch(arrays, vit, "vit_tiny", target)
+    assert params["backbone"]["encoder.pos_embedding"][0, :, 0].tolist() == [0, 3, 4, 5, 6]
 
 
 def test_decoder_puts_each_token_at_its_patch():
@@ -145,6 +233,12 @@ def test_remat_changes_no_param_and_bfloat16_keeps_them_whole():
 def test_errors():
     with pytest.raises(ValueError, match="vit_b16"):
         vit.build("vit_g14")
+    with pytest.raises(ValueError, match="model.class_token is False"):
+        vit.build("vit_tiny", class_token=False).decoder(channels=3, width=8, depth=1, heads=2)
+    with pytest.raises(ValueError, match="set one of them"):
+        shapes_of(vit.build("vit_tiny", quick_gelu=True, tanh_gelu=True), 16)
+    with pytest.raises(ValueError, match="'mean' or 'map' where class_token is False"):
+        shapes_of(vit.build("vit_tiny", class_token=False), 16)
     for fields, size in [({"pool": "max"}, 16), ({"position": "rotary"}, 16), ({}, 18)]:
         with pytest.raises(ValueError, match="pool|position|patches"):
             shapes_of(vit.build("vit_tiny", **fields), size)

@@ -120,7 +120,7 @@ def test_it_learns_that_one_label_brings_another():
         updates, memory = tx.update(grads, memory, params)
         return optax.apply_updates(params, updates), objective_state, memory
 
-    for _ in range(150):
+    for _ in range(300):
         params, objective_state, memory = step(params, objective_state, memory)
     # Batch norm's running statistics of images without content are its own affair: the trained step is asked.
     value, _ = objective.loss(params, objective_state, batch, jax.random.key(0), 0)

@@ -82,10 +82,12 @@ def test_a_frozen_trunk_costs_no_backward_pass_and_no_optimizer_memory():
     assert frozen.phases[0].why_not_cached.startswith("they would take")
 
 
-def test_cached_features_change_no_result(tmp_path):
+@pytest.mark.parametrize("images_per_class", [1, 4])
+def test_cached_features_change_no_result(images_per_class, tmp_path):
     results = []
     for name, gib in (("cached", 1.0), ("not", 0.0)):
         config = config_of({"1": {"total_steps": 12, "groups": FREEZE}}, feature_cache_gib=gib)
+        config["data"] = config["data"] | {"images_per_class": images_per_class}
         setup = Setup(resolve(config))
         assert (setup.phases[0].features is not None) == bool(gib)
         train(setup, tmp_path / name)

@@ -38,7 +38,7 @@ def student_config(teacher, objective=None, **train):
 def taught(tmp_path_factory):
     """The workdir of a teacher with an average, whose statistics are its own."""
     workdir = tmp_path_factory.mktemp("teacher")
-    config = digits_config(total_steps=4)
+    config = digits_config(total_steps=4) | {"model": MODEL}
     config["objective"] |= {"ema_decay": 0.5}
     run(config, workdir)
     return workdir

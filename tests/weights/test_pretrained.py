@@ -203,7 +203,7 @@ def test_positions_resized_as_torchvision_and_mae_do():
     constant = np.ones((1, 3, 3, 2), np.float32)
     for like in ("timm", "torchvision", "mae"):
         np.testing.assert_allclose(resize_positions(constant, 5, like), 1, atol=1e-6)
-    with pytest.raises(ValueError, match="resize_positions is one of timm, torchvision, mae"):
+    with pytest.raises(ValueError, match="resize_positions is one of timm, torchvision, mae, dinov2"):
         resize_positions(constant, 5, "nearest")
 
 

@@ -24,6 +24,8 @@ from imgcls_jax.data import augment, transforms
 from imgcls_jax.inference.trained import load
 from imgcls_jax.train.build import make_backbone
 from imgcls_jax.weights import pretrained
+from imgcls_jax.weights.described import require_fields
+from imgcls_jax.weights.hub import locate
 
 BATCH = 32  # crops at a time
 STRIDE = 16  # pixels of the canvas from one position of the map to the next, at most
@@ -186,8 +188,10 @@ def of_configuration(configuration: Configuration) -> Trunk:
     size = side_of(line)
     backbone = make_backbone(model)
     target = pretrained.target_shapes(backbone, (size, size, 3), 1)
+    weights = locate(path)
+    require_fields(weights.description, backbone, path)
     params, batch_stats, _ = pretrained.load(
-        path,
+        weights.path,
         find_module("models", model.name),
         model.variant,
         target,
