@@ -16,10 +16,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
-from imgcls_jax.runtime.buckets import is_bucket, make_folder
+from imgcls_jax.runtime.buckets import make_folder
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.mistakes import is_passing
-from imgcls_jax.train.checkpoint_manager import Manager, absolute
+from imgcls_jax.train.checkpoint_manager import Manager, absolute, commit_by
 from imgcls_jax.train.checkpoint_tree import (
     OBJECTIVE_STATE,
     differing_leaves,
@@ -97,10 +97,7 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
-                # A store renames by copying, which a kill may end: there a file says that all is written.
-                temporary_path_class=ocp.path.atomicity.CommitFileTemporaryPath
-                if is_bucket(self.directory)
-                else None,
+                temporary_path_class=commit_by(self.directory),
                 # Else threads of a save whose folder cannot be made wait 300 s for it, at the process's end.
                 async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
             ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import orbax.checkpoint as ocp
 
@@ -30,6 +31,14 @@ def absolute(directory: Path) -> Path:
     require_reachable(directory)
     _give_up_in_time()
     return as_path(directory)
+
+
+def commit_by(directory: Path) -> Any:
+    """Returns Orbax's way to tell a checkpoint that is whole; None for renaming its folder at the end.
+
+    An object store renames by copying, which a kill may end. There a file says that all is written.
+    """
+    return ocp.path.atomicity.CommitFileTemporaryPath if is_bucket(directory) else None
 
 
 def _give_up_in_time() -> None:
