@@ -13,10 +13,11 @@ from unittest import mock
 import pytest
 
 import imgcls_jax.config
-from imgcls_jax.config import sections
+from imgcls_jax.config import compare, sections
 from imgcls_jax.config.files import find, load
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import flat_fields
+from imgcls_jax.tools import results
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -145,7 +146,7 @@ def test_a_source_with_a_folder_has_a_default_one(path):
     assert resolve(written(path, "")).resolved["data"].get("root", "") != "", path
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", results.kept(ROOT / "results"), ids=lambda path: path.stem)
 def test_the_command_of_a_result_makes_the_run_that_was_measured(path):
     content = json.loads(path.read_text(encoding="utf-8"))
     ((config, overrides),) = COMMAND.findall(content["command"])
@@ -162,3 +163,4 @@ def test_the_command_of_a_result_makes_the_run_that_was_measured(path):
         resolved = configuration.in_steps(num_examples // configuration.batch_size)
         assert resolved["train"]["total_steps"] == run["steps"]
         assert set(run["metrics"]) == set(resolved["evals"])
+        assert compare.digest(resolved) == run["config_digest"]

@@ -19,8 +19,11 @@ MAY_IMPORT = {
     "runtime/buckets.py": (set(), {"etils", "fsspec", "aiohttp"}),
     "runtime/progress.py": ({"runtime.names"}, {"jax", "rich"}),
     "losses": ({"losses"}, {"jax"}),
-    "metrics": ({"metrics"}, {"numpy", "sklearn"}),
-    "classic": ({"classic"}, {"numpy", "scipy", "sklearn"}),  # skimage and cv2 by importlib
+    "metrics": ({"metrics"}, {"numpy", "scipy", "sklearn"}),
+    "classic": (
+        {"classic", "metrics.calibration"},
+        {"numpy", "scipy", "sklearn"},
+    ),  # skimage and cv2 by importlib
     "layers": ({"layers", "losses"}, {"jax", "flax"}),
     "models": ({"models", "layers"}, {"jax", "flax"}),
     "weights": ({"weights"}, {"jax", "numpy"}),
@@ -47,7 +50,8 @@ MAY_IMPORT = {
     "data/sources": (
         {f"data.{name}" for name in "source subsets folders listing lists known_layouts annotations".split()}
         | {f"data.{name}" for name in "idx cifar tar_files decoding captions clip_tokens regions".split()}
-        | {f"data.{name}" for name in "shards parquet_files hub_features packed contents".split()},
+        | {f"data.{name}" for name in "shards parquet_files hub_features packed contents".split()}
+        | {"data.shifted_imagenet"},
         {"numpy", "sklearn", "tensorflow_datasets", "pyarrow", "safetensors"},
     ),
     "data/parquet_files.py": (set(), {"numpy", "pyarrow"}),
@@ -80,6 +84,11 @@ MAY_IMPORT = {
     "search": (
         {"search", "config", "runtime", "data.folders", "train.finished"},
         {"numpy", "optuna"},
+    ),
+    "rerun": (
+        {"rerun", "config", "runtime", "train.finished"}
+        | {f"search.{name}" for name in "process plan trials".split()},
+        {"scipy"},
     ),
     "train/writer.py": ({"runtime.files", "runtime.buckets"}, {"tensorboardX"}),
     "inference": (

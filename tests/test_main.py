@@ -355,6 +355,7 @@ def test_the_report_shows_both_runs(page, workdir):
     assert content.count("Wrong with most confidence") == content.count("Calibration") == 2
     differing = content.split("<tr class=differs>")
     assert len(differing) == 2 and differing[1].startswith("<td>optimizer.learning_rate</td>")
+    assert "McNemar" in content and "Risk over coverage" in content
     accuracy = json.loads((workdir / "result.json").read_text())["metrics"]["test"]["accuracy"]
     assert f'data-value="{accuracy!r}"' in content
     assert not re.search(r"(?:src|href)=.(?!data:)", content)

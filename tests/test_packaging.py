@@ -49,6 +49,7 @@ def test_a_wheel_holds_the_package_and_the_configurations(wheel):
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "imgcls_jax").rglob("*.py")}
     configurations = {f"imgcls_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     others = {"imgcls_jax/py.typed", "imgcls_jax/figures/page.css", "imgcls_jax/figures/page.js"}
+    others |= {"imgcls_jax/data/imagenet_synsets.txt"}
     found = {name for name in names if ".dist-info/" not in name}
     assert found == modules | configurations | others and len(configurations) > 30
 

@@ -49,7 +49,7 @@ def test_a_row_shows_what_was_measured(row):
     _, config, protocol, measured, wall = row
     files = [
         content
-        for content in map(json.loads, (path.read_text() for path in (ROOT / "results").glob("*.json")))
+        for content in map(json.loads, (path.read_text() for path in results.kept(ROOT / "results")))
         if f"configs/{config}.py " in content["command"]
     ]
     if files:

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import StratifiedKFold
@@ -20,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from imgcls_jax.classic import kernels
+from imgcls_jax.metrics.calibration import best_temperature
 
 OF_HISTOGRAMS = ("hellinger_svm", "intersection_svm", "chi2_svm")
 LINEAR = ("linear_svm", "hellinger_svm")
@@ -163,22 +162,3 @@ def decide(model: Any, rows: np.ndarray) -> np.ndarray:
         return np.log(np.maximum(model.predict_proba(rows), 1e-6))
     values = model.decision_function(rows)
     return np.stack([-values, values], axis=1) / 2 if values.ndim == 1 else values
-
-
-def best_temperature(values: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the T in 0.001..1000 that minimizes the cross-entropy of softmax(values / T).
-
-    The targets are smoothed by 1 / (N + 1), as Platt (1999) smooths his: values without an error would
-    otherwise be beyond all doubt.
-
-    Args:
-      values: float [N, K].
-      labels: integer [N].
-    """
-    rows, smoothing = np.arange(len(labels)), 1 / (len(labels) + 1)
-
-    def loss(exponent: float) -> float:
-        logarithms = log_softmax(values / 10**exponent, axis=1)
-        return -float((1 - smoothing) * logarithms[rows, labels].mean() + smoothing * logarithms.mean())
-
-    return float(10 ** minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)

@@ -29,7 +29,8 @@ WHERE = ("data.root", "data.list_file", "data.classes", "data.table", "data.imag
 # though it is then, to its digest, another run.
 EVALUATIONS = "evals."
 LENGTH = "train.total_steps"
-# Younger fields that say nothing at this value: left out, so that the digests of older runs stay.
+# Younger fields that say nothing at this value: left out, so that the digests of older runs stay; * is the
+# name of any evaluation.
 WITHOUT = {
     "data.folds": 0,
     "data.fold": 0,
@@ -52,11 +53,14 @@ WITHOUT = {
     "objective.target_threshold": None,
     "objective.projector_std": 0.0,
     "objective.shuffled": True,
+    "evals.*.bootstrap": 0,
+    "evals.*.temperature_split": "",
     "model.class_token": True,
     "model.registers": 0,
     "model.layer_scale": 0.0,
     "model.tanh_gelu": False,
     "model.mlp_width": 0,
+    "model.relu_after_hidden": True,
 }
 # Values of a field that mean the same.
 ALIKE = {"model.dtype": (None, "float32"), "objective.ema_decay": (None, 0)}
@@ -74,6 +78,9 @@ def binding_fields(resolved: Config) -> dict[str, Any]:
 
 def _says_nothing(name: str, value: Any) -> bool:
     name = _of_optimizer(name)
+    section, _, field = name.rpartition(".")
+    if section.startswith(EVALUATIONS):
+        name = f"{EVALUATIONS}*.{field}"
     return name in WITHOUT and value == WITHOUT[name]
 
 

@@ -10,7 +10,7 @@ in "split", `options` all keyword arguments of `make`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,7 @@ class SplitFacts(NamedTuple):
       class_names: of its labels.
       class_counts: examples of each class; () where that is not known, and where an image has several labels.
       multi_label: whether labels are [N, K], of 0 and 1.
+      files: returns the paths of its image files; none where the images are no files.
     """
 
     name: str
@@ -39,6 +40,7 @@ class SplitFacts(NamedTuple):
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
     multi_label: bool
+    files: Callable[[], Collection[str]] = frozenset
 
 
 def check_labels(given_multi_label: bool, *, multi_label: bool) -> None:
@@ -79,7 +81,7 @@ def check_shared_classes(field: str, split: SplitFacts, fitted: SplitFacts) -> N
 
 
 def make_collector(
-    columns: Predict, open_split: OpenSplit, *, multi_label: bool = False
+    columns: Predict, open_split: OpenSplit, *, multi_label: bool | None = False
 ) -> Callable[[Any, Any, str], Examples]:
     """Returns the function (params, objective_state, split) -> Examples, the same on every process.
 
@@ -87,7 +89,7 @@ def make_collector(
       columns: (params, objective_state, batch) -> {name: array [B, ...]}, traced: the values to keep for each
         example. Float columns must be finite.
       open_split: split -> its batches, each example once, with label int [B, ...] and mask bool [B].
-      multi_label: whether labels must be [B, K], of 0 and 1, and not [B].
+      multi_label: whether labels must be [B, K], of 0 and 1, and not [B]; None for either.
 
     Returns:
       A function to {name: array [N, ...]}, a row an example in the split's order, with "label" among them.
@@ -102,7 +104,8 @@ def make_collector(
         FloatingPointError for a NaN or an infinity."""
         parts = []
         for batch in open_split(split):
-            check_labels(batch["label"].ndim == 2, multi_label=multi_label)
+            if multi_label is not None:
+                check_labels(batch["label"].ndim == 2, multi_label=multi_label)
             part = multihost_utils.process_allgather(kept(params, objective_state, batch), tiled=True)
             mask = part.pop("mask")
             parts.append({name: column[mask] for name, column in part.items()})

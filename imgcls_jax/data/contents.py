@@ -57,14 +57,19 @@ def whole(source: Source) -> Any:
     return source
 
 
-def paths_of(source: Source) -> list[str]:
-    """Returns the paths of a source's files, in order, [] where it has no files; links of folders are
-    resolved."""
-    made, indices = whole(source), np.arange(len(source))
+def names_of(source: Source) -> list[str]:
+    """Returns the paths of a source's files as it has them, in order; [] where it has no files."""
+    indices = np.arange(len(source))
     while isinstance(source, Subset):
         indices = source.indices[indices]
         source = source.source
-    paths = [made.paths[index] for index in indices] if hasattr(made, "paths") else []
+    return [source.paths[index] for index in indices] if hasattr(source, "paths") else []
+
+
+def paths_of(source: Source) -> list[str]:
+    """Returns the paths of a source's files, in order, [] where it has no files; links of folders are
+    resolved."""
+    made, paths = whole(source), names_of(source)
     folders = {path: os.path.realpath(made.root / path) for path in set(map(os.path.dirname, paths))}
     return [os.path.join(folders[os.path.dirname(path)], os.path.basename(path)) for path in paths]
 

@@ -24,6 +24,7 @@ from imgcls_jax.contracts.evaluator import (
     make_collector,
 )
 from imgcls_jax.losses import l2_normalize
+from imgcls_jax.metrics.intervals import check_resamples, of_means
 
 QUERIES, EXAMPLES = 1024, 2048  # compared at a time; larger blocks outgrow a cache
 
@@ -62,6 +63,7 @@ def make(
     train_split: str = "train",
     k: int | Sequence[int] = 20,
     temperature: float = 0.07,
+    bootstrap: int = 0,
 ) -> Callable[[Any, Any], dict[str, Any]]:
     """Returns the evaluator (params, objective_state) -> metrics.
 
@@ -73,17 +75,21 @@ def make(
       train_split: whose examples vote.
       k: how many vote, or several such numbers.
       temperature: of the weights, positive.
+      bootstrap: resamples of the split, such as 1000, for intervals at 95 %, the neighbors being those at
+        hand; 0 for none.
 
     Returns:
-      A function that returns num_examples and accuracy_k20, in [0, 1], for k = 20, and so on.
+      A function that returns num_examples and accuracy_k20, in [0, 1], for k = 20, and so on; with bootstrap
+      intervals, {name: [low, high]}.
 
     Raises:
-      ValueError: k or temperature is not positive; later, where examples could not be read and fewer than k
-        are left.
+      ValueError: k, temperature or bootstrap is out of range; later, where examples could not be read and
+        fewer than k are left.
     """
     sizes = _sizes(k)
     if not sizes or sizes[0] < 1 or not temperature > 0:
         raise ValueError(f"knn needs k of at least 1 and a positive temperature; got {k} and {temperature}")
+    check_resamples("knn", bootstrap)
     del task
     collect = make_collector(embedding(predict), open_split)
     leave_one_out = split == train_split
@@ -97,13 +103,15 @@ def make(
             queries["embedding"], bank["embedding"], k=sizes[-1], leave_one_out=leave_one_out
         )
         labels, num_classes = bank["label"][index], int(bank["label"].max()) + 1
-        metrics: dict[str, Any] = {"num_examples": len(queries["label"])}
+        hits = {}
         for size in sizes:
             scores = vote(
                 similarity[:, :size], labels[:, :size], num_classes=num_classes, temperature=temperature
             )
-            metrics[f"accuracy_k{size}"] = float(np.mean(scores.argmax(axis=1) == queries["label"]))
-        return metrics
+            hits[f"accuracy_k{size}"] = scores.argmax(axis=1) == queries["label"]
+        metrics: dict[str, Any] = {"num_examples": len(queries["label"])}
+        metrics |= {name: float(np.mean(own)) for name, own in hits.items()}
+        return metrics | ({"intervals": of_means(hits, resamples=bootstrap)} if bootstrap else {})
 
     return evaluate
 

@@ -1,9 +1,9 @@
 """Multi-label classification, exact over a split: sets of labels and rankings, each label's and all together.
 
-Everything is computed on the host from the probabilities of the whole split at once, the means by
-scikit-learn. An undefined ratio counts as 0; a ranking metric of a label that no image has, or all have, is
-None and left out of the mean. Where a source gives "ignore", as `voc` does for difficult objects, those
-decisions count neither way: as PASCAL VOC has it, they are left out of the rankings.
+Everything is computed on the host from the probabilities of the whole split at once. An undefined ratio
+counts as 0; a ranking metric of a label that no image has, or all have, is None and left out of the mean.
+Where a source gives "ignore", as `voc` does for difficult objects, those decisions count neither way: as
+PASCAL VOC has it, they are left out of the rankings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import metrics as sklearn_metrics
+from sklearn.metrics import precision_recall_curve
 
 from imgcls_jax.contracts.evaluator import (
     Examples,
@@ -25,7 +25,9 @@ from imgcls_jax.contracts.evaluator import (
     check_splits,
     make_collector,
 )
-from imgcls_jax.metrics.ranking import interpolated_precision, mean_of_known, ranking
+from imgcls_jax.metrics.intervals import check_resamples, intervals
+from imgcls_jax.metrics.ranking import interpolated_precision, mean_of_known, ranking, resampled_ranking
+from imgcls_jax.metrics.rates import rates
 
 READS = ("probabilities",)  # of what the objective predicts
 
@@ -52,6 +54,7 @@ def make(
     fit_split: str = "",
     top_k: int = 0,
     voc_year: int = 0,
+    bootstrap: int = 0,
 ) -> Callable[[Any, Any], dict[str, Any]]:
     """Returns the evaluator (params, objective_state) -> metrics.
 
@@ -69,9 +72,11 @@ def make(
         report.
       voc_year: adds "voc_map" and "voc_average_precision" as PASCAL VOC measured them in that year: on 11
         points up to 2009, by the area from 2010 on (`metrics.ranking.interpolated_precision`); 0 for neither.
+      bootstrap: resamples of the images, such as 1000, for intervals at 95 %; 0 for none.
 
     Returns:
-      A function that returns what `report` does, and the list of thresholds where they were fit.
+      A function that returns what `report` does, the list of thresholds where they were fit, and with
+      bootstrap intervals, {name: [low, high]} of the numbers, where the thresholds stay.
 
     Raises:
       ValueError: a field is out of range, or fit_split is the split evaluated.
@@ -82,6 +87,7 @@ def make(
             f"than split; got {threshold}, {top_k} and {fit_split!r}"
         )
 
+    check_resamples("multilabel", bootstrap)
     collect = make_collector(functools.partial(_columns, predict), open_split, multi_label=True)
 
     def evaluate(params: Any, objective_state: Any) -> dict[str, Any]:
@@ -100,7 +106,10 @@ def make(
                 limits = best_thresholds(fit["probabilities"], fit["label"] > 0, _ignored(fit))
                 fitted = {"thresholds": limits.tolist()}
             chosen = probabilities >= limits
-        return report(probabilities, chosen, labels, ignored, voc_year) | fitted
+        result = report(probabilities, chosen, labels, ignored, voc_year) | fitted
+        if bootstrap:
+            result["intervals"] = _intervals(probabilities, chosen, labels, ignored, voc_year, bootstrap)
+        return result
 
     return evaluate
 
@@ -156,36 +165,81 @@ def report(
     """
     if ignored is not None:
         labels, chosen = labels & ~ignored, chosen & ~ignored
-    counted = labels.size - (0 if ignored is None else ignored.sum())
-    options = dict(average=None, zero_division=0)
-    precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
-        labels, chosen, **options
-    )
-    overall = sklearn_metrics.precision_recall_fscore_support(
-        labels, chosen, average="micro", zero_division=0
-    )
-    means = {"CP": precision.mean(), "CR": recall.mean()}
-    both = means["CP"] + means["CR"]
-    union = np.sum(labels | chosen, axis=1)
-    jaccard = np.where(union > 0, np.sum(labels & chosen, axis=1) / np.maximum(union, 1), 1.0)
-    numbers = {
-        "exact_match": np.mean(np.all(chosen == labels, axis=1)),
-        "hamming_loss": np.sum(chosen != labels) / max(counted, 1),
-        "jaccard": jaccard.mean(),
-        **means,
-        "CF1": 2 * means["CP"] * means["CR"] / both if both else 0.0,
-        "macro_f1": f1.mean(),
-        **dict(zip(("OP", "OR", "OF1"), overall[:3], strict=True)),
-    }
-    lists = {"precision": precision, "recall": recall, "f1": f1, "support": support}
-    result: dict[str, Any] = {"num_examples": len(labels)}
-    result |= {name: float(value) for name, value in numbers.items()}
-    result |= {name: value.tolist() for name, value in lists.items()}
+    decisions = _Decisions(labels, chosen, ignored)
+    counts = np.ones(len(labels), int)
+    by_label = rates(**decisions.sums(counts), beta=1)
+    result: dict[str, Any] = {"num_examples": len(labels)} | decisions.numbers(counts)
+    result |= {name: by_label[name].tolist() for name in ("precision", "recall", "f1")}
+    result["support"] = labels.sum(axis=0).tolist()
     ranked = ranking(labels, probabilities, ignored)
     result |= ranked
     result["map"] = mean_of_known(ranked["average_precision"])
     result["macro_roc_auc"] = mean_of_known(ranked["roc_auc"])
     return result | (_voc(probabilities, labels, ignored, voc_year) if voc_year else {})
+
+
+class _Decisions:
+    """What is said of N images, none of the decisions ignored among them.
+
+    Args:
+      labels, chosen: bool [N, K].
+      ignored: as of `report`.
+    """
+
+    def __init__(self, labels: np.ndarray, chosen: np.ndarray, ignored: np.ndarray | None):
+        union = np.sum(labels | chosen, axis=1)
+        jaccard = np.where(union > 0, np.sum(labels & chosen, axis=1) / np.maximum(union, 1), 1.0)
+        self._by_image = {"exact_match": np.all(chosen == labels, axis=1), "jaccard": jaccard}
+        self._errors = np.sum(chosen != labels, axis=1)
+        self._decided = np.full(len(labels), labels.shape[1]) if ignored is None else np.sum(~ignored, axis=1)
+        by_label = {"right": labels & chosen, "support": labels, "predicted": chosen}
+        self._by_label = {name: own.astype(np.float32) for name, own in by_label.items()}
+
+    def sums(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns {"right", "support", "predicted"} of each label, [K], where images count so often, [N]."""
+        return {name: counts.astype(np.float32) @ own for name, own in self._by_label.items()}
+
+    def numbers(self, counts: np.ndarray) -> dict[str, float]:
+        """Returns the numbers that `report` has but for those of the rankings."""
+        sums = self.sums(counts)
+        by_label = rates(**sums, beta=1)
+        overall = rates(**{name: own.sum(dtype=np.float64) for name, own in sums.items()}, beta=1)
+        means = {"CP": by_label["precision"].mean(), "CR": by_label["recall"].mean()}
+        both = means["CP"] + means["CR"]
+        numbers = {name: counts @ own / counts.sum() for name, own in self._by_image.items()} | {
+            "hamming_loss": counts @ self._errors / max(counts @ self._decided, 1),
+            **means,
+            "CF1": 2 * means["CP"] * means["CR"] / both if both else 0.0,
+            "macro_f1": by_label["f1"].mean(),
+            **{f"O{name[0].upper()}": overall[name] for name in ("precision", "recall")},
+            "OF1": overall["f1"],
+        }
+        return {name: float(value) for name, value in numbers.items()}
+
+
+def _intervals(
+    probabilities: np.ndarray,
+    chosen: np.ndarray,
+    labels: np.ndarray,
+    ignored: np.ndarray | None,
+    voc_year: int,
+    resamples: int,
+) -> dict[str, Any]:
+    if ignored is not None:
+        labels, chosen = labels & ~ignored, chosen & ~ignored
+    decisions, ranked = _Decisions(labels, chosen, ignored), resampled_ranking(labels, probabilities, ignored)
+
+    def measure(counts: np.ndarray) -> dict[str, float | None]:
+        means = ranked(counts)
+        numbers: dict[str, float | None] = {**decisions.numbers(counts)}
+        numbers |= {"map": means["average_precision"], "macro_roc_auc": means["roc_auc"]}
+        if voc_year:
+            rows = np.repeat(np.arange(len(counts)), counts)
+            own = None if ignored is None else ignored[rows]
+            numbers["voc_map"] = _voc(probabilities[rows], labels[rows], own, voc_year)["voc_map"]
+        return numbers
+
+    return intervals(measure, len(labels), resamples=resamples)
 
 
 def best_thresholds(
@@ -202,7 +256,7 @@ def best_thresholds(
     counts = np.ones_like(labels) if ignored is None else ~ignored
     for k in np.flatnonzero((labels & counts).any(axis=0)):
         own = counts[:, k]
-        precision, recall, at = sklearn_metrics.precision_recall_curve(labels[own, k], probabilities[own, k])
+        precision, recall, at = precision_recall_curve(labels[own, k], probabilities[own, k])
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         limits[k] = at[np.argmax(f1[:-1])]
     return limits

@@ -24,6 +24,7 @@ from imgcls_jax.contracts.evaluator import (
     make_collector,
 )
 from imgcls_jax.evaluators.knn import nearest
+from imgcls_jax.metrics.intervals import check_resamples, of_means
 
 READS = ("embedding",)  # of what the objective predicts
 
@@ -65,6 +66,7 @@ def make(
     split: str,
     gallery_split: str = "{split}",
     k: int | Sequence[int] = (1, 2, 4, 8),
+    bootstrap: int = 0,
 ) -> Callable[[Any, Any], dict[str, Any]]:
     """Returns the evaluator (params, objective_state) -> metrics.
 
@@ -75,16 +77,20 @@ def make(
       split: of the queries.
       gallery_split: that is searched, "{split}" for the queries themselves; a query never finds itself.
       k: places of Recall@k, or several such numbers.
+      bootstrap: resamples of the queries, such as 1000, for intervals at 95 %, the gallery being that at
+        hand; 0 for none.
 
     Returns:
       A function that returns num_examples, the queries whose class the gallery holds, over which the others
-      are means in [0, 1]: recall_at_1 for k = 1, and so on, and map_at_r.
+      are means in [0, 1]: recall_at_1 for k = 1, and so on, and map_at_r; with bootstrap intervals,
+      {name: [low, high]}.
 
     Raises:
-      ValueError: k is not positive; later, where no query has its class in the gallery, or k exceeds the
-        gallery.
+      ValueError: k or bootstrap is out of range; later, where no query has its class in the gallery, or k
+        exceeds the gallery.
     """
     sizes = _sizes(k)
+    check_resamples("retrieval", bootstrap)
     del task
     collect = make_collector(embedding(predict), open_split)
     gallery_split = gallery_split.replace("{split}", split)
@@ -103,9 +109,11 @@ def make(
         _, index = nearest(queries["embedding"], gallery["embedding"], k=places, leave_one_out=itself)
         hits = gallery["label"][index] == queries["label"][:, None]  # [N, places]
         hits, members = hits[members > 0], members[members > 0]
+        columns = {f"recall_at_{size}": hits[:, :size].any(axis=1) for size in sizes}
+        columns["map_at_r"] = precision_at_r(hits, members)
         metrics: dict[str, Any] = {"num_examples": len(hits)}
-        metrics |= {f"recall_at_{size}": float(np.mean(hits[:, :size].any(axis=1))) for size in sizes}
-        return metrics | {"map_at_r": float(np.mean(precision_at_r(hits, members)))}
+        metrics |= {name: float(np.mean(column)) for name, column in columns.items()}
+        return metrics | ({"intervals": of_means(columns, resamples=bootstrap)} if bootstrap else {})
 
     return evaluate
 

@@ -140,7 +140,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def reliability(bins: Mapping[str, Sequence[float | None]]) -> str:
-    """Returns the reliability diagram of `classification_report.calibration`: accuracy over confidence."""
+    """Returns the reliability diagram of `metrics.calibration.calibration`: accuracy over confidence."""
     pairs = zip(bins["confidence"], bins["accuracy"], strict=True)
     points = [(c, a) for c, a in pairs if c is not None and a is not None]
     return chart(

@@ -79,6 +79,19 @@ class Searched(NamedTuple):
     notes: Sequence[str]
 
 
+class Compared(NamedTuple):
+    """What a page tells of runs two by two.
+
+    Attributes:
+      rows: (run, run, right in the first alone, right in the second alone, p, difference of accuracies, its
+        interval), a pair each.
+      notes: on the pairs that cannot be compared.
+    """
+
+    rows: Sequence[Sequence[Any]]
+    notes: Sequence[str]
+
+
 def flat_metrics(result: dict[str, Any]) -> dict[str, Any]:
     """Returns {"evaluation/metric": number} of a result."""
     return {
@@ -113,11 +126,44 @@ def overview(runs: Sequence[Run]) -> Iterator[str]:
 def metrics_table(runs: Sequence[Run]) -> str:
     """Returns the final metrics, a row a metric and a column a run."""
     found = [flat_metrics(run.result) for run in runs]
+    intervals = [
+        {
+            f"{evaluation}/{name}": bounds
+            for evaluation, fields in run.result["metrics"].items()
+            for name, bounds in fields.get("intervals", {}).items()
+        }
+        for run in runs
+    ]
     names = dict.fromkeys(name for metrics in found for name in metrics)
-    return page.table(
-        ("metric", *(run.name for run in runs)),
-        [(name, *(metrics.get(name) for metrics in found)) for name in names],
-    )
+
+    def cell(name: str, metrics: dict[str, Any], own: dict[str, Any]) -> Any:
+        value, bounds = metrics.get(name), own.get(name)
+        return value if bounds is None else f"{page.text(value)} {interval(*bounds)}"
+
+    rows = [(name, *(cell(name, *pair) for pair in zip(found, intervals, strict=True))) for name in names]
+    told = "<p class=soft>In brackets: intervals at 95 %, by the bootstrap over images.</p>"
+    table = page.table(("metric", *(run.name for run in runs)), rows)
+    return (told if any(intervals) else "") + table
+
+
+def interval(low: float, high: float) -> str:
+    """Returns an interval as text."""
+    return f"[{low:.4g}, {high:.4g}]"
+
+
+def pairs_section(compared: Compared) -> Iterator[str]:
+    """Yields which of two runs is better, pair by pair."""
+    yield "<h2>Two by two</h2>"
+    if compared.rows:
+        yield (
+            "<p class=soft>McNemar's exact test on the images that one of two networks alone gets right: p "
+            "is how likely so uneven a count would be if both were equally good. It is not corrected for the "
+            "number of pairs, and says nothing of other seeds. The interval of the difference of accuracies "
+            "is at 95 %.</p>"
+        )
+        header = ("first", "second", "first alone right", "second alone right", "p", "difference", "interval")
+        yield page.table(header, compared.rows)
+    yield from (f"<p class=soft>{page.text(note)}</p>" for note in compared.notes)
 
 
 def curves(runs: Sequence[Run]) -> str:
@@ -160,6 +206,13 @@ def classes_section(run: Run) -> Iterator[str]:
     if "reliability" in measured:
         yield f"<h3>Calibration</h3><p>Expected calibration error {page.text(measured['ece'])}.</p>"
         yield f'<div class="grid">{page.reliability(measured["reliability"])}</div>'
+    if "risk_coverage" in measured:
+        curve = measured["risk_coverage"]
+        points = list(zip(curve["coverage"], curve["risk"], strict=True))
+        yield "<h3>Selective prediction</h3><p>The share of errors among the most confident images; the area "
+        yield f"under the curve (AURC) is {page.text(measured['aurc'])}.</p>"
+        chart = page.chart("Risk over coverage", [(0, points, False)], unit="coverage")
+        yield f'<div class="grid">{chart}</div>'
 
 
 def _lists(measured: dict[str, Any], names: Sequence[str], length: int) -> list[str]:
@@ -274,7 +327,7 @@ def environments(runs: Sequence[Run]) -> str:
     )
 
 
-def build(runs: Sequence[Run], searches: Sequence[Searched] = ()) -> str:
+def build(runs: Sequence[Run], searches: Sequence[Searched] = (), compared: Compared | None = None) -> str:
     """Returns the page."""
     title = " · ".join([*(own.name for own in searches), *(run.name for run in runs)])
     body = [f"<h1>{page.text(title)}</h1>"]
@@ -283,6 +336,7 @@ def build(runs: Sequence[Run], searches: Sequence[Searched] = ()) -> str:
         body.append(page.table(own.header, own.rows, sorts=True))
     body += overview(runs)
     body += ["<h2>Curves</h2>", curves(runs), "<h2>Final metrics</h2>", metrics_table(runs)]
+    body += pairs_section(compared) if compared else ()
     for run in runs:
         body.append(f"<h2>{page.text(run.name)}</h2>")
         if run.why_not:

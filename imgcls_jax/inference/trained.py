@@ -278,15 +278,16 @@ def evaluate(
             fields={**changed.fields, **_existing(changed.fields, moved or {})},
         )
         trained = dataclasses.replace(trained, data=DataSide(changed, trained.data.shard))
-    read = [split] if split else [own for _, own in evaluated_splits(trained.settings.evals)]
+    evals = trained.settings.evals
+    if split:  # the splits that an evaluator fits on stay
+        evals = tuple(dataclasses.replace(own, fields={**own.fields, "split": split}) for own in evals)
+    read = [own for _, own in evaluated_splits(evals)]
     _compare_data(as_path(workdir), trained, read, moved=bool(moved) or data.root is not None)
     batch_size = trained.settings.train.evaluated_at_once
     sharding.check_batch_size(batch_size, sharding.data_mesh())
 
     splits = Splits(trained.data, batch_size, trained.class_names)
-    evaluators = make_evaluators(
-        trained.settings.evals, trained.predict, lambda name: splits.open(split or name), trained.task
-    )
+    evaluators = make_evaluators(evals, trained.predict, splits.open, trained.task)
     metrics = dict(evaluation.run(evaluators, trained.params, trained.objective_state))
     result = {"step": trained.step} | metrics | {"bad_examples": len(union(splits.bad_examples))}
     if jax.process_index() == 0:

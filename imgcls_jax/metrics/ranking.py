@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,44 @@ def ranking(
         name: [float(metric(own, score)) if own.any() and not own.all() else None for own, score in columns]
         for name, metric in metrics.items()
     }
+
+
+def resampled_ranking(
+    truth: np.ndarray, scores: np.ndarray, ignored: np.ndarray | None = None
+) -> Callable[[np.ndarray], dict[str, float | None]]:
+    """Returns the function from how often each example counts, [N], to the means over labels of what
+    `ranking` returns. Each label is sorted once. Arguments as of `ranking`.
+
+    Eq.: with t and f the counts of examples with and without the label down to a score, T and F those of all,
+    AUC = sum (f - f_before) (t + t_before) / (2 T F) and AP = sum (t - t_before) / T * t / (t + f), over the
+    distinct scores, the highest first.
+    """
+    labels = []
+    for k in range(truth.shape[1]):
+        order = np.argsort(-scores[:, k], kind="stable")
+        order = order if ignored is None else order[~ignored[order, k]]
+        ranked = scores[order, k]
+        last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(order) - 1)  # of each score
+        labels.append((order, truth[order, k], last if len(order) else order))
+
+    def means(counts: np.ndarray) -> dict[str, float | None]:
+        areas: list[float | None] = []
+        precisions: list[float | None] = []
+        for order, own, last in labels:
+            drawn = counts[order]
+            with_label = np.cumsum(drawn * own)[last]
+            without = np.cumsum(drawn)[last] - with_label
+            if not len(last) or not with_label[-1] or not without[-1]:
+                continue
+            steps = np.diff(with_label, prepend=0)
+            both = with_label + with_label - steps
+            area = np.sum(np.diff(without, prepend=0) * both) / (2 * with_label[-1] * without[-1])
+            precision = with_label / np.maximum(with_label + without, 1)
+            areas.append(float(area))
+            precisions.append(float(np.sum(steps * precision) / with_label[-1]))
+        return {"roc_auc": mean_of_known(areas), "average_precision": mean_of_known(precisions)}
+
+    return means
 
 
 def interpolated_precision(truth: np.ndarray, scores: np.ndarray, *, points: int = 0) -> float | None:

@@ -15,7 +15,14 @@ from imgcls_jax.runtime.files import open_own
 POLL_SECONDS = 0.5
 
 
-def run(words: Sequence[str], log: Path, unwanted: Callable[[], bool]) -> int:
+def run(
+    words: Sequence[str],
+    log: Path,
+    unwanted: Callable[[], bool],
+    *,
+    by: signal.Signals = signal.SIGTERM,
+    poll_seconds: float = POLL_SECONDS,
+) -> int:
     """Runs a command to its end and returns its exit status.
 
     SIGTERM, SIGHUP and Ctrl-C are handed on as SIGTERM; the command has ended when the interrupt is raised.
@@ -23,7 +30,9 @@ def run(words: Sequence[str], log: Path, unwanted: Callable[[], bool]) -> int:
     Args:
       words: of the command.
       log: file to which what it prints is added.
-      unwanted: asked twice a second; True stops the command by SIGTERM.
+      unwanted: asked again and again; True stops the command.
+      by: the signal that stops it. SIGKILL ends its own processes too, as where a machine goes.
+      poll_seconds: between two questions.
 
     Raises:
       KeyboardInterrupt: one of them came.
@@ -37,9 +46,12 @@ def run(words: Sequence[str], log: Path, unwanted: Callable[[], bool]) -> int:
             asked = False
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    return process.wait(POLL_SECONDS)
+                    return process.wait(poll_seconds)
                 if not asked and unwanted():
-                    process.terminate()
+                    if by == signal.SIGKILL:
+                        os.killpg(process.pid, by)
+                    else:
+                        process.send_signal(by)
                     asked = True
         except BaseException:
             process.terminate()

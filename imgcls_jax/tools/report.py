@@ -4,19 +4,21 @@
   python -m imgcls_jax.tools.report from_elsewhere --data_root FOLDER
   python -m imgcls_jax.tools.report runs/sweep
 
-For every run: curves, final metrics, the classes one by one, the confusion matrix, the pairs most often
-confused, the pictures it gets wrong with most confidence, calibration, the configuration with the fields that
-differ, and the environment; for runs without classes, pictures of each cluster. The folder of a search stands
-for the table of its trials and the runs of its best choice. What needs predictions reads
-the split again; `--no_data` leaves it out. The data are read where the run found them, if you trained on them
-on this machine. A run from elsewhere could name any file of yours: its data are left out, as those that are
-gone, and the page says so, until you name their folder by `--data_root`, or give `--trust_data`. Exit status:
-0, or 2 for a mistake.
+For every run: curves, final metrics with their intervals, the classes one by one, the confusion matrix, the
+pairs most often confused, the pictures it gets wrong with most confidence, calibration, risk over coverage,
+the configuration with the fields that differ, and the environment; for runs without classes, pictures of each
+cluster. Runs that predict the same images are compared two by two, by McNemar's test. The folder of a search
+stands for the table of its trials and the runs of its best choice. What needs predictions reads the split
+again; `--no_data` leaves it out. The data are read where the run found them, if you trained on them on this
+machine. A run from elsewhere could name any file of yours: its data are left out, as those that are gone, and
+the page says so, until you name their folder by `--data_root`, or give `--trust_data`. Exit status: 0, or 2
+for a mistake.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,16 +44,22 @@ with importing(__name__):
     from imgcls_jax.config.configuration import Configuration
     from imgcls_jax.config.resolve import resolve_data
     from imgcls_jax.config.written import plain
+    from imgcls_jax.data.contents import names_of
     from imgcls_jax.data.datasets import DataSide
     from imgcls_jax.data.subsets import subset
+    from imgcls_jax.evaluators.classification_report import answers_of
     from imgcls_jax.evaluators.classification_report import report as classification_report
-    from imgcls_jax.figures.run_page import Predictions, Run, Searched, build
+    from imgcls_jax.figures.run_page import Compared, Predictions, Run, Searched, build, interval
     from imgcls_jax.inference import predictions_file
     from imgcls_jax.inference.trained import Trained, load, probabilities
+    from imgcls_jax.metrics.paired import paired
     from imgcls_jax.search import summary, trials
     from imgcls_jax.train import finished
     from imgcls_jax.train.known_data import NOTHING, Named, named, placed
     from imgcls_jax.train.workdir import load_task
+
+
+COMPARED = 64  # images without names that are looked at, whether two splits are the same
 
 
 def read_run(workdir: Path, *, split: str, data: Named | None) -> Run:
@@ -90,6 +98,33 @@ def read_run(workdir: Path, *, split: str, data: Named | None) -> Run:
     return Run(_name(workdir), result, records, class_names, predictions, why_not, by_class)
 
 
+def compare(runs: Sequence[Run]) -> Compared | None:
+    """Compares the runs that predict single classes, two by two; None where there are no two."""
+    able = [run for run in runs if run.by_class is not None and run.predictions is not None]
+    rows, notes = [], []
+    for first, second in itertools.combinations(able, 2):
+        one, other = first.predictions, second.predictions
+        if one is None or other is None or not _same_images(one, other):
+            notes.append(f"{first.name} and {second.name} are not compared: they predict different images.")
+            continue
+        found = paired(*(answers_of(own.probabilities, own.label).hits for own in (one, other)))
+        bounds = interval(found.low, found.high)
+        rows.append((first.name, second.name, *found[:2], f"{found.p_value:.2g}", found.difference, bounds))
+    return Compared(rows, notes) if rows or notes else None
+
+
+def _same_images(one: Predictions, other: Predictions) -> bool:
+    """Whether two splits hold the same images in the same order, as far as names and labels tell; where the
+    images have no names, some of them are compared."""
+    if not np.array_equal(one.label, other.label) or len(one.source) != len(other.source):
+        return False
+    names, others = names_of(one.source), names_of(other.source)
+    if names or others:
+        return names == others
+    some = np.unique(np.linspace(0, len(one.source) - 1, COMPARED).astype(int)).tolist()
+    return all(np.array_equal(one.source[i]["image"], other.source[i]["image"]) for i in some)
+
+
 def read_search(folder: Path) -> tuple[Searched, list[Path]]:
     """Reads the folder of a search; returns what to tell of it, and the workdirs of its best choice.
 
@@ -126,6 +161,18 @@ def _check_shown(path: Path, result: dict[str, Any], num_classes: int) -> None:
             finished.require_fields(where, metrics, {"confusion_matrix": Sequence[Sequence[int]]})
             if [len(row) for row in metrics["confusion_matrix"]] != [num_classes] * num_classes:
                 raise ValueError(f"{where} is damaged: confusion_matrix is not {num_classes} x {num_classes}")
+        if "intervals" in metrics:
+            finished.require_fields(where, metrics, {"intervals": dict})
+            bounds = dict.fromkeys(metrics["intervals"], Sequence[float] | None)
+            finished.require_fields(f"{where}.intervals", metrics["intervals"], bounds)
+            if any(own is not None and len(own) != 2 for own in metrics["intervals"].values()):
+                raise ValueError(f"{where}.intervals is damaged: an interval is two numbers")
+        if "risk_coverage" in metrics:
+            finished.require_fields(where, metrics, {"risk_coverage": dict, "aurc": float})
+            curve, of = metrics["risk_coverage"], dict.fromkeys(("coverage", "risk"), Sequence[float])
+            finished.require_fields(f"{where}.risk_coverage", curve, of)
+            if len(curve["coverage"]) != len(curve["risk"]):
+                raise ValueError(f"{where}.risk_coverage is damaged: its lists differ in length")
         if "reliability" in metrics:
             finished.require_fields(where, metrics, {"reliability": dict, "ece": float})
             bins = metrics["reliability"]
@@ -193,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     searches = {folder: read_search(folder) for folder in folders}
     workdirs = [own for path in arguments.workdirs for own in searches.get(path, (None, [path]))[1]]
     runs = [read_run(workdir, split=arguments.split, data=data) for workdir in workdirs]
-    page = build(runs, [told for told, _ in searches.values()])
+    page = build(runs, [told for told, _ in searches.values()], compare(runs))
     content = page.encode("utf-8", errors="backslashreplace")  # a name may be of no UTF-8
     with naming(output, way_out=""):
         if arguments.output:

@@ -14,7 +14,7 @@ from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.field_types import require_at_least
 from imgcls_jax.contracts.evaluator import SplitFacts
 from imgcls_jax.contracts.objective import Task
-from imgcls_jax.data.contents import Contents
+from imgcls_jax.data.contents import Contents, files
 from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.data.pipeline import TrainBatches
 from imgcls_jax.data.source import class_counts
@@ -216,9 +216,11 @@ class Setup:
                 )
             except (OSError, ValueError) as error:
                 raise ValueError(f"config.{field} = {split!r}: {error}") from error
-            source, several = batches.source, self._multi_label
+            source = batches.source
+            several = self._multi_label if source.labels is None else source.labels.ndim == 2
             counts = () if several else class_counts(source)
-            facts[split] = SplitFacts(split, len(source), tuple(source.class_names), counts, several)
+            names, own_files = tuple(source.class_names), functools.partial(files, self.data.source(split))
+            facts[split] = SplitFacts(split, len(source), names, counts, several, own_files)
         evaluation.check_data(self.settings.evals, facts, self.task)
         return {split: own.num_examples for split, own in facts.items()}
 

@@ -78,6 +78,20 @@ def test_epochs_and_steps_that_mean_the_same_are_the_same_run():
     assert digest(one) != digest(one, steps_per_epoch=23)
 
 
+def test_a_younger_field_of_an_evaluator_that_says_nothing_is_not_counted():
+    """The digests of runs that are older than the fields stay."""
+
+    def evaluated(**fields):
+        own = {"evaluator": "classification_report", "split": "test"}
+        return resolve(digits() | {"evals": {"any": own | fields}}).in_steps(22)
+
+    older = copy.deepcopy(evaluated())
+    del older["evals"]["any"]["bootstrap"], older["evals"]["any"]["temperature_split"]
+    assert compare.digest(older) == compare.digest(evaluated())
+    assert compare.digest(evaluated(bootstrap=1000)) != compare.digest(older)
+    assert compare.digest(evaluated(temperature_split="train")) != compare.digest(older)
+
+
 def test_what_matters_changes_the_digest():
     assert digest(digits(train__seed=1)) != digest(DIGITS)
     assert digest(digits(optimizer__momentum=0.8)) != digest(DIGITS)

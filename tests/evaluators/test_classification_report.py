@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from imgcls_jax.contracts.evaluator import SplitFacts
 from imgcls_jax.evaluators import classification_report
 from imgcls_jax.evaluators.classification_report import accuracy_by_shots, calibration, report
 
@@ -173,3 +174,91 @@ def test_the_fifth_rank_is_of_more_than_five_classes():
     with pytest.raises(ValueError, match="top_k from 1 to 2"):
         task = SimpleNamespace(num_classes=3, class_counts=())
         classification_report.make(predict, None, task=task, split="test", top_k=(5,))
+
+
+def evaluator_of(splits, **fields):
+    """The evaluator over {split: (logits, labels)}."""
+
+    def open_split(split):
+        logits, labels = splits[split]
+        mask = jnp.ones(len(labels), bool)
+        yield {"image": jnp.asarray(logits, jnp.float32), "label": jnp.asarray(labels), "mask": mask}
+
+    task = SimpleNamespace(num_classes=6, class_counts=(9, 9, 9, 9, 9, 1))
+    return classification_report.make(
+        lambda params, objective_state, batch: {"logits": batch["image"]},
+        open_split,
+        task=task,
+        split="test",
+        **fields,
+    )({}, {})
+
+
+def split_of(seed, size=200, scale=1.0):
+    probabilities, labels = drawn(seed, size)
+    return scale * np.log(probabilities), labels
+
+
+def test_every_number_has_an_interval_around_it():
+    splits = {"test": split_of(0), "val": split_of(1)}
+    fields = {"shots": (5, 9), "top_k": (2,), "temperature_split": "val", "bootstrap": 300}
+    found = evaluator_of(splits, **fields)
+    numbers = {name for name, value in found.items() if isinstance(value, float)}
+    assert set(found["intervals"]) == numbers - {"temperature"} | {"many_accuracy"}
+    assert found["intervals"]["many_accuracy"] is None and found["many_accuracy"] is None
+    for name, bounds in found["intervals"].items():
+        if bounds:
+            assert bounds[0] <= found[name] <= bounds[1], name
+    width = np.diff(found["intervals"]["accuracy"])[0]
+    spread = np.sqrt(found["accuracy"] * found["error_rate"] / 200)
+    assert width == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    assert "intervals" not in evaluator_of(splits)
+
+
+def test_the_rankings_of_many_probabilities_have_no_interval(monkeypatch):
+    monkeypatch.setattr(classification_report, "MAX_RANKED", 10)
+    found = evaluator_of({"test": split_of(0)}, bootstrap=100)["intervals"]
+    assert "macro_f1" in found and "macro_roc_auc" not in found
+
+
+def test_a_temperature_of_another_split():
+    """Logits three times too large; the fit never sees the images measured."""
+    splits = {"test": split_of(0, scale=3.0), "val": split_of(1, 2000, scale=3.0)}
+    found = evaluator_of(splits, temperature_split="val")
+    logits, labels = splits["test"]
+    probabilities = np.exp(logits / found["temperature"])
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    assert found["scaled_loss"] == pytest.approx(sk.log_loss(labels, probabilities), rel=1e-4)
+    hits = probabilities.argmax(axis=1) == labels
+    ece = calibration(probabilities.max(axis=1), hits, bins=15)[1]
+    assert found["scaled_ece"] == pytest.approx(ece, abs=1e-4) and found["scaled_ece"] < found["ece"]
+    assert found["scaled_loss"] < found["loss"]
+    other = evaluator_of(splits | {"test": split_of(2)}, temperature_split="val")
+    assert other["temperature"] == found["temperature"]
+    without = evaluator_of(splits)
+    assert {name: found[name] for name in without} == without
+
+
+def test_a_temperature_is_not_fitted_where_it_is_measured():
+    with pytest.raises(ValueError, match="temperature_split = 'test' is the split measured"):
+        evaluator_of({}, temperature_split="test")
+    names = tuple("abcdef")
+    splits = {
+        field: SplitFacts(name, 2, names, (), False, lambda own=own: own)
+        for field, name, own in (
+            ("split", "test", {"1.png", "2.png"}),
+            ("temperature_split", "val", {"2.png", "3.png"}),
+        )
+    }
+    task = SimpleNamespace(num_classes=6)
+    with pytest.raises(ValueError, match="1 images of temperature_split = 'val' are measured, too"):
+        classification_report.check(splits, {}, task)
+    apart = splits | {"temperature_split": SplitFacts("val", 2, names, (), False)}
+    classification_report.check(apart, {}, task)
+
+
+def test_selective_prediction_is_in_the_report():
+    probabilities, labels = drawn(0)
+    found = report(probabilities, labels)
+    assert found["risk_coverage"]["risk"][-1] == pytest.approx(found["error_rate"])
+    assert found["aurc"] < found["error_rate"] and found["accuracy_at_coverage_50"] > found["accuracy"]

@@ -27,8 +27,10 @@ TASK = Task(
 CASES = [
     ("classification", {}),
     ("classification_report", {}),
-    ("classification_report", {"top_k": (2, 3), "shots": (5, 6)}),
+    ("classification_report", {"top_k": (2, 3), "shots": (5, 6), "bootstrap": 100}),
+    ("classification_report", {"temperature_split": "valid"}),
     ("clustering", {"fit_split": "train"}),
+    ("corruptions", {}),
     ("dap", {}),
     ("eszsl", {"folds": 2, "alphas": (0.0,), "gammas": (0.0,)}),
     ("image_text", {"k": (1, 3)}),
@@ -41,6 +43,7 @@ CASES = [
     ("open_set", {}),
     ("open_set", {"train_split": "train"}),
     ("retrieval", {}),
+    ("shifted", {}),
     ("zero_shot", {}),
     ("zero_shot", {"unseen_split": "unknown:test"}),
     ("zero_shot", {"unseen_split": "unknown:test", "delta": 0.5}),
@@ -63,7 +66,7 @@ def splits_of(evaluator):
     def open_split(name):
         rng = np.random.default_rng(len(name))
         classes = range(KNOWN, CLASSES) if name.startswith("unknown:") else range(KNOWN)
-        labels = np.repeat(classes, 8)
+        labels = np.repeat(classes, 15 if evaluator == "corruptions" else 8)
         images = rng.normal(size=(len(labels), DIM)) + labels[:, None]
         if evaluator == "multilabel":
             labels = rng.integers(0, 2, (len(labels), CLASSES))
@@ -72,6 +75,8 @@ def splits_of(evaluator):
             "label": jnp.asarray(labels, jnp.int32),
             "mask": jnp.ones(len(labels), bool),
             "text": jnp.ones((len(labels), 2, 3), jnp.int32),
+            "corruption": jnp.arange(len(labels)) % 15,
+            "severity": jnp.arange(len(labels)) // 15 % 5 + 1,
         }
 
     return open_split
@@ -95,3 +100,24 @@ def test_what_is_declared_is_measured(name, options):
     }
     declared = measured(module, defaults | {"split": "test"} | options)
     assert {f"/{own}" for own in declared} == set(found) and len(set(declared)) == len(declared)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["knn", "linear_probe", "multilabel", "retrieval"])
+def test_intervals_hold_the_numbers_that_are_measured(name):
+    options = {"knn": {"k": (1, 5)}, "multilabel": {"voc_year": 2007}}.get(name, {})
+    module = importlib.import_module(f"imgcls_jax.evaluators.{name}")
+
+    def measure(**fields):
+        evaluator = module.make(predict, splits_of(name), task=TASK, split="test", **options, **fields)
+        return evaluator({}, {})
+
+    found, without = measure(bootstrap=200), measure()
+    assert {own: value for own, value in found.items() if own != "intervals"} == without
+    numbers = set(flatten(without, "")) - {"/num_examples", "/train_accuracy"}
+    assert {f"/{own}" for own in found["intervals"]} == numbers
+    for own, (low, high) in found["intervals"].items():
+        assert low <= found[own] + 1e-9 and found[own] - 1e-9 <= high, own
+    assert any(low < high for low, high in found["intervals"].values())
+    with pytest.raises(ValueError, match=f"{name}: bootstrap is 0"):
+        measure(bootstrap=5)

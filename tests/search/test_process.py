@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,26 @@ def test_an_unwanted_run_saves(tmp_path):
     log = tmp_path / "run.log"
     status = process.run([sys.executable, "-c", SAVES], log, lambda: "started" in log.read_text())
     assert (status, log.read_text().split()) == (0, ["started", "saved"])
+
+
+def test_a_kill_takes_the_children_of_a_run(tmp_path):
+    log = tmp_path / "run.log"
+    child = f"subprocess.Popen([sys.executable, '-c', {SAVES!r}])"
+    words = [
+        sys.executable,
+        "-c",
+        f"import subprocess, sys, time; print({child}.pid, flush=True); time.sleep(30)",
+    ]
+    by = {"by": signal.SIGKILL, "poll_seconds": 0.01}
+    assert process.run(words, log, lambda: "started" in log.read_text(), **by) == -signal.SIGKILL
+    pid = int(log.read_text().split()[0])
+    for _ in range(500):  # until it is gone, or a zombie that nobody waits for
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("a child of the run lives on")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

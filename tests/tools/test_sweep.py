@@ -226,7 +226,7 @@ def test_a_report_shows_the_trials_and_the_best(tmp_path, monkeypatch):
         return report.Run("run", {}, [], (), None, "", None)
 
     monkeypatch.setattr(report, "read_run", read_run)
-    monkeypatch.setattr(report, "build", lambda runs, searches: page.append(searches) or "page")
+    monkeypatch.setattr(report, "build", lambda runs, searches, compared: page.append(searches) or "page")
     assert report.main([str(tmp_path)]) == 0 and (tmp_path / "report.html").read_text() == "page"
     best = kept(tmp_path)["best"]
     assert shown == [tmp_path / f"final_{best:04d}" / f"seed_{seed}" for seed in (1, 2)]

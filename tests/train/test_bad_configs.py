@@ -248,13 +248,20 @@ OBJECTIVES = {
 }  # fmt: skip
 EVALUATORS = {
     "classification": {},
-    "classification_report": dict(beta=[0.0], top_k=[[0], [10]], calibration_bins=[0], shots=[[1], [2, 1]]),
+    "classification_report": dict(
+        beta=[0.0], top_k=[[0], [10]], calibration_bins=[0], shots=[[1], [2, 1]], bootstrap=[-1, 1],
+        temperature_split=["test"],
+    ),
     "clustering": dict(num_clusters=[-1, 1], silhouette_examples=[-1], seed=[-1]),
-    "knn": dict(k=[-1, 0, [], [1, 0]], temperature=[-1.0, 0.0]),
-    "linear_probe": dict(C=[-1.0, 0.0], labels_per_class=[-1], label_seed=[-1], max_iterations=[0]),
-    "multilabel": dict(threshold=[-0.1, 1.5], top_k=[-1, 11], fit_split=["test"]),
+    "knn": dict(k=[-1, 0, [], [1, 0]], temperature=[-1.0, 0.0], bootstrap=[-1, 1]),
+    "linear_probe": dict(
+        C=[-1.0, 0.0], labels_per_class=[-1], label_seed=[-1], max_iterations=[0], bootstrap=[-1, 1]
+    ),
+    "multilabel": dict(threshold=[-0.1, 1.5], top_k=[-1, 11], fit_split=["test"], bootstrap=[-1, 1]),
     "open_set": dict(accept=[0.0, 1.0]),
-}
+    "retrieval": dict(k=[0, []], bootstrap=[-1, 1]),
+    "shifted": dict(bootstrap=[-1, 1]),
+}  # fmt: skip
 TASK = Task(10, 100, 5, 50, (8, 8, 1), (10,) * 10)
 # An example of each annotation that a field without a default may have.
 EXAMPLES = {int: 3, float: 0.5, bool: True, str: "test", Sequence[int]: [3], Sequence[float]: [0.5]}

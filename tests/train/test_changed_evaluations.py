@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from PIL import Image
 
 from imgcls_jax.contracts.evaluator import SplitFacts
 from imgcls_jax.evaluators import classification, classification_report, clustering, knn, multilabel
+from imgcls_jax.inference import trained
 from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.train.run import run
 from tests.train.test_loop import digits_config, stop_after
@@ -110,3 +112,30 @@ def test_labels_of_the_other_kind(evaluator):
         evaluator.check({"split": split, "train_split": split}, options, None)
     with pytest.raises(ValueError, match="split = 'val' has no example"):
         evaluator.check({"split": split._replace(num_examples=0)}, options, None)
+
+
+def test_a_temperature_is_not_fitted_on_images_that_are_measured(tmp_path):
+    """A folder without split folders holds one part out, whatever name it is asked for by."""
+    for number in range(10):
+        file = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(file)
+    line = "decode | resize(4, 4) | normalize(0.5, 0.5)"
+    own = {"evaluator": "classification_report", "split": "val", "temperature_split": "test"}
+    config = digits({"own": own})
+    config["data"] = {
+        "source": "image_folder",
+        "root": str(tmp_path / "data"),
+        "train_transforms": line,
+        "eval_transforms": line,
+    }
+    config["train"]["batch_size"] = 8
+    with pytest.raises(ValueError, match="config.evals.own: 2 images of temperature_split = 'test' are meas"):
+        run(config, tmp_path / "run")
+
+
+def test_another_split_is_evaluated_by_what_was_fitted_before(tmp_path):
+    """The neighbours stay those of the training split, and an image of it is none of its own."""
+    run(digits({"own": {"evaluator": "knn", "split": "test", "k": 1}}), tmp_path / "run")
+    found = trained.evaluate(tmp_path / "run", split="train")["own"]
+    assert found["num_examples"] > 1000 and found["accuracy_k1"] < 1

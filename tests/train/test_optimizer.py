@@ -83,7 +83,8 @@ def test_constant_schedule():
 
 def test_schedule_mistakes():
     with pytest.raises(
-        ValueError, match="constant, step, cosine, cosine_7_16, exponential, polynomial, plateau, reciprocal_sqrt"
+        ValueError,
+        match="constant, step, cosine, cosine_7_16, exponential, polynomial, plateau, reciprocal_sqrt",
     ):
         rates([0], schedule="poly")
     with pytest.raises(ValueError, match="needs one of"):

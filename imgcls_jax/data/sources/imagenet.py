@@ -15,6 +15,7 @@ from imgcls_jax.data.annotations import read_mat
 from imgcls_jax.data.folders import Origin, labeled_images, require_folder, subfolders
 from imgcls_jax.data.listing import list_images
 from imgcls_jax.data.lists import read_csv
+from imgcls_jax.data.shifted_imagenet import REAL, SPLITS, VAL_IMAGE, Reassessed, open_shifted, reassessed
 from imgcls_jax.data.source import Files, Root, require_choice
 from imgcls_jax.data.tar_files import TarImages, index_of, read_packed
 
@@ -31,7 +32,6 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 SOLUTION = "LOC_val_solution.csv"  # Kaggle's ground truth
 SYNSET = re.compile(r"n\d{8}")
-VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
 MAX_DEVKIT_BYTES = 2**24
 
 
@@ -49,7 +49,7 @@ class Truth(NamedTuple):
     where: str
 
 
-def make(split: str, *, root: Root) -> Files | TarImages:
+def make(split: str, *, root: Root) -> Files | TarImages | Reassessed:
     """Opens ImageNet as published, unpacked or not.
 
     The training images: train/<synset>/*.JPEG, or ILSVRC2012_img_train.tar, an archive of 1,000 archives. The
@@ -60,8 +60,13 @@ def make(split: str, *, root: Root) -> Files | TarImages:
     Class names are the synsets ("n01440764"), sorted, which is the order of published networks' outputs; the
     devkit numbers them otherwise.
 
+    Other test sets of these classes lie beside them, in the folders that data/shifted_imagenet.py names;
+    their class names are always the 1,000 synsets.
+
     Args:
-      split: "train" (1,281,167 images) or "val" (50,000).
+      split: "train" (1,281,167 images), "val" (50,000), or another test set: "imagenet-a", "imagenet-r",
+        "imagenet-sketch", "imagenetv2-matched-frequency", "imagenetv2-threshold0.7", "imagenetv2-top-images",
+        "imagenet-c", "objectnet", or "imagenet-real", which gives "val" other labels.
       root: the folder of these.
 
     Raises:
@@ -69,7 +74,11 @@ def make(split: str, *, root: Root) -> Files | TarImages:
       FileNotFoundError: the images, or their ground truth, are missing.
       ValueError: files that are damaged or disagree; the message names the file.
     """
-    require_choice("the split of imagenet", split, tuple(ARCHIVES))
+    require_choice("the split of imagenet", split, (*ARCHIVES, *SPLITS))
+    if split == REAL:
+        return reassessed(make("val", root=root), root)
+    if split in SPLITS:
+        return open_shifted(split, root)
     top = require_folder(root, f"{split}/ or {ARCHIVES[split]}", ORIGIN.remedy)
     folder = next((top / place / split for place in PLACES if (top / place / split).is_dir()), None)
     archive = top / ARCHIVES[split]
