@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "runtime": ({"runtime"}, {"jax", "numpy"}),
     "runtime/buckets.py": (set(), {"etils", "fsspec", "aiohttp"}),
     "runtime/progress.py": ({"runtime.names"}, {"jax", "rich"}),
+    "runtime/listening.py": ({"runtime.mistakes"}, {"uvicorn"}),
     "losses": ({"losses"}, {"jax"}),
     "metrics": ({"metrics"}, {"numpy", "scipy", "sklearn"}),
     "classic": (
@@ -102,6 +103,8 @@ MAY_IMPORT = {
         },
         {"jax", "flax", "numpy", "scipy", "sklearn", "threadpoolctl", "PIL"},
     ),
+    "inference/batching.py": (set(), {"numpy"}),
+    "inference/named_classes.py": (set(), {"numpy"}),
     "planning": ({"planning", "data", "config.settings"}, {"jax", "numpy"}),
     "figures": (
         {"figures", "inference", "train", "data", "config", "layers.features", "runtime.names"},

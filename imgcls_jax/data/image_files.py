@@ -71,6 +71,23 @@ def operations_for_files(line: str, shape: Sequence[int]) -> tuple[Any, ...]:
     return transforms.parse(f"decode | {color} | resize({height}, {width})")[0]
 
 
+def decoded(content: bytes, ops: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Returns an encoded image as a network takes it, uint8 [H, W, C].
+
+    Args:
+      content: of an image file.
+      ops: of `operations_for_files`.
+      shape: (H, W, C).
+
+    Raises:
+      ValueError: it cannot be decoded, or has another shape then.
+    """
+    image = transforms.apply(ops, content, np.random.default_rng(0))
+    if image.shape != shape:
+        raise ValueError(f"data.eval_transforms made {image.shape}, the network expects {shape}")
+    return image
+
+
 def outputs_of_files(
     paths: Sequence[Path],
     line: str,
@@ -111,10 +128,7 @@ def _read(
     images, errors = [], {}
     for path in paths:
         try:
-            image = transforms.apply(ops, read_regular(path), np.random.default_rng(0))
-            if image.shape != shape:
-                raise ValueError(f"data.eval_transforms made {image.shape}, the network expects {shape}")
-            images.append(image)
+            images.append(decoded(read_regular(path), ops, shape))
         except (OSError, ValueError) as error:
             errors[path] = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return np.array(images, np.uint8).reshape(-1, *shape), errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,13 +23,17 @@ SIDE, PART, TILE = 240, 160, 84  # pixels of an image, of a part of one, and of 
 FILTERS, LAYERS, CHANNELS, CHANNELS_OF_ONE = 128, 6, 10, 40  # shown at most
 
 
-def tagged(trained: Trained, wanted: Callable[[dict[str, jax.Array]], jax.Array]) -> Any:
-    """Returns the function prepared images -> `wanted` of the prediction, its layers named."""
+def with_named_layers(trained: Trained) -> Trained:
+    """Returns the same network, whose predictions bear the names of its layers."""
     backbone = layers.Tagged(make_backbone(trained.settings.model))
     objective = make_objective(trained.settings.objective, trained.task, backbone)
-    return lambda images: wanted(
-        objective.predict(trained.params, trained.objective_state, {"image": images})
-    )
+    return dataclasses.replace(trained, objective=objective)
+
+
+def tagged(trained: Trained, wanted: Callable[[dict[str, jax.Array]], jax.Array]) -> Any:
+    """Returns the function prepared images -> `wanted` of the prediction, its layers named."""
+    predict = with_named_layers(trained).objective.predict
+    return lambda images: wanted(predict(trained.params, trained.objective_state, {"image": images}))
 
 
 def anything(outputs: dict[str, jax.Array]) -> jax.Array:

@@ -143,6 +143,27 @@ def joined(old: Index, new: Index) -> Index:
     return Index(embedding, path, label, new.step)
 
 
+def search(index: Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the rows of an index most like others.
+
+    Args:
+      index: of stored embeddings.
+      queries: float32 [N, D].
+      k: neighbours, at most all of the index.
+
+    Returns:
+      Cosines float32 [N, k], the largest first, and the rows of the index, int [N, k].
+
+    Raises:
+      ValueError: the index holds embeddings of another size.
+    """
+    if queries.shape[1] != index.embedding.shape[1]:
+        raise ValueError(
+            "the index holds embeddings of another network: make it anew by imgcls_jax.tools.index"
+        )
+    return nearest(queries, index.embedding, k=min(k, len(index.path)))
+
+
 def retrieve(
     trained: Trained, index: Index, paths: Sequence[Path], *,
     k: int, temperature: float, unknown_below: float = -1.0, batch_size: int,
@@ -164,12 +185,8 @@ def retrieve(
     outputs = trained.outputs_of_files(paths, embedding, batch_size=batch_size)
     found = list(tracked(outputs, "embedding", len(paths)))
     queries = [output for _, output, error in found if not error]
-    if queries and len(queries[0]) != index.embedding.shape[1]:
-        raise ValueError(
-            "the index holds embeddings of another network: make it anew by imgcls_jax.tools.index"
-        )
     if queries:
-        similarity, position = nearest(np.stack(queries), index.embedding, k=min(k, len(index.path)))
+        similarity, position = search(index, np.stack(queries), k)
     row = 0
     for path, _, error in found:
         if error:

@@ -15,8 +15,15 @@ PACKAGE = Path(__file__).parents[1]
 _STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 _THIRD_PARTY = {"site-packages", "dist-packages"}
 MAX_LENGTH = 400
-PIP_NAMES = {"PIL": "pillow", "absl": "absl-py", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn"}
+PIP_NAMES = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "orbax": "orbax-checkpoint",
+    "prometheus_client": "prometheus-client",
+    "sklearn": "scikit-learn",
+}
 TO_PREDICT = ("PIL", "flatbuffers", "numpy")  # all that an export needs beside jax
+EXTRAS = {"starlette": "serve", "uvicorn": "serve", "prometheus_client": "serve", "gradio": "demo"}
 # What may be over in a minute: rights, a disk or share that is gone, too many open files, too little memory.
 _PASSING = tuple(
     getattr(errno, name)
@@ -84,6 +91,8 @@ def _missing_package(name: str) -> str | None:
     if name in sys.stdlib_module_names:  # as fcntl on Windows
         return f"Python's own module {name} is missing here: another system or build of Python has it"
     named = f"the package {PIP_NAMES.get(name, name)} is missing"
+    if name in EXTRAS:
+        return f"{named}: pip install 'imgcls-jax[{EXTRAS[name]}]'"
     if name in TO_PREDICT:
         named += "; prediction from an export needs pip install 'imgcls-jax[predict]'"
     return f"{named}; training needs pip install 'imgcls-jax[train]'"

@@ -44,12 +44,9 @@ from imgcls_jax.runtime.names import csv_cell, printable
 from imgcls_jax.runtime.progress import tracked
 
 with importing(__name__):
-    import numpy as np
-
     from imgcls_jax.data.image_files import FileOutput, find_images, outputs_of_files
     from imgcls_jax.inference.mean import mean_of_files, require_same_classes
-
-THRESHOLD = 0.5  # of each label, where an image has any number of them
+    from imgcls_jax.inference.named_classes import THRESHOLD, chosen_by, named_classes
 
 
 def named(
@@ -64,33 +61,14 @@ def named(
 
     Args:
       found: a file's probabilities float [K] each.
-      class_names: K names.
-      top_k: how many predictions, at most K; None for all.
-      threshold: a class of a lower probability is not named; predictions may be [].
-      unknown_below: where even the largest probability is below this, no class is named: predictions is [].
+      class_names, top_k, threshold, unknown_below: as of named_classes.
     """
     for file, row, error in found:
         if error:
             yield {"path": str(file), "error": error}
             continue
-        best = np.argsort(-row, kind="stable")[:top_k] if row.max() >= unknown_below else ()
-        predictions = [
-            {"class": class_names[k], "probability": float(row[k])} for k in best if row[k] >= threshold
-        ]
+        predictions = named_classes(row, class_names, top_k, threshold=threshold, unknown_below=unknown_below)
         yield {"path": str(file), "predictions": predictions}
-
-
-def chosen_by(top_k: int | None, threshold: float | None, *, multi_label: bool) -> tuple[int | None, float]:
-    """Returns the largest number of classes to name, None for all, and the least probability of each.
-
-    Args:
-      top_k, threshold: as the command line has them; None where it does not.
-      multi_label: whether an image has any number of labels.
-    """
-    if threshold is None:
-        threshold = THRESHOLD if multi_label and top_k is None else 0.0
-        return top_k if multi_label else top_k or 1, threshold
-    return top_k, threshold
 
 
 def outputs_of(

@@ -98,7 +98,9 @@ def of_workdir(workdir: Path, checkpoint: str) -> Any:
         return trained
     own = dataclasses.replace(settings, fields={**settings.fields, "class_prompts": ()})
     objective = make_objective(own, trained.task, make_backbone(trained.settings.model))
-    return dataclasses.replace(trained, objective=objective)
+    return dataclasses.replace(
+        trained, settings=dataclasses.replace(trained.settings, objective=own), objective=objective
+    )
 
 
 def of_weights(file: str, overrides: Mapping[str, str]) -> Any:
