@@ -23,7 +23,8 @@ if not __package__:  # python imgcls_jax/main.py: packages are looked for in thi
 
 from imgcls_jax.config import compare, files
 from imgcls_jax.config.field_types import did_you_mean
-from imgcls_jax.runtime.command import DATA_ROOT_HELP, TRUST_DATA_HELP, exit_with, user_path
+from imgcls_jax.runtime.buckets import as_path
+from imgcls_jax.runtime.command import DATA_ROOT_HELP, TRUST_DATA_HELP, exit_with, workdir_path
 from imgcls_jax.runtime.mistakes import user_mistake
 
 # A flag of one mode, or of several processes, is refused elsewhere: it would do nothing.
@@ -45,9 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--workdir",
-        type=user_path,
-        help="folder of the run: checkpoints, metrics, result; a run that it holds is resumed (default: "
-        "runs/NAME[_OPTIONS] of the configuration)",
+        type=workdir_path,
+        help="folder of the run, perhaps of gs:// or s3://: checkpoints, metrics, result; a run that it "
+        "holds is resumed (default: runs/NAME[_OPTIONS] of the configuration)",
     )
     parser.add_argument(
         "--accept_data_growth",
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--split", help="the split, instead of those of the configuration")
     evaluation.add_argument("--checkpoint", help="'latest' (default), 'best' or a step")
     evaluation.add_argument("--eval_transforms", metavar="LINE", help="instead of data.eval_transforms")
-    evaluation.add_argument("--data_root", type=user_path, metavar="FOLDER", help=DATA_ROOT_HELP)
+    evaluation.add_argument("--data_root", type=workdir_path, metavar="FOLDER", help=DATA_ROOT_HELP)
     evaluation.add_argument("--trust_data", action="store_true", default=None, help=TRUST_DATA_HELP)
     several = parser.add_argument_group("several processes")
     several.add_argument(
@@ -205,7 +206,7 @@ def _evaluate(flags: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     from imgcls_jax.inference import trained
     from imgcls_jax.train.known_data import Named
 
-    root = Path(overrides["data.root"]) if "data.root" in overrides else None
+    root = as_path(overrides["data.root"]) if "data.root" in overrides else None
     trained.evaluate(
         flags.workdir,
         split=flags.split or "",

@@ -2,12 +2,13 @@
 # One run on a Cloud TPU slice, from v4-8 to whole pods, on spot capacity too: until the run is finished, what was
 # preempted is created again and goes on from its newest checkpoint. The same command goes on where it was stopped.
 #
-#   launch/tpu_pod.sh --name NAME --zone us-central2-b --type v4-128 --nfs SERVER:/SHARE --workdir /mnt/shared/run \
-#       [--spot] [--project P] [--version V] [--restarts 0] [--poll_seconds 30] [--dry_run] -- --config configs/x.py
+#   launch/tpu_pod.sh --name NAME --zone us-central2-b --type v4-128 --workdir gs://BUCKET/run \
+#       [--nfs SERVER:/SHARE] [--spot] [--project P] [--version V] [--restarts 0] [--poll_seconds 30] [--dry_run] -- --config configs/x.py
 #
 #   --name         of the queued resource and of the TPU
 #   --type         accelerator type: v4-8, v4-128, v5litepod-16, v5p-32, v6e-64
-#   --nfs          a share (Filestore) that is mounted at /mnt/shared on every worker; --workdir lies below it
+#   --workdir      gs://BUCKET/FOLDER, where the TPU's service account may read and write, or a folder of the share
+#   --nfs          a share (Filestore) that is mounted at /mnt/shared on every worker
 #   --spot         capacity that may be taken away
 #   --version      of the TPU software; otherwise the one of the type
 #   --restarts     how many times a run that failed by itself starts again
@@ -40,12 +41,13 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
 done
 [ $# -gt 1 ] || mistake "the arguments of imgcls_jax.main are missing"
 shift
-for required in name zone type nfs workdir; do
+for required in name zone type workdir; do
   [ -n "${!required}" ] || mistake "--$required is missing"
 done
 [[ $name =~ ^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$ ]] || mistake "--name is small letters, digits and '-'; got '$name'"
-[[ $nfs == ?*:/* ]] || mistake "--nfs is SERVER:/SHARE; got '$nfs'"
-[[ $workdir == "$MOUNT"/?* ]] || mistake "--workdir is a folder below $MOUNT (no gs://: mount it); got '$workdir'"
+[[ -z $nfs || $nfs == ?*:/* ]] || mistake "--nfs is SERVER:/SHARE; got '$nfs'"
+[[ $workdir == gs://?*/?* || ( -n $nfs && $workdir == "$MOUNT"/?* ) ]] ||
+  mistake "--workdir is gs://BUCKET/FOLDER, or with --nfs a folder below $MOUNT; got '$workdir'"
 [[ $restarts =~ ^[0-9]+$ && $poll_seconds =~ ^[0-9]+$ ]] || mistake "--restarts and --poll_seconds are whole numbers"
 if [ -z "$version" ]; then
   case $type in
@@ -95,8 +97,23 @@ delete() {
   act gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force
 }
 
+case $workdir in
+  gs://*) look_for='gcloud storage objects describe' ;;
+  *) look_for='test -e' ;;
+esac
+
 probe() { # finished, active, failed or inactive; fails where worker 0 cannot be reached
-  on 0 "if [ -e $(printf %q "$workdir/result.json") ]; then echo finished; else systemctl is-active $UNIT || true; fi"
+  on 0 "if $look_for $(printf %q "$workdir/result.json") >/dev/null 2>&1; then echo finished; else systemctl is-active $UNIT || true; fi"
+}
+
+shared() { # the commands that make what all workers share
+  [ -z "$nfs" ] || echo "if ! mountpoint -q $MOUNT; then
+  sudo apt-get -qq -o DPkg::Lock::Timeout=300 update
+  sudo apt-get -qq -o DPkg::Lock::Timeout=300 install -y nfs-common
+  sudo mkdir -p $MOUNT
+  sudo mount -t nfs $(printf %q "$nfs") $MOUNT
+fi"
+  [[ $workdir == gs://* ]] || echo "sudo install --directory --owner=\"\$(id -u)\" $(printf %q "$workdir")"
 }
 
 install() {
@@ -104,17 +121,12 @@ install() {
     act gcloud compute tpus tpu-vm scp "$archive" "$name:$UNIT.tar.gz" "${place[@]}" --worker=all &&
     on all "set -e
 sudo systemctl stop $UNIT 2>/dev/null || true
-if ! mountpoint -q $MOUNT; then
-  sudo apt-get -qq -o DPkg::Lock::Timeout=300 update
-  sudo apt-get -qq -o DPkg::Lock::Timeout=300 install -y nfs-common
-  sudo mkdir -p $MOUNT
-  sudo mount -t nfs $(printf %q "$nfs") $MOUNT
-fi
-sudo install --directory --owner=\"\$(id -u)\" $(printf %q "$workdir")
+$(shared)
 rm -rf $UNIT && mkdir $UNIT && tar -xzf $UNIT.tar.gz -C $UNIT && cd $UNIT
 python3 -m pip install --user --quiet uv
 python3 -m uv venv --quiet --python $PYTHON_VERSION .venv
 sed 's/^jax==/jax[tpu]==/' requirements.txt > requirements-tpu.txt
+echo gcsfs >> requirements-tpu.txt
 python3 -m uv pip install --quiet --python .venv -r requirements-tpu.txt"
 }
 

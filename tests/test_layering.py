@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "config": ({"config"}, set()),
     "config/written.py": (set(), {"ml_collections"}),
     "runtime": ({"runtime"}, {"jax", "numpy"}),
+    "runtime/buckets.py": (set(), {"etils", "fsspec", "aiohttp"}),
     "runtime/progress.py": ({"runtime.names"}, {"jax", "rich"}),
     "runtime/listening.py": ({"runtime.mistakes"}, {"uvicorn"}),
     "losses": ({"losses"}, {"jax"}),
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "contracts/embedder.py": ({"contracts", "layers.projector"}, {"jax", "optax"}),
     "data": (
-        {"data", "config"},
+        {"data", "config", "runtime.buckets"},
         {"numpy", "grain", "PIL", "pillow_heif", "cykooz_resizer", "absl"},
     ),
     "data/clip_tokens.py": (set(), {"numpy", "tokenizers"}),
@@ -90,7 +91,7 @@ MAY_IMPORT = {
         | {f"search.{name}" for name in "process plan trials".split()},
         {"scipy"},
     ),
-    "train/writer.py": ({"runtime.files"}, {"tensorboardX"}),
+    "train/writer.py": ({"runtime.files", "runtime.buckets"}, {"tensorboardX"}),
     "inference": (
         {"inference", "train", "config.settings", "runtime", "contracts", "data", "evaluators.knn"},
         {"jax", "numpy", "safetensors", "flax", "jax2onnx", "onnxruntime"},

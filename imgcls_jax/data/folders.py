@@ -25,6 +25,7 @@ from imgcls_jax.data.listing import (
     list_images,
 )
 from imgcls_jax.data.source import Root
+from imgcls_jax.runtime import buckets
 
 SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -91,27 +92,40 @@ def expanded(root: Root) -> Path:
     """Returns a path in which `~` is the home folder.
 
     Raises:
-      FileNotFoundError: there is no such user.
+      FileNotFoundError: there is no such user, or it lies in an object store.
     """
+    if "://" in os.fspath(root):
+        raise FileNotFoundError(
+            f"config.data.root: {os.fspath(root)!r} is an address, which image_folder and list_file "
+            "alone read; for other sources mount it, or copy it to this machine"
+        )
     try:
         return Path(root).expanduser()
     except RuntimeError as error:
         raise FileNotFoundError(f"config.data.root: {os.fspath(root)!r}: {error}") from error
 
 
-def require_folder(root: Root, holds: str, remedy: str = "") -> Path:
+def require_folder(root: Root, holds: str, remedy: str = "", *, in_store: bool = False) -> Path:
     """Returns root.
 
     Args:
       root: a folder.
       holds: what it should hold.
       remedy: of an `Origin`; "" for images of the user's own.
+      in_store: whether it may lie in an object store.
 
     Raises:
       FileNotFoundError: it is no folder.
+      ValueError: an address of no known store, or its package is missing.
     """
-    folder = expanded(root)
-    if not os.path.isdir(folder):
+    if in_store and "://" in os.fspath(root):
+        folder = buckets.as_path(root)
+        with buckets.told(folder):
+            found = folder.is_dir()
+    else:
+        folder = expanded(root)
+        found = os.path.isdir(folder)
+    if not found:
         remedy = remedy or (
             "Name your own by --config.data.root=FOLDER; the head of a configuration's file says which "
             "images it expects"

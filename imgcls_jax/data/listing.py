@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from imgcls_jax.runtime import buckets
+
+Entry = os.DirEntry[str] | buckets.Object  # what a folder holds
 
 IMAGE_SUFFIXES = tuple(
     ".jpg .jpeg .jpe .jfif .jfi .jif .pjpeg .pjp .mpo .png .apng .bmp .dib .gif .webp .tif .tiff "
@@ -62,6 +67,8 @@ def list_images(folder: Path, seen: set[tuple[int, int]] | None = None) -> Listi
     Raises:
       OSError: the folder or one below it cannot be listed.
     """
+    if buckets.is_bucket(folder):
+        return _list_objects(folder)
     seen = set() if seen is None else seen
     left_out: collections.Counter[str] = collections.Counter()
     above = set(map(_identity, map(os.stat, folder.resolve().parents)))
@@ -70,7 +77,7 @@ def list_images(folder: Path, seen: set[tuple[int, int]] | None = None) -> Listi
     while waiting:
         inside = waiting.pop()
         folders = []
-        for entry in entries_of(folder / inside):
+        for entry in _scan(folder / inside):
             path = os.path.join(inside, entry.name)
             if is_folder(entry):
                 folders.append((entry.is_symlink(), path, entry))
@@ -89,6 +96,20 @@ def list_images(folder: Path, seen: set[tuple[int, int]] | None = None) -> Listi
     return Listing(sorted(paths), left_out)
 
 
+def _list_objects(folder: Path) -> Listing:
+    """Lists the images of a folder in an object store, where nothing is linked."""
+    left_out: collections.Counter[str] = collections.Counter()
+    paths = []
+    for found in buckets.below(folder):
+        *folders, name = found.name.split("/")
+        own = dataclasses.replace(found, name=name)
+        if kind := "hidden" if any(map(is_hidden, folders)) else left_out_as(own):
+            left_out[kind] += 1
+        else:
+            paths.append(found.name)
+    return Listing(sorted(paths), left_out)
+
+
 def describe_left_out(left_out: Mapping[str, int]) -> str:
     """Returns what to say of files that are no images: "30 .heic (...), 2 hidden"; "" where there is none."""
     most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
@@ -103,7 +124,11 @@ def describe_left_out(left_out: Mapping[str, int]) -> str:
     return ", ".join(parts)
 
 
-def entries_of(folder: Path) -> list[os.DirEntry[str]]:
+def entries_of(folder: Path) -> Sequence[Entry]:
+    return buckets.entries(folder) if buckets.is_bucket(folder) else _scan(folder)
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return list(entries)
 
@@ -121,7 +146,7 @@ def _is_new(found: os.stat_result, seen: set[tuple[int, int]]) -> bool:
     return True
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: Entry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link in a circle
@@ -132,7 +157,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
-def left_out_as(entry: os.DirEntry[str]) -> str:
+def left_out_as(entry: Entry) -> str:
     """Returns what a file that is no image is counted as; "" for an image."""
     if is_hidden(entry.name):
         return "hidden"
@@ -155,12 +180,16 @@ def _can_decode(suffix: str) -> bool:
     return bool(features.check("avif"))
 
 
-def _starts_as_image(entry: os.DirEntry[str]) -> bool:
+def _starts_as_image(entry: Entry) -> bool:
     try:
-        if not entry.is_file():  # a pipe would wait for ever
+        if isinstance(entry, buckets.Object):
+            start = entry.start(16)
+        elif not entry.is_file():  # a pipe would wait for ever
             return False
-        with open(entry.path, "rb") as file:
-            found = STARTS.match(file.read(16))
+        else:
+            with open(entry.path, "rb") as file:
+                start = file.read(16)
+        found = STARTS.match(start)
     except OSError:
         return False
     if found is None or found[1] is None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import collections
 import contextlib
 import csv
+import io
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from imgcls_jax.data.folders import expanded, named_split
+from imgcls_jax.data.listing import entries_of
+from imgcls_jax.runtime import buckets
 
 # What the columns of a table are called where a configuration does not say it, compared without case and
 # separators.
@@ -26,6 +29,7 @@ CAPTION_COLUMNS = ("caption", "captions", "text", "title", "comment", "descripti
 SPLIT_COLUMNS = ("split", "subset", "set")
 MAX_NUMBER = 2**31  # ids and pixels lie below
 MAX_LINE = 2**16  # characters of a line of a list
+MAX_LIST_BYTES = 2**31  # of a list in an object store, which is read whole
 MAX_CLASSES = 1_000_000  # a larger integer at the end of a list's line is an id or a date, not a class index
 
 
@@ -54,15 +58,22 @@ def quoted_inside(root: Path, path: Path) -> Iterator[None]:
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, stripped text) for the lines that are not blank."""
-    if not os.path.isfile(path):
+    if not (path.exists() if buckets.is_bucket(path) else os.path.isfile(path)):
         raise FileNotFoundError(f"{path} is missing; restore it, or correct config.data")
     # surrogateescape is how Python spells file names that are not UTF-8, so such lists find their files.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+    with _opened(path) as file:
         # No more of a line than that is read: a file of another kind may hold one of gigabytes.
         lines = enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), start=1)
         for number, text in enumerate(_sound(path, lines), start=1):
             if text.strip():
                 yield number, text.strip()
+
+
+def _opened(path: Path) -> IO[str]:
+    if buckets.is_bucket(path):
+        held = io.BytesIO(buckets.read_bytes(path, MAX_LIST_BYTES))
+        return io.TextIOWrapper(held, encoding="utf-8-sig", errors="surrogateescape")
+    return open(path, encoding="utf-8-sig", errors="surrogateescape")
 
 
 def read_names(path: Path, expected: int | None = None) -> tuple[str, ...]:
@@ -122,11 +133,12 @@ def pattern_for(split: str, folder: Path, pattern: str) -> Path:
       ValueError: several files may be meant.
     """
     path = folder / expanded(pattern)
-    exact = Path(str(path).replace("{split}", split))
+    exact = buckets.as_path(str(path).replace("{split}", split))
     before, placeholder, after = path.name.partition("{split}")
     if not placeholder or exact.exists() or not path.parent.is_dir():
         return exact
-    files = [name for name in os.listdir(path.parent) if name.startswith(before) and name.endswith(after)]
+    held = [entry.name for entry in entries_of(path.parent)]
+    files = [name for name in held if name.startswith(before) and name.endswith(after)]
     names = [name[len(before) : len(name) - len(after)] for name in files]
     found = named_split(split, names, path.parent)
     return exact if found is None else path.parent / f"{before}{found}{after}"

@@ -18,6 +18,8 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_jax.runtime import buckets
+
 Root = str | os.PathLike[str]
 Indices = Sequence[int] | np.ndarray
 
@@ -215,6 +217,13 @@ def read_regular(path: Root, limit: int = MAX_IMAGE_BYTES) -> bytes:
     Raises:
         OSError: it cannot be read, is a pipe or a device, which may never end, or holds over `limit` bytes.
     """
+    if buckets.is_bucket(path):
+        try:
+            return buckets.read_bytes(buckets.as_path(path), limit)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "there is no such object", os.fspath(path)) from error
+        except ValueError as error:
+            raise OSError(errno.EFBIG, str(error), os.fspath(path)) from error
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
     with open(path, "rb") as file:
@@ -249,7 +258,9 @@ class Files:
         self.paths = list(paths)
         self.labels = np.asarray(labels, np.int32)
         self.class_names = tuple(class_names)
-        if not os.path.isfile(root / self.paths[0]):  # False for names too long, too
+        first = root / self.paths[0]
+        # os.path says False for names too long, too.
+        if not (first.exists() if buckets.is_bucket(first) else os.path.isfile(first)):
             raise FileNotFoundError(f"{self.describe(0)}: no such file under {root}, where paths must start")
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@ size."""
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from collections.abc import Mapping
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from imgcls_jax.runtime.files import naming, whole
+from imgcls_jax.runtime.buckets import is_bucket
+from imgcls_jax.runtime.files import naming, read_bytes, whole
+
+MAX_BYTES = 2**34  # of a file in an object store, which is read whole
 
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:
@@ -31,17 +35,26 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
       ValueError: an array is larger in memory than in the file, as `write_arrays` makes none.
       Exception: whatever a damaged file makes NumPy raise.
     """
-    _require_honest_size(file)
+    if is_bucket(file):
+        held = read_bytes(file, MAX_BYTES)
+        return _read(io.BytesIO(held), len(held))
+    return _read(file, file.stat().st_size)
+
+
+def _read(file: Path | io.BytesIO, size: int) -> dict[str, np.ndarray]:
+    _require_honest_size(file, size)
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
     with np.load(file, allow_pickle=False) as content:
         return {name: content[name] for name in content.files}
 
 
-def _require_honest_size(file: Path) -> None:
+def _require_honest_size(file: Path | io.BytesIO, size: int) -> None:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("it is compressed")
-        if sum(member.file_size for member in members) > file.stat().st_size:
+        if sum(member.file_size for member in members) > size:
             raise ValueError("its columns overlap")
         for member in members:
             with archive.open(member) as column:

@@ -18,6 +18,7 @@ from imgcls_jax.data.image_files import find_images
 from imgcls_jax.evaluators.knn import nearest, vote
 from imgcls_jax.inference.array_file import read_arrays, write_arrays
 from imgcls_jax.inference.trained import Trained, embedding
+from imgcls_jax.runtime.buckets import as_path
 from imgcls_jax.runtime.mistakes import reason
 from imgcls_jax.runtime.progress import tracked
 
@@ -50,7 +51,7 @@ def read(workdir: str | Path, step: int) -> Index:
     Raises:
       ValueError: there is none, it is damaged, or another checkpoint made it.
     """
-    file = Path(workdir) / FILE
+    file = as_path(workdir) / FILE
     try:
         content = read_arrays(file)
         index = Index(content["embedding"], content["path"], content["label"], int(content["step"]))
@@ -131,7 +132,7 @@ def write(workdir: str | Path, index: Index) -> Path:
     Raises:
       OSError: it cannot be written; names it.
     """
-    return write_arrays(Path(workdir) / FILE, index._asdict())
+    return write_arrays(as_path(workdir) / FILE, index._asdict())
 
 
 def joined(old: Index, new: Index) -> Index:

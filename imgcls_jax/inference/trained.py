@@ -17,6 +17,7 @@ from imgcls_jax.contracts.objective import Batch, Objective, Task
 from imgcls_jax.data.datasets import UNKNOWN, DataSide
 from imgcls_jax.data.image_files import FileOutput, outputs_of_files
 from imgcls_jax.runtime.agreement import of_first, union
+from imgcls_jax.runtime.buckets import as_path
 from imgcls_jax.runtime.command import tell
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.progress import bar
@@ -180,7 +181,7 @@ def load(
     Raises:
       ValueError: no such workdir or checkpoint, or --data_root for data without a root.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     configuration, withheld = known_data.placed(load_configuration(workdir), workdir, data)
     task, class_names, source_shape = load_task(workdir)
     settings = configuration.settings(task.steps_per_epoch)
@@ -281,7 +282,7 @@ def evaluate(
     if split:  # the splits that an evaluator fits on stay
         evals = tuple(dataclasses.replace(own, fields={**own.fields, "split": split}) for own in evals)
     read = [own for _, own in evaluated_splits(evals)]
-    _compare_data(Path(workdir), trained, read, moved=bool(moved) or data.root is not None)
+    _compare_data(as_path(workdir), trained, read, moved=bool(moved) or data.root is not None)
     batch_size = trained.settings.train.evaluated_at_once
     sharding.check_batch_size(batch_size, sharding.data_mesh())
 
@@ -292,6 +293,6 @@ def evaluate(
     if jax.process_index() == 0:
         show(result)
         if not transforms:
-            path = Path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json"
+            path = as_path(workdir) / f"eval_{trained.step}{f'_{split}' if split else ''}.json"
             write_json(path, result, way_out=". The figures were shown")
     return result

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from imgcls_jax.runtime import compiler, huge_pages
+from imgcls_jax.runtime import buckets, compiler, huge_pages
 from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
 
@@ -102,17 +102,22 @@ def parser_of(name: str, doc: str, **options: Any) -> argparse.ArgumentParser:
 
 def user_path(text: str) -> Path:
     """Parses a path, for argparse: `~` is the home folder; an empty one, as of `--workdir=`, is a mistake."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the path is empty")
     if "://" in text:
         raise argparse.ArgumentTypeError(
             f"{printable(text)} is an address; name a folder or file of this machine, such as one under "
             "which the bucket is mounted"
         )
+    return workdir_path(text)
+
+
+def workdir_path(text: str) -> Path:
+    """Parses a path as user_path does, or that of a folder in an object store: gs://BUCKET/FOLDER, s3://..."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{printable(text)}: {error}") from error
+        return buckets.as_path(text).expanduser()
+    except (RuntimeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(printable(str(error))) from error
 
 
 def at_least_one(text: str) -> int:
@@ -139,7 +144,7 @@ def share(text: str) -> float:
 
 def add_workdir(parser: argparse.ArgumentParser, about: str = "of a training run") -> None:
     """Adds --workdir and --checkpoint, which name a trained network."""
-    parser.add_argument("--workdir", type=user_path, required=True, help=about)
+    parser.add_argument("--workdir", type=workdir_path, required=True, help=about)
     add_checkpoint(parser)
 
 
@@ -150,7 +155,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Adds --data_root and --trust_data, by which a user vouches for the data that a workdir names."""
-    parser.add_argument("--data_root", type=user_path, metavar="FOLDER", help=DATA_ROOT_HELP)
+    parser.add_argument("--data_root", type=workdir_path, metavar="FOLDER", help=DATA_ROOT_HELP)
     parser.add_argument("--trust_data", action="store_true", help=TRUST_DATA_HELP)
 
 

@@ -1,6 +1,7 @@
 """Files of a workdir: written whole or not at all, never through a link, and named in every error.
 
-A workdir may come from a stranger, and a link in it may name any file of the user's.
+A workdir may come from a stranger, and a link in it may name any file of the user's. It may lie in an object
+store, which has no links: see buckets.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from imgcls_jax.runtime import buckets
 
 GOES_ON = ". With room and permission to write, the same command goes on from the newest checkpoint"
 MAX_JSON_BYTES = 2**28  # of one file; a confusion matrix of 1,000 classes takes 4 MB
@@ -63,6 +66,10 @@ def open_own(path: Path, mode: str) -> IO[Any]:
 @contextlib.contextmanager
 def whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Opens a new file that takes the place of `path` at the end: who reads finds the old or the new one."""
+    if buckets.is_bucket(path):
+        with buckets.whole(path, mode) as file:
+            yield file
+        return
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
         with open_own(temporary, mode) as file:
@@ -87,6 +94,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
       ValueError: it is larger than `limit` bytes, which nothing of its kind is, or no regular file.
       OSError: it cannot be read.
     """
+    if buckets.is_bucket(path):
+        return buckets.read_bytes(path, limit)
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):

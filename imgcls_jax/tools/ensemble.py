@@ -22,6 +22,7 @@ from imgcls_jax.runtime.command import (
     importing,
     parser_of,
     user_path,
+    workdir_path,
 )
 from imgcls_jax.runtime.names import printable
 
@@ -35,7 +36,7 @@ with importing(__name__):
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = parser_of("ensemble", __doc__)
-    parser.add_argument("workdirs", nargs="+", type=user_path, metavar="WORKDIR", help="of training runs")
+    parser.add_argument("workdirs", nargs="+", type=workdir_path, metavar="WORKDIR", help="of training runs")
     add_checkpoint(parser)
     parser.add_argument("--split", default="", help="to evaluate on instead of each evaluation's own")
     parser.add_argument("--output", type=user_path, help="JSON file to write all metrics to")

@@ -38,6 +38,7 @@ from imgcls_jax.runtime.command import (
     share,
     tell,
     user_path,
+    workdir_path,
 )
 from imgcls_jax.runtime.names import csv_cell, printable
 from imgcls_jax.runtime.progress import tracked
@@ -149,7 +150,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("images", nargs="+", type=user_path, metavar="IMAGE|FOLDER")
     network = parser.add_mutually_exclusive_group(required=True)
     network.add_argument(
-        "--workdir", type=user_path, action="append", help="of a training run; several make an ensemble"
+        "--workdir", type=workdir_path, action="append", help="of a training run; several make an ensemble"
     )
     network.add_argument(
         "--exported",

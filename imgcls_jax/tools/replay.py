@@ -21,7 +21,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls_jax.runtime.command import add_data, command, exit_with, importing, parser_of, user_path
+from imgcls_jax.runtime.command import (
+    add_data,
+    command,
+    exit_with,
+    importing,
+    parser_of,
+    user_path,
+    workdir_path,
+)
 from imgcls_jax.runtime.files import read_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import StopRequest
@@ -193,7 +201,7 @@ def recorded_step(workdir: Path, record: Path) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints what a step computed; returns the exit status."""
     parser = parser_of("replay", __doc__)
-    parser.add_argument("--workdir", type=user_path, required=True, help="of the run")
+    parser.add_argument("--workdir", type=workdir_path, required=True, help="of the run")
     parser.add_argument("record", type=user_path, help="nonfinite_STEP.json, in the workdir or a path")
     add_data(parser)
     arguments = parser.parse_args(argv)

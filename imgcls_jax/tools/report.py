@@ -23,7 +23,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls_jax.runtime.command import add_data, command, exit_with, importing, parser_of, tell, user_path
+from imgcls_jax.runtime.buckets import is_bucket
+from imgcls_jax.runtime.command import (
+    add_data,
+    command,
+    exit_with,
+    importing,
+    parser_of,
+    tell,
+    user_path,
+    workdir_path,
+)
 from imgcls_jax.runtime.files import naming, whole
 from imgcls_jax.runtime.mistakes import reason, user_mistake
 from imgcls_jax.runtime.names import printable
@@ -85,7 +95,7 @@ def read_run(workdir: Path, *, split: str, data: Named | None) -> Run:
     if predictions is not None and predictions.label.ndim == 1:
         if predictions.probabilities.shape[1] == len(class_names):
             by_class = classification_report(predictions.probabilities, predictions.label)
-    return Run(workdir.resolve().name, result, records, class_names, predictions, why_not, by_class)
+    return Run(_name(workdir), result, records, class_names, predictions, why_not, by_class)
 
 
 def compare(runs: Sequence[Run]) -> Compared | None:
@@ -128,7 +138,11 @@ def read_search(folder: Path) -> tuple[Searched, list[Path]]:
     notes = [summary.best(plan, number, found[number]) for number in best if found[number].value is not None]
     notes += summary.retrained(content["final"]) if content["final"] else []
     runs = trials.finished_runs(folder, content["final"], best[0]) if notes else []
-    return Searched(folder.resolve().name, header, rows, notes), runs
+    return Searched(_name(folder), header, rows, notes), runs
+
+
+def _name(folder: Path) -> str:
+    return folder.name if is_bucket(folder) else folder.resolve().name
 
 
 def _check_shown(path: Path, result: dict[str, Any], num_classes: int) -> None:
@@ -205,7 +219,7 @@ def kept_predictions(
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = parser_of("report", __doc__)
-    parser.add_argument("workdirs", nargs="+", type=user_path, metavar="WORKDIR")
+    parser.add_argument("workdirs", nargs="+", type=workdir_path, metavar="WORKDIR")
     parser.add_argument("--output", type=user_path, help="default: report.html in the first workdir")
     parser.add_argument("--split", default="", help="to predict; default: that of a run's first evaluation")
     parser.add_argument("--no_data", action="store_true", help="read no split")

@@ -28,7 +28,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls_jax.runtime.command import at_least_one, command, exit_with, importing, parser_of, user_path
+from imgcls_jax.runtime.buckets import as_path
+from imgcls_jax.runtime.command import (
+    at_least_one,
+    command,
+    exit_with,
+    importing,
+    parser_of,
+    user_path,
+    workdir_path,
+)
 from imgcls_jax.runtime.files import read_json, write_json
 from imgcls_jax.runtime.names import printable
 
@@ -58,7 +67,7 @@ def gather(
     Raises:
       ValueError: a run is not finished, lacks the metric, or is of another configuration.
     """
-    results = [finished.read_result(Path(workdir)) for workdir in workdirs]
+    results = [finished.read_result(as_path(workdir)) for workdir in workdirs]
     evaluation, _, name = metric.partition("/")
     first = results[0]["config"]
     for workdir, result in zip(workdirs, results, strict=True):
@@ -243,7 +252,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = commands.add_parser("add", help="write a results file from finished workdirs")
     add.set_defaults(run=run_add)
     add.add_argument("file", type=user_path)
-    add.add_argument("workdirs", type=user_path, nargs="+")
+    add.add_argument("workdirs", type=workdir_path, nargs="+")
     for field in ("metric", "method", "protocol", "command"):
         add.add_argument(f"--{field}", required=True)
     add.add_argument("--published", default="-", help="the published figure with its source and protocol")

@@ -35,6 +35,7 @@ from imgcls_jax.runtime.command import (
     parser_of,
     tell,
     user_path,
+    workdir_path,
 )
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.names import printable
@@ -178,7 +179,7 @@ def add_augmentation(one: argparse.ArgumentParser) -> None:
     """Adds the arguments of `augmentation`, which needs no trained network."""
     origin = one.add_mutually_exclusive_group(required=True)
     origin.add_argument("--config", metavar="FILE.py[:argument]", help="with its overrides after it")
-    origin.add_argument("--workdir", type=user_path, help="of a training run")
+    origin.add_argument("--workdir", type=workdir_path, help="of a training run")
     add_data(one)
     one.add_argument("--split", default="", help="default: the training split")
     one.add_argument("--phase", default="", help="whose line is drawn, in a run of several phases")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
+from imgcls_jax.runtime.buckets import make_folder
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.mistakes import is_passing
-from imgcls_jax.train.checkpoint_manager import Manager
+from imgcls_jax.train.checkpoint_manager import Manager, absolute, commit_by
 from imgcls_jax.train.checkpoint_tree import (
     OBJECTIVE_STATE,
     differing_leaves,
@@ -69,7 +69,7 @@ class Checkpoints:
             raise ValueError(f"train.keep_checkpoints is at least 1; got {keep_last}")
         # Orbax reports every save and file at INFO, and at ERROR, with tracebacks, what it raises besides.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self.directory, self.read_only = Path(directory).absolute(), read_only
+        self.directory, self.read_only = absolute(directory), read_only
         self._keep_last, self._tracks_best = keep_last, bool(best_metric)
 
         def metric(metrics: dict[str, float]) -> float:
@@ -97,6 +97,7 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
+                temporary_path_class=commit_by(self.directory),
                 # Else threads of a save whose folder cannot be made wait 300 s for it, at the process's end.
                 async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
             ),
@@ -198,7 +199,7 @@ class Checkpoints:
         with self._saving(), all_or_none():
             if jax.process_index() == 0:
                 folder = self.directory / str(step) / "metrics"  # where Orbax itself would write and look
-                folder.mkdir(exist_ok=True)
+                make_folder(folder)
                 write_json(folder / "metrics", dict(metrics))
         self._manager.reload()
         for old in self.steps()[: -self._keep_last]:
@@ -305,7 +306,7 @@ class Checkpoints:
     def _set_aside(self, steps: list[int]) -> None:
         for step in steps:
             if jax.process_index() == 0:
-                os.replace(self.directory / str(step), self.directory / f"{step}.unreadable")
+                (self.directory / str(step)).replace(self.directory / f"{step}.unreadable")
         if steps:
             self._manager.reload()
 

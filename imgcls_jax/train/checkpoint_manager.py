@@ -5,13 +5,54 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import orbax.checkpoint as ocp
 
+from imgcls_jax.runtime.buckets import as_path, is_bucket, require_reachable
 from imgcls_jax.runtime.files import read_json
 from imgcls_jax.runtime.mistakes import is_passing
 
 logger = logging.getLogger(__name__)
+
+
+# Some two minutes in all, where TensorStore itself goes on for a quarter of an hour.
+RETRIES = {"max_retries": 8, "initial_delay": "1s", "max_delay": "32s"}
+
+
+def absolute(directory: Path) -> Path:
+    """Returns a folder of checkpoints as Orbax takes it.
+
+    Raises:
+      ValueError: it lies in an object store that TensorStore does not reach.
+    """
+    if not is_bucket(directory):
+        return Path(directory).absolute()
+    require_reachable(directory)
+    _give_up_in_time()
+    return as_path(directory)
+
+
+def commit_by(directory: Path) -> Any:
+    """Returns Orbax's way to tell a checkpoint that is whole; None for renaming its folder at the end.
+
+    An object store renames by copying, which a kill may end. There a file says that all is written.
+    """
+    return ocp.path.atomicity.CommitFileTemporaryPath if is_bucket(directory) else None
+
+
+def _give_up_in_time() -> None:
+    """Bounds how often the arrays of a checkpoint are sent again to an object store that does not answer.
+
+    Orbax has no option for it. Where a later version keeps its defaults elsewhere, those of TensorStore stay.
+    """
+    try:
+        from orbax.checkpoint._src.serialization import tensorstore_utils
+    except ImportError:
+        return
+    for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
+        context = getattr(tensorstore_utils, name, {})
+        context.update(gcs_request_retries=RETRIES, s3_request_retries=RETRIES)
 
 
 class Manager(ocp.CheckpointManager):
@@ -21,7 +62,7 @@ class Manager(ocp.CheckpointManager):
 
     def metrics(self, step: int) -> dict[str, float] | None:
         """Returns the metrics that were recorded for a checkpoint, with best_metric among them."""
-        path = Path(self.directory) / str(step) / "metrics" / "metrics"
+        path = as_path(self.directory) / str(step) / "metrics" / "metrics"
         if not self.best_metric or not path.exists():
             return None
         try:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from imgcls_jax.runtime.buckets import bytes_in, is_bucket
 from imgcls_jax.train.state import TrainState, leaf_checksums
 
 Tree = Any
@@ -91,7 +92,10 @@ def require_held(tree: Tree, folder: Path) -> None:
     leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
     arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
     claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
-    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if is_bucket(folder):
+        held = bytes_in(folder)
+    else:
+        held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if claimed > FREE_BYTES + MAX_BYTES_PER_FILE_BYTE * held:
         raise ValueError(f"its arrays claim {claimed} bytes, far more than the {held} of its files")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_jax.config.resolve import Configuration
+from imgcls_jax.runtime.buckets import is_bucket
 from imgcls_jax.runtime.files import open_own
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def _file() -> Path | None:
 def _entry(data: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
     """Returns the line of a section `data`: its source and what the source is given."""
     fields = dict(arguments)
-    if isinstance(fields.get(ROOT), str):
+    if isinstance(fields.get(ROOT), str) and not is_bucket(fields[ROOT]):
         fields[ROOT] = os.path.abspath(os.path.expanduser(fields[ROOT]))
     return json.dumps({"source": data["source"]} | fields, sort_keys=True)
 

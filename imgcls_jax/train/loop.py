@@ -194,8 +194,8 @@ class Loop:
             raise Interrupted
         if saves:
             self.progress.clock.pause()
+            self.writer.flush()  # first: whoever finds the checkpoint finds what was told up to it
             self.save()
-            self.writer.flush()
             if due.evaluation(step):
                 self.evaluate()
             self.progress.clock.resume()
@@ -233,8 +233,8 @@ class Loop:
         """Saves the state that the last step left, before it changes without a step: a resume at this step
         repeats the change."""
         if self.step:
-            self.save()
             self.writer.flush()
+            self.save()
 
     def end(self, error: Exception) -> str:
         """Saves what was trained when an error ends the run; returns what to say.

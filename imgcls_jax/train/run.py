@@ -15,6 +15,7 @@ from imgcls_jax.config.resolve import resolve
 from imgcls_jax.data.worker_processes import refuse_in_worker, require_guard
 from imgcls_jax.runtime import compilations
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
+from imgcls_jax.runtime.buckets import as_path, make_folder
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import Interrupted, StopRequest
@@ -40,7 +41,7 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
 
     Args:
       config: ConfigDict or dict with the sections of config/written.py.
-      workdir: a folder, made where absent.
+      workdir: a folder, made where absent, or one of an object store (gs://, s3://).
       accept_data_growth: whether a run goes on where its data have more images and are else as they were.
 
     Returns:
@@ -53,7 +54,7 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
       SystemExit: data.num_workers in a script that workers cannot import, as without a guard of `__main__`.
     """
     refuse_in_worker()
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     with contextlib.ExitStack() as held:
         with all_or_none():
             configuration = resolve(config)
@@ -103,7 +104,7 @@ def _prepare(
 ) -> Setup:
     """Returns the setup; the first process holds the workdir's lock from here on."""
     setup = Setup(configuration)
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     if setup.first_process:
         known_data.remember(configuration)
         held.enter_context(workdirs.lock(workdir))

@@ -24,6 +24,7 @@ from imgcls_jax.config.resolve import resolve_model
 from imgcls_jax.contracts.classifier import make_classifier
 from imgcls_jax.contracts.objective import Teacher
 from imgcls_jax.data import augment, transforms
+from imgcls_jax.runtime.buckets import as_path
 from imgcls_jax.runtime.files import read_json, write_json
 from imgcls_jax.train.build import make_backbone, make_objective
 from imgcls_jax.train.checkpoint import Checkpoints
@@ -181,7 +182,7 @@ def _of_workdir(path: str, workdir: Path, which: str, where: jax.sharding.Shardi
 
 
 def _of_weights(teacher: Teacher, seen: Seen, where: jax.sharding.Sharding) -> TeacherNetwork:
-    file, description = Path(teacher.path).expanduser(), {}
+    file, description = as_path(teacher.path).expanduser(), {}
     if (file / DESCRIPTION).is_file():
         description, file = read_json(file / DESCRIPTION), file / pretrained.EXPORTED
     if not file.exists():

@@ -20,6 +20,8 @@ from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import Config, in_present_words, of_first_version
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.contents import Contents
+from imgcls_jax.runtime import bucket_lock
+from imgcls_jax.runtime.buckets import as_path, is_bucket
 from imgcls_jax.runtime.files import naming, open_own, read_json, write_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.train import kept_data
@@ -65,9 +67,9 @@ class Found(NamedTuple):
 def named(text: str) -> tuple[Path, str]:
     """Returns the workdir that WORKDIR, WORKDIR@STEP or WORKDIR@best names, and which of its checkpoints:
     "latest", "best" or a step."""
-    path, (stem, at, which) = Path(text).expanduser(), text.rpartition("@")
+    path, (stem, at, which) = as_path(text).expanduser(), text.rpartition("@")
     if at and not path.exists():
-        return Path(stem).expanduser(), which
+        return as_path(stem).expanduser(), which
     return path, "latest"
 
 
@@ -295,11 +297,15 @@ def lock(workdir: Path) -> Iterator[None]:
     """Holds <workdir>/lock while a run trains there; the system lets go of it however the process ends.
 
     The lock is of flock(2): over NFS it holds between hosts from version 4 on, or with lockd running. Where a
-    file system has none, that is said and the run goes on without.
+    file system has none, that is said and the run goes on without. An object store has that of bucket_lock.
 
     Raises:
       ValueError: another run holds it.
     """
+    if is_bucket(workdir):
+        with bucket_lock.hold(workdir / "lock"):
+            yield
+        return
     import fcntl  # here, since Windows has none
 
     with _lock_file(workdir / "lock") as file:

@@ -11,12 +11,14 @@ import json
 import math
 import numbers
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from imgcls_jax.runtime.files import naming, open_own, parse_json, whole
+from imgcls_jax.runtime import buckets
+from imgcls_jax.runtime.files import MAX_METRICS_BYTES, naming, open_own, parse_json, read_bytes, whole
 
 FLUSH_SECONDS = 10  # a flush waits for the disk
 OWN_PREFIXES = ("train", "plan")  # of the names of scalars; all others are those of evaluations
@@ -27,7 +29,7 @@ class MetricWriter:
     `<workdir>/tensorboard`.
 
     A line of metrics.jsonl is {"step": 120, "train/loss": 0.31, ...}; numbers that are not finite become
-    null.
+    null. An object store takes no additions: there both are written anew, every FLUSH_SECONDS and at flush.
 
     Args:
       workdir: exists.
@@ -42,13 +44,17 @@ class MetricWriter:
     def __init__(
         self, workdir: Path, *, resume_step: int = 0, again: Sequence[str] = (), active: bool = True
     ):
-        self._file, self._board = None, None
+        self._file: IO[str] | buckets.Growing | None = None
+        self._board: Board | None = None
         self._path = workdir / "metrics.jsonl"
         if not active:
             return
         with naming(self._path):
             _drop_after(self._path, resume_step, again)
-            self._file = open_own(self._path, "a")
+            if buckets.is_bucket(workdir):
+                self._file = buckets.Growing(self._path, MAX_METRICS_BYTES, FLUSH_SECONDS)
+            else:
+                self._file = open_own(self._path, "a")
         with contextlib.suppress(ModuleNotFoundError):
             self._board = Board(workdir / "tensorboard", resume_step)
 
@@ -58,7 +64,8 @@ class MetricWriter:
             return
         record = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         with naming(self._path):
-            self.require_file()
+            if not isinstance(self._file, buckets.Growing):  # which looks where it is written
+                self.require_file()
             self._file.write(json.dumps({"step": step} | record) + "\n")
             self._file.flush()
         if self._board is not None:
@@ -69,11 +76,16 @@ class MetricWriter:
         if self._file is None:
             return
         with naming(self._path):
-            if not os.path.samestat(os.fstat(self._file.fileno()), os.lstat(self._path)):
+            if isinstance(self._file, buckets.Growing):
+                self._file.require_own()
+            elif not os.path.samestat(os.fstat(self._file.fileno()), os.lstat(self._path)):
                 raise OSError(errno.ESTALE, "another file has taken its place")
 
     def flush(self) -> None:
-        """Writes the events to the disk, so that those up to a checkpoint outlive a kill."""
+        """Writes what is held back, so that what came before a checkpoint outlives a kill."""
+        if isinstance(self._file, buckets.Growing):
+            with naming(self._path):
+                self._file.save()
         if self._board is not None:
             self._board.flush()
 
@@ -95,7 +107,7 @@ class Board:
     the caller then waits without end.
 
     Args:
-      folder: of the files, one for each start of a run.
+      folder: of the files, one for each start of a run. That of an object store lies on this machine, too.
       resume_step: TensorBoard hides what earlier files hold beyond this step.
 
     Raises:
@@ -109,37 +121,50 @@ class Board:
 
         self.summary, self._event, self._folder = summary, event_pb2.Event, folder
         session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._pace, self._place, self._own = buckets.Pace(FLUSH_SECONDS), folder, None
         with naming(folder):
-            folder.mkdir(exist_ok=True)
-            if folder.is_symlink():  # of a stranger's workdir, into any folder
+            if buckets.is_bucket(folder):
+                self._own = tempfile.TemporaryDirectory()
+                self._place = Path(self._own.name)
+            else:
+                folder.mkdir(exist_ok=True)
+            if self._place.is_symlink():  # of a stranger's workdir, into any folder
                 raise OSError(errno.ELOOP, "it is a symbolic link: remove it")
             # tensorboardX names a file by the second; the number sets two of one second apart, in order.
-            number = len(list(folder.iterdir()))
-            self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{number:06d}")
+            number = len(list(folder.iterdir())) if folder.exists() else 0
+            self._file = event_file_writer.EventsWriter(str(self._place / "events"), f".{number:06d}")
             self._file.write_event(
                 self._event(wall_time=time.time(), step=resume_step + 1, session_log=session)
             )
-            self._file.flush()
-        self._flushed = time.monotonic()
+        self.flush()
 
     def write(self, step: int, summaries: Sequence[Any]) -> None:
         """Writes summaries of one step; to the disk, with all before them, every FLUSH_SECONDS."""
         with naming(self._folder):
             for summary in summaries:
                 self._file.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        if self._pace.due():
             self.flush()
 
     def flush(self) -> None:
         """Writes what is held back to the disk."""
-        with naming(self._folder):
+        with naming(self._folder), self._pace.writing():
             self._file.flush()
-        self._flushed = time.monotonic()
+            self._copy()
+
+    def _copy(self) -> None:
+        """Copies the file where its folder lies in an object store."""
+        if self._own is not None:
+            for file in self._place.iterdir():
+                buckets.write(self._folder / file.name, file.read_bytes())
 
     def close(self) -> None:
         """Flushes and closes."""
         with naming(self._folder):
             self._file.close()
+            self._copy()
+        if self._own is not None:
+            self._own.cleanup()
 
 
 def _drop_after(path: Path, step: int, again: Sequence[str]) -> None:
@@ -160,7 +185,7 @@ def _drop_after(path: Path, step: int, again: Sequence[str]) -> None:
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the lines of a metrics file with the records they hold; no others."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_bytes(path, MAX_METRICS_BYTES).decode("utf-8", errors="replace").splitlines():
         try:
             record = parse_json(line)
             if isinstance(record["step"], int):

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "tpu_pod.sh"
 WHERE = ["--name=run", "--zone=z", "--type=v4-128", "--nfs=10.0.0.2:/share", "--workdir=/mnt/shared/run"]
 PLACE = [part for option in WHERE for part in option.split("=", 1)]
+BUCKET = [*PLACE[:6], "--workdir", "gs://bucket/my run"]
 
 # Keeps the state of the request and of the run in files, and what it was asked in a log. The first time that
 # the log of a run is followed the TPU is preempted, or the run fails, as FATE says; then the run finishes.
@@ -112,6 +113,19 @@ def test_dry_run_prints_every_command_and_executes_nothing(tmp_path):
         assert command[:-1] == [*vm, "ssh", "run", *place, f"--worker={worker}"]
 
 
+def test_a_bucket_needs_no_share():
+    done = tpu_pod(*BUCKET, "--dry_run", "--", "--config=x")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mount" not in done.stdout and "install --directory" not in done.stdout
+    probe, start = (
+        next(line for line in done.stdout.splitlines() if mark in line)
+        for mark in ("describe", "systemd-run")
+    )
+    assert "gcloud storage objects describe gs://bucket/my\\ run/result.json" in words(probe)[-1]
+    run = words(start)[-1].splitlines()[-1].partition("-m imgcls_jax.main ")[2]
+    assert words(run) == ["--distributed", "--workdir=gs://bucket/my run", "--config=x"]
+
+
 def test_the_archive_lies_where_nobody_else_writes(tmp_path, against_gcloud):
     victim = tmp_path / "victim"
     victim.write_text("precious")
@@ -130,8 +144,9 @@ def test_the_remote_command_carries_the_arguments_as_they_are():
     assert run == ["--distributed", "--workdir=/mnt/shared/run", *arguments]
 
 
+@pytest.mark.parametrize("place", [PLACE, BUCKET], ids=["share", "bucket"])
 @pytest.mark.parametrize("script", ["install", "start", "probe", "follow"])
-def test_the_remote_commands_are_bash(script):
+def test_the_remote_commands_are_bash(script, place):
     source = SCRIPT.read_text().partition("\nif $dry_run; then\n  echo")[0]
     source = source.replace('cd "$(dirname "$0")/.."', "")
     printed = subprocess.run(
@@ -140,7 +155,7 @@ def test_the_remote_commands_are_bash(script):
             "-c",
             f'{source}\non() {{ printf "%s" "$2"; }}\nact() {{ :; }}\n{script}',
             "x",
-            *PLACE,
+            *place,
             "--",
             "--a=b c",
         ],
@@ -155,7 +170,8 @@ def test_the_remote_commands_are_bash(script):
 @pytest.mark.parametrize(
     "changed",
     [
-        ["--workdir", "gs://bucket/run"],
+        ["--workdir", "gs://bucket"],
+        ["--workdir", "s3://bucket/run"],
         ["--workdir", "/home/me"],
         ["--name", "My_Run"],
         ["--nfs", "share"],

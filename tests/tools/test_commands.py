@@ -52,8 +52,18 @@ def test_an_empty_path_is_refused(name, capsys):
 
 def test_an_address_is_no_path(capsys):
     with pytest.raises(SystemExit):
+        predict.main(["--workdir=https://bucket/run", "x"])
+    assert "--workdir: https://bucket/run is an address; name a folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        predict.main(["--workdir=run", "gs://bucket/image.png"])
+    assert "gs://bucket/image.png is an address; name a folder or file" in capsys.readouterr().err
+
+
+def test_an_object_store_without_its_package_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
         predict.main(["--workdir=gs://bucket/run", "x"])
-    assert "--workdir: gs://bucket/run is an address; name a folder" in capsys.readouterr().err
+    assert "gs:// needs gcsfs: pip install 'imgcls-jax[gcs]'" in capsys.readouterr().err
 
 
 def test_a_home_is_found(tmp_path, monkeypatch, capsys):

@@ -43,7 +43,7 @@ class ImageFolder(Files):
     """
 
     def __init__(self, split: str, *, root: Root, test_fraction: float = 0.2, split_seed: int = 0) -> None:
-        whole = require_folder(root, "<split>/<class>/<image> or <class>/<image>")
+        whole = require_folder(root, "<split>/<class>/<image> or <class>/<image>", in_store=True)
         require_class_folders(whole, unwrapped(whole))
         top, splits = find_layout(whole)
         name = named_split(split, splits, top)

@@ -35,7 +35,8 @@ class ListFile(Files):
     def __init__(
         self, split: str, *, root: Root, list_file: str = "{split}.txt", classes: str | None = None
     ) -> None:
-        folder = require_folder(root, f"the list {list_file.replace('{split}', split)} and the images")
+        holds = f"the list {list_file.replace('{split}', split)} and the images"
+        folder = require_folder(root, holds, in_store=True)
         self._list, train_list = (pattern_for(name, folder, list_file) for name in (split, "train"))
         with quoted_inside(folder, self._list):
             paths, labels, self._line_numbers = read_list(self._list)
