@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workdir",
         type=workdir_path,
-        help="folder of the run, perhaps of gs:// or s3://: checkpoints, metrics, result; a run that it "
+        help="folder of the run, perhaps of gs://: checkpoints, metrics, result; a run that it "
         "holds is resumed (default: runs/NAME[_OPTIONS] of the configuration)",
     )
     parser.add_argument(

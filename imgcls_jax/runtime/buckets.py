@@ -83,14 +83,10 @@ def _set_up(scheme: str) -> None:
     )
 
 
-def require_reachable(folder: Path) -> None:
-    """Raises ValueError where the arrays of checkpoints would go to another store than all else."""
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
-        if os.fspath(folder).startswith("s3://") and os.environ.get(name):
-            raise ValueError(
-                f"{folder}: {name} is set, and TensorStore, which writes the arrays of checkpoints, knows "
-                "Amazon's own address alone: choose a --workdir on a disk or in gs://"
-            )
+def require_tried(folder: Path) -> None:
+    """Raises ValueError for the checkpoints of a run in a store where none was tried yet."""
+    if os.fspath(folder).startswith("s3://"):
+        raise ValueError(f"{folder}: no run was tried in s3:// yet; choose a --workdir on a disk or in gs://")
 
 
 def make_folder(path: Path) -> None:

@@ -111,7 +111,7 @@ def user_path(text: str) -> Path:
 
 
 def workdir_path(text: str) -> Path:
-    """Parses a path as user_path does, or that of a folder in an object store: gs://BUCKET/FOLDER, s3://..."""
+    """Parses a path as user_path does, or that of a folder in an object store: gs://BUCKET/FOLDER."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty")
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from imgcls_jax.runtime.buckets import as_path, is_bucket, require_reachable
+from imgcls_jax.runtime.buckets import as_path, is_bucket, require_tried
 from imgcls_jax.runtime.files import read_json
 from imgcls_jax.runtime.mistakes import is_passing
 
@@ -28,7 +28,7 @@ def absolute(directory: Path) -> Path:
     """
     if not is_bucket(directory):
         return Path(directory).absolute()
-    require_reachable(directory)
+    require_tried(directory)
     _give_up_in_time()
     return as_path(directory)
 

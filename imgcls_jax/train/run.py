@@ -41,7 +41,7 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
 
     Args:
       config: ConfigDict or dict with the sections of config/written.py.
-      workdir: a folder, made where absent, or one of an object store (gs://, s3://).
+      workdir: a folder, made where absent, or one of an object store (gs://).
       accept_data_growth: whether a run goes on where its data have more images and are else as they were.
 
     Returns:

@@ -47,11 +47,10 @@ def test_other_addresses_are_refused(text, told):
         buckets.as_path(text)
 
 
-def test_checkpoints_go_where_all_else_goes(monkeypatch):
-    buckets.require_reachable("s3://bucket/run")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
-    with pytest.raises(ValueError, match="s3://bucket/run: AWS_ENDPOINT_URL is set"):
-        buckets.require_reachable("s3://bucket/run")
+def test_no_run_goes_where_none_was_tried():
+    buckets.require_tried("gs://bucket/run")
+    with pytest.raises(ValueError, match="s3://bucket/run: no run was tried in s3:// yet"):
+        buckets.require_tried("s3://bucket/run")
 
 
 def test_paths_of_this_machine_stay_what_they_are(tmp_path):

@@ -141,7 +141,7 @@ def test_numbers_in_pieces_and_one_by_one(tmp_path):
 
 GOOD = layer("a", "Scale", blob(numbers(1)))
 LIES = {
-    "nothing": (b"", "holds no tensors"),
+    "nothing": (b"", "it has no layer with arrays"),
     "text": (b'name: "LeNet"\nlayer { name: "conv1" }\n', "no .caffemodel"),
     "a group": (GOOD + b"\x0b\x0c", "wire type 3"),
     "an unknown type": (GOOD + b"\x0e", "wire type 6"),
@@ -167,7 +167,6 @@ LIES = {
     "half a number": (layer("a", "Scale", field(5, bytes(6)) + field(7, field(1, 1))), "has 6 bytes"),
     "a long name": (layer("a" * 10**6, "Scale", blob(numbers(1))), "a name has 1000000 bytes"),
     "a name of bytes": (field(100, field(1, b"\xff") + field(7, blob(numbers(1)))), "a name is no text"),
-    "nothing": (b"", "it has no layer with arrays"),
     "a name twice": (GOOD * 2, "two layers have the name of 'a.weight'"),
     "many layers": (
         b"".join(layer(str(n), "Scale", blob(numbers(1))) for n in range(10_001)),
