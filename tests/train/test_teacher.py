@@ -223,7 +223,7 @@ def changed(config, **sections):
         ({"objective": {"teacher_model": MODEL}}, "is a workdir, which says its network itself"),
         (
             {"objective": {"teacher": "nowhere"}},
-            "'nowhere': is no workdir of a run, no folder of tools.export",
+            "'nowhere': does not exist: train the teacher first",
         ),
         ({"objective": {"teacher": ""}}, "objective.teacher is the workdir of a trained network"),
         ({"objective": {"temperature": 0.0}}, "objective.temperature is above 0"),
