@@ -15,7 +15,7 @@ images of species learned (`known`), 299 of others, seed 0; MobileNetV2's rates 
   Lite0, triplet          89.3, 91.6   79.9     92.3    82.5, 82.9, 84.6
   Lite0, cosface          91.0, 93.0   85.3     94.3    85.0, 85.8, 83.7
   Lite0, arcface          91.6, 93.3   83.3     94.0    82.8, 85.7, 83.8
-MAP@R of Lite0: 49.7, 53.2, 55.9, 55.9; untrained 50.9, Recall@1 82.6. Seed 1: cosface 84.6, softmax 78.3 (recall).
+MAP@R of Lite0: 49.7, 53.2, 55.9, 55.9; untrained 50.9, recall 82.6. Seed 1: cosface 84.6, softmax 78.3.
 """
 
 from ml_collections import ConfigDict
