@@ -3,6 +3,7 @@ size."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import zipfile
@@ -15,6 +16,16 @@ from imgcls_jax.runtime.buckets import is_bucket
 from imgcls_jax.runtime.files import naming, read_bytes, whole
 
 MAX_BYTES = 2**34  # of a file in an object store, which is read whole
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns the SHA-256, in hex, over name, dtype, shape and bytes of every array, sorted by name."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:

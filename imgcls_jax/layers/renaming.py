@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
@@ -23,3 +24,15 @@ def renamed(name: str, rules: Sequence[Rule]) -> str:
         if count:
             return new
     return name
+
+
+def with_modules_renamed(arrays: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+    """Returns arrays under the names of other modules.
+
+    Args:
+      arrays: {"MODULE.LEAF": array}.
+      known: {module: what it is called instead}; other modules keep their names.
+    """
+    parts = [name.rpartition(".") for name in arrays]
+    names = [f"{known.get(module, module)}{dot}{leaf}" for module, dot, leaf in parts]
+    return dict(zip(names, arrays.values(), strict=True))

@@ -36,6 +36,7 @@ from imgcls_jax.layers.conv_unit import PADDINGS, ConvUnit, round_channels
 from imgcls_jax.layers.convolution import he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.renaming import with_modules_renamed
 from imgcls_jax.layers.stochastic_depth import drop_branch
 from imgcls_jax.layers.variants import choose_variant
 
@@ -271,9 +272,7 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
       {"features.1.0.block.0.0.weight": [C, 1, h, w], ...}.
     """
     known = dict(_other_names(VARIANTS[variant]["depth"], VARIANTS[variant].get("lite", False)))
-    parts = [name.rpartition(".") for name in arrays]
-    names = [f"{known.get(module, module)}{dot}{leaf}" for module, dot, leaf in parts]
-    return dict(zip(names, arrays.values(), strict=True))
+    return with_modules_renamed(arrays, known)
 
 
 def _other_names(depth: float, lite: bool) -> Iterator[tuple[str, str]]:

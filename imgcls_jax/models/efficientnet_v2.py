@@ -24,6 +24,7 @@ from imgcls_jax.layers.conv_unit import PADDINGS, ConvUnit
 from imgcls_jax.layers.convolution import he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import inception_norm
+from imgcls_jax.layers.renaming import with_modules_renamed
 from imgcls_jax.layers.stochastic_depth import drop_branch
 from imgcls_jax.layers.variants import choose_variant
 from imgcls_jax.models.efficientnet import MBConv
@@ -207,10 +208,7 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
     Returns:
       {"features.1.0.block.0.0.weight": [O, I, h, w], ...}.
     """
-    known = dict(_timm_names(VARIANTS[variant]["stages"]))
-    parts = [name.rpartition(".") for name in arrays]
-    names = [f"{known.get(module, module)}{dot}{leaf}" for module, dot, leaf in parts]
-    return dict(zip(names, arrays.values(), strict=True))
+    return with_modules_renamed(arrays, dict(_timm_names(VARIANTS[variant]["stages"])))
 
 
 def _timm_names(stages: tuple[Stage, ...]) -> Iterator[tuple[str, str]]:

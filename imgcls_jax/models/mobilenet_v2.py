@@ -24,6 +24,7 @@ from imgcls_jax.layers.conv_unit import PADDINGS, conv_norm, round_channels
 from imgcls_jax.layers.convolution import he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.renaming import with_modules_renamed
 from imgcls_jax.layers.variants import choose_variant
 
 # Expansion, output channels, repeats and stride of the first repeat (table 2).
@@ -190,10 +191,7 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
       ValueError: such arrays for a variant with BatchNorm, which they are without.
     """
     if not all(name.startswith(TF_SCOPE) for name in arrays):
-        known = dict(_timm_names())
-        parts = [name.rpartition(".") for name in arrays]
-        names = [f"{known.get(module, module)}{dot}{leaf}" for module, dot, leaf in parts]
-        return dict(zip(names, arrays.values(), strict=True))
+        return with_modules_renamed(arrays, dict(_timm_names()))
     if variant != "mobilenet_v2_folded":
         raise ValueError(
             f"TensorFlow's folded weights have no BatchNorm and {variant!r} has; take 'mobilenet_v2_folded'"

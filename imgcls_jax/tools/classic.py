@@ -14,10 +14,7 @@ by cross-validation among them. Exit status: 0, or 2 for a mistake.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import hashlib
-import importlib.metadata
 import json
 import sys
 import time
@@ -49,6 +46,7 @@ with importing(__name__):
     from imgcls_jax.data.read_ahead import iterate
     from imgcls_jax.data.source import class_counts
     from imgcls_jax.inference import predictions_file
+    from imgcls_jax.inference.array_file import digest
     from imgcls_jax.inference.predictions_file import KeptPredictions
     from imgcls_jax.runtime.environment import environment
     from imgcls_jax.train import contract, evaluation, finished, known_data
@@ -217,25 +215,6 @@ def predict(
     return KeptPredictions(index.astype(np.int64), label.astype(np.int64), logarithms.astype(np.float32))
 
 
-def digest(fitted: Mapping[str, np.ndarray]) -> str:
-    """Returns the SHA-256, in hex, of what was fitted to the training images."""
-    found = hashlib.sha256()
-    for name in sorted(fitted):
-        array = np.ascontiguousarray(fitted[name])
-        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
-
-
-def with_versions(found: dict[str, Any]) -> dict[str, Any]:
-    """Returns an environment with the versions of the packages of this tool, too."""
-    versions = dict(found["versions"])
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return found | {"versions": versions}
-
-
 # Most products are small: threads that wait for each other at every one cost many times what they gain.
 @threadpool_limits.wrap(limits=1)
 def run(configuration: Configuration, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -282,7 +261,7 @@ def run(configuration: Configuration, arguments: argparse.Namespace) -> dict[str
         "config": config,
         "config_digest": compare.digest(config),
         "state_digest": digest(feature.fitted | {"training_logits": classifier.logits(rows)}),
-        **with_versions(environment()),
+        **environment(PACKAGES),
         "seconds": {"training_features": described_after - started, "fit": fitted_after - described_after},
         "wall_seconds": time.monotonic() - started,
     }

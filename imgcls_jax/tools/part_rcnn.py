@@ -32,6 +32,7 @@ from imgcls_jax.data.image_files import find_images
 from imgcls_jax.data.sources.cub200 import Cub200
 from imgcls_jax.figures import part_boxes
 from imgcls_jax.figures.network_input import check_count
+from imgcls_jax.inference.array_file import digest
 from imgcls_jax.inference.part_rcnn import stored
 from imgcls_jax.inference.part_rcnn.fit import Metrics, fit, measure
 from imgcls_jax.inference.part_rcnn.model import CHOICES, Options
@@ -106,7 +107,7 @@ def run_fit(arguments: argparse.Namespace) -> int:
         "bad_examples": 0,
         "config": config,
         "config_digest": compare.digest(config),
-        "state_digest": stored.digest(arrays),
+        "state_digest": digest(arrays),
         **environment(),
         "wall_seconds": time.monotonic() - started,
     }

@@ -6,7 +6,6 @@ The networks are in it, so that it needs nothing beside it. Nothing in it is exe
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import typing
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ import numpy as np
 
 from imgcls_jax.config.field_types import fits
 from imgcls_jax.config.settings import ModelSettings
-from imgcls_jax.inference.array_file import read_arrays, write_arrays
+from imgcls_jax.inference.array_file import digest, read_arrays, write_arrays
 from imgcls_jax.inference.part_rcnn.detectors import Detector
 from imgcls_jax.inference.part_rcnn.geometry import Prior, log_density
 from imgcls_jax.inference.part_rcnn.model import PARTS, REGIONS, Classifier, Options, PartRCNN
@@ -72,16 +71,6 @@ def to_arrays(model: PartRCNN) -> dict[str, np.ndarray]:
         leaves = export_names({"backbone": trunk.params}, trunk.batch_stats)
         arrays |= {f"trunk/{number}/{name}": leaf for name, leaf in leaves.items()}
     return arrays
-
-
-def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Returns the SHA-256, in hex, over name, dtype, shape and bytes of every array, sorted by name."""
-    found = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
 
 
 def write(folder: Path, arrays: Mapping[str, np.ndarray]) -> Path:
