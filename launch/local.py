@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 Command = Sequence[str]
 
 POLL_SECONDS = 0.1
+PRINTING = threading.Lock()
 
 
 def free_port() -> int:
@@ -57,10 +58,17 @@ def make_environment(devices_per_process: int | None) -> dict[str, str]:
     return environment
 
 
+def write_line(text: str) -> None:
+    """Prints one whole line: print writes a text and its end apart, and another thread's line may come between."""
+    with PRINTING:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
 def say(text: str) -> None:
     """Prints a line of the launcher's own, where somebody reads it."""
     with contextlib.suppress(OSError):
-        print(f"launch: {text}", flush=True)
+        write_line(f"launch: {text}")
 
 
 def relay(index: int, process: subprocess.Popen[str], signals: list[int]) -> None:
@@ -71,8 +79,7 @@ def relay(index: int, process: subprocess.Popen[str], signals: list[int]) -> Non
     """
     for line in process.stdout:
         try:
-            sys.stdout.write(f"[{index}] {line}" if line.endswith("\n") else f"[{index}] {line}\n")
-            sys.stdout.flush()
+            write_line(f"[{index}] " + line.rstrip("\n"))
         except OSError:
             signals.append(signal.SIGTERM)
             break

@@ -71,7 +71,7 @@ def test_all_well_is_0_and_every_line_is_numbered(capfd):
     status, _ = run("print('one'); print('two')", "import sys; sys.stderr.write('no newline')")
     assert status == 0
     lines = capfd.readouterr().out.splitlines()
-    assert sorted(line for line in lines if line[0] == "[") == ["[0] one", "[0] two", "[1] no newline"]
+    assert sorted(line for line in lines if line.startswith("[")) == ["[0] one", "[0] two", "[1] no newline"]
 
 
 def test_the_environment_reaches_the_processes(capfd):
