@@ -337,14 +337,17 @@ class ViewSettings:
       flip: whether each view is taken mirrored, too.
       sizes: heights and widths, in pixels, to which the whole image is brought before the crops are cut, one
         after the other; () for as it comes.
+      pad: pixels by which every side is continued by reflection before the crops are cut.
     """
 
     crop: int
     corners: bool = True
     flip: bool = True
     sizes: Sequence[int] = ()
+    pad: int = 0
 
     def __post_init__(self) -> None:
+        require_at_least("evals.*.views", self, pad=0)
         if self.crop < 1 or any(size < self.crop for size in self.sizes):
             raise ValueError(
                 f"views: crop is positive and at most each of sizes; got {self.crop} and {tuple(self.sizes)}"

@@ -53,6 +53,12 @@ class DataSide:
                 "prediction must give the same answer each time"
             )
         views = [_parse("data.view_transforms", line) for line in self.settings.view_transforms]
+        self._entries_read = frozenset(
+            key
+            for ops in (self._train_device, *(device for _, device in views))
+            for op in ops
+            for key in op.reads
+        )
         self._view_hosts = tuple(host for host, _ in views if host)
         self._views = tuple((bool(host), augment.compose(device)) for host, device in views)
         self._train = augment.compose(self._train_device)
@@ -65,7 +71,7 @@ class DataSide:
         augmented["views"] = tuple(
             line(
                 jax.random.fold_in(rng, FIRST_VIEW + view),
-                {"image": next(own_images) if own else batch["image"]},
+                batch | {"image": next(own_images) if own else batch["image"]},
             )["image"]
             for view, (own, line) in enumerate(self._views)
         )
@@ -88,7 +94,7 @@ class DataSide:
                 "config.data.labels_per_class and config.data.labeled_batch_size"
             )
         own_views = ("view_images",) if self._view_hosts and "views" in batch_keys else ()
-        return (*sorted({"image", *batch_keys} - {"views"}), *own_views)
+        return (*sorted({"image", *batch_keys, *self._entries_read} - {"views"}), *own_views)
 
     @property
     def reading(self) -> dict[str, int]:
@@ -272,6 +278,22 @@ class DataSide:
             order=order,
             shard=self.shard,
         )
+
+    def first_images(self, count: int) -> np.ndarray:
+        """Returns the first training images as evaluation prepares them, the same in every process.
+
+        Args:
+          count: how many; fewer where the split has fewer.
+
+        Returns:
+          float32 [N, H, W, C].
+        """
+        count = min(count, len(self.training))
+        batches = EvalBatches(
+            self.training, self.eval_host, batch_size=count, on_bad_example=self.settings.on_bad_example
+        )
+        batch = batches[0]
+        return np.asarray(self.prepare({"image": batch["image"]})["image"])[batch["mask"]]
 
     def training_in_order(self, batch_size: int, *, train_line: bool = False) -> EvalBatches:
         """Returns the batches of the training examples in index order.
