@@ -16,6 +16,7 @@ FREE_ON_RESUME = (
     "data.num_threads",
     "data.prefetch_batches",
     "data.cache_gib",
+    "data.on_device",
     "train.log_every_steps",
     "train.keep_checkpoints",
     "train.checkpoint_every_minutes",

@@ -2,10 +2,10 @@
 
 Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498 (2024), sections 2.1 to 2.3 and
 the code of KellerJordan/cifar10-airbench. The first layer is a 2x2 convolution whose outputs are uncorrelated
-over the patches of the images and of variance one: it is set from images before the first step (`fit`), and is
-meant to stay, by `optimizer.groups = (("backbone/whiten/kernel", None), ...)`. BatchNorm has no scale, the
-convolutions start as the identity as far as their inputs go, and the classifier is a linear head without bias
-whose input is divided by 9, the embedding here.
+over the patches of the images and of variance one: it is set from images before the first step (`fit`), and
+is meant to stay, by `optimizer.groups = (("backbone/whiten/kernel", None), ...)`. BatchNorm has no scale, and
+the convolutions start as the identity as far as their inputs go. The logits are divided by 9: here that is
+the embedding. Difference: the linear head has a bias, theirs has none.
 
 Born in PyTorch: images normalized by mean and standard deviation, 32 x 32 (the final map of such is 3 x 3).
 """
@@ -116,8 +116,8 @@ class Airbench(nn.Module):
           train: BatchNorm uses the batch's statistics and moves its running ones.
 
         Returns:
-          Features: map [B, h, w, D], 3 x 3 of 32 x 32; embedding [B, D], the map's maximum over all positions,
-          divided by 9.
+          Features: map [B, h, w, D], 3 x 3 of 32 x 32; embedding [B, D], the map's maximum over all
+          positions, divided by 9.
         """
         x = Conv(WHITENED, (PATCH, PATCH), padding="VALID", dtype=self.dtype, name="whiten")(images)
         x = _gelu(x)

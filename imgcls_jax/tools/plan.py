@@ -45,7 +45,7 @@ with importing(__name__):
     from imgcls_jax.train.compiled import step_and_inputs
     from imgcls_jax.train.phase import Phase
     from imgcls_jax.train.setup import Setup
-    from imgcls_jax.train.sharding import TEACHER
+    from imgcls_jax.train.sharding import TEACHER, WHOLE
 
 MAX_DEVICES = 4096  # what one process plays in half a minute
 
@@ -93,7 +93,7 @@ def plan_phase(setup: Setup, phase: Phase, xla: bool) -> dict[str, Any]:
         def part(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((times * leaf.shape[0] // devices, *leaf.shape[1:]), leaf.dtype)
 
-        return {key: own if key == TEACHER else jax.tree.map(part, own) for key, own in batch.items()}
+        return {key: own if key in WHOLE else jax.tree.map(part, own) for key, own in batch.items()}
 
     share, explicit = rows(1), setup.task.axis_name is not None
     # The form of one replica has a device's share inside, whatever it is given.

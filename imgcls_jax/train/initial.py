@@ -108,7 +108,7 @@ def initial_state(setup: Setup, weights: Located | None = None) -> TrainState:
 
 
 def _fitted(setup: Setup, state: TrainState) -> TrainState:
-    """Returns the drawn state, its backbone set from training images where the backbone has a method `fit`."""
+    """Returns the drawn state; a backbone with a method `fit` is set from training images."""
     fit = getattr(setup.backbone, "fit", None)
     if fit is None:
         return state

@@ -15,7 +15,7 @@ from imgcls_jax.config.field_types import require_at_least
 from imgcls_jax.contracts.evaluator import SplitFacts
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.contents import Contents, files
-from imgcls_jax.data.datasets import DataSide
+from imgcls_jax.data.datasets import IMAGES, DataSide
 from imgcls_jax.data.pipeline import TrainBatches
 from imgcls_jax.data.source import class_counts
 from imgcls_jax.runtime.environment import environment
@@ -104,6 +104,7 @@ class Setup:
                 f"is set: it gives {', '.join(spec)}"
             )
         self.spec = {key: spec[key] for key in placed}
+        self._index = spec["index"]
         self.teacher = self._teacher()
         if self.teacher is not None:
             rows = (*prepared["image"].shape[:1], self.task.num_classes)
@@ -144,10 +145,28 @@ class Setup:
         )
         return open_teacher(self.objective.teacher, seen, self.sharding)
 
-    @property
-    def beside_rows(self) -> dict[str, Any]:
-        """What the step's batch has beside its rows: {} or the variables of the teacher."""
-        return {} if self.teacher is None else {sharding.TEACHER: self.teacher.variables}
+    def rows_of(self, phase: Phase) -> dict[str, Any]:
+        """Returns the rows of a batch that this process puts on its devices in a phase, in shapes."""
+        if not self._keeps_images(phase):
+            return self.spec
+        rows = {key: value for key, value in self.spec.items() if key != "image"} | {"index": self._index}
+        if "labeled" in rows:
+            labeled = {key: value for key, value in rows["labeled"].items() if key != "image"}
+            rows["labeled"] = labeled
+        return rows
+
+    def beside_rows(self, phase: Phase) -> dict[str, Any]:
+        """Returns what the step's batch has beside its rows: the variables of a teacher, all images."""
+        beside = {} if self.teacher is None else {sharding.TEACHER: self.teacher.variables}
+        return beside | ({IMAGES: self._images} if self._keeps_images(phase) else {})
+
+    def _keeps_images(self, phase: Phase) -> bool:
+        return self.data.settings.on_device and phase.features is None
+
+    @functools.cached_property
+    def _images(self) -> jax.Array:
+        """All training images on every device; data.on_device."""
+        return jax.device_put(self.data.train_images(), self.sharding)
 
     def phase_of(self, step: int) -> Phase:
         """Returns the phase whose optimizer made the state of a step: the one of the step before it."""
