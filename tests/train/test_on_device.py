@@ -58,7 +58,8 @@ def test_two_streams_and_views(tmp_path):
         config = load(find(str(ROOT / "configs" / "digits_fixmatch.py:test"), {}))[0]
         config["data"]["on_device"] = on_device
         config["model"] = {"name": "mlp", "hidden": [16]}
-        config["data"]["view_transforms"] = [
+        view, line = "upsample(24) | normalize(0.5, 0.5)", "upsample(24) | flip | normalize(0.5, 0.5)"
+        config["data"]["view_transforms"] = [view, line]
             "upsample(24) | normalize(0.5, 0.5)",
             "upsample(24) | flip | normalize(0.5, 0.5)",
         ]
