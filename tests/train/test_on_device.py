@@ -60,9 +60,6 @@ def test_two_streams_and_views(tmp_path):
         config["model"] = {"name": "mlp", "hidden": [16]}
         view, line = "upsample(24) | normalize(0.5, 0.5)", "upsample(24) | flip | normalize(0.5, 0.5)"
         config["data"]["view_transforms"] = [view, line]
-            "upsample(24) | normalize(0.5, 0.5)",
-            "upsample(24) | flip | normalize(0.5, 0.5)",
-        ]
         return config
 
     assert digest(config(False), tmp_path / "host") == digest(config(True), tmp_path / "device")
