@@ -48,6 +48,7 @@ def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
         frozen=phase.frozen,
         axis_name=setup.task.axis_name,
         sam_radius=phase.sam_radius,
+        on_cpu=setup.mesh.devices.flat[0].platform == "cpu",
     )
     if setup.task.axis_name is not None:
         step = sharding.per_replica(step, setup.mesh, sample)

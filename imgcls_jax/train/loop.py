@@ -75,7 +75,7 @@ class Loop:
         self.checkpoints, self.writer, self.stop = checkpoints, writer, stop
         self.incidents = incidents
         train = setup.settings.train
-        self.splits = Splits(setup.data, train.evaluated_at_once, setup.class_names, stop=stop.here)
+        self.splits = Splits(setup.data, setup.evaluated_at_once, setup.class_names, stop=stop.here)
         bad_examples = kept.get("bad_examples", [])
         self.splits.bad_examples |= set(bad_examples if fits(bad_examples, list[str]) else [])
         self.evaluators = make_evaluators(setup.settings.evals, setup.predict, self.splits.open, setup.task)
@@ -119,7 +119,7 @@ class Loop:
             setup.backbone,
             self.state,
             self.splits.read,
-            batch_size=setup.settings.train.evaluated_at_once,
+            batch_size=setup.evaluated_at_once,
         )
         compiled = compile_step(setup, phase)
         if phase is not self.phase:

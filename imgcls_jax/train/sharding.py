@@ -99,10 +99,18 @@ def per_replica(
 def check_batch_size(batch_size: int, mesh: Mesh, field: str = "train.batch_size") -> None:
     """Raises ValueError unless the global batch divides over the devices."""
     if batch_size < 1 or batch_size % mesh.size:
+        above = rounded_up(max(batch_size, 1), mesh)
+        near = " or ".join(str(size) for size in (above - mesh.size, above) if size > 0)
         raise ValueError(
             f"{field} counts the examples of all devices together and must be a positive multiple of their "
-            f"number, {mesh.size}; got {batch_size}"
+            f"number, {mesh.size}; got {batch_size}; the nearest is {near}"
         )
+
+
+def rounded_up(batch_size: int, mesh: Mesh) -> int:
+    """Returns the next multiple of the number of devices: what stands for the batches of an evaluation, whose
+    padding counts for nothing."""
+    return -(-batch_size // mesh.size) * mesh.size
 
 
 def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
