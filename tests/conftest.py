@@ -24,3 +24,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # What training notes of a user's data; the tests read and write none of the user's own.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="imgcls_jax_state")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest files first, so that neither worker is left with one of them at the end."""
+    items.sort(key=lambda item: "tests/train" not in item.path.as_posix())
