@@ -60,6 +60,7 @@ WITHOUT = {
     "model.layer_scale": 0.0,
     "model.tanh_gelu": False,
     "model.mlp_width": 0,
+    "model.gated_mlp": False,
     "model.relu_after_hidden": True,
 }
 # The same, of one family: others had the field before.
