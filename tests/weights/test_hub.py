@@ -259,7 +259,7 @@ def test_what_the_hub_refuses(server):
     for name, message in (
         ("hf:some/none", "no repository some/none"),
         ("hf:some/net@v2", "some/net has no revision 'v2'"),
-        ("hf:some/net", "has no model.safetensors, open_clip_model.safetensors"),
+        ("hf:some/net", "has no model.safetensors, model.safetensors.index.json, open_clip_model"),
     ):
         with pytest.raises(OSError, match=message):
             hub.locate(name)
@@ -418,3 +418,26 @@ def vit_arrays():
     target = pretrained.target_shapes(vit.build("vit_tiny"), (8, 8, 3), 3)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), target)
     return pretrained.to_torch(zeros["params"], {}, vit, "vit_tiny")
+
+
+INDEX = {"weight_map": {"fc.weight": "x-1-of-2.safetensors", "fc.bias": "x-2-of-2.safetensors"}}
+BIAS = safetensors.numpy.save({"fc.bias": np.zeros(2, np.float32)})
+
+
+def test_weights_in_several_files(server):
+    files = {"model.safetensors.index.json": json.dumps(INDEX).encode(), "x-1-of-2.safetensors": weights(4.0)}
+    files |= {"x-2-of-2.safetensors": BIAS, "x-3-of-2.safetensors": weights(9.0), "config.json": b"{}"}
+    server.files |= {("o/x", at, file): own for file, own in files.items() for at in ("main", COMMIT)}
+    found = hub.locate("hf:o/x")
+    assert read(found) == 4.0 and found.pinned["file"] == "model.safetensors.index.json"
+    assert not [path for path in server.fetched if "x-3-of-2" in path]
+    server.files |= {("o/y", *key[1:]): own for key, own in server.files.items() if "2-of-2" not in key[2]}
+    with pytest.raises(
+        OSError, match="has no x-2-of-2.safetensors, which its model.safetensors.index.json na"
+    ):
+        hub.locate("hf:o/y")
+    hostile = json.dumps({"weight_map": {"fc.weight": "../../up.safetensors"}}).encode()
+    server.files |= {("o/z", at, "model.safetensors.index.json"): hostile for at in ("main", COMMIT)}
+    with pytest.raises(ValueError, match="'../../up.safetensors': expected the name of a .safetensors file"):
+        hub.locate("hf:o/z")
+    assert not [path for path in server.asked if "up.safetensors" in path]
