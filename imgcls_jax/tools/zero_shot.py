@@ -25,9 +25,9 @@ import jax
 import numpy as np
 
 from imgcls_jax.config.files import split_overrides
-from imgcls_jax.data.clip_tokens import CONTEXT_LENGTH, ClipTokenizer
 from imgcls_jax.data.prompts import prompts, read_classes, read_templates
 from imgcls_jax.inference.export import PLATFORMS, write
+from imgcls_jax.objectives.clip import ClipObjective, class_logits
 from imgcls_jax.runtime.command import add_checkpoint, command, exit_with, parser_of, tell, user_path
 from imgcls_jax.runtime.names import printable
 
@@ -41,7 +41,7 @@ def classifier(
       trained: of inference/trained.py, of the objective `clip`.
       names: K class names.
       sentences: T of each class.
-      vocabulary: as data/clip_tokens.py reads it; "" for that of the run.
+      vocabulary: as data/clip_tokens.py or data/siglip_tokens.py reads it; "" for that of the run.
 
     Returns:
       The network of those classes, with the params that it needs alone.
@@ -50,36 +50,37 @@ def classifier(
       ValueError: another objective, no vocabulary, or a sentence that is too long.
     """
     objective = trained.objective
-    if getattr(objective, "class_kernel", None) is None:
+    if not isinstance(objective, ClipObjective):
         raise ValueError(
             f"the objective {trained.settings.objective.name!r} has no text tower: train with "
-            "config.objective.name='clip'"
+            "config.objective.name='clip' or 'siglip'"
         )
     fields = {**trained.settings.data.fields, **trained.settings.objective.fields}
     vocabulary = vocabulary or fields.get("vocabulary") or trained.settings.data.fields.get("vocabulary", "")
     if not vocabulary:
         raise ValueError("the run names no vocabulary: give --vocabulary")
-    tokenizer = ClipTokenizer(vocabulary, fields.get("context_length", CONTEXT_LENGTH))
+    tokenizer = objective.tokenizer(vocabulary, trained.settings.objective.fields["context_length"])
     if tokenizer.vocab_size > fields["vocab_size"]:
         raise ValueError(
             f"the text tower knows {fields['vocab_size']} tokens, and the vocabulary {vocabulary} has "
             f"{tokenizer.vocab_size}"
         )
     ids = np.stack([tokenizer(own, truncate=False) for own in sentences])
-    kernel = jax.jit(objective.class_kernel)(trained.params, ids)
+    head = jax.jit(objective.class_head)(trained.params, ids)
+    each_alone = "bias" in head  # SigLIP's: a sigmoid of each class
 
     def predict(params: Any, objective_state: Any, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         outputs = objective.predict(params, objective_state, {"image": batch["image"]})
-        embedding = outputs["embedding"]
-        logits = jax.numpy.matmul(embedding, params["head"]["kernel"], precision="highest")
-        return {"embedding": embedding, "logits": logits}
+        logits = class_logits(outputs["embedding"], params["head"])
+        found = {"embedding": outputs["embedding"], "logits": logits}
+        return found | ({"probabilities": jax.nn.sigmoid(logits)} if each_alone else {})
 
-    kept = {name: trained.params[name] for name in ("backbone", "projection")}
+    kept = {name: own for name, own in trained.params.items() if name in ("backbone", "projection")}
     return dataclasses.replace(
         trained,
         class_names=tuple(names),
-        objective=dataclasses.replace(objective, predict=predict),
-        params=kept | {"head": {"kernel": kernel}},
+        objective=dataclasses.replace(objective, predict=predict, multi_label=each_alone),
+        params=kept | {"head": head},
     )
 
 
@@ -140,7 +141,7 @@ def of_weights(file: str, overrides: Mapping[str, str]) -> Any:
     fields |= {"class_prompts": ()} if "class_prompts" in fields else {}
     backbone = make_backbone(model)
     objective = make_objective(dataclasses.replace(objective_settings, fields=fields), task, backbone)
-    text = jax.ShapeDtypeStruct((1, 1, fields.get("context_length", CONTEXT_LENGTH)), np.int32)
+    text = jax.ShapeDtypeStruct((1, 1, fields["context_length"]), np.int32)
     batch = {"image": image, "text": text}
     params, objective_state = jax.eval_shape(objective.init, jax.random.key(0), batch)
     target = {"params": params, "batch_stats": objective_state.get("batch_stats", {})}
