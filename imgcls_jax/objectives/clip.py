@@ -111,7 +111,7 @@ def make(
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipObjective(Objective):
     """The objective, from which tools/zero_shot.py makes classifiers.
 
@@ -120,8 +120,8 @@ class ClipObjective(Objective):
       class_head: (params, int [K, T, l]) -> the classifier that sentences make, of `TwoTowers`.
     """
 
-    tokenizer: Callable[[str, int], Any] = ClipTokenizer
-    class_head: Callable[[Params, Any], dict[str, jax.Array]] | None = None
+    tokenizer: Callable[[str, int], Any]
+    class_head: Callable[[Params, Any], dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

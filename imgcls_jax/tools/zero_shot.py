@@ -121,13 +121,17 @@ def of_weights(file: str, overrides: Mapping[str, str]) -> Any:
     from imgcls_jax.data import transforms
     from imgcls_jax.data.datasets import DataSide
     from imgcls_jax.inference.trained import Trained
+    from imgcls_jax.train import of_weights
     from imgcls_jax.train.build import make_backbone, make_objective
     from imgcls_jax.train.initial import differing_transforms
     from imgcls_jax.weights import pretrained
     from imgcls_jax.weights.described import require_fields
     from imgcls_jax.weights.hub import locate
 
-    settings = resolve(load(find(file, overrides))[0]).settings(steps_per_epoch=1)
+    configuration, told = of_weights.written_out(resolve(load(find(file, overrides))[0]))
+    for line in told:
+        tell(line)
+    settings = configuration.settings(steps_per_epoch=1)
     model, objective_settings = settings.model, settings.objective
     if not model.pretrained:
         raise ValueError("--config needs --config.model.pretrained=FILE, the weights of both towers")

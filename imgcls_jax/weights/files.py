@@ -123,7 +123,8 @@ def _read_safetensors(path: Path) -> Arrays:
 
 
 def _read_sharded(path: Path) -> Arrays:
-    read, arrays = _safetensors().load_file, {}
+    read = _safetensors().load_file
+    arrays: Arrays = {}
     for file, names in shards_of(path).items():
         shard = path.with_name(file)
         if not shard.is_file():
