@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from imgcls_jax.models import vit
+from imgcls_jax.models import resnet, vit
 from imgcls_jax.runtime import fetch
 from imgcls_jax.weights import hub, pretrained, published
 from imgcls_jax.weights.described import require_fields
@@ -441,3 +441,24 @@ def test_weights_in_several_files(server):
     with pytest.raises(ValueError, match="'../../up.safetensors': expected the name of a .safetensors file"):
         hub.locate("hf:o/z")
     assert not [path for path in server.asked if "up.safetensors" in path]
+
+
+def test_resnet18_under_timms_name(server):
+    """The network at its size, from the name alone to its params and the line of its transforms."""
+    target = pretrained.target_shapes(resnet.build("resnet18"), (224, 224, 3), 1000)
+    names = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), target)
+    arrays = pretrained.to_torch(names["params"], names["batch_stats"], resnet, "resnet18")
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(own.shape, np.float32) for name, own in arrays.items()}
+    counter = {"bn1.num_batches_tracked": np.zeros((), np.int64)}
+    server.add(
+        "timm/resnet18.a1_in1k", model_safetensors=safetensors.numpy.save(arrays | counter), config_json=TIMM
+    )
+    found = hub.locate("timm/resnet18.a1_in1k")
+    params, batch_stats, report = pretrained.load(found.path, resnet, "resnet18", target)
+    assert report.notes == () and report.loaded == len(arrays) == 102
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 11_689_512
+    kernel = params["backbone"]["layer4.1"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(kernel, arrays["layer4.1.conv2.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(batch_stats["bn1"]["var"], arrays["bn1.running_var"])
+    assert found.description.preprocessing.line == TIMM_LINE
