@@ -9,7 +9,8 @@ classes.txt names a class a line; after a tab may stand the words for it, where 
 ("crane<tab>crane, a bird"). `--templates` are the sentences about a class: "plain" (a photo of a {}.),
 "seven" (OpenAI's seven), a sentence with {}, or a file of such sentences; the weight of a class is the mean
 over them (Radford et al., arXiv:2103.00020, section 3.1.4). The second form reads released weights and needs
-no data. FOLDER is what `tools.export` writes, without the text tower. Exit status: 0, or 2 for a mistake.
+no data. FOLDER is what `tools.export` writes, without the text tower; of SigLIP (configs/captions_siglip.py)
+each class has a probability of its own. Exit status: 0, or 2 for a mistake.
 """
 
 from __future__ import annotations
