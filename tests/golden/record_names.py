@@ -310,7 +310,7 @@ CASES: dict[str, tuple[Case, ...]] = {
             shapes=dinov3_shapes,
             read=from_dinov3,
         ),
-        Case("hf_dinov3", "vit_s16_dinov3", OURS, dinov3(), pooled, SIZES_OF_DINOV3),
+        Case("hf_dinov3", "vit_s16_dinov3", OURS, dinov3(), pooled, SIZES_OF_DINOV3[1:]),
         Case(
             "hf_dinov3_plus",
             "vit_s16plus_dinov3",

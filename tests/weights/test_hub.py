@@ -443,6 +443,7 @@ def test_weights_in_several_files(server):
     assert not [path for path in server.asked if "up.safetensors" in path]
 
 
+@pytest.mark.slow
 def test_resnet18_under_timms_name(server):
     """The network at its size, from the name alone to its params and the line of its transforms."""
     target = pretrained.target_shapes(resnet.build("resnet18"), (224, 224, 3), 1000)
