@@ -86,6 +86,7 @@ NETWORKS = {
     "se_resnet50": Network("resnet", dict(variant="se_resnet50"), 8, 256),
     "densenet121": Network("densenet", dict(variant="densenet121"), 8, 128),
     "efficientnet_b0": Network("efficientnet", dict(variant="efficientnet_b0"), 16, 256),
+    "convnext_tiny": Network("convnext", dict(variant="convnext_tiny"), 8, 128),
     "wrn_28_2": Network("wide_resnet", dict(variant="wrn_28_2"), 64, 512, 32, 10),
     "wrn_28_2_mixmatch": Network("wide_resnet", dict(variant="wrn_28_2"), 16, 64, 32, 10),
     "vit_s16": Network("vit", dict(variant="vit_s16"), 8, 256),

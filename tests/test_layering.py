@@ -30,10 +30,11 @@ MAY_IMPORT = {
     "models/airbench.py": ({"layers"}, {"jax", "flax", "numpy"}),  # fit is computed on the host, in float64
     "weights": ({"weights"}, {"jax", "numpy"}),
     "weights/files.py": (
-        {"runtime.files", "runtime.restricted_pickle", "weights.caffe"},
+        {"runtime.files", "runtime.restricted_pickle", "weights.caffe", "weights.sharded"},
         {"jax", "numpy", "safetensors"},
     ),
     "weights/described.py": ({"weights", "runtime.files"}, set()),
+    "weights/sharded.py": ({"runtime.files"}, set()),
     "weights/hub.py": ({"weights", "runtime.fetch"}, {"huggingface_hub"}),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
@@ -43,6 +44,7 @@ MAY_IMPORT = {
         {"numpy", "grain", "PIL", "pillow_heif", "cykooz_resizer", "absl"},
     ),
     "data/clip_tokens.py": (set(), {"numpy", "tokenizers"}),
+    "data/siglip_tokens.py": ({"data.clip_tokens"}, {"numpy"}),
     "data/annotations.py": ({"data"}, {"numpy", "scipy"}),
     "data/cifar.py": ({"data", "runtime.restricted_pickle"}, {"numpy"}),
     "data/download.py": ({"data", "config", "runtime"}, set()),
@@ -74,6 +76,10 @@ MAY_IMPORT = {
     "objectives/clip.py": (
         {"contracts", "losses", "layers.text_tower", "data.clip_tokens", "data.prompts"},
         {"jax", "numpy"},
+    ),
+    "objectives/siglip.py": (
+        {"objectives.clip", "contracts", "losses", "layers.text_tower", "data.siglip_tokens"},
+        {"jax"},
     ),
     "evaluators": (
         {"evaluators", "contracts", "losses", "metrics", "data"},

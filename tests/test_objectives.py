@@ -42,6 +42,7 @@ OPTIONS = {
     "rotation": {"transformations": "both"},
     "trinet": {"hidden": 8, "sigma": 0.3, "pool_base": 4, "passes": 2, "init_epochs": 1},
     "multilabel": {"ema_decay": 0.9, "positive_weights": "balanced", "dropout": 0.1},
+    "siglip": {"text_width": 8, "text_depth": 1, "context_length": 6, "vocab_size": 20},
     "supervised": {"ema_decay": 0.9, "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "dropout": 0.1},
     "vat": {"ramp_fraction": 0.5},
     "vicreg": {"projection_widths": (8, 8, 8)},

@@ -61,6 +61,7 @@ WITHOUT = {
     "model.layer_scale": 0.0,
     "model.tanh_gelu": False,
     "model.mlp_width": 0,
+    "model.gated_mlp": False,
     "evals.*.pad": 0,
     "model.relu_after_hidden": True,
 }

@@ -54,7 +54,8 @@ class DataSettings:
         0 for all. The classes known come first, then the others, each in the order of the source.
       signatures: file of a row of numbers for each class (data/signatures.py), "" for none. With it the
         classes of the run are all of them, those that are never learned too.
-      eval_transforms: line of every evaluation and of prediction; nothing random.
+      eval_transforms: line of every evaluation and of prediction; nothing random. In every line `of_weights`
+        stands for what the weights of model.pretrained were measured with (train/of_weights.py).
       on_bad_example: "raise" or "skip".
       num_threads, num_workers, prefetch_batches: of data/read_ahead.py.
       cache_gib: memory of each process, in GiB, that caches each image after the leading deterministic

@@ -1,4 +1,4 @@
-"""The captions of a data set's images, as the token ids that CLIP's text tower reads."""
+"""The captions of a data set's images, as the token ids that the text towers of CLIP and SigLIP read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from imgcls_jax.data.clip_tokens import ClipTokenizer
+from imgcls_jax.data.siglip_tokens import SiglipTokenizer, is_of_siglip
 
 
 class Captions:
@@ -14,7 +15,8 @@ class Captions:
 
     Args:
       texts: the captions of each image, at least one.
-      vocabulary, context_length: of data/clip_tokens.py.
+      vocabulary, context_length: of data/clip_tokens.py, or of data/siglip_tokens.py where the vocabulary is
+        SigLIP's.
 
     Raises:
       ValueError, FileNotFoundError: no such vocabulary.
@@ -23,7 +25,8 @@ class Captions:
     def __init__(self, texts: Sequence[Sequence[str]], vocabulary: str, context_length: int) -> None:
         self.texts = texts
         self.most = max(map(len, texts), default=0)
-        self._tokenizer = ClipTokenizer(vocabulary, context_length)
+        tokenizer = SiglipTokenizer if is_of_siglip(vocabulary) else ClipTokenizer
+        self._tokenizer = tokenizer(vocabulary, context_length)
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns the rows of an image, int32 [n, L], n the most that an image has: its captions, those that

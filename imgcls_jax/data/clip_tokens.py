@@ -130,22 +130,36 @@ def find_vocabulary(vocabulary: str | os.PathLike[str]) -> Path:
     return found
 
 
-def _read(path: Path) -> Any:
-    """Returns the tokenizers.Tokenizer of a file of `find_vocabulary`."""
+def _package() -> Any:
     try:
         import tokenizers  # here, so that this package works without it
     except ImportError as error:
         raise ValueError(
             "captions are encoded by the package tokenizers, which is missing: pip install 'imgcls_jax[clip]'"
         ) from error
+    return tokenizers
+
+
+def read_tokenizers_file(path: Path) -> Any:
+    """Returns the tokenizers.Tokenizer of a file that this package wrote, as tokenizer.json.
+
+    Raises:
+      ValueError: it is another file, too large, or the package is missing.
+    """
+    package, text = _package(), _text(path)
+    try:
+        return package.Tokenizer.from_str(text)
+    except Exception as error:  # the package raises this class itself
+        raise ValueError(f"{path}: not a file of the package tokenizers: {error}") from error
+
+
+def _read(path: Path) -> Any:
+    """Returns the tokenizers.Tokenizer of a file of `find_vocabulary`."""
+    tokenizers = _package()
     if path.suffix == ".json":
-        text = _text(path)
         if path.name != "vocab.json":
-            try:
-                return tokenizers.Tokenizer.from_str(text)
-            except Exception as error:  # the package raises this class itself
-                raise ValueError(f"{path}: not a file of the package tokenizers: {error}") from error
-        vocabulary = _ids(path, text)
+            return read_tokenizers_file(path)
+        vocabulary = _ids(path, _text(path))
         lines = _text(path.with_name("merges.txt")).splitlines()
         merges = _merges(path.with_name("merges.txt"), lines, len(lines))
     else:

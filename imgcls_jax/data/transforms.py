@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from imgcls_jax.data.host_operations import HOST_OPERATIONS
 
 if TYPE_CHECKING:
     from imgcls_jax.data.device_operation import DeviceOp
+
+OF_WEIGHTS = "of_weights"  # a word that train/of_weights.py writes out
 
 # Earlier names of operations and arguments. The lines of finished runs hold them.
 RENAMED = {"grey": "gray", "greyscale": "grayscale", "area": "scale"}
@@ -109,6 +111,41 @@ def deterministic_prefix(lines: Sequence[Sequence[HostOp]]) -> tuple[HostOp, ...
     return tuple(start)
 
 
+def written_out(
+    line: str, whole: str, arguments: Mapping[str, tuple[Sequence[Any], Mapping[str, Any]]]
+) -> str:
+    """Returns a line in which the word `of_weights` is replaced.
+
+    Args:
+      line: with the word as an operation, or as the first argument of some.
+      whole: what stands in place of the operation.
+      arguments: {operation: what stands in place of its argument; keywords that it gets where it has none of
+        that name}.
+
+    Raises:
+      ValueError: a syntax error, or the word stands elsewhere.
+    """
+    written = []
+    for element in _elements(line):
+        text = ast.unparse(element)
+        name = element.func.id if isinstance(element, ast.Call) and isinstance(element.func, ast.Name) else ""
+        if text == OF_WEIGHTS:
+            text = whole
+        elif isinstance(element, ast.Call) and element.args and ast.unparse(element.args[0]) == OF_WEIGHTS:
+            if name not in arguments:
+                raise ValueError(
+                    f"{OF_WEIGHTS} is an operation, or the first argument of {', '.join(sorted(arguments))}; "
+                    f"got {text!r}"
+                )
+            first, keywords = arguments[name]
+            given = {str(keyword.arg): ast.unparse(keyword.value) for keyword in element.keywords}
+            given = {key: repr(value) for key, value in keywords.items()} | given
+            own = [*map(repr, first), *map(ast.unparse, element.args[1:])]
+            text = f"{name}({', '.join([*own, *(f'{key}={value}' for key, value in given.items())])})"
+        written.append(text)
+    return " | ".join(written)
+
+
 def spelled(line: str) -> list[tuple[str, dict[str, Any]]]:
     """Returns (name, arguments) of each operation of a line, defaults filled in.
 
@@ -128,6 +165,16 @@ def _calls(line: str) -> list[tuple[str, list[Any], dict[str, Any]]]:
     """(name, positional arguments, keyword arguments) of each operation of the line."""
     if not line.strip():
         return []
+    if OF_WEIGHTS in line:
+        raise ValueError(
+            f"{OF_WEIGHTS} stands for what the weights of config.model.pretrained say, and is written out "
+            f"when a run begins: write out the line {line!r}"
+        )
+    return [_call(element) for element in _elements(line)]
+
+
+def _elements(line: str) -> list[ast.expr]:
+    """Returns the operations of a line, in order."""
     try:
         node = ast.parse(f"({line}\n)", mode="eval").body
     except (SyntaxError, ValueError) as error:
@@ -138,7 +185,7 @@ def _calls(line: str) -> list[tuple[str, list[Any], dict[str, Any]]]:
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         nodes.append(node.right)
         node = node.left
-    return [_call(node) for node in reversed([*nodes, node])]
+    return [*reversed([*nodes, node])]
 
 
 def _call(node: ast.expr) -> tuple[str, list[Any], dict[str, Any]]:

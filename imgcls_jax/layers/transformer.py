@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers.dense import Initializer, fan_in_uniform
+from imgcls_jax.layers.rotary import rotate
 from imgcls_jax.layers.stochastic_depth import drop_branch
 
 layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
@@ -63,8 +64,9 @@ class SelfAttention(nn.Module):
     causal: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Args: x float [B, L, D]. Returns: float [B, L, D]."""
+    def __call__(self, x: jax.Array, angles: jax.Array | None = None) -> jax.Array:
+        """Args: x float [B, L, D]; angles by which queries and keys are turned, as `rotate` has them, None
+        for none. Returns: float [B, L, D]."""
         width = x.shape[-1]
         weight = self.param("in_proj_weight", self.in_init, (3 * width, width))
         bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
@@ -72,6 +74,8 @@ class SelfAttention(nn.Module):
         projected = x @ weight.T + bias  # [B, L, 3 * D]
         split = projected.reshape(*x.shape[:2], 3, self.heads, width // self.heads)
         query, key, value = (split[:, :, part] for part in range(3))  # [B, L, heads, D / heads]
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
         mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal).reshape(x.shape)
         return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out_proj")(mixed)
 
@@ -119,6 +123,8 @@ class EncoderLayer(nn.Module):
       mlp_width: of the layer inside the MLP; 0 for 4 D.
       layer_scale: first value of a learned factor for each channel of both branches (LayerScale, Touvron et
         al., arXiv 2103.17239, 2021); 0 for none.
+      gated_mlp: a third linear map of the MLP, through SiLU, is multiplied with the first, which has no GELU
+        then (SwiGLU, Shazeer, arXiv 2002.05202, 2020).
     """
 
     heads: int
@@ -133,10 +139,11 @@ class EncoderLayer(nn.Module):
     tanh_gelu: bool = False
     mlp_width: int = 0
     layer_scale: float = 0.0
+    gated_mlp: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Args: x float [B, L, D]. Returns: float [B, L, D]."""
+    def __call__(self, x: jax.Array, train: bool, angles: jax.Array | None = None) -> jax.Array:
+        """Args: x float [B, L, D]; angles as `SelfAttention` has them. Returns: float [B, L, D]."""
         drop = lambda y: nn.Dropout(self.dropout, deterministic=not train)(y)  # noqa: E731
         branch = functools.partial(drop_branch, probability=self.stochastic_depth, train=train)
         in_init, out_init, first_init, last_init = self._initializers(x.shape[-1])
@@ -153,9 +160,14 @@ class EncoderLayer(nn.Module):
         attention = SelfAttention(
             self.heads, self.dtype, out_init, in_init, self.causal, name="self_attention"
         )
-        x = x + branch(self._scaled(drop(attention(y)), "ls_1"))
+        x = x + branch(self._scaled(drop(attention(y, angles)), "ls_1"))
         y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
-        y = drop(gelu(dense(self.mlp_width or 4 * width, first_init, "mlp.0")(y)))  # [B, L, 4 * D]
+        inner = self.mlp_width or 4 * width
+        inside = dense(inner, first_init, "mlp.0")(y)  # [B, L, 4 * D]
+        if self.gated_mlp:
+            y = drop(nn.silu(dense(inner, first_init, "mlp.gate")(y)) * inside)
+        else:
+            y = drop(gelu(inside))
         return x + branch(self._scaled(drop(dense(width, last_init, "mlp.3")(y)), "ls_2"))
 
     def _scaled(self, x: jax.Array, name: str) -> jax.Array:

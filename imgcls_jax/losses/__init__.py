@@ -33,6 +33,7 @@ from imgcls_jax.losses.contrastive import (
     normalized_distance,
     nt_xent,
     queue_info_nce,
+    sigmoid_pair_loss,
 )
 from imgcls_jax.losses.hinge import multiclass_hinge, squared_hinge
 from imgcls_jax.losses.kmeans import (
@@ -111,6 +112,7 @@ __all__ = [
     "sigmoid_asymmetric",
     "sigmoid_cross_entropy",
     "sigmoid_focal",
+    "sigmoid_pair_loss",
     "sje_loss",
     "smooth_labels",
     "softened_divergence",

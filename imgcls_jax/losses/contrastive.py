@@ -1,5 +1,5 @@
-"""Contrastive losses: NT-Xent of SimCLR (Chen et al. 2020, arXiv:2002.05709) and the symmetric InfoNCE of
-CLIP (Radford et al. 2021, arXiv:2103.00020).
+"""Contrastive losses: NT-Xent of SimCLR (Chen et al. 2020, arXiv:2002.05709), the symmetric InfoNCE of CLIP
+(Radford et al. 2021, arXiv:2103.00020), and the sigmoid loss of SigLIP (Zhai et al. 2023, arXiv:2303.15343).
 
 Row i of one argument belongs with row i of the other; all other rows of the batch are negatives. The result
 has a row for each direction, [2, B]. Its mean is the loss of both papers; SimCLR's released code minimizes
@@ -108,6 +108,38 @@ def clip_loss(
             for anchors, candidates in zip(sides, reversed(everyone), strict=True)
         ]
     )
+
+
+def sigmoid_pair_loss(
+    images: jax.Array,
+    texts: jax.Array,
+    *,
+    log_scale: jax.Array | float,
+    bias: jax.Array | float,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """SigLIP's loss: whether an image and a text belong together, asked of each pair by itself.
+
+    Eq. 1: l_i = sum_j log(1 + exp(-z_ij (exp(s) x_i y_j + b))), z_ij = 1 for i = j and -1 else; the paper's
+    loss is the mean over i.
+
+    Args:
+      images, texts: float [B, D], the embeddings of pairs, of any norm.
+      log_scale, bias: s and b, params.
+      axis_name: of the mapped axis, for callers that see one replica's rows; None where the batch is whole.
+
+    Returns:
+      float32 [B], nats.
+
+    Raises:
+      ValueError: the shapes differ or are not [B, D].
+    """
+    _check_pair(images, texts)
+    images, texts = l2_normalize(images), l2_normalize(texts)
+    (candidates,), rows = _gather([texts], axis_name)
+    logits = jnp.exp(jnp.asarray(log_scale, jnp.float32)) * _cosines(images, candidates) + bias
+    signs = jnp.where(jnp.arange(len(candidates)) == rows[:, None], 1.0, -1.0)
+    return jnp.sum(jax.nn.softplus(-signs * logits), axis=1)
 
 
 def queue_info_nce(queries: jax.Array, keys: jax.Array, queue: jax.Array, *, temperature: float) -> jax.Array:

@@ -15,8 +15,10 @@ Variants that differ in more than size, and the weights that they are for:
     four registers, Darcet et al., arXiv 2309.16588 (2023). The giant one, whose MLP is gated, is not here.
   "..._siglip": the image towers of SigLIP, Zhai et al., arXiv 2303.15343 (2023): no class token, attention
     pooling. Hugging Face runs them with the GELU by tanh, as they were trained, timm with the exact one.
+  "..._dinov3": DINOv3, Siméoni et al., arXiv 2508.10104 (2025): rotary positions, for images of any size, and
+    four registers; the "plus" ones have a gated MLP. The one of 7 billion parameters is not here.
 
-Files of weights may have the names of torchvision, of timm (also DeiT's, MAE's and DINOv2's releases), of
+Files of weights may have the names of torchvision, of timm (also DeiT's, MAE's and DINO's releases), of
 CLIP, or of what weights/ brings to these: Hugging Face's and big_vision's (AugReg, SigLIP).
 """
 
@@ -35,17 +37,20 @@ import jax.numpy as jnp
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.patch_decoder import PatchDecoder
+from imgcls_jax.layers.renaming import renamed
+from imgcls_jax.layers.rotary import rotary_angles
 from imgcls_jax.layers.transformer import XAVIER, AttentionPool, EncoderLayer, layer_norm, sincos_positions
 from imgcls_jax.layers.variants import choose_variant
 
 POOLS = ("token", "mean", "map")
-POSITIONS = ("learned", "sincos")
+POSITIONS = ("learned", "sincos", "rotary")
 BEGINNINGS = ("torchvision", "mae")
 RESIZINGS = ("timm", "torchvision", "mae", "dinov2")
 CLIP = {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5}
 DINOV2 = {"layer_scale": 1e-5, "resize_positions": "dinov2"}
 DINOV2_REG4 = {"layer_scale": 1e-5, "registers": 4}
 SIGLIP = {"class_token": False, "pool": "map", "tanh_gelu": True}
+DINOV3 = {"position": "rotary", "layer_scale": 1e-5, "registers": 4, "epsilon": 1e-5}
 
 
 class VisionTransformer(nn.Module):
@@ -59,7 +64,7 @@ class VisionTransformer(nn.Module):
       pool: "token" makes the class token the embedding, "mean" the mean of the patch tokens, "map" what an
         `AttentionPool` makes of the tokens.
       position: "learned" has a position embedding as a param, which fixes the size of the images; "sincos" a
-        fixed one, zero for the class token.
+        fixed one, zero for the class token; "rotary" turns the patches' queries and keys (layers/rotary.py).
       dropout: probability of dropping an entry, after the positions and in each layer.
       stochastic_depth: probability of dropping a branch of the last layer; it rises linearly from 0.
       remat: recompute each layer in the backward pass instead of keeping what is inside it.
@@ -74,7 +79,7 @@ class VisionTransformer(nn.Module):
         (as "mae", with a grid that is a tenth of a patch larger), as in their code.
       class_token: whether there is one.
       registers: number of learned tokens beside it, which no output shows.
-      layer_scale, tanh_gelu: as `EncoderLayer` has them.
+      layer_scale, tanh_gelu, gated_mlp: as `EncoderLayer` has them.
       mlp_width: of the layer inside each MLP; 0 for 4 D.
     """
 
@@ -98,6 +103,7 @@ class VisionTransformer(nn.Module):
     layer_scale: float = 0.0
     tanh_gelu: bool = False
     mlp_width: int = 0
+    gated_mlp: bool = False
 
     def __call__(self, images: jax.Array, *, train: bool) -> Features:
         """Computes the features.
@@ -152,6 +158,7 @@ class VisionTransformer(nn.Module):
     ) -> tuple[jax.Array, jax.Array | None]:
         """Returns the tokens, and what attention pools of them, None where `pool` is another."""
         x = self._patches(images)  # [B, h, w, D]
+        angles = self._angles(x.shape[1:3], keep)
         positions = self._positions(x.shape[1:3]).astype(x.dtype)  # [1, 1 + L, D], or L
         x = x.reshape(x.shape[0], -1, self.width) + positions[:, int(self.class_token) :]
         if keep is not None:
@@ -166,12 +173,16 @@ class VisionTransformer(nn.Module):
             "mlp_width": self.mlp_width,
         }
         kind = mlp | {"dtype": self.dtype, "epsilon": self.epsilon}
-        own: dict[str, Any] = {"all_xavier": self._all_xavier, "layer_scale": self.layer_scale}
+        own: dict[str, Any] = {
+            "all_xavier": self._all_xavier,
+            "layer_scale": self.layer_scale,
+            "gated_mlp": self.gated_mlp,
+        }
         layer_type = nn.remat(EncoderLayer, static_argnums=(2,)) if self.remat else EncoderLayer
         for layer in range(self.depth):
             drop_branch = self.stochastic_depth * layer / max(self.depth - 1, 1)
             name = f"encoder.layers.encoder_layer_{layer}"
-            x = layer_type(self.heads, self.dropout, drop_branch, **kind, **own, name=name)(x, train)
+            x = layer_type(self.heads, self.dropout, drop_branch, **kind, **own, name=name)(x, train, angles)
         x = norm(name="encoder.ln")(x)
         pooled = AttentionPool(self.heads, **kind, name="attention_pool")(x) if self.pool == "map" else None
         if self.registers:
@@ -244,12 +255,23 @@ class VisionTransformer(nn.Module):
     def _positions(self, grid: Sequence[int]) -> jax.Array:
         """Returns the position embeddings, a class token's first: float32 [1, 1 + L, D] or [1, L, D]."""
         first = int(self.class_token)
+        if self.position == "rotary":
+            return jnp.zeros((1, first + grid[0] * grid[1], self.width))
         if self.position == "sincos":
             return jnp.pad(sincos_positions(grid, self.width), ((first, 0), (0, 0)))[None]
         if self.position != "learned":
             raise ValueError(f"position of VisionTransformer is one of {POSITIONS}; got {self.position!r}")
         shape = (1, first + grid[0] * grid[1], self.width)
         return self.param("encoder.pos_embedding", nn.initializers.normal(0.02), shape)
+
+    def _angles(self, grid: Sequence[int], keep: jax.Array | None) -> jax.Array | None:
+        """Returns the angles of all tokens, 0 for those that are no patches, [1 or B, R + n, D / heads / 2];
+        None without rotary positions."""
+        if self.position != "rotary":
+            return None
+        angles = rotary_angles(grid, self.width // self.heads)
+        patches = angles[None] if keep is None else angles[keep]
+        return jnp.pad(patches, ((0, 0), (int(self.class_token) + self.registers, 0), (0, 0)))
 
 
 def _xavier_of_patches(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -275,6 +297,9 @@ for _name, _of in (("vit_s14", "vit_s16"), ("vit_b14", "vit_b16"), ("vit_l14", "
     VARIANTS[f"{_name}_dinov2_reg4"] = VARIANTS[_of] | DINOV2_REG4 | {"patch": 14}
 VARIANTS |= {f"{name}_siglip": VARIANTS[name] | SIGLIP for name in ("vit_b16", "vit_l16")}
 VARIANTS["vit_so400m14_siglip"] = dict(patch=14, width=1152, depth=27, heads=16, mlp_width=4304) | SIGLIP
+VARIANTS |= {f"{name}_dinov3": VARIANTS[name] | DINOV3 for name in ("vit_s16", "vit_b16", "vit_l16")}
+VARIANTS["vit_s16plus_dinov3"] = VARIANTS["vit_s16_dinov3"] | {"gated_mlp": True}
+VARIANTS["vit_h16plus_dinov3"] = dict(patch=16, width=1280, depth=32, heads=20, gated_mlp=True) | DINOV3
 
 
 def build(variant: str, **fields: Any) -> VisionTransformer:
@@ -298,7 +323,7 @@ def torch_head(variant: str) -> str:
 # Beginnings of names in timm, then in CLIP's image tower, and torchvision's or, where it has none, ours.
 NAMES = (
     (r"cls_token|class_embedding", "class_token"),
-    (r"reg_token|register_tokens", "registers"),
+    (r"reg_token|register_tokens|storage_tokens", "registers"),
     (r"pos_embed|positional_embedding", "encoder.pos_embedding"),
     (r"(patch_embed\.proj|conv1)\.", "conv_proj."),
     (r"(norm_pre|ln_pre)\.", "encoder.ln_pre."),
@@ -310,14 +335,15 @@ NAMES_IN_LAYER = (
     (r"norm(\d)\.", r"ln_\1."),
     (r"attn\.(qkv\.|in_proj_)", "self_attention.in_proj_"),
     (r"attn\.(out_)?proj\.", "self_attention.out_proj."),
-    (r"ls(\d)\.gamma", r"ls_\1"),
-    (r"mlp\.(fc1|c_fc)\.", "mlp.0."),
-    (r"mlp\.(fc2|c_proj)\.", "mlp.3."),
+    (r"attn\.(q|v)_bias", r"self_attention.\1_bias"),
+    (r"(?:ls|gamma_)(\d)(?:\.gamma)?", r"ls_\1"),
+    (r"mlp\.(fc1_g|w1)\.", "mlp.gate."),
+    (r"mlp\.(fc1|fc1_x|w2|c_fc)\.", "mlp.0."),
+    (r"mlp\.(fc2|w3|c_proj)\.", "mlp.3."),
 )
 NAMES_IN_POOL = (("latent", "probe"), (r"proj\.", "out_proj."), (r"norm\.", "ln."), *NAMES_IN_LAYER[-2:])
-LEFT_OUT = re.compile(
-    r"decoder_|mask_token$|pooler\."
-)  # of MAE and others: no part of the network that transfers
+# Of MAE and others: no part of the network that transfers.
+LEFT_OUT = re.compile(r"decoder_|mask_token$|pooler\.|rope_embed\.")
 TOWERS = ("visual.trunk.", "visual.")  # OpenCLIP keeps timm's networks under the first
 
 
@@ -326,7 +352,8 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
 
     CLIP's text tower and MAE's decoder are left out. CLIP's projection into the space of texts becomes a
     classifier of that many "classes" without a bias, which gives CLIP's embedding of an image. Positions of
-    the registers are added to them; a class token that has no position gets zeros, which is the same.
+    the registers are added to them; a class token that has no position gets zeros, which is the same, as do
+    DINOv3's keys, and its queries and values where the file has no biases of them.
 
     Args:
       arrays: {"blocks.0.attn.qkv.weight": ...}, or {"visual.transformer.resblocks.0.attn.in_proj_weight":
@@ -336,7 +363,6 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
     Returns:
       {"encoder.layers.encoder_layer_0.self_attention.in_proj_weight": ..., ...}.
     """
-    del variant
     tower = next((t for t in TOWERS if any(name.startswith(t) for name in arrays)), "")
     arrays = {name.removeprefix(tower): array for name, array in arrays.items() if name.startswith(tower)}
     named = {_torchvision_name(name): a for name, a in arrays.items() if not LEFT_OUT.match(name)}
@@ -352,7 +378,20 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
             named[name] = named[name].reshape(1, -1, named[name].shape[-1])
     if "encoder.pos_embedding" in named and ("class_token" in named or "registers" in named):
         _place_first_positions(named)
+    if VARIANTS.get(variant, {}).get("position") == "rotary":
+        _complete_biases(named)
     return named
+
+
+def _complete_biases(named: dict[str, Any]) -> None:
+    """Joins the biases of queries, keys and values; the keys' are 0, as the mask in DINOv3's files says."""
+    for name in [name for name in named if name.endswith(".in_proj_weight")]:
+        attention = name.removesuffix("in_proj_weight")
+        zeros = jnp.zeros(len(named[name]) // 3)
+        own = [named.pop(f"{attention}{part}_bias", zeros) for part in "qv"]
+        if named.pop(f"{attention}in_proj_bias_mask", None) is not None:
+            own = jnp.split(named.pop(f"{attention}in_proj_bias"), 3)[::2]
+        named.setdefault(f"{attention}in_proj_bias", jnp.concatenate([own[0], zeros, own[1]]))
 
 
 def _place_first_positions(named: dict[str, Any]) -> None:
@@ -369,15 +408,7 @@ def _place_first_positions(named: dict[str, Any]) -> None:
 def _torchvision_name(name: str) -> str:
     """Returns the name that this file's modules bear, for one of timm's or CLIP's."""
     if layer := LAYER.fullmatch(name):
-        return f"encoder.layers.encoder_layer_{layer[1]}.{_replace_start(layer[2], NAMES_IN_LAYER)}"
+        return f"encoder.layers.encoder_layer_{layer[1]}.{renamed(layer[2], NAMES_IN_LAYER)}"
     if name.startswith("attn_pool."):
-        return f"attention_pool.{_replace_start(name.removeprefix('attn_pool.'), NAMES_IN_POOL)}"
-    return _replace_start(name, NAMES)
-
-
-def _replace_start(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    """Replaces the beginning of a name by the first pattern of a table that matches it."""
-    for pattern, replacement in table:
-        if re.match(pattern, name):
-            return re.sub(f"^(?:{pattern})", replacement, name)
-    return name
+        return f"attention_pool.{renamed(name.removeprefix('attn_pool.'), NAMES_IN_POOL)}"
+    return renamed(name, NAMES)

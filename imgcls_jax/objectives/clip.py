@@ -80,22 +80,21 @@ def make(
     require_between(1, math.inf, dim=dim, text_width=text_width, text_depth=text_depth, vocab_size=vocab_size)
     require_between(0, math.inf, text_heads=text_heads)
     require_between(3, math.inf, context_length=context_length)
-    heads = text_heads or max(text_width // 64, 1)
-    if text_width % heads:
-        raise ValueError(f"objective.text_width divides among text_heads; got {text_width} and {heads}")
     tower = TextTower(
         vocab_size,
         context_length,
         text_width,
         text_depth,
         dim,
-        heads=heads,
+        heads=heads_of(text_width, text_heads),
         quick_gelu=getattr(backbone, "quick_gelu", False),
         dtype=getattr(backbone, "dtype", None),
         remat=getattr(backbone, "remat", False),
     )
-    sentences = _sentences(class_prompts, templates, vocabulary, tower, task.num_classes)
-    learner = _Clip(backbone, tower, sentences, task.axis_name)
+    sentences = sentences_of(class_prompts, templates, ClipTokenizer, vocabulary, tower, task.num_classes)
+    if sentences is not None:
+        sentences = sentences[:, :, : 1 + int(sentences.argmax(axis=-1).max())]  # up to the last end token
+    learner = TwoTowers(backbone, tower, sentences, task.axis_name)
     return ClipObjective(
         batch_keys=("image", "text"),
         init=learner.init,
@@ -103,7 +102,8 @@ def make(
         predict=learner.predict,
         project=learner.project,
         reads_pixels=False,
-        class_kernel=learner.class_kernel,
+        tokenizer=ClipTokenizer,
+        class_head=learner.class_head,
         in_parts=(
             "this is another loss: the pairs that a pair must differ from are those of its own part; a "
             "smaller train.batch_size says the same openly"
@@ -111,19 +111,21 @@ def make(
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipObjective(Objective):
     """The objective, from which tools/zero_shot.py makes classifiers.
 
     Attributes:
-      class_kernel: (params, int [K, T, l]) -> float32 [D, K], of `_Clip`.
+      tokenizer: (vocabulary, context_length) -> the tokenizer of the texts.
+      class_head: (params, int [K, T, l]) -> the classifier that sentences make, of `TwoTowers`.
     """
 
-    class_kernel: Callable[[Params, Any], jax.Array] | None = None
+    tokenizer: Callable[[str, int], Any]
+    class_head: Callable[[Params, Any], dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Clip:
+class TwoTowers:
     """The algorithm.
 
     Attributes:
@@ -164,11 +166,13 @@ class _Clip:
             rng=rng_backbone,
         )
         texts: Any = self.tower.apply({"params": params["text"]}, draw_captions(rng_caption, batch["text"]))
-        losses = clip_loss(
-            self._projected(params, features), texts, log_scale=params["log_scale"], axis_name=self.axis_name
-        )
+        losses = self.pair_loss(params, self.projected(params, features), texts)
         metrics = {"scale": jnp.exp(params["log_scale"])}
         return jnp.mean(losses), ({"batch_stats": batch_stats}, metrics)
+
+    def pair_loss(self, params: Params, images: jax.Array, texts: jax.Array) -> jax.Array:
+        """Returns the loss of pairs of embeddings [B, D], whose mean is minimized."""
+        return clip_loss(images, texts, log_scale=params["log_scale"], axis_name=self.axis_name)
 
     def project(self, params: Params) -> Params:
         return params | {"log_scale": jnp.clip(params["log_scale"], *LOG_SCALE_RANGE)}
@@ -179,18 +183,17 @@ class _Clip:
         features, _ = apply_backbone(
             self.backbone, params["backbone"], objective_state["batch_stats"], batch["image"], train=False
         )
-        outputs = {"embedding": l2_normalize(self._projected(params, features))}
+        outputs = {"embedding": l2_normalize(self.projected(params, features))}
         if "text" in batch:
             # One caption of every image at a time, so that a batch split over devices stays where it is.
             read = lambda ids: self.tower.apply({"params": params["text"]}, ids)  # noqa: E731
             texts = jax.lax.map(read, jnp.swapaxes(batch["text"], 0, 1))  # [n, B, D]
             outputs["text_embedding"] = l2_normalize(jnp.swapaxes(texts, 0, 1))
         if self.sentences is not None:
-            kernel = self.class_kernel(params, self.sentences)
-            outputs["logits"] = jnp.matmul(outputs["embedding"], kernel, precision="highest")
+            outputs["logits"] = class_logits(outputs["embedding"], self.class_head(params, self.sentences))
         return outputs
 
-    def class_kernel(self, params: Params, sentences: jax.Array | np.ndarray) -> jax.Array:
+    def class_head(self, params: Params, sentences: jax.Array | np.ndarray) -> dict[str, jax.Array]:
         """Returns the classifier that sentences make.
 
         Eq.: w_c = exp(s) normalize(mean_t normalize(text(sentence_ct))), a column a class.
@@ -200,18 +203,36 @@ class _Clip:
           sentences: int [K, T, l].
 
         Returns:
-          float32 [D, K], to be multiplied with embeddings of norm 1.
+          {"kernel": float32 [D, K]}, to be multiplied with embeddings of norm 1.
         """
         classes, templates, length = sentences.shape
         ids = jnp.asarray(sentences).reshape(-1, length)
         read = lambda row: self.tower.apply({"params": params["text"]}, row[None])[0]  # noqa: E731
         texts = l2_normalize(jax.lax.map(read, ids, batch_size=min(PROMPTS_AT_ONCE, len(ids))))
         means = l2_normalize(jnp.mean(texts.reshape(classes, templates, -1), axis=1))
-        return (jnp.exp(params["log_scale"]) * means).T
+        return {"kernel": (jnp.exp(params["log_scale"]) * means).T}
 
-    def _projected(self, params: Params, features: Any) -> jax.Array:
+    def projected(self, params: Params, features: Any) -> jax.Array:
+        """Returns the images' embedding, float [B, D], of any norm."""
         embedding, kernel = features.embedding, params["projection"]["kernel"]
         return embedding @ kernel.astype(embedding.dtype)
+
+
+def class_logits(embedding: jax.Array, head: dict[str, jax.Array]) -> jax.Array:
+    """Returns float32 [B, K]: embeddings [B, D] of norm 1 through what `class_head` returned."""
+    return jnp.matmul(embedding, head["kernel"], precision="highest") + head.get("bias", 0.0)
+
+
+def heads_of(text_width: int, text_heads: int) -> int:
+    """Returns the heads of a text tower: `text_heads`, or one for each 64 channels where it is 0.
+
+    Raises:
+      ValueError: they do not divide the width.
+    """
+    heads = text_heads or max(text_width // 64, 1)
+    if text_width % heads:
+        raise ValueError(f"objective.text_width divides among text_heads; got {text_width} and {heads}")
+    return heads
 
 
 def draw_captions(rng: jax.Array, text: jax.Array) -> jax.Array:
@@ -230,14 +251,15 @@ def draw_captions(rng: jax.Array, text: jax.Array) -> jax.Array:
     return jnp.take_along_axis(text, chosen[:, None, None], axis=1)[:, 0]
 
 
-def _sentences(
+def sentences_of(
     class_prompts: Sequence[str],
     templates: str | Sequence[str],
+    tokenizer_type: Callable[[str, int], Any],
     vocabulary: str,
     tower: TextTower,
     num_classes: int,
 ) -> np.ndarray | None:
-    """Returns the token ids of the sentences about each class, int32 [K, T, l], l that of the longest."""
+    """Returns the token ids of the sentences about each class, int32 [K, T, L]; None for no classes."""
     if not class_prompts:
         return None
     if len(class_prompts) < num_classes:
@@ -247,7 +269,7 @@ def _sentences(
         )
     if not vocabulary:
         raise ValueError("objective.class_prompts needs objective.vocabulary, that of data.vocabulary")
-    tokenizer = ClipTokenizer(vocabulary, tower.context_length)
+    tokenizer = tokenizer_type(vocabulary, tower.context_length)
     if tokenizer.vocab_size > tower.vocab_size:
         raise ValueError(
             f"objective.vocab_size = {tower.vocab_size} is less than the vocabulary {vocabulary} has: "
@@ -255,7 +277,6 @@ def _sentences(
         )
     by_class = prompts(class_prompts, read_templates(templates))
     try:
-        rows = np.stack([tokenizer(own, truncate=False) for own in by_class])
+        return np.stack([tokenizer(own, truncate=False) for own in by_class])
     except ValueError as error:
         raise ValueError(f"objective.class_prompts: {error}") from error
-    return rows[:, :, : 1 + int(rows.argmax(axis=-1).max())]  # up to the last end token

@@ -115,7 +115,7 @@ def trial_of(arguments: argparse.Namespace) -> tuple[Callable[[str], Any], str, 
         except ValueError as error:
             tell(f"warning: no neighbours: {error}")
     about = f"{network_of(trained)}, of {arguments.workdir}"
-    if getattr(trained.objective, "class_kernel", None) is None:
+    if getattr(trained.objective, "class_head", None) is None:
         run = OfRun(trained, stored)
         return lambda text: run, about, None
     templates = read_templates(arguments.templates)

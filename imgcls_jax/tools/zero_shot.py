@@ -9,7 +9,8 @@ classes.txt names a class a line; after a tab may stand the words for it, where 
 ("crane<tab>crane, a bird"). `--templates` are the sentences about a class: "plain" (a photo of a {}.),
 "seven" (OpenAI's seven), a sentence with {}, or a file of such sentences; the weight of a class is the mean
 over them (Radford et al., arXiv:2103.00020, section 3.1.4). The second form reads released weights and needs
-no data. FOLDER is what `tools.export` writes, without the text tower. Exit status: 0, or 2 for a mistake.
+no data. FOLDER is what `tools.export` writes, without the text tower; of SigLIP (configs/captions_siglip.py)
+each class has a probability of its own. Exit status: 0, or 2 for a mistake.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ import jax
 import numpy as np
 
 from imgcls_jax.config.files import split_overrides
-from imgcls_jax.data.clip_tokens import CONTEXT_LENGTH, ClipTokenizer
 from imgcls_jax.data.prompts import prompts, read_classes, read_templates
 from imgcls_jax.inference.export import PLATFORMS, write
+from imgcls_jax.objectives.clip import ClipObjective, class_logits
 from imgcls_jax.runtime.command import add_checkpoint, command, exit_with, parser_of, tell, user_path
 from imgcls_jax.runtime.names import printable
 
@@ -41,7 +42,7 @@ def classifier(
       trained: of inference/trained.py, of the objective `clip`.
       names: K class names.
       sentences: T of each class.
-      vocabulary: as data/clip_tokens.py reads it; "" for that of the run.
+      vocabulary: as data/clip_tokens.py or data/siglip_tokens.py reads it; "" for that of the run.
 
     Returns:
       The network of those classes, with the params that it needs alone.
@@ -50,36 +51,37 @@ def classifier(
       ValueError: another objective, no vocabulary, or a sentence that is too long.
     """
     objective = trained.objective
-    if getattr(objective, "class_kernel", None) is None:
+    if not isinstance(objective, ClipObjective):
         raise ValueError(
             f"the objective {trained.settings.objective.name!r} has no text tower: train with "
-            "config.objective.name='clip'"
+            "config.objective.name='clip' or 'siglip'"
         )
     fields = {**trained.settings.data.fields, **trained.settings.objective.fields}
     vocabulary = vocabulary or fields.get("vocabulary") or trained.settings.data.fields.get("vocabulary", "")
     if not vocabulary:
         raise ValueError("the run names no vocabulary: give --vocabulary")
-    tokenizer = ClipTokenizer(vocabulary, fields.get("context_length", CONTEXT_LENGTH))
+    tokenizer = objective.tokenizer(vocabulary, trained.settings.objective.fields["context_length"])
     if tokenizer.vocab_size > fields["vocab_size"]:
         raise ValueError(
             f"the text tower knows {fields['vocab_size']} tokens, and the vocabulary {vocabulary} has "
             f"{tokenizer.vocab_size}"
         )
     ids = np.stack([tokenizer(own, truncate=False) for own in sentences])
-    kernel = jax.jit(objective.class_kernel)(trained.params, ids)
+    head = jax.jit(objective.class_head)(trained.params, ids)
+    each_alone = "bias" in head  # SigLIP's: a sigmoid of each class
 
     def predict(params: Any, objective_state: Any, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         outputs = objective.predict(params, objective_state, {"image": batch["image"]})
-        embedding = outputs["embedding"]
-        logits = jax.numpy.matmul(embedding, params["head"]["kernel"], precision="highest")
-        return {"embedding": embedding, "logits": logits}
+        logits = class_logits(outputs["embedding"], params["head"])
+        found = {"embedding": outputs["embedding"], "logits": logits}
+        return found | ({"probabilities": jax.nn.sigmoid(logits)} if each_alone else {})
 
-    kept = {name: trained.params[name] for name in ("backbone", "projection")}
+    kept = {name: own for name, own in trained.params.items() if name in ("backbone", "projection")}
     return dataclasses.replace(
         trained,
         class_names=tuple(names),
-        objective=dataclasses.replace(objective, predict=predict),
-        params=kept | {"head": {"kernel": kernel}},
+        objective=dataclasses.replace(objective, predict=predict, multi_label=each_alone),
+        params=kept | {"head": head},
     )
 
 
@@ -120,13 +122,17 @@ def of_weights(file: str, overrides: Mapping[str, str]) -> Any:
     from imgcls_jax.data import transforms
     from imgcls_jax.data.datasets import DataSide
     from imgcls_jax.inference.trained import Trained
+    from imgcls_jax.train import of_weights
     from imgcls_jax.train.build import make_backbone, make_objective
     from imgcls_jax.train.initial import differing_transforms
     from imgcls_jax.weights import pretrained
     from imgcls_jax.weights.described import require_fields
     from imgcls_jax.weights.hub import locate
 
-    settings = resolve(load(find(file, overrides))[0]).settings(steps_per_epoch=1)
+    configuration, told = of_weights.written_out(resolve(load(find(file, overrides))[0]))
+    for line in told:
+        tell(line)
+    settings = configuration.settings(steps_per_epoch=1)
     model, objective_settings = settings.model, settings.objective
     if not model.pretrained:
         raise ValueError("--config needs --config.model.pretrained=FILE, the weights of both towers")
@@ -140,7 +146,7 @@ def of_weights(file: str, overrides: Mapping[str, str]) -> Any:
     fields |= {"class_prompts": ()} if "class_prompts" in fields else {}
     backbone = make_backbone(model)
     objective = make_objective(dataclasses.replace(objective_settings, fields=fields), task, backbone)
-    text = jax.ShapeDtypeStruct((1, 1, fields.get("context_length", CONTEXT_LENGTH)), np.int32)
+    text = jax.ShapeDtypeStruct((1, 1, fields["context_length"]), np.int32)
     batch = {"image": image, "text": text}
     params, objective_state = jax.eval_shape(objective.init, jax.random.key(0), batch)
     target = {"params": params, "batch_stats": objective_state.get("batch_stats", {})}

@@ -19,7 +19,7 @@ from imgcls_jax.runtime.buckets import as_path, make_folder
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import Interrupted, StopRequest
-from imgcls_jax.train import evaluation, finished, kept_data, known_data
+from imgcls_jax.train import evaluation, finished, kept_data, known_data, of_weights
 from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
 from imgcls_jax.train.due import Due
@@ -57,7 +57,7 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
     workdir = as_path(workdir)
     with contextlib.ExitStack() as held:
         with all_or_none():
-            configuration = resolve(config)
+            configuration, told = of_weights.written_out(resolve(config), workdir)
             if configuration.data.num_workers:
                 require_guard()
             grown = workdirs.check(configuration, workdir)
@@ -74,6 +74,8 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
                 if setup.teacher is not None:
                     setup.teacher.require_same(workdir)
             if setup.first_process:
+                for line in told:
+                    print(printable(line), flush=True)
                 _tell_data(setup)
                 for line in changed:
                     print(printable(f"the evaluations change here: {line}"), flush=True)

@@ -1,5 +1,5 @@
-"""The names of CLIP's files of weights: OpenAI's, OpenCLIP's and Hugging Face's, for both towers; of SigLIP's
-the image tower.
+"""The names of the files of weights of CLIP and SigLIP, for both towers: OpenAI's, OpenCLIP's and Hugging
+Face's.
 
 Hugging Face's names become OpenAI's, with the three projections of an attention joined. OpenCLIP's class with
 a tower of texts of its own has the prefix "text.", which is taken away. The image tower then goes the way of
@@ -16,13 +16,14 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
-ROOMS = frozenset({"projection", "text", "log_scale"})  # of params, beside the backbone
+ROOMS = frozenset({"projection", "text", "log_scale", "logit_bias"})  # of params, beside the backbone
 OF_TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
 # Hugging Face's names and OpenAI's, as beginnings.
 HUGGING_FACE = (
     (r"text_model\.embeddings\.token_embedding\.", "token_embedding."),
     (r"text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
     (r"text_model\.final_layer_norm\.", "ln_final."),
+    (r"text_model\.head\.", "text_projection."),
     (r"vision_model\.embeddings\.class_embedding", "visual.class_embedding"),
     (r"vision_model\.embeddings\.patch_embedding\.", "visual.conv1."),
     (r"vision_model\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
@@ -63,8 +64,8 @@ class ClipNames:
 
     def key(self, path: tuple[str, ...]) -> str:
         """Returns the name of a leaf's array in the file."""
-        own = {"projection": "visual.proj", "log_scale": "logit_scale"}.get(path[0])
-        if own:
+        own = {"projection": "visual.proj", "log_scale": "logit_scale"}.get(path[0], path[0])
+        if own != "text":
             return own
         name = re.sub(r"^layer_(\d+)\.", r"transformer.resblocks.\1.", ".".join(path[1:]))
         for ours, theirs in (
@@ -79,7 +80,7 @@ class ClipNames:
 
     def inward(self, path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
         """Brings an array to the layout of its leaf; CLIP multiplies by its projections as they are."""
-        if path[0] == "log_scale" and array.size == 1:
+        if path[0] in ("log_scale", "logit_bias") and array.size == 1:
             return array.reshape(())  # some writers make it [1]
         return array.T if path[0] == "text" and path[-1] == "kernel" else array
 
@@ -136,4 +137,9 @@ def of_clip(arrays: Mapping[str, np.ndarray]) -> Arrays:
     if "token_embedding.weight" not in arrays:
         return {}
     own = {name: array for name, array in arrays.items() if name.startswith(OF_TEXT)}
-    return own | {name: arrays[name] for name in ("visual.proj", "logit_scale") if name in arrays}
+    if "text_projection.weight" in own:  # a linear layer of OpenCLIP
+        own["text_projection"] = own.pop("text_projection.weight").T
+    if "text_projection.bias" in own:
+        own["text_projection_bias"] = own.pop("text_projection.bias")
+    beside = ("visual.proj", "logit_scale", "logit_bias")
+    return own | {name: arrays[name] for name in beside if name in arrays}

@@ -23,6 +23,7 @@ import numpy as np
 from imgcls_jax.runtime.files import whole
 from imgcls_jax.runtime.restricted_pickle import RestrictedUnpickler, require_key, shown
 from imgcls_jax.weights.caffe import read_caffemodel
+from imgcls_jax.weights.sharded import INDEX, is_index, require_names, shards_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -66,7 +67,7 @@ def read_state_dict(path: str | Path) -> Arrays:
 
     Args:
       path: .pth, .pt, .th (.bin, .ckpt, .pth.tar) as torch.save writes them, .safetensors, .npz or
-        .caffemodel.
+        .caffemodel; or the index of several .safetensors beside it (sharded.py).
 
     Returns:
       {name: array}, in the file's order.
@@ -75,8 +76,8 @@ def read_state_dict(path: str | Path) -> Arrays:
       ValueError: no such file, another suffix, a damaged file, or a pickle that asks for more than tensors.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    suffix = INDEX if is_index(path) else path.suffix.lower()
+    if suffix not in (*SUFFIXES, INDEX):
         raise ValueError(f"{path}: weights are read from {', '.join(SUFFIXES)}; got the suffix {suffix!r}")
     if not path.is_file():
         raise ValueError(f"{path}: no such file of weights")
@@ -121,6 +122,19 @@ def _read_safetensors(path: Path) -> Arrays:
     return _strip_prefixes(_safetensors().load_file(path))
 
 
+def _read_sharded(path: Path) -> Arrays:
+    read = _safetensors().load_file
+    arrays: Arrays = {}
+    for file, names in shards_of(path).items():
+        shard = path.with_name(file)
+        if not shard.is_file():
+            raise ValueError(f"{shard} is missing, of which the index says that it holds {len(names)} arrays")
+        found = read(shard)
+        require_names(file, found, names)
+        arrays |= found
+    return _strip_prefixes(arrays)
+
+
 def _read_npz(path: Path) -> Arrays:
     with zipfile.ZipFile(path) as archive:
         _check_claim(sum(member.file_size for member in archive.infolist()), path.stat().st_size)
@@ -132,7 +146,12 @@ def _read_npz(path: Path) -> Arrays:
     )
 
 
-_READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".caffemodel": read_caffemodel}
+_READERS = {
+    ".safetensors": _read_safetensors,
+    INDEX: _read_sharded,
+    ".npz": _read_npz,
+    ".caffemodel": read_caffemodel,
+}
 
 
 def _widen(array: np.ndarray) -> np.ndarray:

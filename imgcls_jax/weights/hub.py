@@ -31,6 +31,7 @@ from imgcls_jax.weights.published import (
     TORCHVISION,
     TORCHVISION_FOLDER,
 )
+from imgcls_jax.weights.sharded import is_index, shards_of
 
 SCHEMES = ("hf:", "timm/", "open_clip:", "torchvision:", "https://", "http://")
 SPELLING = "OWNER/NAME[@REVISION][#FILE]"
@@ -40,13 +41,10 @@ REPOSITORY = re.compile(
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ETAG = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")  # which the cache makes a file's name
 SHA256 = re.compile(r"[0-9a-f]{64}")
-FILES = (
-    "model.safetensors",
-    "open_clip_model.safetensors",
-    "pytorch_model.bin",
-    "open_clip_pytorch_model.bin",
-)
-CLIP_FILES = (*FILES[1::2], *FILES[::2])
+OWN_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+OF_OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+FILES = (*OWN_FILES[:2], OF_OPEN_CLIP[0], OWN_FILES[2], OF_OPEN_CLIP[1])
+CLIP_FILES = (*OF_OPEN_CLIP, *OWN_FILES)
 BESIDE = ("config.json", "preprocessor_config.json", "open_clip_config.json")
 SECONDS = 10.0  # without an answer to a question
 
@@ -114,7 +112,7 @@ def _of_hub(name: str, spelled: str, files: Sequence[str], pinned: Mapping[str, 
         raise ValueError(f"config.model.pretrained names a repository of the hub by {SPELLING}; got {name!r}")
     repository, revision = parts["repository"], parts["revision"] or "main"
     if parts["file"]:
-        if Path(parts["file"]).suffix not in SUFFIXES:
+        if Path(parts["file"]).suffix not in SUFFIXES and not is_index(parts["file"]):
             raise ValueError(f"{name}: weights are read from {', '.join(SUFFIXES)}")
         files = (parts["file"],)
     if pinned and pinned.get("name") == name and COMMIT.fullmatch(str(pinned.get("revision"))):
@@ -129,6 +127,8 @@ def _of_hub(name: str, spelled: str, files: Sequence[str], pinned: Mapping[str, 
         )
     commit = path.parents[len(Path(file).parts) - 1].name
     _require_published(path)
+    if is_index(path):
+        _fetch_shards(repository, file, commit, path)
     beside = {}
     for own in BESIDE[2:] if file.startswith("open_clip") else BESIDE[:2]:
         with contextlib.suppress(OSError):  # a cache that holds the weights alone
@@ -139,6 +139,20 @@ def _of_hub(name: str, spelled: str, files: Sequence[str], pinned: Mapping[str, 
     if repository in of_clip:
         description = description._replace(fields={"quick_gelu": of_clip[repository]})
     return Located(path, description, {"name": name, "revision": commit, "file": file})
+
+
+def _fetch_shards(repository: str, file: str, commit: str, index: Path) -> None:
+    """Brings the files that an index names, no others, into the cache, beside it.
+
+    Raises:
+      ValueError: it is no sound index, or a file is not what the hub says.
+      OSError: the repository has no such file, or nobody answers.
+    """
+    for shard in shards_of(index):
+        path = _download(repository, (Path(file).parent / shard).as_posix(), commit)
+        if path is None:
+            raise OSError(f"{repository}@{commit} has no {shard}, which its {file} names")
+        _require_published(path)
 
 
 def _package() -> Any:

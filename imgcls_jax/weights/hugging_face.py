@@ -1,8 +1,8 @@
 """The names of Hugging Face's networks, brought to those of timm or torchvision.
 
-Its Vision Transformers (ViT, DeiT, DINOv2) keep queries, keys and values apart; they are joined here. Those
-of CLIP and SigLIP are in clip_names.py. Transformers of version 5 writes the older names and reads both, so
-both are read here.
+Its Vision Transformers (ViT, DeiT, DINOv2, DINOv3) keep queries, keys and values apart; they are joined here.
+Those of CLIP and SigLIP are in clip_names.py. Transformers of version 5 writes the older names and reads
+both, so both are read here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ VIT: Table = (
     (r"embeddings\.register_tokens", "reg_token"),
     (r"embeddings\.position_embeddings", "pos_embed"),
     (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
+    (r"embeddings\.patch_embeddings\.", "patch_embed.proj."),
+    (r"(?:encoder\.|model\.)?layers?\.(\d+)\.", r"blocks.\1."),
     (r"layernorm\.", "norm."),
     (r"classifier\.", "head."),
 )
@@ -34,6 +35,13 @@ VIT_IN_LAYER: Table = (
     (r"intermediate\.dense\.", "mlp.fc1."),
     (r"output\.dense\.", "mlp.fc2."),
     (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
+)
+DINOV3_IN_LAYER: Table = (
+    (r"attention\.(q|v)_proj\.bias", r"attn.\1_bias"),  # keys have none
+    (r"mlp\.gate_proj\.", "mlp.fc1_g."),
+    (r"mlp\.up_proj\.", "mlp.fc1_x."),
+    (r"mlp\.down_proj\.", "mlp.fc2."),
+    *VIT_IN_LAYER,
 )
 RESNET: Table = (
     (r"embedder\.embedder\.convolution\.", "conv1."),
@@ -80,7 +88,9 @@ EFFICIENTNET_IN_LAYER: Table = (
     (r"projection\.project_conv\.", "_project_conv."),
     (r"projection\.project_bn\.", "_bn2."),
 )
-PREFIX = re.compile(r"(?:vit|deit|dinov2|dinov2_with_registers|resnet|mobilenet_v2|efficientnet)\.")
+PREFIX = re.compile(
+    r"(?:vit|deit|dinov2|dinov2_with_registers|dinov3_vit|resnet|mobilenet_v2|efficientnet)\."
+)
 
 
 def of_hugging_face(arrays: Mapping[str, np.ndarray]) -> Arrays:
@@ -130,11 +140,15 @@ def _start(name: str, table: Table) -> str:
     return name
 
 
-def _vit(name: str) -> str:
+def _vit(name: str, in_layer: Table = VIT_IN_LAYER) -> str:
     new = _start(name, VIT)
     if layer := re.fullmatch(r"(blocks\.\d+\.)(.*)", new):
-        return layer[1] + _start(layer[2], VIT_IN_LAYER)
+        return layer[1] + _start(layer[2], in_layer)
     return new
+
+
+def _dinov3(name: str) -> str:
+    return _vit(name, DINOV3_IN_LAYER)
 
 
 def _resnet(name: str) -> str:
@@ -165,6 +179,7 @@ def _efficientnet(name: str) -> str:
 # An array that each network has, and the way of its names.
 _SIGNS: dict[str, Callable[[str], str]] = {
     "embeddings.patch_embeddings.projection.weight": _vit,
+    "embeddings.patch_embeddings.weight": _dinov3,
     "embedder.embedder.convolution.weight": _resnet,
     "conv_stem.first_conv.convolution.weight": _mobilenet,
     "embeddings.convolution.weight": _efficientnet,

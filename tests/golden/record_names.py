@@ -17,11 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import open_clip
 import safetensors.numpy
-import timm
 import torch
-import transformers
+
+# torchvision for another build of torch looks for operators that these networks do not use.
+_library = torch.library.Library("torchvision", "DEF")
+_library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+_library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+import open_clip  # noqa: E402
+import timm  # noqa: E402
+import transformers  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 from drawing import draw_all, images, summary  # noqa: E402
@@ -41,7 +47,7 @@ class Case(NamedTuple):
       fields: what this package's `build` is given beside the variant.
       make: returns the network for images of a size.
       run: (network, images [B, C, H, W]) -> its output.
-      sizes: of the images; the last ones with the weights of the first, resized.
+      sizes: of the images, or heights and widths; the last ones with the weights of the first, resized.
       shapes: of another file than the network's state dict.
       gain: of the weights drawn.
       read: (network, arrays, a folder) -> None, where the library reads that file in a way of its own.
@@ -50,9 +56,9 @@ class Case(NamedTuple):
     name: str
     variant: str
     fields: dict[str, Any]
-    make: Callable[[int], torch.nn.Module]
+    make: Callable[[Any], torch.nn.Module]
     run: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
-    sizes: tuple[int, ...] = (32, 56)
+    sizes: tuple[int | tuple[int, int], ...] = (32, 56)
     shapes: Callable[[torch.nn.Module], dict[str, list[int]]] | None = None
     gain: float = 1.0
     read: Callable[[Any, dict[str, np.ndarray], str], None] | None = None
@@ -163,6 +169,33 @@ def from_release(network: Any, arrays: dict[str, np.ndarray], folder: str) -> No
     network.load_state_dict(timm.models.vision_transformer._convert_dinov2(state, network))
 
 
+def dinov3_shapes(network: Any) -> dict[str, list[int]]:
+    """Returns the shapes of DINOv3's own file, of a network of timm."""
+    names = {"reg_token": "storage_tokens", ".gamma_1": ".ls1.gamma", ".gamma_2": ".ls2.gamma"}
+    names |= {".fc1_g.": ".w1.", ".fc1_x.": ".w2."}
+    shapes = {"mask_token": [1, 32], "rope_embed.periods": [2]}
+    for name, value in network.state_dict().items():
+        if name.endswith("q_bias"):
+            qkv = name.replace("q_bias", "qkv")
+            shapes |= {f"{qkv}.bias": [96], f"{qkv}.bias_mask": [96]}
+        elif not name.endswith("v_bias"):
+            for own, theirs in names.items():
+                name = name.replace(own, theirs)
+            name = name.replace(".fc2.", ".w3.") if network.blocks[0].mlp._get_name() == "SwiGLU" else name
+            shapes[name] = list(value.shape)
+    return shapes
+
+
+def from_dinov3(network: Any, arrays: dict[str, np.ndarray], folder: str) -> None:
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    network.load_state_dict(timm.models.eva.checkpoint_filter_fn(state, network))
+
+
+def dinov3(**options: Any) -> Callable[[Any], torch.nn.Module]:
+    own = dict(DINOV2, intermediate_size=128, num_register_tokens=4, layerscale_value=1e-5, **options)
+    return hugging_face("DINOv3ViTModel", "DINOv3ViTConfig", **own)
+
+
 def google_block(block: str, attention: int, norm: int, mlp: int) -> dict[str, list[int]]:
     shapes = {}
     for part in ("query", "key", "value"):
@@ -197,6 +230,7 @@ def google_shapes(
 
 DINOV2 = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 8}
 VIT = "ViTForImageClassification", "ViTConfig"
+SIZES_OF_DINOV3 = (40, (56, 24))  # odd numbers of patches, and no square
 CASES: dict[str, tuple[Case, ...]] = {
     "vit": (
         Case("timm", "vit_b16", OURS, timm_vit("vit_base_patch16_224", num_classes=5), plain),
@@ -241,6 +275,49 @@ CASES: dict[str, tuple[Case, ...]] = {
             OURS,
             hugging_face("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", **DINOV2),
             first_token,
+        ),
+        Case(
+            "timm_dinov3",
+            "vit_s16_dinov3",
+            OURS | {"pool": "mean"},
+            timm_vit("vit_small_patch16_dinov3"),
+            plain,
+            SIZES_OF_DINOV3,
+        ),
+        Case(
+            "timm_dinov3_token",
+            "vit_s16_dinov3",
+            OURS,
+            timm_vit("vit_small_patch16_dinov3_qkvb", global_pool="token"),
+            plain,
+            (32,),
+        ),
+        Case(
+            "timm_dinov3_plus",
+            "vit_s16plus_dinov3",
+            OURS | {"pool": "mean"},
+            timm_vit("vit_small_plus_patch16_dinov3"),
+            plain,
+            (32,),
+        ),
+        Case(
+            "dinov3_release",
+            "vit_s16plus_dinov3",
+            OURS,
+            timm_vit("vit_small_plus_patch16_dinov3_qkvb", global_pool="token"),
+            plain,
+            (32,),
+            shapes=dinov3_shapes,
+            read=from_dinov3,
+        ),
+        Case("hf_dinov3", "vit_s16_dinov3", OURS, dinov3(), pooled, SIZES_OF_DINOV3[1:]),
+        Case(
+            "hf_dinov3_plus",
+            "vit_s16plus_dinov3",
+            OURS,
+            dinov3(use_gated_mlp=True, hidden_act="silu"),
+            pooled,
+            (32,),
         ),
         Case("hf_siglip", "vit_b16_siglip", OURS, siglip, of_tower),
         Case(
@@ -397,10 +474,10 @@ def record(case: Case) -> dict[str, np.ndarray]:
     for size in case.sizes:
         network = case.make(size)
         shapes = (case.shapes or shapes_of)(network)
-        output = case.run(
-            filled(case, size, shapes), torch.from_numpy(images(size).transpose(0, 3, 1, 2).copy())
-        )
-        recorded |= {f"{size}/shapes": text(shapes), f"{size}/output": summary(output.numpy(), VALUES)}
+        height, width = size if isinstance(size, tuple) else (size, size)
+        pixels = torch.from_numpy(images(height)[:, :, :width].transpose(0, 3, 1, 2).copy())
+        output = summary(case.run(filled(case, size, shapes), pixels).numpy(), VALUES)
+        recorded |= {f"{height}x{width}/shapes": text(shapes), f"{height}x{width}/output": output}
     return recorded
 
 

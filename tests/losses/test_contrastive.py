@@ -16,6 +16,7 @@ from imgcls_jax.losses import (
     normalized_distance,
     nt_xent,
     queue_info_nce,
+    sigmoid_pair_loss,
 )
 
 REPLICAS = 4
@@ -81,6 +82,19 @@ def test_clip_values():
     np.testing.assert_allclose(clip_loss(rows, rows, log_scale=np.log(2.0)), matched, rtol=1e-5)
     np.testing.assert_allclose(np.exp(INITIAL_LOG_SCALE), 14.2857, atol=1e-4)
     np.testing.assert_allclose(np.exp(LOG_SCALE_RANGE), [1, 100], rtol=1e-6)
+
+
+def test_sigmoid_pair_loss_asks_each_pair_by_itself():
+    """By hand, of 2 pairs, and of a replica's own images with the texts of all."""
+    cosines = np.array([[0.5**0.5, 0.0], [0.5**0.5, 1.0]])
+    signed = np.array([[1, -1], [-1, 1]]) * (2 * cosines - 0.5)
+    loss = partial(sigmoid_pair_loss, log_scale=np.log(2.0), bias=-0.5)
+    found = loss(3 * FIRST, SECOND)
+    np.testing.assert_allclose(found, np.log1p(np.exp(-signed)).sum(axis=1), rtol=1e-5)
+    of_replicas = jax.vmap(partial(loss, axis_name="replicas"), axis_name="replicas")
+    np.testing.assert_allclose(of_replicas(FIRST[:, None], SECOND[:, None])[:, 0], found, rtol=1e-5)
+    far = sigmoid_pair_loss(FIRST, -FIRST, log_scale=np.log(1e4), bias=0.0)
+    np.testing.assert_allclose(far, 1e4 + np.log(2), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", LOSSES)

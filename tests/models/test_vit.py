@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from imgcls_jax.layers import heads
+from imgcls_jax.layers.rotary import rotary_angles, rotate
 from imgcls_jax.layers.transformer import EncoderLayer, SelfAttention, sincos_positions
 from imgcls_jax.models import vit
 from imgcls_jax.tools import convert
@@ -48,6 +49,11 @@ def test_parameter_count(variant, params):
         ("vit_s14_dinov2_reg4", 21_628_800 + 4 * 384),
         ("vit_b16_siglip", 92_884_224),
         ("vit_so400m14_siglip", 427_680_704),
+        # Three biases more in each attention, those of the keys among them.
+        ("vit_s16_dinov3", 21_586_944 + 12 * 3 * 384),
+        ("vit_s16plus_dinov3", 28_683_264 + 12 * 3 * 384),
+        ("vit_b16_dinov3", 85_641_216 + 12 * 3 * 768),
+        ("vit_h16plus_dinov3", 840_509_440 + 32 * 3 * 1280),
     ],
 )
 def test_parameter_count_of_the_backbone(variant, params):
@@ -81,8 +87,12 @@ def test_map_and_embedding_are_the_tokens(tiny):
     np.testing.assert_allclose(mean, jnp.mean(features.map, axis=(1, 2)), atol=1e-5)
 
 
-def test_tokens_of_kept_patches(tiny):
+@pytest.mark.parametrize("fields", [{}, {"position": "rotary", "registers": 2, "remat": True}])
+def test_tokens_of_kept_patches(tiny, fields):
     backbone, variables, images = tiny
+    if fields:
+        backbone = backbone.clone(**fields)
+        variables = jax.jit(lambda x: backbone.init(jax.random.key(1), x, train=False))(images)
     encode = jax.jit(
         lambda images, keep: backbone.apply(variables, images, train=False, keep=keep, method="tokens")
     )
@@ -103,6 +113,7 @@ FORMS = [
     {"layer_scale": 0.1, "registers": 3},
     {"class_token": False, "pool": "map", "tanh_gelu": True, "mlp_width": 24},
     {"class_token": False, "pool": "mean", "position": "sincos", "registers": 1},
+    {"position": "rotary", "registers": 2, "gated_mlp": True, "remat": True},
 ]
 
 
@@ -138,6 +149,35 @@ def test_every_form_is_exported_for_any_number_of_images(fields):
     run = jax.jit(lambda variables, images: backbone.apply(variables, images, train=False).embedding)
     exported = jax.export.export(run)(variables, images)
     assert [str(size) for size in exported.out_avals[0].shape] == ["b", "64"]
+
+
+def test_rotary_angles_by_hand():
+    """Three patches in a row lie at 0 vertically and at -2/3, 0, 2/3; the periods of 8 channels are 1, 10."""
+    found = rotary_angles((1, 3), 8)
+    turn = 2 * np.pi * 2 / 3
+    np.testing.assert_allclose(found[:, :2], 0, atol=1e-6)
+    np.testing.assert_allclose(found[:, 2:], [[-turn, -turn / 10], [0, 0], [turn, turn / 10]], atol=1e-5)
+    with pytest.raises(ValueError, match="multiple of 4; got 6"):
+        rotary_angles((1, 3), 6)
+
+
+def test_rotation_turns_pairs_and_leaves_what_has_no_angle():
+    x = jnp.arange(1.0, 9.0).reshape(1, 2, 1, 4)
+    found = rotate(x, jnp.array([[[np.pi / 2, 0.0], [0.0, 0.0]]]))
+    np.testing.assert_allclose(found[0, 0, 0], [-3, 2, 1, 4], atol=1e-6)
+    np.testing.assert_array_equal(found[0, 1, 0], x[0, 1, 0])
+    assert rotate(x.astype(jnp.bfloat16), jnp.zeros((1, 2, 2))).dtype == jnp.bfloat16
+
+
+def test_rotary_positions_take_images_of_any_size_and_see_where_a_patch_lies():
+    backbone = vit.build("vit_tiny", depth=1, position="rotary")
+    images = jax.random.normal(jax.random.key(0), (1, 12, 20, 3))
+    variables = jax.jit(lambda x: backbone.init(jax.random.key(1), x, train=False))(images[:, :8, :8])
+    run = jax.jit(lambda x: backbone.apply(variables, x, train=False))
+    found, moved = run(images), run(jnp.roll(images, 4, axis=2))  # by a patch
+    assert found.map.shape == (1, 3, 5, 64)
+    assert np.abs(found.embedding - moved.embedding).max() < 1e-5  # the class token has no place
+    assert np.abs(jnp.roll(found.map, 1, axis=2) - moved.map).max() > 1e-3
 
 
 def test_layer_scale_multiplies_both_branches():
@@ -239,7 +279,7 @@ def test_errors():
         shapes_of(vit.build("vit_tiny", quick_gelu=True, tanh_gelu=True), 16)
     with pytest.raises(ValueError, match="'mean' or 'map' where class_token is False"):
         shapes_of(vit.build("vit_tiny", class_token=False), 16)
-    for fields, size in [({"pool": "max"}, 16), ({"position": "rotary"}, 16), ({}, 18)]:
+    for fields, size in [({"pool": "max"}, 16), ({"position": "round"}, 16), ({}, 18)]:
         with pytest.raises(ValueError, match="pool|position|patches"):
             shapes_of(vit.build("vit_tiny", **fields), size)
 

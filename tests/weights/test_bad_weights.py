@@ -21,7 +21,7 @@ from imgcls_jax.models import lenet, simpleconv3, squeezenet, vit
 from imgcls_jax.weights import pretrained
 from imgcls_jax.weights.files import read_state_dict
 
-SECONDS, MEBIBYTES = 20, 64  # the most that a small file may cost
+SECONDS, MEBIBYTES = 20, 64  # of the processor and of memory: the most that a small file may cost
 NESTED = b")" + b"2\x86" * 40  # a tuple of itself twice, forty times over: 2^40 parts in 81 bytes
 # A frozen set of one and of the frozen set of it, forty deep: to compare two takes 2^40 steps.
 NESTED_SETS = b"(\x91" + b"".join(b"q%c0(h%c(h%c\x91\x91" % (n, n, n) for n in range(1, 41))
@@ -31,16 +31,16 @@ CALL = b"ctorch._utils\n_rebuild_tensor_v2\n"
 
 @pytest.fixture(autouse=True)
 def in_time():
-    """Ends a test that hangs, where Python still listens."""
+    """Ends a test that computes without end, where Python still listens; a busy machine does not count."""
 
     def stop(*_):
         raise TimeoutError
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    previous = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.signal(signal.SIGPROF, previous)
 
 
 def refused(path) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from imgcls_jax.models import vit
+from imgcls_jax.models import resnet, vit
 from imgcls_jax.runtime import fetch
 from imgcls_jax.weights import hub, pretrained, published
 from imgcls_jax.weights.described import require_fields
@@ -259,7 +259,7 @@ def test_what_the_hub_refuses(server):
     for name, message in (
         ("hf:some/none", "no repository some/none"),
         ("hf:some/net@v2", "some/net has no revision 'v2'"),
-        ("hf:some/net", "has no model.safetensors, open_clip_model.safetensors"),
+        ("hf:some/net", "has no model.safetensors, model.safetensors.index.json, open_clip_model"),
     ):
         with pytest.raises(OSError, match=message):
             hub.locate(name)
@@ -418,3 +418,48 @@ def vit_arrays():
     target = pretrained.target_shapes(vit.build("vit_tiny"), (8, 8, 3), 3)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), target)
     return pretrained.to_torch(zeros["params"], {}, vit, "vit_tiny")
+
+
+INDEX = {"weight_map": {"fc.weight": "x-1-of-2.safetensors", "fc.bias": "x-2-of-2.safetensors"}}
+BIAS = safetensors.numpy.save({"fc.bias": np.zeros(2, np.float32)})
+
+
+def test_weights_in_several_files(server):
+    files = {"model.safetensors.index.json": json.dumps(INDEX).encode(), "x-1-of-2.safetensors": weights(4.0)}
+    files |= {"x-2-of-2.safetensors": BIAS, "x-3-of-2.safetensors": weights(9.0), "config.json": b"{}"}
+    server.files |= {("o/x", at, file): own for file, own in files.items() for at in ("main", COMMIT)}
+    found = hub.locate("hf:o/x")
+    assert read(found) == 4.0 and found.pinned["file"] == "model.safetensors.index.json"
+    assert not [path for path in server.fetched if "x-3-of-2" in path]
+    server.files |= {("o/y", *key[1:]): own for key, own in server.files.items() if "2-of-2" not in key[2]}
+    with pytest.raises(
+        OSError, match="has no x-2-of-2.safetensors, which its model.safetensors.index.json na"
+    ):
+        hub.locate("hf:o/y")
+    hostile = json.dumps({"weight_map": {"fc.weight": "../../up.safetensors"}}).encode()
+    server.files |= {("o/z", at, "model.safetensors.index.json"): hostile for at in ("main", COMMIT)}
+    with pytest.raises(ValueError, match="'../../up.safetensors': expected the name of a .safetensors file"):
+        hub.locate("hf:o/z")
+    assert not [path for path in server.asked if "up.safetensors" in path]
+
+
+@pytest.mark.slow
+def test_resnet18_under_timms_name(server):
+    """The network at its size, from the name alone to its params and the line of its transforms."""
+    target = pretrained.target_shapes(resnet.build("resnet18"), (224, 224, 3), 1000)
+    names = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), target)
+    arrays = pretrained.to_torch(names["params"], names["batch_stats"], resnet, "resnet18")
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(own.shape, np.float32) for name, own in arrays.items()}
+    counter = {"bn1.num_batches_tracked": np.zeros((), np.int64)}
+    server.add(
+        "timm/resnet18.a1_in1k", model_safetensors=safetensors.numpy.save(arrays | counter), config_json=TIMM
+    )
+    found = hub.locate("timm/resnet18.a1_in1k")
+    params, batch_stats, report = pretrained.load(found.path, resnet, "resnet18", target)
+    assert report.notes == () and report.loaded == len(arrays) == 102
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 11_689_512
+    kernel = params["backbone"]["layer4.1"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(kernel, arrays["layer4.1.conv2.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(batch_stats["bn1"]["var"], arrays["bn1.running_var"])
+    assert found.description.preprocessing.line == TIMM_LINE

@@ -59,10 +59,11 @@ def test_the_networks_compute_what_their_libraries_do(name, found):
     family = importlib.import_module(f"imgcls_jax.models.{name}")
     variant, fields, gain = text(found["case"])
     backbone = family.build(variant, **in_tuples(fields))
-    for size in sorted(int(key.split("/")[0]) for key in found if key.endswith("/output")):
+    for size in sorted(key.split("/")[0] for key in found if key.endswith("/output")):
+        height, width = map(int, size.split("x"))
         arrays = drawn(text(found[f"{size}/shapes"]), gain)
         classes = classes_of(family, variant, arrays)
-        target = pretrained.target_shapes(backbone, (size, size, 3), classes or 1)
+        target = pretrained.target_shapes(backbone, (height, width, 3), classes or 1)
         if not classes:
             del target["params"]["head"]
         params, batch_stats, report = pretrained.load_torch(arrays, family, variant, target)
@@ -78,7 +79,8 @@ def test_the_networks_compute_what_their_libraries_do(name, found):
             return embedding @ head["kernel"] + head["bias"]
 
         expected = found[f"{size}/output"]
-        output = drawing.summary(run(params, batch_stats, drawing.images(size)), len(expected) - 3)
+        images = drawing.images(height)[:, :, :width]
+        output = drawing.summary(run(params, batch_stats, images), len(expected) - 3)
         error = np.max(np.abs(output - expected)) / expected[2]
         print(f"{variant} {size}: {error:.1e}")
         assert error <= TOLERANCE, f"{size}: {error:.1e} of the largest value; {report}"

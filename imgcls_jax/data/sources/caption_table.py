@@ -50,7 +50,7 @@ class CaptionTable(Files):
     Args:
         split: as its column or its file writes it, or a name that means the same.
         root: the folder of the table.
-        vocabulary: of the captions, as data/clip_tokens.py reads it.
+        vocabulary: of the captions, as data/clip_tokens.py or data/siglip_tokens.py reads it.
         table: the CSV file, relative to root, or absolute.
         images: the folder that the paths start from, relative to root.
         image_column, caption_column: their names in the header; "" for the usual ones.

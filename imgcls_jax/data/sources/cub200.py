@@ -67,7 +67,8 @@ class Cub200(Files):
             for the tight box of their visible points (`MEMBERS`), or "" for the whole photograph, undecoded.
             box and parts are then given in the cropped image. Images that do not show the head or the body
             (`data.regions.part_box`) are left out.
-        vocabulary: of the captions, as data/clip_tokens.py reads it; "" reads no captions.
+        vocabulary: of the captions, as data/clip_tokens.py or data/siglip_tokens.py reads it; ""
+            reads no captions.
         captions: the folder of the captions, relative to that of the data set, or absolute.
         context_length: tokens of a caption; longer ones are cut.
 
