@@ -37,7 +37,7 @@ import optax  # noqa: E402
 
 from imgcls_jax.contracts.objective import Objective, Task  # noqa: E402
 from imgcls_jax.objectives import mae, mixmatch, supervised  # noqa: E402
-from imgcls_jax.planning.step_cost import flops  # noqa: E402
+from imgcls_jax.planning.flops import flops  # noqa: E402
 from imgcls_jax.train.step import make_init, make_train_step  # noqa: E402
 
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
@@ -137,7 +137,7 @@ def jax_run(
     else:
         function, arguments, donated = objective.predict, (state.params, state.objective_state, batch), None
     jitted = jax.jit(function, donate_argnums=donated)
-    work = flops(jax.make_jaxpr(function)(*arguments), platform=DIRECT)
+    work = flops(jax.make_jaxpr(function)(*arguments), DIRECT)
     compiled = jitted.lower(*arguments).compile()
     moved = compiled.cost_analysis().get("bytes accessed", float("nan"))
 
