@@ -19,7 +19,7 @@ RIGHT, WRONG = np.array((0, 158, 115)), np.array((213, 94, 0))
 def draw(
     probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], *, notes: str = ""
 ) -> Image.Image:
-    """Draws the confusion matrix: a row a true class, a column a predicted one, in numbers where they are few.
+    """Draws the confusion matrix, in numbers where the classes are few.
 
     A field's color is its share of its row: green where it is right, orange where it is wrong.
 
@@ -34,8 +34,8 @@ def draw(
     """
     if labels.ndim != 1 or probabilities.shape[1] != len(names):
         raise ValueError(
-            f"a confusion matrix is of one label an image and {len(names)} classes; got labels {labels.shape} "
-            f"and probabilities {probabilities.shape}"
+            f"a confusion matrix is of one label an image and {len(names)} classes; got labels "
+            f"{labels.shape} and probabilities {probabilities.shape}"
         )
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)

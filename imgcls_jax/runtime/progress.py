@@ -10,8 +10,8 @@
 
 The bar is drawn by `rich`. It goes to standard error, and only to a terminal: standard output holds results
 alone. Lines printed while a bar lives appear above it. Elsewhere (a pipe, a file, NO_COLOR, TERM=dumb, a
-process other than the first, a cell of a notebook, `rich` not installed) nothing is written. Bars may stand within bars: the
-evaluation within the training.
+process other than the first, a cell of a notebook, `rich` not installed) nothing is written. Bars may stand
+within bars: the evaluation within the training.
 """
 
 from __future__ import annotations
