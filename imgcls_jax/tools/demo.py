@@ -53,8 +53,10 @@ POLICY = (
 LOCAL_NAMES = ["localhost", "127.0.0.1", "[::1]", "testserver"]
 CSS = """
 .gradio-container {max-width: 1100px !important; width: 100% !important; margin: auto; overflow-x: clip}
-.gradio-container h2 {margin: 0; font-size: 1rem; font-weight: 600}
-.caption-label {max-width: 100%}
+.gradio-container h2 {margin: 0 !important; font-size: 1rem !important; font-weight: 600}
+.grid-wrap {max-height: none !important}
+.grid-wrap, .gallery-container {height: auto !important; min-height: 0 !important}
+.caption-label {max-width: 100% !important}
 @media (max-width: 640px) { .grid-container {grid-template-columns: repeat(2, 1fr) !important} }
 """
 
@@ -189,7 +191,7 @@ def page(
                 )
         gradio.HTML("<h2>Most like it, by the cosine</h2>")
         gallery = gradio.Gallery(
-            label="Neighbours", show_label=False, columns=3, object_fit="contain", format="png", buttons=[],
+            label="Neighbours", show_label=False, columns=6, object_fit="contain", format="png", buttons=[],
             height="auto",
         )  # fmt: skip
         notes = gradio.HTML()
