@@ -40,7 +40,10 @@ def draw(workdir: Path) -> Image.Image:
     colors = {origin: COLORS[number % len(COLORS)] for number, origin in enumerate(origins)}
     cells = []
     for name, lines in charts.items():
-        drawn = [Line(*np.array(points, float).T, colors[origin]) for origin, points in lines.items()]
+        drawn = []
+        for origin, points in lines.items():
+            steps, values = np.array(points, float).T
+            drawn.append(Line(steps, values, colors[origin]))
         cells.append(Cell(line_chart.plot(drawn, title=name, size=SIZE)))
     rows = [cells[i : i + 2] for i in range(0, len(cells), 2)]
     rows.append([Cell(line_chart.key(origins, list(colors.values()), width=SIZE[0]))])
