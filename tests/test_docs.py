@@ -108,18 +108,23 @@ def test_a_wrong_field_would_be_seen(fields):
     assert {"label_smoothing", "beams"} <= fields["objective"] and "dtype" in fields["model"]
 
 
+def unknown_flags(words):
+    """Returns the flags that a command line, from "python" or "-m" on, has and its module does not."""
+    words = words[words.index("-m") + 1 :]
+    spec = importlib.util.find_spec(words[0])
+    assert spec is not None, words
+    shared = ROOT / "imgcls_jax" / "runtime" / "command.py"  # flags that several commands have
+    source = Path(spec.origin).read_text(encoding="utf-8") + shared.read_text(encoding="utf-8")
+    flags = [word.split("=")[0].removeprefix("--") for word in words[1:] if word.startswith("--")]
+    known = {flag for flag in flags if f'"{flag}"' in source or f'"--{flag}"' in source}
+    return [flag for flag in flags if flag and not flag.startswith("config") and flag not in known]
+
+
 @pytest.mark.parametrize(
     "page, words", [*commands()], ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_commands_and_their_flags_exist(page, words):
-    spec = importlib.util.find_spec(words[2])
-    assert spec is not None, words
-    shared = ROOT / "imgcls_jax" / "runtime" / "command.py"  # flags that several commands have
-    source = Path(spec.origin).read_text(encoding="utf-8") + shared.read_text(encoding="utf-8")
-    for word in words[3:]:
-        flag = word.split("=")[0].removeprefix("--")
-        if word.startswith("--") and flag and not flag.startswith("config"):
-            assert f'"{flag}"' in source or f'"--{flag}"' in source, word
+    assert unknown_flags(words) == []
 
 
 def named_configurations():

@@ -10,8 +10,8 @@
 
 The bar is drawn by `rich`. It goes to standard error, and only to a terminal: standard output holds results
 alone. Lines printed while a bar lives appear above it. Elsewhere (a pipe, a file, NO_COLOR, TERM=dumb, a
-process other than the first, `rich` not installed) nothing is written. Bars may stand within bars: the
-evaluation within the training.
+process other than the first, a cell of a notebook, `rich` not installed) nothing is written. Bars may stand
+within bars: the evaluation within the training.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 REFRESH_SECONDS = 0.2  # between two drawings
+KERNEL = "JPY_PARENT_PID"  # in the environment of a Jupyter kernel, and of what it starts
 BYTES = "bytes"  # the unit that is shown in kB, MB and GB
 
 
@@ -150,8 +151,12 @@ def tracked(
 
 
 def has_terminal() -> bool:
-    """Whether standard error is a terminal that takes escape codes."""
+    """Whether standard error is a terminal that takes escape codes.
+
+    What `!` starts in a notebook has a terminal, too, but a cell keeps each drawing of the bar.
+    """
     unwanted = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("", "dumb", "unknown")
+    unwanted = unwanted or KERNEL in os.environ
     return not unwanted and sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 

@@ -51,7 +51,14 @@ POLICY = (
     "worker-src 'self' blob:; frame-ancestors 'none'"
 )
 LOCAL_NAMES = ["localhost", "127.0.0.1", "[::1]", "testserver"]
-CSS = ".gradio-container {max-width: 1100px !important; margin: auto}"
+CSS = """
+.gradio-container {max-width: 1100px !important; width: 100% !important; margin: auto; overflow-x: clip}
+.gradio-container h2 {margin: 0 !important; font-size: 1rem !important; font-weight: 600}
+.grid-wrap {max-height: none !important}
+.grid-wrap, .gallery-container {height: auto !important; min-height: 0 !important}
+.caption-label {max-width: 100% !important}
+@media (max-width: 640px) { .grid-container {grid-template-columns: repeat(2, 1fr) !important} }
+"""
 
 
 def said(row: np.ndarray, names: Sequence[str], *, unknown_below: float, multi_label: bool) -> str:
@@ -153,7 +160,8 @@ def page(
         verdict = said(row, names, unknown_below=float(below), multi_label=tried.multi_label)
         shown = {one["class"]: one["probability"] for one in named_classes(row, names, SHOWN)}
         neighbours = [(picture, printable(caption)) for picture, caption in found.neighbours]
-        return verdict, shown, found.evidence, neighbours, "\n".join(map(printable, found.notes))
+        notes = "".join(f"<p>{html.escape(printable(note))}</p>" for note in found.notes)
+        return verdict, shown, found.evidence, neighbours, notes
 
     with gradio.Blocks(
         title="Try a model", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
@@ -176,13 +184,17 @@ def page(
             with gradio.Column(min_width=300):
                 verdict = gradio.Textbox(label="Answer", interactive=False)
                 label = gradio.Label(label="Probabilities", num_top_classes=SHOWN, show_heading=False)
+                # Titles above: a label within would lie on the picture.
+                gradio.HTML("<h2>What the answer rests on (Grad-CAM)</h2>")
                 evidence = gradio.Image(
-                    label="What the answer rests on (Grad-CAM)", format="png", height=320, buttons=[]
+                    label="Grad-CAM", show_label=False, format="png", height=320, buttons=[]
                 )
+        gradio.HTML("<h2>Most like it, by the cosine</h2>")
         gallery = gradio.Gallery(
-            label="Most like it, by the cosine", columns=3, object_fit="contain", format="png", buttons=[]
-        )
-        notes = gradio.Textbox(label="Notes", interactive=False)
+            label="Neighbours", show_label=False, columns=6, object_fit="contain", format="png", buttons=[],
+            height="auto",
+        )  # fmt: skip
+        notes = gradio.HTML()
         gradio.on(
             [image.change, button.click, below.release],
             answer,

@@ -8,6 +8,8 @@
   python -m imgcls_jax.tools.visualise deconvolution --workdir runs/birds IMAGE [--layer NAME] [--channel 3]
   python -m imgcls_jax.tools.visualise neighbours --workdir runs/birds IMAGE... [--k 8]
   python -m imgcls_jax.tools.visualise embedding --workdir runs/birds FOLDER | --split test [--method tsne]
+  python -m imgcls_jax.tools.visualise confusion --workdir runs/birds [--split test]
+  python -m imgcls_jax.tools.visualise curves --workdir runs/birds
   python -m imgcls_jax.tools.visualise augmentation --config configs/cub_transfer.py | --workdir runs/birds
 
 The picture is `--output`, by default the subcommand's name with .png. `parts` is for runs of `ma_cnn`,
@@ -46,9 +48,17 @@ with importing(__name__):
     from imgcls_jax.config.files import read_config
     from imgcls_jax.config.resolve import resolve
     from imgcls_jax.data.image_files import find_images
-    from imgcls_jax.figures import augmentation, embedding_map, neighbours, network_input, network_pictures
+    from imgcls_jax.figures import (
+        augmentation,
+        confusion,
+        curves,
+        embedding_map,
+        neighbours,
+        network_input,
+        network_pictures,
+    )
     from imgcls_jax.inference import index
-    from imgcls_jax.inference.trained import load
+    from imgcls_jax.inference.trained import load, probabilities
     from imgcls_jax.train.known_data import NOTHING, named, require_open
     from imgcls_jax.train.workdir import load_configuration
 
@@ -116,6 +126,17 @@ def draw_embedding(arguments: argparse.Namespace) -> Drawn:
     return embedding_map.draw(trained, embedded, **options), errors
 
 
+def draw_confusion(arguments: argparse.Namespace) -> Drawn:
+    trained = load(arguments.workdir, arguments.checkpoint, data=named(arguments))
+    found = trained.outputs_of_split(arguments.split, probabilities, batch_size=arguments.batch_size)
+    notes = f"{network_input.network_of(trained)}, the split {arguments.split!r}"
+    return confusion.draw(*found, trained.class_names, notes=notes), {}
+
+
+def draw_curves(arguments: argparse.Namespace) -> Drawn:
+    return curves.draw(arguments.workdir), {}
+
+
 def draw_augmentation(arguments: argparse.Namespace) -> Drawn:
     if arguments.workdir is None and named(arguments) != NOTHING:
         raise ValueError("--data_root is of --workdir; beside --config it is --config.data.root=FOLDER")
@@ -138,7 +159,9 @@ def parser() -> argparse.ArgumentParser:
         )
         one.set_defaults(draw=draw, most=most)
         one.add_argument("--output", type=user_path, default=Path(f"{name}.png"), help="default: %(default)s")
-        if name != "augmentation":
+        if name == "curves":
+            one.add_argument("--workdir", type=workdir_path, required=True, help="of a training run")
+        elif name != "augmentation":
             add_workdir(one)
         if most:
             one.add_argument("images", nargs=1 if most == 1 else "+", type=user_path, metavar="IMAGE")
@@ -171,6 +194,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--method", choices=embedding_map.METHODS, default="pca")
     one.add_argument("--seed", type=int, default=0)
     add_batch_size(one)
+    one = add("confusion", draw_confusion, "which classes are taken for which")
+    one.add_argument("--split", default="test", help="of the run's data (default: test)")
+    add_data(one)
+    add_batch_size(one)
+    add("curves", draw_curves, "what the run logged, over its steps")
     add_augmentation(add("augmentation", draw_augmentation, "what the input pipeline feeds in training"))
     return whole
 

@@ -77,10 +77,12 @@ def read_state_dict(path: str | Path) -> Arrays:
     """
     path = Path(path)
     suffix = INDEX if is_index(path) else path.suffix.lower()
+    if not path.exists():
+        raise ValueError(f"{path}: no such file of weights, and no workdir of a run")
     if suffix not in (*SUFFIXES, INDEX):
         raise ValueError(f"{path}: weights are read from {', '.join(SUFFIXES)}; got the suffix {suffix!r}")
     if not path.is_file():
-        raise ValueError(f"{path}: no such file of weights")
+        raise ValueError(f"{path}: is no file of weights")
     read = _read_torch if suffix in TORCH_SUFFIXES else _READERS[suffix]
     try:
         arrays = {name: _widen(array) for name, array in read(path).items()}

@@ -18,6 +18,7 @@ from PIL import Image
 from imgcls_jax.runtime import progress
 
 ROOT = Path(__file__).parents[2]
+UNWANTED = ("NO_COLOR", "COLUMNS", "LINES", "JPY_PARENT_PID")  # of those who run the tests
 START = (
     "import logging, sys, time\n"
     "from imgcls_jax.runtime import progress\n"
@@ -47,7 +48,7 @@ def on_terminal(body, *, columns=100, stdout=None, **environment):
     """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    surroundings = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
+    surroundings = {k: v for k, v in os.environ.items() if k not in UNWANTED}
     process = subprocess.Popen(
         [sys.executable, "-c", START + textwrap.dedent(body)],
         cwd=ROOT, stdin=slave, stdout=slave if stdout is None else stdout, stderr=slave,
@@ -129,7 +130,9 @@ def test_a_line_is_never_wider_than_the_terminal(columns):
     assert columns < 40 or "40/40 steps" in plain(seen)
 
 
-@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}])
+@pytest.mark.parametrize(
+    "environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}, {"JPY_PARENT_PID": "1"}]
+)
 def test_a_terminal_that_wants_no_codes_gets_the_lines_alone(environment):
     status, seen, _ = on_terminal(TRAINING, **environment)
     assert status == 0 and seen == (

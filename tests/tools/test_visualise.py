@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import plain
 from imgcls_jax.data.datasets import DataSide
-from imgcls_jax.figures import attribution, drawing, network_input
+from imgcls_jax.figures import attribution, confusion, drawing, network_input
 from imgcls_jax.figures import network_pictures as pictures
 from imgcls_jax.figures.drawing import THUMBNAIL
 from imgcls_jax.tools import index, visualise
@@ -121,6 +121,12 @@ def test_embeddings(run, tmp_path):
         assert (picture == drawing.color(number)).all(-1).sum() > 50
 
 
+def test_what_a_run_logged_and_what_it_confuses(run, tmp_path):
+    confused = draw(run, tmp_path, "confusion")
+    assert (confused == confusion.RIGHT).all(-1).sum() < 10 * confusion.FIELD**2  # of 20 steps
+    assert draw(run, tmp_path, "curves").shape != confused.shape
+
+
 def test_augmentation_goes_through_the_pipeline_of_training(run, tmp_path, monkeypatch):
     config = config_of("digits_simclr")
     config["data"]["view_transforms"] = ["upsample(24) | affine(30.0) | normalize(0.5, 0.5)"]
@@ -194,6 +200,8 @@ def test_mistakes(run, tmp_path, capsys, monkeypatch):
         (["neighbours", *workdir, "broken.png"], "broken.png: image cannot be decoded"),
         (["embedding", *workdir], "either a folder of class folders or --split"),
         (["embedding", *workdir, "--split", "val"], "must be one of"),
+        (["confusion", *workdir, "--split", "val"], "must be one of"),
+        (["curves", "--workdir", str(tmp_path)], "metrics.jsonl"),
         (["filters", *workdir, "--output", "absent/a.png"], "absent/a.png"),
     ):
         assert visualise.main(arguments) == 2, arguments

@@ -303,6 +303,7 @@ def test_files_that_are_no_weights(tmp_path):
             read_state_dict(path)
 
     fails("absent.pth", None, "no such file")
+    fails("absent_run", None, "no such file of weights, and no workdir of a run")
     fails("a.h5", b"x", "weights are read from .pth")
     fails("a.pth", b"", "neither a zip archive")
     fails("a.pth", b"<!DOCTYPE html>", "neither a zip archive")
