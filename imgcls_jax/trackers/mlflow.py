@@ -42,7 +42,8 @@ class Mlflow:
     def __init__(self, facts: Facts):
         from mlflow import MlflowClient, entities
 
-        logging.getLogger("mlflow").setLevel(logging.ERROR)  # it tells of each table that it creates
+        for name in ("mlflow", "urllib3.connectionpool"):  # they tell of each table and each new try
+            logging.getLogger(name).setLevel(logging.ERROR)
         self._client, self._entities = MlflowClient(), entities
         kept = facts.kept.get("id") or os.environ.get("MLFLOW_RUN_ID")
         if kept:

@@ -8,6 +8,7 @@ own: W&B's count of calls takes no earlier step after a later one, as a resumed 
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 
@@ -29,13 +30,36 @@ def make(facts: Facts) -> Wandb:
     return Wandb(facts)
 
 
+def abandon() -> None:
+    """Ends the process that sends; else wandb waits for it at the end of this one, for minutes where no server
+    answers.
+
+    What it holds stays in the run's folder, which `wandb sync` sends.
+    """
+    import wandb
+
+    connection = getattr(wandb.setup(), "_connection", None)  # wandb offers no other way
+    process = getattr(getattr(connection, "_proc", None), "_process", None)
+    if process is not None:
+        connection._cleanup()  # what it would do at the end, which is to wait
+        process.terminate()
+
+
 class Wandb:
     """A run of W&B."""
 
     def __init__(self, facts: Facts):
         import wandb
 
-        settings = wandb.Settings(console="off", silent=True, disable_code=True, disable_git=True)
+        # Of wandb's own reports; it tells of each that does not arrive.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            disable_code=True,
+            disable_git=True,
+            x_transaction_log_flush_interval=1.0,  # seconds: what a kill may take
+        )
         offline = wandb.setup(settings).settings.mode in ("offline", "disabled", "dryrun")
         if not offline and not wandb.login(prompt=False, verify=False):
             raise ValueError("there is no key: run `wandb login`, or set WANDB_MODE=offline")

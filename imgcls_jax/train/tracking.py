@@ -8,7 +8,8 @@ arrived: a line may be missing then, and none is doubled.
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import importlib
 import logging
 import os
 import queue
@@ -22,7 +23,7 @@ from imgcls_jax.config.field_types import fits
 from imgcls_jax.config.modules import find_module
 from imgcls_jax.contracts.tracker import Entry, Facts, Outcome, Tracker
 from imgcls_jax.runtime.files import read_json, write_json
-from imgcls_jax.runtime.mistakes import MAX_LENGTH
+from imgcls_jax.runtime.mistakes import MAX_LENGTH, in_one_line
 from imgcls_jax.runtime.names import printable
 
 logger = logging.getLogger(__name__)
@@ -35,13 +36,16 @@ Arrived = dict[str, int]  # up to which step, by what an entry is about
 
 
 def require(names: Sequence[str]) -> None:
-    """Checks train.loggers before a run starts, on the process that logs.
+    """Checks train.loggers before a run starts, on the process that logs, and imports what they need.
+
+    Two threads must not import at once: both packages have pydantic parse sources, and `ast` of Python 3.11
+    fails where two threads use it.
 
     Args:
       names: of files of trackers/.
 
     Raises:
-      ValueError: there is no such file, it is named twice, or its package is not installed.
+      ValueError: there is no such file, it is named twice, or its package cannot be imported.
     """
     for number, name in enumerate(names):
         try:
@@ -50,11 +54,17 @@ def require(names: Sequence[str]) -> None:
             raise ValueError(f"config.train.loggers: {error}") from error
         if name in names[:number]:
             raise ValueError(f"config.train.loggers names {name!r} twice")
-        if not of_workdir(module) and importlib.util.find_spec(module.PACKAGE) is None:
+        if of_workdir(module):
+            continue
+        try:
+            importlib.import_module(module.PACKAGE)
+        except Exception as error:  # of a package that fits no other here, too
+            missing = isinstance(error, ModuleNotFoundError)
             raise ValueError(
-                f"config.train.loggers: {name!r} needs the package {module.PACKAGE}: "
+                f"config.train.loggers: {name!r} needs the package {module.PACKAGE}"
+                f"{'' if missing else f', which cannot be imported ({in_one_line(error)})'}: "
                 f"pip install 'imgcls-jax[{module.EXTRA}]'"
-            )
+            ) from error
 
 
 def of_workdir(module: Any) -> bool:
@@ -156,7 +166,10 @@ class Aside:
         self._entries.put(outcome)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._give_up(f"has not ended within {CLOSE_SECONDS:.0f} s")
+            waiting = self._entries.qsize()
+            self._give_up(
+                f"{CLOSE_SECONDS:.0f} s after the end of the run, {waiting} entries wait for an answer"
+            )
 
     def _give_up(self, why: str) -> None:
         """Leaves a tracker behind, and says so once."""
@@ -171,6 +184,8 @@ class Aside:
             printable(lines[0])[:MAX_LENGTH].rstrip("."),
         )
         self._leave()
+        with contextlib.suppress(Exception):  # it is left already
+            getattr(find_module("trackers", self._name), "abandon", lambda: None)()
 
     def _leave(self) -> None:
         """Keeps what has arrived."""
