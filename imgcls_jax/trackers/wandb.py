@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from typing import Any
 
 from imgcls_jax.contracts.tracker import Entry, Facts, Outcome
 from imgcls_jax.runtime.buckets import is_bucket
@@ -31,14 +32,13 @@ def make(facts: Facts) -> Wandb:
 
 
 def abandon() -> None:
-    """Ends the process that sends; else wandb waits for it at the end of this one, for minutes where no server
-    answers.
+    """Ends the process that sends, for which wandb would wait at the end of this one, for minutes.
 
     What it holds stays in the run's folder, which `wandb sync` sends.
     """
     import wandb
 
-    connection = getattr(wandb.setup(), "_connection", None)  # wandb offers no other way
+    connection: Any = getattr(wandb.setup(), "_connection", None)  # wandb offers no other way
     process = getattr(getattr(connection, "_proc", None), "_process", None)
     if process is not None:
         connection._cleanup()  # what it would do at the end, which is to wait

@@ -166,10 +166,7 @@ class Aside:
         self._entries.put(outcome)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            waiting = self._entries.qsize()
-            self._give_up(
-                f"{CLOSE_SECONDS:.0f} s after the end of the run, {waiting} entries wait for an answer"
-            )
+            self._give_up(f"no answer within {CLOSE_SECONDS:.0f} s, and {self._entries.qsize()} entries wait")
 
     def _give_up(self, why: str) -> None:
         """Leaves a tracker behind, and says so once."""
