@@ -2,9 +2,10 @@
 
 A file of trackers/ is a choice of `train.loggers`. It has
   make(facts) -> Tracker: connects, and calls facts.keep with the run's id there before it sends anything;
-  PACKAGE: what it imports, beside what every run needs; looked for before the run starts;
+and perhaps
+  PACKAGE: what it imports, beside what every run needs; imported before the run starts;
   EXTRA: the extra of pyproject.toml that brings it;
-  abandon(), perhaps: called where the run goes on without the tracker; ends what the process would wait for;
+  abandon(): called where the run goes on without the tracker; ends what the process would wait for;
   OF_WORKDIR: True for files of the workdir, whose failure ends the run as that of metrics.jsonl does. Any
     other tracker works in a thread of its own (train/tracking.py): what it raises, and how long it takes, is
     nothing to the run.

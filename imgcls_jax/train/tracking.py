@@ -54,16 +54,17 @@ def require(names: Sequence[str]) -> None:
             raise ValueError(f"config.train.loggers: {error}") from error
         if name in names[:number]:
             raise ValueError(f"config.train.loggers names {name!r} twice")
-        if of_workdir(module):
+        package = getattr(module, "PACKAGE", "")
+        if of_workdir(module) or not package:
             continue
         try:
-            importlib.import_module(module.PACKAGE)
-        except Exception as error:  # of a package that fits no other here, too
+            importlib.import_module(package)
+        except Exception as error:  # whatever a package raises that goes with no other here
             missing = isinstance(error, ModuleNotFoundError)
+            why = "" if missing else f", which cannot be imported ({in_one_line(error)})"
+            way_out = f"'imgcls-jax[{module.EXTRA}]'" if hasattr(module, "EXTRA") else package
             raise ValueError(
-                f"config.train.loggers: {name!r} needs the package {module.PACKAGE}"
-                f"{'' if missing else f', which cannot be imported ({in_one_line(error)})'}: "
-                f"pip install 'imgcls-jax[{module.EXTRA}]'"
+                f"config.train.loggers: {name!r} needs the package {package}{why}: pip install {way_out}"
             ) from error
 
 
