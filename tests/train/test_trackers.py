@@ -295,7 +295,9 @@ def test_a_tracker_of_a_later_start_gets_what_was_before(tmp_path, fake):
     assert fake.told == [(1, "train/loss"), (2, "train/loss"), (2, "test/loss")]
 
 
-@pytest.mark.parametrize("content", ["[1]", "{", '{"fake": {"kept": 3, "arrived": [1], "open": 1}}'])
+@pytest.mark.parametrize(
+    "content", ["[1]", "{", '{"fake": 3}', '{"fake": {"kept": 3, "arrived": [1], "open": 1}}']
+)
 def test_a_damaged_file_begins_a_new_run(content, tmp_path, fake):
     (tmp_path / tracking.FILE).write_text(content)
     own = start(tmp_path)
@@ -465,6 +467,13 @@ def test_mlflow_goes_on_in_one_run(tmp_path, monkeypatch):
     assert table.splitlines()[3] == "(owl),2,0.5,0.5,0.5"
 
 
+def ids(workdir):
+    """Returns the ids of the runs at the services."""
+    path = workdir / tracking.FILE
+    content = json.loads(path.read_text()) if path.exists() else {}
+    return {name: own["kept"]["id"] for name, own in content.items() if "kept" in own}
+
+
 @pytest.mark.slow
 def test_a_killed_command_goes_on_in_the_same_runs(tmp_path):
     """The command itself, killed in the middle of its steps, then given again."""
@@ -475,7 +484,7 @@ def test_a_killed_command_goes_on_in_the_same_runs(tmp_path):
     command += [
         "--workdir",
         str(workdir),
-        "--config.train.total_epochs=8",
+        "--config.train.total_epochs=12",
         "--config.train.log_every_steps=1",
     ]
     command += ["--config.train.eval_every_epochs=1", '--config.train.loggers=("wandb", "mlflow")']
@@ -487,23 +496,21 @@ def test_a_killed_command_goes_on_in_the_same_runs(tmp_path):
     environment.pop("XLA_FLAGS")
     first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not (workdir / "checkpoints/66").exists():
+    while not (workdir / "checkpoints/66").exists() or len(ids(workdir)) < 2:
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     first.kill()
     first.wait()
-    before = json.loads((workdir / tracking.FILE).read_text())
+    before = ids(workdir)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "resumed from the checkpoint" in done.stdout, done.stderr
-    after = json.loads((workdir / tracking.FILE).read_text())
-    assert {name: own["kept"] for name, own in after.items()} == {
-        name: own["kept"] for name, own in before.items()
-    }
+    after = ids(workdir)
+    assert after == before
     from mlflow import MlflowClient
 
-    client, own_id = MlflowClient(environment["MLFLOW_TRACKING_URI"]), after["mlflow"]["kept"]["id"]
+    client, own_id = MlflowClient(environment["MLFLOW_TRACKING_URI"]), after["mlflow"]
     steps = Counter(own.step for own in client.get_metric_history(own_id, "train/loss"))
-    assert set(steps.values()) == {1} and max(steps) == 176
+    assert set(steps.values()) == {1} and max(steps) == 264
     told = Counter()
     for file in (workdir / "wandb").glob("offline-run-*/run-*.wandb"):
         for record in wandb_records(file):
@@ -512,4 +519,4 @@ def test_a_killed_command_goes_on_in_the_same_runs(tmp_path):
                 for own in record.history.item
             }
             told.update([row["step"]] if "train/loss" in row else [])
-    assert set(told.values()) == {1} and len(told) > 150
+    assert set(told.values()) == {1} and len(told) > 240
