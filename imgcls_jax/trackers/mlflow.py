@@ -24,6 +24,7 @@ EXPERIMENT = "imgcls_jax"  # of a run whose configuration has no name
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 METRICS, PARAMS = 1000, 100  # of one request, at most
 NAME_LENGTH = 250
+PRINTS_NOTHING = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 Item = TypeVar("Item")
 
 
@@ -42,6 +43,7 @@ class Mlflow:
     def __init__(self, facts: Facts):
         from mlflow import MlflowClient, entities
 
+        os.environ[PRINTS_NOTHING] = "true"  # it would print the user and the password of an address
         for name in ("mlflow", "urllib3.connectionpool"):  # they tell of each table and each new try
             logging.getLogger(name).setLevel(logging.ERROR)
         self._client, self._entities = MlflowClient(), entities

@@ -1,5 +1,6 @@
 """Trackers: what reaches TensorBoard, Weights & Biases and MLflow, once each, and what never harms a run."""
 
+import http.server
 import io
 import json
 import os
@@ -465,6 +466,65 @@ def test_mlflow_goes_on_in_one_run(tmp_path, monkeypatch):
     }
     table = Path(client.download_artifacts(own_id, "tables/test/classes/00000004.csv")).read_text()
     assert table.splitlines()[3] == "(owl),2,0.5,0.5,0.5"
+
+
+class Store(http.server.BaseHTTPRequestHandler):
+    """What of MLflow's REST interface one run needs: the names of requests, the steps of metrics."""
+
+    asked, metrics = [], []
+
+    def answer(self):
+        length = int(self.headers.get("content-length") or 0)
+        body = json.loads(self.rfile.read(length) or "{}")
+        name = self.path.partition("?")[0].partition("/mlflow/")[2]
+        self.asked.append(name)
+        self.metrics.extend(own["step"] for own in body.get("metrics", []))
+        allowed = self.headers.get("authorization", "").startswith("Basic ")
+        info = {
+            "run_id": "r1",
+            "run_uuid": "r1",
+            "experiment_id": "1",
+            "status": "RUNNING",
+            "run_name": "run",
+        }
+        answers = {
+            "experiments/get-by-name": {"experiment": {"experiment_id": "1", "name": "digits"}},
+            "runs/create": {"run": {"info": info, "data": {}}},
+            "runs/get": {"run": {"info": info, "data": {}}},
+            "runs/update": {"run_info": info},
+            "runs/log-batch": {},
+        }
+        self.send_response((200 if name in answers else 404) if allowed else 401)
+        self.end_headers()
+        refused = {"error_code": "UNAUTHENTICATED", "message": "401, who are you?"}
+        self.wfile.write(json.dumps(answers.get(name, {}) if allowed else refused).encode())
+
+    do_GET = do_POST = do_PATCH = answer
+
+    def log_message(self, *_):
+        pass
+
+
+def test_mlflow_over_http_tells_no_password(tmp_path, monkeypatch, capfd, caplog):
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'imgcls-jax[mlflow]'")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")  # taken back at the end
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Store)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for user in ("me:hidden-word@", ""):
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{user}127.0.0.1:{server.server_port}")
+            own = MetricWriter(tmp_path, loggers=("mlflow",), config_name="digits", resume_step=2)
+            lines(own, *((1, 2) if user else (3,)))
+            own.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert Store.metrics == [1, 2] and "runs/create" in Store.asked
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert "mlflow: run r1: http://127.0.0.1" in said and "hidden-word" not in said
+    assert len(caplog.messages) == 1 and "401" in caplog.messages[0]
+    assert json.loads((tmp_path / tracking.FILE).read_text())["mlflow"]["arrived"] == {"train": 2}
 
 
 def ids(workdir):
