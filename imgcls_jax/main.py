@@ -197,7 +197,7 @@ def _trainer(named: files.Named, flags: argparse.Namespace) -> Callable[[], None
 
         if jax.process_index() == 0:
             print("\n".join(notes), end="\n" if notes else "", flush=True)
-        run(config, workdir, accept_data_growth=flags.accept_data_growth)
+        run(config, workdir, name=named.path.stem, accept_data_growth=flags.accept_data_growth)
 
     return train
 

@@ -5,17 +5,20 @@ import dataclasses
 import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import jax
 import pytest
 
-from imgcls_jax import evaluators, models
+from imgcls_jax import evaluators, models, trackers
 from imgcls_jax.config import compare, settings
 from imgcls_jax.config.files import read_config
 from imgcls_jax.config.resolve import TRUST_PARAMS, resolve
 from imgcls_jax.data import sources, transforms
+from imgcls_jax.train import tracking
 from imgcls_jax.train.run import run
+from imgcls_jax.train.writer import MetricWriter
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -201,6 +204,17 @@ def test_the_source_runs(tmp_path, monkeypatch):
     extended(tmp_path, monkeypatch, sources, "imgcls_jax/data/sources/stripes.py")
     result = run(short_config(*overrides("--config.data.source=stripes")), tmp_path / "run")
     assert result["metrics"]["test"]["num_examples"] == 200
+
+
+def test_the_tracker_runs(tmp_path, monkeypatch):
+    extended(tmp_path, monkeypatch, trackers, "imgcls_jax/trackers/one_table.py")
+    monkeypatch.setitem(sys.modules, "imgcls_jax.trackers.one_table", None)  # taken back at the end
+    del sys.modules["imgcls_jax.trackers.one_table"]
+    tracking.require(["one_table"])
+    own = MetricWriter(tmp_path, loggers=("one_table",))
+    own.write_scalars(3, {"train/loss": 0.5, "train/epoch": 1.0})
+    own.close()
+    assert (tmp_path / "numbers.csv").read_text().split() == ["3,train/loss,0.5", "3,train/epoch,1.0"]
 
 
 def test_the_transform_draws_for_each_image():

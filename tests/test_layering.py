@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "weights/sharded.py": ({"runtime.files"}, set()),
     "weights/hub.py": ({"weights", "runtime.fetch"}, {"huggingface_hub"}),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
+    "contracts/tracker.py": (set(), {"PIL"}),
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "contracts/embedder.py": ({"contracts", "layers.projector"}, {"jax", "optax"}),
     "data": (
@@ -98,7 +99,11 @@ MAY_IMPORT = {
         | {f"search.{name}" for name in "process plan trials".split()},
         {"scipy"},
     ),
-    "train/writer.py": ({"runtime.files", "runtime.buckets"}, {"tensorboardX"}),
+    "train/gallery.py": ({"contracts", "figures.evaluation_pictures", "runtime"}, {"numpy"}),
+    "trackers": (
+        {"contracts.tracker", "runtime.buckets", "runtime.files"},
+        {"numpy", "tensorboardX", "wandb", "mlflow"},
+    ),
     "inference": (
         {"inference", "train", "config.settings", "runtime", "contracts", "data", "evaluators.knn"},
         {"jax", "numpy", "safetensors", "flax", "jax2onnx", "onnxruntime"},

@@ -299,6 +299,8 @@ class TrainSettings:
         "per_replica": as pmap had it: BatchNorm's statistics and the loss are those of a device's own rows,
         and gradients, metrics and running statistics are averaged. Losses that compare examples still see
         all.
+      loggers: files of trackers/: where numbers, tables and pictures go beside metrics.jsonl: "tensorboard",
+        "wandb", "mlflow"; () for nowhere.
     """
 
     batch_size: int
@@ -317,6 +319,7 @@ class TrainSettings:
     feature_cache_gib: float = 4.0
     on_nonfinite: str = "stop"
     parallel: str = "replicated"
+    loggers: Sequence[str] = ("tensorboard",)
 
     def __post_init__(self) -> None:
         require_at_least("train", self, batch_size=1, total_steps=0, seed=0, num_microbatches=1)

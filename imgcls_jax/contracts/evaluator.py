@@ -6,6 +6,9 @@ data.eval_transforms: no statistics move, nothing is random.
 An evaluator's file may export check(splits, options, task), which is called before the first step: it raises
 ValueError where the splits cannot be measured so. `splits` are {keyword: SplitFacts} of the keywords that end
 in "split", `options` all keyword arguments of `make`.
+
+An evaluator may return its metrics as `Measured`, which carries what pictures are drawn from: the trackers of
+train.loggers receive those.
 """
 
 from __future__ import annotations
@@ -21,6 +24,56 @@ from jax.experimental import multihost_utils
 Predict = Callable[[Any, Any, dict[str, jax.Array]], dict[str, jax.Array]]
 OpenSplit = Callable[[str], Iterable[dict[str, jax.Array]]]
 Examples = dict[str, np.ndarray]
+MAX_MISTAKES, MAX_EMBEDDED = 24, 2000  # held out for pictures
+
+
+class Mistakes(NamedTuple):
+    """Examples that a network gets wrong, the surest first.
+
+    Attributes:
+      example: integer [M], positions in the split.
+      label, predicted: integer [M] in [0, K).
+      confidence: float [M] in [0, 1], of what is predicted.
+    """
+
+    example: np.ndarray
+    label: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+
+
+class Shown(NamedTuple):
+    """What pictures of an evaluation are drawn from.
+
+    Attributes:
+      split: that was measured.
+      mistakes: None where there are none, or positions are not known.
+      embedding, label: float [N, D] and integer [N]; None where none are computed.
+    """
+
+    split: str
+    mistakes: Mistakes | None = None
+    embedding: np.ndarray | None = None
+    label: np.ndarray | None = None
+
+
+class Measured(dict[str, Any]):
+    """The metrics of an evaluation, and what pictures of it are drawn from.
+
+    Args:
+      metrics: as of any evaluator.
+      shown: no part of them.
+    """
+
+    def __init__(self, metrics: Mapping[str, Any], shown: Shown):
+        super().__init__(metrics)
+        self.shown = shown
+
+
+def embedded(split: str, examples: Examples) -> Shown:
+    """Returns evenly chosen examples of a split, at most MAX_EMBEDDED, with "embedding" and "label"."""
+    chosen = slice(None, None, -(-len(examples["label"]) // MAX_EMBEDDED))
+    return Shown(split, None, examples["embedding"][chosen], examples["label"][chosen])
 
 
 class SplitFacts(NamedTuple):

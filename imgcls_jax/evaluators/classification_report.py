@@ -20,9 +20,13 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
 from imgcls_jax.contracts.evaluator import (
+    MAX_MISTAKES,
     Examples,
+    Measured,
+    Mistakes,
     OpenSplit,
     Predict,
+    Shown,
     SplitFacts,
     check_known,
     check_splits,
@@ -128,6 +132,7 @@ def make(
     def columns(params: Any, objective_state: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits = predict(params, objective_state, batch)["logits"].astype(jnp.float32)
         kept = {"logits": logits} if temperature_split else {}
+        kept |= {"index": batch["index"]} if "index" in batch else {}
         return kept | {"probabilities": jax.nn.softmax(logits)}
 
     collect = make_collector(columns, open_split)
@@ -145,7 +150,9 @@ def make(
             )
         if bootstrap:
             result["intervals"] = _intervals(found["probabilities"], answers, how, scaled, bootstrap)
-        return result
+        if "index" not in found:
+            return result
+        return Measured(result, Shown(split, _mistakes(found["index"], answers)))
 
     return evaluate
 
@@ -188,6 +195,13 @@ def answers_of(probabilities: np.ndarray, labels: np.ndarray) -> Answers:
     others[rows, labels] = -1
     predicted = np.where(hits, labels, others.argmax(axis=1))
     return Answers(labels, predicted, rank, hits, probabilities.max(axis=1), probabilities.shape[1])
+
+
+def _mistakes(index: np.ndarray, answers: Answers) -> Mistakes:
+    """Returns what a network gets wrong with most confidence."""
+    wrong = np.flatnonzero(~answers.hits)
+    rows = wrong[np.argsort(-answers.confidence[wrong], kind="stable")][:MAX_MISTAKES]
+    return Mistakes(index[rows], answers.labels[rows], answers.predicted[rows], answers.confidence[rows])
 
 
 def report(

@@ -23,10 +23,12 @@ from sklearn.metrics.cluster import contingency_matrix
 
 from imgcls_jax.contracts.evaluator import (
     Examples,
+    Measured,
     OpenSplit,
     Predict,
     SplitFacts,
     check_splits,
+    embedded,
     make_collector,
 )
 from imgcls_jax.losses import kmeans, nearest_centroid
@@ -112,7 +114,7 @@ def make(
             metrics["mapped_accuracy"] = mapped_accuracy(found[fit_split], found[split])
         if "embedding" in found[split] and silhouette_examples:
             metrics |= _silhouette(found[split], silhouette_examples, seed)
-        return metrics
+        return Measured(metrics, embedded(split, found[split])) if "embedding" in found[split] else metrics
 
     return evaluate
 

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgcls_jax.contracts.evaluator import (
+    Measured,
     OpenSplit,
     Predict,
     SplitFacts,
     check_shared_classes,
     check_splits,
+    embedded,
     embedding,
     make_collector,
 )
@@ -111,7 +113,8 @@ def make(
             hits[f"accuracy_k{size}"] = scores.argmax(axis=1) == queries["label"]
         metrics: dict[str, Any] = {"num_examples": len(queries["label"])}
         metrics |= {name: float(np.mean(own)) for name, own in hits.items()}
-        return metrics | ({"intervals": of_means(hits, resamples=bootstrap)} if bootstrap else {})
+        metrics |= {"intervals": of_means(hits, resamples=bootstrap)} if bootstrap else {}
+        return Measured(metrics, embedded(split, queries))
 
     return evaluate
 

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from imgcls_jax.contracts.evaluator import (
+    Measured,
     OpenSplit,
     Predict,
     SplitFacts,
     check_shared_classes,
     check_splits,
+    embedded,
     embedding,
     make_collector,
 )
@@ -113,7 +115,8 @@ def make(
         columns["map_at_r"] = precision_at_r(hits, members)
         metrics: dict[str, Any] = {"num_examples": len(hits)}
         metrics |= {name: float(np.mean(column)) for name, column in columns.items()}
-        return metrics | ({"intervals": of_means(columns, resamples=bootstrap)} if bootstrap else {})
+        metrics |= {"intervals": of_means(columns, resamples=bootstrap)} if bootstrap else {}
+        return Measured(metrics, embedded(split, queries))
 
     return evaluate
 

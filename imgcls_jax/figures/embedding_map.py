@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from imgcls_jax.figures import drawing
+from imgcls_jax.figures.evaluation_pictures import principal_components
 from imgcls_jax.figures.network_input import network_of
 from imgcls_jax.inference.index import build
 from imgcls_jax.inference.trained import Trained, embedding
@@ -51,7 +52,6 @@ def draw(trained: Trained, embedded: Embedded, *, method: str, seed: int, what: 
     Raises:
       ValueError: fewer than four images.
     """
-    from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
@@ -60,13 +60,7 @@ def draw(trained: Trained, embedded: Embedded, *, method: str, seed: int, what: 
         raise ValueError(f"a map needs four images or more, and two dimensions; got {vectors.shape}")
     notes = f"{network_of(trained)}: {len(vectors):,} images, {vectors.shape[1]:,} dimensions. "
     if method == "pca":
-        pca = PCA(2, random_state=seed)
-        points = pca.fit_transform(vectors)
-        first, second = (
-            f"component {i + 1}, {share:.1%} of the variance"
-            for i, share in enumerate(pca.explained_variance_ratio_)
-        )
-        return drawing.scatter(f"PCA of {what}", points, labels, names, notes=notes, axes=(first, second))
+        return principal_components(f"PCA of {what}", vectors, labels, names, seed=seed, notes=notes)
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     with threadpool_limits(1):  # its threads would wait for those of jax
         points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(vectors)

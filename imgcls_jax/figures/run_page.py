@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from imgcls_jax.config.written import flat_fields
-from imgcls_jax.data.decoding import decode
 from imgcls_jax.figures import page
+from imgcls_jax.figures.evaluation_pictures import example_image
 
 PAIRS, WRONG, CLUSTERS, MEMBERS = 20, 24, 40, 12  # shown at most
 CLASS_COLUMNS = ("support", "precision", "recall", "specificity", "f1", "average_precision", "roc_auc")
@@ -56,12 +55,7 @@ class Predictions:
     label: np.ndarray
 
     def picture(self, index: int, *captions: str, side: int = 112) -> str:
-        example = self.source[index]["image"]
-        if isinstance(example, np.ndarray):
-            image = Image.fromarray(example[:, :, 0] if example.shape[2] == 1 else example)
-        else:
-            image = decode(example)
-        return page.picture(image, *captions, side=side)
+        return page.picture(example_image(self.source, index), *captions, side=side)
 
 
 class Searched(NamedTuple):

@@ -20,6 +20,7 @@ from imgcls_jax.runtime.progress import tracked
 from imgcls_jax.runtime.stop import Interrupted
 from imgcls_jax.train import contract, sharding
 from imgcls_jax.train.build import evaluated_splits
+from imgcls_jax.train.gallery import Gallery
 from imgcls_jax.train.progress import named
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.writer import OWN_PREFIXES, MetricWriter, flatten
@@ -68,6 +69,10 @@ class Splits:
             self._opened[split] = batches
         batches = self._opened[split]
         yield from self.read(batches, batches.source, f"evaluating {split}")
+
+    def source(self, split: str) -> Any:
+        """Returns the examples of a split that was opened."""
+        return self._opened[split].source
 
     def read(self, batches: EvalBatches, source: Any, what: str) -> Iterator[Batch]:
         """Yields batches, placed on the devices, and notes the examples of the source that are left out.
@@ -201,9 +206,14 @@ def run(
 
 
 def run_and_tell(
-    evaluators: Mapping[str, Evaluator], state: TrainState, step: int, writer: MetricWriter
+    evaluators: Mapping[str, Evaluator],
+    state: TrainState,
+    step: int,
+    writer: MetricWriter,
+    gallery: Gallery,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-    """Runs one evaluation after the other; prints and then writes the numbers of those that succeed.
+    """Runs one evaluation after the other; prints and then writes the numbers of those that succeed. Where
+    all do, shows what else there is of them.
 
     Returns:
       (metrics by evaluation, their numbers by name).
@@ -223,4 +233,7 @@ def run_and_tell(
             if jax.process_index() == 0:
                 print(f"evaluation at step {step}: {named(scalars)}", flush=True)
             writer.write_scalars(step, scalars)
+    if writer.shows:
+        for name, metrics in found.items():
+            writer.show(gallery.entry(step, name, metrics))
     return found, scalars

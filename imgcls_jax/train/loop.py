@@ -29,6 +29,7 @@ from imgcls_jax.train.due import Due
 from imgcls_jax.train.epoch_plan import Embedder, plan
 from imgcls_jax.train.evaluation import Splits
 from imgcls_jax.train.features import CachedFeatures, cache_features
+from imgcls_jax.train.gallery import Gallery
 from imgcls_jax.train.nonfinite import Incidents
 from imgcls_jax.train.optimizer import plateau_scale
 from imgcls_jax.train.phase import Phase
@@ -79,6 +80,7 @@ class Loop:
         bad_examples = kept.get("bad_examples", [])
         self.splits.bad_examples |= set(bad_examples if fits(bad_examples, list[str]) else [])
         self.evaluators = make_evaluators(setup.settings.evals, setup.predict, self.splits.open, setup.task)
+        self.gallery = Gallery(setup.class_names, self.splits.source)
         self.embedder = Embedder(setup, self.splits.read)
         self.evaluation: dict[str, dict[str, Any]] | None = None
         self.step = int(state.step)
@@ -219,7 +221,7 @@ class Loop:
           Interrupted: the run was asked to stop; a resume makes up for the evaluation.
         """
         self.evaluation, scalars = evaluation.run_and_tell(
-            self.evaluators, self.state, self.step, self.writer
+            self.evaluators, self.state, self.step, self.writer, self.gallery
         )
         evaluation.require_metric(self.setup.settings.train.best_metric, scalars)
         self.checkpoints.record(self.step, scalars)

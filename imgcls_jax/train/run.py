@@ -12,6 +12,8 @@ import numpy as np
 
 from imgcls_jax.config.configuration import Configuration
 from imgcls_jax.config.resolve import resolve
+from imgcls_jax.config.written import flat_fields
+from imgcls_jax.contracts.tracker import Outcome
 from imgcls_jax.data.worker_processes import refuse_in_worker, require_guard
 from imgcls_jax.runtime import compilations
 from imgcls_jax.runtime.agreement import all_or_none, of_first, require_agreement
@@ -19,7 +21,7 @@ from imgcls_jax.runtime.buckets import as_path, make_folder
 from imgcls_jax.runtime.files import write_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.runtime.stop import Interrupted, StopRequest
-from imgcls_jax.train import evaluation, finished, kept_data, known_data, of_weights
+from imgcls_jax.train import evaluation, finished, kept_data, known_data, of_weights, tracking
 from imgcls_jax.train import workdir as workdirs
 from imgcls_jax.train.checkpoint import Checkpoints, NotSaved
 from imgcls_jax.train.due import Due
@@ -36,12 +38,15 @@ from imgcls_jax.train.writer import MetricWriter, evaluated_at
 logger = logging.getLogger(__name__)
 
 
-def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -> dict[str, Any]:
+def run(
+    config: Any, workdir: str | Path, *, name: str = "", accept_data_growth: bool = False
+) -> dict[str, Any]:
     """Trains a configuration in a workdir; prints as it goes on, and a summary.
 
     Args:
       config: ConfigDict or dict with the sections of config/written.py.
       workdir: a folder, made where absent, or one of an object store (gs://).
+      name: of the configuration, for trackers.
       accept_data_growth: whether a run goes on where its data have more images and are else as they were.
 
     Returns:
@@ -58,6 +63,8 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
     with contextlib.ExitStack() as held:
         with all_or_none():
             configuration, told = of_weights.written_out(resolve(config), workdir)
+            if jax.process_index() == 0:
+                tracking.require(configuration.resolved["train"]["loggers"])
             if configuration.data.num_workers:
                 require_guard()
             grown = workdirs.check(configuration, workdir)
@@ -79,7 +86,7 @@ def run(config: Any, workdir: str | Path, *, accept_data_growth: bool = False) -
                 _tell_data(setup)
                 for line in changed:
                     print(printable(f"the evaluations change here: {line}"), flush=True)
-            result = train(setup, workdir)
+            result = train(setup, workdir, name)
     if jax.process_index() == 0:
         print(finished.summary(result, workdir), flush=True)
     return result
@@ -120,12 +127,13 @@ def _prepare(
     return setup
 
 
-def train(setup: Setup, workdir: Path) -> dict[str, Any]:
+def train(setup: Setup, workdir: Path, name: str = "") -> dict[str, Any]:
     """Trains to the end, from the newest checkpoint where there is one, and writes result.json.
 
     Args:
       setup: of the configuration.
       workdir: exists.
+      name: of the configuration, for trackers.
 
     Returns:
       What result.json holds.
@@ -150,7 +158,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
         result = None
         while result is None:
             try:
-                result = _go_on(setup, workdir, checkpoints, stop, incidents, spent)
+                result = _go_on(setup, workdir, name, checkpoints, stop, incidents, spent)
             except RollBack as back:
                 spent.clock.pause()
                 logger.warning("GOING BACK to the newest checkpoint: %s", back)
@@ -172,6 +180,7 @@ def restore(
 def _go_on(
     setup: Setup,
     workdir: Path,
+    name: str,
     checkpoints: Checkpoints,
     stop: StopRequest,
     incidents: Incidents,
@@ -207,7 +216,16 @@ def _go_on(
     evaluated = of_first(evaluated_at(workdir, first_step, names))
     owed = first_step == total or (Due(setup.settings.train, 0).evaluation(first_step) and evaluated is None)
     again = ("plan", *(names if owed else ()))
-    writer = MetricWriter(workdir, resume_step=first_step, again=again, active=setup.first_process)
+    writer = MetricWriter(
+        workdir,
+        resume_step=first_step,
+        again=again,
+        active=setup.first_process,
+        loggers=setup.settings.train.loggers,
+        config_name=name,
+        fields=flat_fields(setup.resolved),
+    )
+    outcome: Outcome = "failed"
     loop = Loop(setup, state, order, checkpoints, writer, stop, incidents, spent, kept)
     try:
         if owed or (first_step and not restored):
@@ -218,8 +236,11 @@ def _go_on(
             evaluation.require_metric(setup.settings.train.best_metric, evaluated)
             checkpoints.record(first_step, evaluated)
         loop.advance()
-        return loop.result() | {"resumed_from_step": first_step}
+        result = loop.result() | {"resumed_from_step": first_step}
+        outcome = "finished"
+        return result
     except Interrupted:
+        outcome = "stopped"
         loop.save(wait=True)
         raise Interrupted(
             f"stopped by {stop.reason} after step {loop.step} of {total}, which is saved in {workdir}"
@@ -235,4 +256,4 @@ def _go_on(
             raise
         raise Failed(message) from error
     finally:
-        writer.close()
+        writer.close(outcome)

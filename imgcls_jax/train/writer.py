@@ -1,4 +1,4 @@
-"""What a run tells of itself: metrics.jsonl and TensorBoard events.
+"""What a run tells of itself: metrics.jsonl, and what the trackers of train.loggers receive.
 
 The method names are those of clu's metric writers, which cannot be imported without TensorFlow.
 """
@@ -11,52 +11,78 @@ import json
 import math
 import numbers
 import os
-import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from imgcls_jax.config.field_types import fits
+from imgcls_jax.config.modules import find_module
+from imgcls_jax.contracts.tracker import Entry, Facts, Outcome, Tracker
 from imgcls_jax.runtime import buckets
 from imgcls_jax.runtime.files import MAX_METRICS_BYTES, naming, open_own, parse_json, read_bytes, whole
+from imgcls_jax.train import tracking
 
-FLUSH_SECONDS = 10  # a flush waits for the disk
+FLUSH_SECONDS = 10  # of an object store
 OWN_PREFIXES = ("train", "plan")  # of the names of scalars; all others are those of evaluations
 
 
 class MetricWriter:
-    """Writes scalars to `<workdir>/metrics.jsonl` and, where tensorboardX is installed, to
-    `<workdir>/tensorboard`.
+    """Writes scalars to `<workdir>/metrics.jsonl`, and hands them and what else there is to show to trackers.
 
     A line of metrics.jsonl is {"step": 120, "train/loss": 0.31, ...}; numbers that are not finite become
-    null. An object store takes no additions: there both are written anew, every FLUSH_SECONDS and at flush.
+    null. An object store takes no additions: there it is written anew, every FLUSH_SECONDS and at flush.
 
     Args:
       workdir: exists.
       resume_step: what an earlier run wrote beyond this step is taken out, since it will come again.
       again: so are the records of this very step whose names begin with one of these prefixes.
       active: False writes nothing (processes other than the first).
+      loggers: the trackers, of files of trackers/. Where tensorboardX is not installed, TensorBoard is none.
+      config_name, fields: of the configuration, as of Facts.
 
     Raises:
       OSError: here or in a method, naming the file: it cannot be written, or was removed meanwhile.
     """
 
     def __init__(
-        self, workdir: Path, *, resume_step: int = 0, again: Sequence[str] = (), active: bool = True
+        self,
+        workdir: Path,
+        *,
+        resume_step: int = 0,
+        again: Sequence[str] = (),
+        active: bool = True,
+        loggers: Sequence[str] = ("tensorboard",),
+        config_name: str = "",
+        fields: Mapping[str, Any] | None = None,
     ):
         self._file: IO[str] | buckets.Growing | None = None
-        self._board: Board | None = None
+        self._trackers: list[Tracker] = []
         self._path = workdir / "metrics.jsonl"
         if not active:
             return
+        aside = [name for name in loggers if not tracking.of_workdir(find_module("trackers", name))]
         with naming(self._path):
+            written = {entry.about: entry.step for entry in _entries(self._path)} if aside else {}
             _drop_after(self._path, resume_step, again)
             if buckets.is_bucket(workdir):
                 self._file = buckets.Growing(self._path, MAX_METRICS_BYTES, FLUSH_SECONDS)
             else:
                 self._file = open_own(self._path, "a")
-        with contextlib.suppress(ModuleNotFoundError):
-            self._board = Board(workdir / "tensorboard", resume_step)
+        facts = Facts(workdir, config_name, fields or {}, resume_step)
+        for name in loggers:
+            if name not in aside:
+                with contextlib.suppress(ModuleNotFoundError):
+                    self._trackers.append(find_module("trackers", name).make(facts))
+        if aside:
+            kept = tracking.Kept(workdir)
+            self._trackers += [
+                tracking.Aside(name, facts, kept, written, _entries(self._path)) for name in aside
+            ]
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is anything that shows more than scalars."""
+        return bool(self._trackers)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes named scalars of one step."""
@@ -68,8 +94,13 @@ class MetricWriter:
                 self.require_file()
             self._file.write(json.dumps({"step": step} | record) + "\n")
             self._file.flush()
-        if self._board is not None:
-            self._board.write(step, [self._board.summary.scalar(*pair) for pair in scalars.items()])
+        for entry in _by_kind(step, scalars):
+            self.show(entry)
+
+    def show(self, entry: Entry) -> None:
+        """Hands an entry to the trackers, and nothing to metrics.jsonl."""
+        for tracker in self._trackers:
+            tracker.write(entry)
 
     def require_file(self) -> None:
         """Raises OSError where metrics.jsonl, or the workdir, was removed or replaced since it was opened."""
@@ -86,85 +117,33 @@ class MetricWriter:
         if isinstance(self._file, buckets.Growing):
             with naming(self._path):
                 self._file.save()
-        if self._board is not None:
-            self._board.flush()
+        for tracker in self._trackers:
+            tracker.flush()
 
-    def close(self) -> None:
+    def close(self, outcome: Outcome = "finished") -> None:
         """Flushes and closes."""
-        try:
+        with contextlib.ExitStack() as last:
+            for tracker in self._trackers:
+                last.callback(tracker.close, outcome)
             if self._file is not None:
                 with naming(self._path):
                     self._file.close()
-        finally:
-            if self._board is not None:
-                self._board.close()
 
 
-class Board:
-    """A file of TensorBoard's events, written where it is called.
+def _by_kind(step: int, scalars: Mapping[str, float]) -> list[Entry]:
+    """Returns the scalars of a step as entries, one of each kind, in order."""
+    kinds: dict[str, dict[str, float]] = {}
+    for name, value in scalars.items():
+        kinds.setdefault(name.partition("/")[0], {})[name] = value
+    return [Entry(step, about, own) for about, own in kinds.items()]
 
-    tensorboardX's SummaryWriter has a thread write, which a full disk ends with a traceback, and for which
-    the caller then waits without end.
 
-    Args:
-      folder: of the files, one for each start of a run. That of an object store lies on this machine, too.
-      resume_step: TensorBoard hides what earlier files hold beyond this step.
-
-    Raises:
-      ModuleNotFoundError: tensorboardX is not installed.
-      OSError: here or in a method: the folder cannot be written.
-    """
-
-    def __init__(self, folder: Path, resume_step: int):
-        from tensorboardX import event_file_writer, summary
-        from tensorboardX.proto import event_pb2
-
-        self.summary, self._event, self._folder = summary, event_pb2.Event, folder
-        session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._pace, self._place, self._own = buckets.Pace(FLUSH_SECONDS), folder, None
-        with naming(folder):
-            if buckets.is_bucket(folder):
-                self._own = tempfile.TemporaryDirectory()
-                self._place = Path(self._own.name)
-            else:
-                folder.mkdir(exist_ok=True)
-            if self._place.is_symlink():  # of a stranger's workdir, into any folder
-                raise OSError(errno.ELOOP, "it is a symbolic link: remove it")
-            # tensorboardX names a file by the second; the number sets two of one second apart, in order.
-            number = len(list(folder.iterdir())) if folder.exists() else 0
-            self._file = event_file_writer.EventsWriter(str(self._place / "events"), f".{number:06d}")
-            self._file.write_event(
-                self._event(wall_time=time.time(), step=resume_step + 1, session_log=session)
-            )
-        self.flush()
-
-    def write(self, step: int, summaries: Sequence[Any]) -> None:
-        """Writes summaries of one step; to the disk, with all before them, every FLUSH_SECONDS."""
-        with naming(self._folder):
-            for summary in summaries:
-                self._file.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
-        if self._pace.due():
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes what is held back to the disk."""
-        with naming(self._folder), self._pace.writing():
-            self._file.flush()
-            self._copy()
-
-    def _copy(self) -> None:
-        """Copies the file where its folder lies in an object store."""
-        if self._own is not None:
-            for file in self._place.iterdir():
-                buckets.write(self._folder / file.name, file.read_bytes())
-
-    def close(self) -> None:
-        """Flushes and closes."""
-        with naming(self._folder):
-            self._file.close()
-            self._copy()
-        if self._own is not None:
-            self._own.cleanup()
+def _entries(path: Path) -> Iterator[Entry]:
+    """Yields what a metrics file holds, as it was told."""
+    for _, record in _records(path) if path.exists() else ():
+        step = record.pop("step")
+        told = {name: math.nan if value is None else value for name, value in record.items()}
+        yield from _by_kind(step, {name: value for name, value in told.items() if fits(value, float)})
 
 
 def _drop_after(path: Path, step: int, again: Sequence[str]) -> None:
