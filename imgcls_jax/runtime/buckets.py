@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
+from urllib.parse import urlsplit
 
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs"}  # and the package that reads and writes it
 EXTRAS = {"gs": "gcs", "s3": "s3"}
@@ -83,10 +84,18 @@ def _set_up(scheme: str) -> None:
     )
 
 
-def require_tried(folder: Path) -> None:
-    """Raises ValueError for the checkpoints of a run in a store where none was tried yet."""
-    if os.fspath(folder).startswith("s3://"):
-        raise ValueError(f"{folder}: no run was tried in s3:// yet; choose a --workdir on a disk or in gs://")
+def s3_server(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what TensorStore must be told of the server of an s3:// path, so that it asks the one s3fs asks.
+
+    TensorStore finds Amazon's own, and credentials, as others do, but it reads no AWS_ENDPOINT_URL.
+    """
+    client = _store(path).s3.meta
+    known: dict[str, Any] = {}
+    if not (urlsplit(client.endpoint_url).hostname or "").endswith(".amazonaws.com"):
+        known |= {"endpoint": client.endpoint_url, "aws_region": client.region_name or "us-east-1"}
+    if "AWS_ACCESS_KEY_ID" in os.environ:  # else it tells on standard error where it found none
+        known["aws_credentials"] = {"type": "environment"}
+    return known
 
 
 def make_folder(path: Path) -> None:
@@ -108,7 +117,8 @@ def told(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    told_of = str(getattr(error, "strerror", None) or error)  # the latter begins with its number
+    text = next((line.strip() for line in told_of.splitlines() if line.strip()), "")
     return f"{text[:300] or type(error).__name__}"
 
 
