@@ -145,6 +145,18 @@ def read_bytes(path: Path, limit: int) -> bytes:
     raise ValueError(f"{path} has {size} bytes; a file of its kind has at most {limit}")
 
 
+def copy_down(path: Path, file: Path) -> None:
+    """Copies an object of any size to a file of this machine."""
+    with told(path):
+        _store(path).get_file(os.fspath(path), os.fspath(file))
+
+
+def copying(path: str | os.PathLike[str]) -> str:
+    """Returns the command that copies a folder of an object store to this machine, or the other way."""
+    scheme = os.fspath(path).partition("://")[0]
+    return {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive"}[scheme]
+
+
 def write(path: Path, content: bytes) -> None:
     """Writes an object: who reads finds the old or the new one."""
     with told(path):

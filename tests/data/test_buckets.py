@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls_jax.data.sources import csv_file, image_folder, list_file
+from imgcls_jax.data.packed import pack
+from imgcls_jax.data.source import Arrays
+from imgcls_jax.data.sources import array_record, csv_file, image_folder, list_file
 from imgcls_jax.runtime import buckets
 
 
@@ -50,5 +52,28 @@ def test_what_is_not_there_is_told(store, root):
         source[1]
     with pytest.raises(FileNotFoundError, match="//bucket-one/none' is not a folder"):
         image_folder.make("train", root=f"{store.address}/none")
-    with pytest.raises(FileNotFoundError, match="image_folder and list_file alone read"):
+    with pytest.raises(FileNotFoundError, match=r"array_record alone read; .* copy it .* by `\w+ (storage|s3) cp"):
         csv_file.make("train", root=root)
+
+
+def test_a_packed_split_is_copied_once_and_verified(store, tmp_path, monkeypatch, caplog):
+    pytest.importorskip("array_record")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store.clear()
+    images = np.arange(5 * 12, dtype=np.uint8).reshape(5, 2, 2, 3)
+    source = Arrays(images, np.arange(5) % 2, ("a", "b"), "few")
+    pack(source, tmp_path / "here", "train", shard_bytes=1, indices=range(5))
+    for path in (tmp_path / "here").iterdir():
+        store.put(f"packed/{path.name}", path.read_bytes())
+    root = f"{store.address}/packed"
+    there, here = array_record.make("train", root=root), array_record.make("train", root=tmp_path / "here")
+    assert [there[i]["image"].tolist() for i in range(5)] == [here[i]["image"].tolist() for i in range(5)]
+    assert f"copying the split 'train', 0.00061 GiB, from {root} to {tmp_path}" in caplog.text
+    assert root in there.rule and there.labels.tolist() == here.labels.tolist()
+    shards = [name for name in store.objects if name.endswith(".array_record")]
+    for name in shards:
+        store.put(name, bytes(len(store.objects[name][1])))
+    assert array_record.make("train", root=root)[4]["image"].tolist() == here[4]["image"].tolist()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    with pytest.raises(ValueError, match=f"{root}/train-0000.*is not the shard that was packed: copy it"):
+        array_record.make("train", root=root)

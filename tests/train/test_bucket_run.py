@@ -1,9 +1,11 @@
 """A run whose workdir lies in an object store: the state, the files, and the commands of one on a disk."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,22 @@ def test_a_bucket_that_vanishes_ends_the_run_with_a_line(store):
     assert process.returncode and "\nerror: " in f"\n{output}"
     assert "Traceback" not in output, output
     assert "runs/vanished/checkpoints/4/commit_success.txt" in store.objects
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["503", "slow"])
+def test_a_store_that_stumbles_delays_a_run(fault, on_disk, store):
+    number = itertools.count()
+
+    def stumble(method, path):
+        if fault == "503":
+            return 503 if next(number) % 5 == 0 else None
+        time.sleep(0.3)
+
+    store.fault = stumble
+    try:
+        output, _ = start(store, f"{store.address}/runs/{fault}").communicate(timeout=400)
+    finally:
+        store.fault = lambda method, path: None
+    result = json.loads(store.objects[f"runs/{fault}/result.json"][1])
+    assert result["state_digest"] == on_disk[0]["state_digest"], output
