@@ -29,11 +29,11 @@ MAY_IMPORT = {
     "models": ({"models", "layers"}, {"jax", "flax"}),
     "weights": ({"weights"}, {"jax", "numpy"}),
     "weights/files.py": (
-        {"runtime.files", "runtime.restricted_pickle", "weights.caffe"},
+        {"runtime.buckets", "runtime.files", "runtime.restricted_pickle", "weights.caffe"},
         {"jax", "numpy", "safetensors"},
     ),
     "weights/described.py": ({"weights", "runtime.files"}, set()),
-    "weights/hub.py": ({"weights", "runtime.fetch"}, {"huggingface_hub"}),
+    "weights/hub.py": ({"weights", "runtime.buckets", "runtime.fetch"}, {"huggingface_hub"}),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
     "contracts/classifier.py": ({"contracts", "layers.heads"}, {"jax", "optax"}),
     "contracts/embedder.py": ({"contracts", "layers.projector"}, {"jax", "optax"}),

@@ -85,7 +85,7 @@ def _set_up(scheme: str) -> None:
 
 
 def s3_server(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns what TensorStore must be told of the server of an s3:// path, so that it asks the one s3fs asks.
+    """Returns what TensorStore must be told of the server of an s3:// path, to ask the one that s3fs asks.
 
     TensorStore finds Amazon's own, and credentials, as others do, but it reads no AWS_ENDPOINT_URL.
     """
@@ -109,7 +109,9 @@ def told(path: str | os.PathLike[str]) -> Iterator[None]:
     """Makes an OSError that names the object of what the packages below raise, which has no common class."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError, MemoryError):
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, "there is no such object", os.fspath(path)) from error
+    except (FileExistsError, MemoryError):
         raise
     except Exception as error:
         number = getattr(error, "errno", None)

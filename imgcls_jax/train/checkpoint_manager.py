@@ -82,7 +82,8 @@ def _reach_s3() -> None:
     def build_for_both(directory: str, *args: Any, **options: Any) -> Any:
         if not directory.startswith("s3://"):
             return build(directory, *args, **options)
-        return _in_s3(build("gs://" + directory.removeprefix("s3://"), *args, **options), s3_server(directory))
+        spec = build(f"gs{directory.removeprefix('s3')}", *args, **options)
+        return _in_s3(spec, s3_server(directory))
 
     tensorstore_utils.build_kvstore_tspec = build_for_both
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.runtime.buckets import as_path, copying, is_bucket
 from imgcls_jax.runtime.files import whole
 from imgcls_jax.runtime.restricted_pickle import RestrictedUnpickler, require_key, shown
 from imgcls_jax.weights.caffe import read_caffemodel
@@ -74,10 +75,12 @@ def read_state_dict(path: str | Path) -> Arrays:
     Raises:
       ValueError: no such file, another suffix, a damaged file, or a pickle that asks for more than tensors.
     """
-    path = Path(path)
+    path = as_path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: weights are read from {', '.join(SUFFIXES)}; got the suffix {suffix!r}")
+    if is_bucket(path):
+        raise ValueError(f"{path}: weights are read on this machine alone: `{copying(path)}` copies them")
     if not path.is_file():
         raise ValueError(f"{path}: no such file of weights")
     read = _read_torch if suffix in TORCH_SUFFIXES else _READERS[suffix]

