@@ -9,16 +9,32 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imgcls_jax.config import files
 from imgcls_jax.inference import trained
 from imgcls_jax.runtime.buckets import as_path
-from imgcls_jax.tools import predict, report, results
+from imgcls_jax.tools import (
+    demo,
+    ensemble,
+    export,
+    index,
+    predict,
+    replay,
+    report,
+    results,
+    retrieve,
+    serve,
+    sweep,
+    visualise,
+)
 from imgcls_jax.train.known_data import Named
 from imgcls_jax.train.run import run
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = {
+    "model.name": "mlp",
+    "model.variant": "mlp",
     "train.total_steps": "12",
     "train.eval_every_steps": "6",
     "train.log_every_steps": "1",
@@ -71,18 +87,89 @@ def test_a_finished_run_is_known(finished, workdir, capsys):
     assert "holds a finished run of this configuration" in capsys.readouterr().out
 
 
-def test_the_tools_read_it(finished, workdir, tmp_path, capsys):
-    from PIL import Image
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of two classes."""
+    folder = tmp_path_factory.mktemp("images")
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        Image.new("L", (8, 8), ord(name)).save(folder / name / "one.png")
+    return folder
 
-    Image.new("L", (8, 8), 90).save(tmp_path / "one.png")
-    assert predict.main([str(tmp_path / "one.png"), f"--workdir={workdir}"]) == 0
-    add = ["add", str(tmp_path / "a.json"), workdir, "--metric=test/accuracy"]
-    assert results.main([*add, "--method=m", "--protocol=p", "--command=c"]) == 0
-    assert report.main([workdir]) == 0
-    assert f"{workdir}/report.html: " in capsys.readouterr().out
+
+def test_prediction_and_evaluation_read_it(finished, workdir, images):
+    assert predict.main([str(images), f"--workdir={workdir}"]) == 0
     measured = trained.evaluate(workdir, data=Named(None, True))
     assert measured["test"] == finished["metrics"]["test"]
     assert (as_path(workdir) / "eval_12.json").exists()
+
+
+def taught_by(teacher):
+    model = "{'name': 'mlp', 'variant': 'mlp'}"
+    own = {"objective.name": "distillation", "objective.teacher": teacher}
+    return own | ({"objective.teacher_model": model} if teacher.endswith("exported") else {})
+
+
+@pytest.mark.parametrize(
+    "main, arguments",
+    [
+        (predict.main, ["ADDRESS/a.png", "--workdir=run"]),
+        (report.main, ["run", "--output=ADDRESS/report.html"]),
+        (export.main, ["ADDRESS/exported", "--workdir=run"]),
+        (ensemble.main, ["a", "b", "--output=ADDRESS/a.json"]),
+        (sweep.main, ["--config=a.py", "--workdir=ADDRESS/sweep"]),
+    ],
+)
+@pytest.mark.parametrize("address, by", [("gs://b", "gcloud storage cp -r"), ("s3://b", "aws s3 cp")])
+def test_what_lies_on_this_machine_alone_is_told(main, arguments, address, by, capsys):
+    with pytest.raises(SystemExit):
+        main([own.replace("ADDRESS", address) for own in arguments])
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{address}/" in told and f"a folder or file of this machine, where `{by}" in told
+
+
+@pytest.mark.slow
+def test_the_tools_read_it(finished, workdir, store, images, tmp_path, capsys):
+    image, another = str(images / "a" / "one.png"), f"{store.address}/runs/another"
+    assert index.main([str(images / "a"), f"--workdir={workdir}"]) == 0
+    assert index.main([str(images / "b"), f"--workdir={workdir}", "--add"]) == 0
+    capsys.readouterr()
+    assert retrieve.main([image, f"--workdir={workdir}", "--format=json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["neighbours"][0]["path"] == image and len(found["neighbours"]) == 2
+    add = ["add", str(tmp_path / "a.json"), workdir, "--metric=test/accuracy"]
+    assert results.main([*add, "--method=m", "--protocol=p", "--command=c"]) == 0
+    run(config(**{"train.resume_from": f"{workdir}@8", "train.seed": "1"}), another)
+    assert ensemble.main([workdir, another]) == 0
+    assert report.main([workdir, another]) == 0
+    assert f"{workdir}/report.html: " in capsys.readouterr().out
+    store.put("runs/a/nonfinite_6.json", b'{"step": 6, "on_nonfinite": "skip", "loss": 1}')
+    assert replay.main([f"--workdir={workdir}", "nonfinite_6.json"]) == 1
+    assert "all of the step is finite" in capsys.readouterr().out
+    assert visualise.main(["augmentation", f"--workdir={workdir}", f"--output={tmp_path / 'a.png'}"]) == 0
+    assert workdir in demo.trial_of(demo.parse_arguments([f"--workdir={workdir}"]))[1]
+    run(config(**{"model.pretrained": workdir}), tmp_path / "pretrained")
+    assert f"pretrained weights from {workdir}: backbone of step 12" in capsys.readouterr().out
+    run(config(**taught_by(f"{workdir}@8")), tmp_path / "taught")
+    assert workdir in (tmp_path / "taught" / "teacher.json").read_text()
+
+
+@pytest.mark.slow
+def test_an_export_is_read_where_it_was_copied(finished, workdir, store, images, tmp_path, capsys):
+    exported, asked = f"{store.address}/exported", [str(images), "--format=json"]
+    assert export.main([str(tmp_path), f"--workdir={workdir}", "--platforms=cpu"]) == 0
+    for path in tmp_path.iterdir():
+        store.put(f"exported/{path.name}", path.read_bytes())
+    capsys.readouterr()
+    assert predict.main([*asked, f"--exported={tmp_path}"]) == 0
+    here = capsys.readouterr().out
+    assert predict.main([*asked, f"--exported={exported}"]) == 0
+    assert capsys.readouterr().out == here and len(json.loads(here)) == 2
+    assert serve.main([f"--exported={store.address}/none"]) == 2
+    assert f"error: {store.address}/none/export.json is absent" in capsys.readouterr().err
+    for changed in ({"model.pretrained": exported}, taught_by(exported)):
+        with pytest.raises(ValueError, match="/weights.safetensors: weights are read on this machine alone"):
+            run(config(**changed), tmp_path / "run")
 
 
 def start(store, workdir):
