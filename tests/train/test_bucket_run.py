@@ -25,12 +25,12 @@ from imgcls_jax.tools import (
     results,
     retrieve,
     serve,
-    sweep,
     visualise,
 )
 from imgcls_jax.train.known_data import Named
 from imgcls_jax.train.run import run
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 OVERRIDES = {
     "model.name": "mlp",
@@ -110,25 +110,6 @@ def taught_by(teacher):
     return own | ({"objective.teacher_model": model} if teacher.endswith("exported") else {})
 
 
-@pytest.mark.parametrize(
-    "main, arguments",
-    [
-        (predict.main, ["ADDRESS/a.png", "--workdir=run"]),
-        (report.main, ["run", "--output=ADDRESS/report.html"]),
-        (export.main, ["ADDRESS/exported", "--workdir=run"]),
-        (ensemble.main, ["a", "b", "--output=ADDRESS/a.json"]),
-        (sweep.main, ["--config=a.py", "--workdir=ADDRESS/sweep"]),
-    ],
-)
-@pytest.mark.parametrize("address, by", [("gs://b", "gcloud storage cp -r"), ("s3://b", "aws s3 cp")])
-def test_what_lies_on_this_machine_alone_is_told(main, arguments, address, by, capsys):
-    with pytest.raises(SystemExit):
-        main([own.replace("ADDRESS", address) for own in arguments])
-    told = " ".join(capsys.readouterr().err.split())
-    assert f"{address}/" in told and f"a folder or file of this machine, where `{by}" in told
-
-
-@pytest.mark.slow
 def test_the_tools_read_it(finished, workdir, store, images, tmp_path, capsys):
     image, another = str(images / "a" / "one.png"), f"{store.address}/runs/another"
     assert index.main([str(images / "a"), f"--workdir={workdir}"]) == 0
@@ -154,7 +135,6 @@ def test_the_tools_read_it(finished, workdir, store, images, tmp_path, capsys):
     assert workdir in (tmp_path / "taught" / "teacher.json").read_text()
 
 
-@pytest.mark.slow
 def test_an_export_is_read_where_it_was_copied(finished, workdir, store, images, tmp_path, capsys):
     exported, asked = f"{store.address}/exported", [str(images), "--format=json"]
     assert export.main([str(tmp_path), f"--workdir={workdir}", "--platforms=cpu"]) == 0
@@ -189,7 +169,6 @@ def read_to(process, beginning):
     return next((line for line in process.stdout if line.startswith(beginning)), "")
 
 
-@pytest.mark.slow
 def test_killed_in_mid_run_it_ends_in_the_same_state(finished, store):
     workdir = f"{store.address}/runs/killed"
     process = start(store, workdir)
@@ -205,7 +184,6 @@ def test_killed_in_mid_run_it_ends_in_the_same_state(finished, store):
     assert steps == sorted(steps) and set(steps) == set(range(1, 13))
 
 
-@pytest.mark.slow
 def test_a_bucket_that_vanishes_ends_the_run_with_a_line(store):
     process = start(store, f"{store.address}/runs/vanished")
     try:
@@ -219,7 +197,6 @@ def test_a_bucket_that_vanishes_ends_the_run_with_a_line(store):
     assert "runs/vanished/checkpoints/4/commit_success.txt" in store.objects
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["503", "slow"])
 def test_a_store_that_stumbles_delays_a_run(fault, on_disk, store):
     number = itertools.count()
