@@ -16,6 +16,7 @@ FREE_ON_RESUME = (
     "data.num_threads",
     "data.prefetch_batches",
     "data.cache_gib",
+    "data.on_device",
     "train.log_every_steps",
     "train.keep_checkpoints",
     "train.checkpoint_every_minutes",
@@ -60,6 +61,7 @@ WITHOUT = {
     "model.layer_scale": 0.0,
     "model.tanh_gelu": False,
     "model.mlp_width": 0,
+    "evals.*.pad": 0,
     "model.relu_after_hidden": True,
 }
 # The same, of one family: others had the field before.

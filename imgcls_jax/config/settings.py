@@ -59,6 +59,9 @@ class DataSettings:
       num_threads, num_workers, prefetch_batches: of data/read_ahead.py.
       cache_gib: memory of each process, in GiB, that caches each image after the leading deterministic
         transforms, so that later epochs do not decode it again. The batches are the same.
+      on_device: whether all training images are put into each device's memory at the start, so that the
+        host sends indices alone; for small images. The batches are the same. Host operations on them must
+        draw nothing.
       fields: arguments of the source.
     """
 
@@ -85,6 +88,7 @@ class DataSettings:
     num_workers: int = 0
     prefetch_batches: int = 4
     cache_gib: float = 0.0
+    on_device: bool = False
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,6 +100,11 @@ class DataSettings:
             raise ValueError(
                 "config.data.cache_gib is memory that threads share and worker processes would not: leave it "
                 f"at 0, or set config.data.num_workers=0; got {self.num_workers} workers"
+            )
+        if self.on_device and self.on_bad_example != "raise":
+            raise ValueError(
+                "config.data.on_device puts every image into a batch by its index, also one that cannot be "
+                'read: set config.data.on_bad_example="raise"'
             )
         if self.labeled_batch_size and not self.labels_per_class:
             raise ValueError("config.data.labeled_batch_size needs data.labels_per_class")
@@ -337,14 +346,17 @@ class ViewSettings:
       flip: whether each view is taken mirrored, too.
       sizes: heights and widths, in pixels, to which the whole image is brought before the crops are cut, one
         after the other; () for as it comes.
+      pad: pixels by which every side is continued by reflection before the crops are cut.
     """
 
     crop: int
     corners: bool = True
     flip: bool = True
     sizes: Sequence[int] = ()
+    pad: int = 0
 
     def __post_init__(self) -> None:
+        require_at_least("evals.*.views", self, pad=0)
         if self.crop < 1 or any(size < self.crop for size in self.sizes):
             raise ValueError(
                 f"views: crop is positive and at most each of sizes; got {self.crop} and {tuple(self.sizes)}"

@@ -17,6 +17,7 @@ from imgcls_jax.data.device_operation import DeviceOp
 # The name in a line of transforms, and the factory that its arguments are for.
 DEVICE_OPERATIONS: dict[str, Callable[..., DeviceOp]] = {
     "affine": geometric.affine,
+    "alternating_flip": geometric.alternating_flip,
     "auto_augment": auto_augment.auto_augment,
     "color_jitter": photometric.color_jitter,
     "cutout": erasing.cutout,
@@ -62,7 +63,7 @@ def compose(ops: Sequence[DeviceOp]) -> Callable[[jax.Array, dict], dict]:
             )
         images = images.astype(jnp.float32) / 255
         for position, op in enumerate(ops):
-            images = op(jax.random.fold_in(rng, position), images)
+            images = op(jax.random.fold_in(rng, position), images, *(batch[key] for key in op.reads))
         return {**batch, "image": images}
 
     return augment

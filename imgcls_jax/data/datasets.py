@@ -12,7 +12,7 @@ import numpy as np
 
 from imgcls_jax.config.modules import find_function
 from imgcls_jax.config.settings import FOLD, DataSettings
-from imgcls_jax.data import augment, folds, subsets, transforms
+from imgcls_jax.data import augment, folds, read_ahead, subsets, transforms
 from imgcls_jax.data.cache import Cached, ExampleCache
 from imgcls_jax.data.contents import Contents, contents, files, whole
 from imgcls_jax.data.folders import expanded
@@ -22,7 +22,9 @@ from imgcls_jax.data.pipeline import EvalBatches, Labeled, TrainBatches
 from imgcls_jax.data.signatures import read_signatures
 from imgcls_jax.data.source import class_counts, require_source
 
+IMAGES = "images"  # the entry of a batch with all training images, of which the rows hold indices
 UNKNOWN = "unknown:"  # a split's examples of classes that are not trained on
+READ_AT_ONCE = 1_000  # examples, where the whole split is read
 FIRST_VIEW = 2**16  # sets the randomness of views apart from that of an image's operations, numbered from 0
 
 
@@ -53,19 +55,32 @@ class DataSide:
                 "prediction must give the same answer each time"
             )
         views = [_parse("data.view_transforms", line) for line in self.settings.view_transforms]
+        self._entries_read = frozenset(
+            key
+            for ops in (self._train_device, *(device for _, device in views))
+            for op in ops
+            for key in op.reads
+        )
         self._view_hosts = tuple(host for host, _ in views if host)
         self._views = tuple((bool(host), augment.compose(device)) for host, device in views)
         self._train = augment.compose(self._train_device)
         self._evaluate = augment.compose(self._eval_device)
 
     def augment(self, rng: jax.Array, batch: dict[str, Any]) -> dict[str, Any]:
-        """Runs the device transforms of training; returns the objective's batch. jax-traceable."""
+        """Runs the device transforms of training; returns the objective's batch. jax-traceable.
+
+        Args:
+          rng: key.
+          batch: of train_batches; or one without images, and IMAGES uint8 [N, H, W, C] beside it.
+        """
+        if IMAGES in batch:
+            batch = _with_images(batch)
         augmented = self._train(rng, batch)
         own_images = iter(augmented.pop("view_images", ()))
         augmented["views"] = tuple(
             line(
                 jax.random.fold_in(rng, FIRST_VIEW + view),
-                {"image": next(own_images) if own else batch["image"]},
+                batch | {"image": next(own_images) if own else batch["image"]},
             )["image"]
             for view, (own, line) in enumerate(self._views)
         )
@@ -88,7 +103,7 @@ class DataSide:
                 "config.data.labels_per_class and config.data.labeled_batch_size"
             )
         own_views = ("view_images",) if self._view_hosts and "views" in batch_keys else ()
-        return (*sorted({"image", *batch_keys} - {"views"}), *own_views)
+        return (*sorted({"image", *batch_keys, *self._entries_read} - {"views"}), *own_views)
 
     @property
     def reading(self) -> dict[str, int]:
@@ -252,13 +267,43 @@ class DataSide:
             return None
         return self._labels_of(self.training, "images_per_class"), self.settings.images_per_class
 
-    def train_batches(self, batch_size: int, seed: int, order: Any = None) -> TrainBatches:
-        """Returns the batches of the training split."""
+    def train_images(self) -> np.ndarray:
+        """Returns all training images as their host operations leave them, uint8 [N, H, W, C].
+
+        Raises:
+          ValueError: the images draw random numbers on the host, views have host operations of their own, or
+            an example has more than an image and a label known without reading it.
+        """
+        drawn = transforms.random_operations(self.train_host, ())
+        if drawn or self._view_hosts:
+            what = f"{', '.join(drawn)} of train_transforms draws" if drawn else "data.view_transforms draw"
+            raise ValueError(
+                f"config.data.on_device keeps each image once, and {what} anew on the host: "
+                "use operations of the device (pad_and_crop, resized_crop), or leave out data.on_device"
+            )
+        batches = self._alike_everywhere(self.train_host, READ_AT_ONCE)
+        others = set(self.training[0]) - {"image", "label"}
+        if others or self.training.labels is None:
+            what = ", ".join(sorted(others)) or "labels"
+            raise ValueError(
+                f"config.data.on_device: the source {self.settings.source!r} gives {what} with each image, "
+                "which stay on the host: leave data.on_device out"
+            )
+        with read_ahead.iterate(batches, 0, len(batches), **self.reading) as found:
+            return np.concatenate([batch["image"] for batch in found])[: len(self.training)]
+
+    def train_batches(
+        self, batch_size: int, seed: int, order: Any = None, *, images: bool = True
+    ) -> TrainBatches:
+        """Returns the batches of the training split, without images where those are on the device."""
         labeled = None
         if self.settings.labeled_batch_size:
             apart = not self.settings.unlabeled_has_labeled
             labeled = Labeled(self._known(self.training), self.settings.labeled_batch_size, apart)
-        source, (host_ops, *view_ops) = self._cached(self.training, self.train_host, *self._view_hosts)
+        if images:
+            source, (host_ops, *view_ops) = self._cached(self.training, self.train_host, *self._view_hosts)
+        else:
+            source, host_ops, view_ops = subsets.WithoutImages(self.training), (), []
         return TrainBatches(
             source,
             host_ops,
@@ -272,6 +317,18 @@ class DataSide:
             order=order,
             shard=self.shard,
         )
+
+    def first_images(self, count: int) -> np.ndarray:
+        """Returns the first training images as evaluation prepares them, the same in every process.
+
+        Args:
+          count: how many; fewer where the split has fewer.
+
+        Returns:
+          float32 [N, H, W, C].
+        """
+        batch = self._alike_everywhere(self.eval_host, min(count, len(self.training)))[0]
+        return np.asarray(self.prepare({"image": batch["image"]})["image"])[batch["mask"]]
 
     def training_in_order(self, batch_size: int, *, train_line: bool = False) -> EvalBatches:
         """Returns the batches of the training examples in index order.
@@ -363,6 +420,12 @@ class DataSide:
             return source, lines
         return Cached(source, start, self._cache), [line[len(start) :] for line in lines]
 
+    def _alike_everywhere(self, host_ops: Any, batch_size: int) -> EvalBatches:
+        """Returns the batches of the training examples in index order, each whole in every process."""
+        return EvalBatches(
+            self.training, host_ops, batch_size=batch_size, on_bad_example=self.settings.on_bad_example
+        )
+
     def _in_order(self, source: Any, host_ops: Any, batch_size: int) -> EvalBatches:
         source, (host_ops,) = self._cached(source, host_ops)
         return EvalBatches(
@@ -372,6 +435,16 @@ class DataSide:
             on_bad_example=self.settings.on_bad_example,
             shard=self.shard,
         )
+
+
+def _with_images(batch: dict[str, Any]) -> dict[str, Any]:
+    """Returns a batch of train_batches, made of one of indices and of all images."""
+    rows = dict(batch)
+    images = rows.pop(IMAGES)
+    rows["image"] = images[rows["index"]]
+    if "labeled" in rows:
+        rows["labeled"] = rows["labeled"] | {"image": images[rows["labeled"]["index"]]}
+    return rows
 
 
 def _normalized(ops: Any, channels: int) -> np.ndarray:

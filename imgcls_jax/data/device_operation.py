@@ -3,7 +3,8 @@
 A factory such as `flip(p=0.5)` returns a `DeviceOp`, called as `op(rng, images)`: images float32 [B, H, W, C]
 to the same, in [0, 1] until `normalize`. Every random operation draws for each image separately. The draw of
 image i depends on (rng, i) alone: not on the other images, not on the batch size, and not on how the batch is
-split over devices.
+split over devices. An operation may read other entries of the batch, one value an image: its index in the
+split and the epoch.
 """
 
 from __future__ import annotations
@@ -17,14 +18,22 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOp:
-    """One operation on a batch: `function(rng, images) -> images`, and whether it draws from `rng`."""
+    """One operation on a batch.
+
+    Attributes:
+      name: of its factory.
+      function: (rng, images, *entries) -> images.
+      random: whether an image comes out differently from time to time.
+      reads: the names of the entries of the batch that it takes, int32 [B] each: "index", "epoch".
+    """
 
     name: str
-    function: Callable[[jax.Array, jax.Array], jax.Array]
+    function: Callable[..., jax.Array]
     random: bool
+    reads: tuple[str, ...] = ()
 
-    def __call__(self, rng: jax.Array, images: jax.Array) -> jax.Array:
-        return self.function(rng, images)
+    def __call__(self, rng: jax.Array, images: jax.Array, *entries: jax.Array) -> jax.Array:
+        return self.function(rng, images, *entries)
 
 
 def per_image(values: jax.Array) -> jax.Array:

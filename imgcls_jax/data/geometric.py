@@ -7,7 +7,14 @@ import math
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.data.device_operation import DeviceOp, chance, check_choice, check_probability, check_range
+from imgcls_jax.data.device_operation import (
+    DeviceOp,
+    chance,
+    check_choice,
+    check_probability,
+    check_range,
+    per_image,
+)
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 
@@ -20,6 +27,21 @@ def flip(p: float = 0.5) -> DeviceOp:
         return jnp.where(chance(rng, images, p), images[:, :, ::-1], images)
 
     return DeviceOp("flip", mirror, random=True)
+
+
+def alternating_flip() -> DeviceOp:
+    """Mirror an image in every second epoch: the even ones for half of the images, the odd ones for the rest.
+
+    So two epochs in a row show each image from both sides, which chance does for every second image alone
+    (Jordan 2024, arXiv:2404.00498, section 3.6). An image's half is drawn from its index in the split.
+    """
+
+    def mirror(rng: jax.Array, images: jax.Array, index: jax.Array, epoch: jax.Array) -> jax.Array:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), index)
+        half = jax.vmap(lambda key: jax.random.bits(key, dtype=jnp.uint8) % 2)(keys)
+        return jnp.where(per_image((half + epoch) % 2 == 1), images[:, :, ::-1], images)
+
+    return DeviceOp("alternating_flip", mirror, random=True, reads=("index", "epoch"))
 
 
 def vertical_flip(p: float = 0.5) -> DeviceOp:

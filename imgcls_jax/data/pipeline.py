@@ -109,6 +109,7 @@ class TrainBatches(_Batches):
     A batch is a dictionary of
         image: uint8 [b, H, W, C], b being this process's part of the global batch;
         label, index: int32 [b];
+        epoch: int32 [b], how many whole passes came before;
         any other field of the source;
         bad_examples: int64 [n], indices that could not be read; the next readable example replaces each;
         view_images: with view_ops, a tuple of uint8 [b, H, W, C];
@@ -224,7 +225,8 @@ class TrainBatches(_Batches):
             loaded = [self._load_at(place, view_ops, bad) for place in places]
             indices = np.array([index for index, _ in loaded])
             columns = _stack([example for _, example in loaded])
-        return columns | {"index": indices.astype(np.int32)}
+        epochs = np.array([place.seed[1] for place in places], np.int32)
+        return columns | {"index": indices.astype(np.int32), "epoch": epochs}
 
     def _load_at(
         self, place: _Place, view_ops: Sequence[Sequence[Any]], bad: list[int]

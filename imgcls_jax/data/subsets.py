@@ -177,6 +177,32 @@ def subset(source: Source, indices: Indices) -> Subset:
     return (GatheredSubset if hasattr(source, "gather") else Subset)(source, indices)
 
 
+class WithoutImages:
+    """A source whose examples are another's labels alone.
+
+    Args:
+        source: the other one, whose labels are known without reading an example.
+    """
+
+    def __init__(self, source: Source) -> None:
+        if source.labels is None:
+            raise ValueError("the source does not know its labels without reading each example")
+        self.source, self.labels, self.class_names = source, source.labels, source.class_names
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"label": np.int32(self.labels[index])}
+
+    def gather(self, indices: Indices) -> dict[str, np.ndarray]:
+        """Returns {"label": int32 [B], or [B, K]} for integer indices [B]."""
+        return {"label": self.labels[indices].astype(np.int32)}
+
+    def describe(self, index: int) -> str:
+        return self.source.describe(index)
+
+
 class Relabeled(Subset):
     """A subset whose classes come in another order.
 

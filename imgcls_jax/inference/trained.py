@@ -283,8 +283,7 @@ def evaluate(
         evals = tuple(dataclasses.replace(own, fields={**own.fields, "split": split}) for own in evals)
     read = [own for _, own in evaluated_splits(evals)]
     _compare_data(as_path(workdir), trained, read, moved=bool(moved) or data.root is not None)
-    batch_size = trained.settings.train.evaluated_at_once
-    sharding.check_batch_size(batch_size, sharding.data_mesh())
+    batch_size = sharding.rounded_up(trained.settings.train.evaluated_at_once, sharding.data_mesh())
 
     splits = Splits(trained.data, batch_size, trained.class_names)
     evaluators = make_evaluators(evals, trained.predict, splits.open, trained.task)

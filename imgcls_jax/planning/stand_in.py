@@ -118,8 +118,9 @@ class PlannedData(DataSide):
         _, rows = read_rows(expanded(self.settings.signatures))
         return rows[np.arange(len(self._stand_in.class_names)) % len(rows)]
 
-    def train_batches(self, batch_size: int, seed: int, order: Any = None) -> Any:
+    def train_batches(self, batch_size: int, seed: int, order: Any = None, *, images: bool = True) -> Any:
         """Returns the batches, all of them the first example."""
+        del images
         batches = super().train_batches(batch_size, seed, order)
         least = max(self.settings.augmentation_repeats, self.settings.images_per_class)
         return RepeatedExample(batches.steps_per_epoch, super().train_batches(least, seed)[0], batch_size)

@@ -24,13 +24,15 @@ def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
         return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype, sharding=split)
 
     processes = jax.process_count()
-    sample = jax.tree.map(lambda leaf: of_all_processes(leaf, leaf.shape[0] * processes), setup.spec)
+    spec = setup.rows_of(phase)
+    sample = jax.tree.map(lambda leaf: of_all_processes(leaf, leaf.shape[0] * processes), spec)
     if phase.features is not None:
         sample["image"] = jax.tree.map(
             lambda leaf: of_all_processes(leaf, setup.settings.train.batch_size), phase.features
         )
     sample |= jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=setup.sharding), setup.beside_rows
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=setup.sharding),
+        setup.beside_rows(phase),
     )
     objective = phase.objective
     if setup.settings.train.parallel == "sharded":
@@ -46,6 +48,7 @@ def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
         frozen=phase.frozen,
         axis_name=setup.task.axis_name,
         sam_radius=phase.sam_radius,
+        on_cpu=setup.mesh.devices.flat[0].platform == "cpu",
     )
     if setup.task.axis_name is not None:
         step = sharding.per_replica(step, setup.mesh, sample)

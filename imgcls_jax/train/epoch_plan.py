@@ -36,7 +36,7 @@ class Embedder:
                 lambda *inputs: setup.predict(*inputs)[key], out_shardings=setup.sharding
             )
         predict = self._compiled[key]
-        batches = setup.data.training_in_order(setup.settings.train.evaluated_at_once)
+        batches = setup.data.training_in_order(setup.evaluated_at_once)
         rows = [
             np.asarray(predict(state.params, state.objective_state, batch), np.float32)
             for batch in self._read(batches, setup.data.training, "embedding")

@@ -25,6 +25,8 @@ from imgcls_jax.weights.hub import Located, locate
 
 logger = logging.getLogger(__name__)
 
+FITTED_TO = 5_000  # training images, for a backbone that is set from images before the first step
+
 
 def first_state(setup: Setup, weights: Located | None = None) -> tuple[TrainState, np.ndarray | None]:
     """Returns (state, order of the running epoch where there is one) of a workdir without a checkpoint.
@@ -73,7 +75,7 @@ def initial_state(setup: Setup, weights: Located | None = None) -> TrainState:
     state = setup.init(jax.random.key(setup.settings.train.seed))
     weights = weights or locate_weights(setup)
     if weights is None:
-        return state
+        return _fitted(setup, state)
     target = {"params": state.params, "batch_stats": state.objective_state.get("batch_stats", {})}
     path, exported = weights.path, weights.path / pretrained.EXPORTED
     if exported.is_file():
@@ -103,6 +105,17 @@ def initial_state(setup: Setup, weights: Located | None = None) -> TrainState:
         opt_state=setup.phases[0].tx.init(params),
     )
     return setup.copy(loaded)
+
+
+def _fitted(setup: Setup, state: TrainState) -> TrainState:
+    """Returns the drawn state; a backbone with a method `fit` is set from training images."""
+    fit = getattr(setup.backbone, "fit", None)
+    if fit is None:
+        return state
+    backbone = fit(state.params["backbone"], setup.data.first_images(FITTED_TO))
+    params = state.params | {"backbone": backbone}
+    averaged = {"ema": params} if "ema" in state.objective_state else {}
+    return setup.copy(state._replace(params=params, objective_state=state.objective_state | averaged))
 
 
 def differing_transforms(preprocessing: Preprocessing | None, settings: DataSettings) -> list[str]:

@@ -75,7 +75,7 @@ class Loop:
         self.checkpoints, self.writer, self.stop = checkpoints, writer, stop
         self.incidents = incidents
         train = setup.settings.train
-        self.splits = Splits(setup.data, train.evaluated_at_once, setup.class_names, stop=stop.here)
+        self.splits = Splits(setup.data, setup.evaluated_at_once, setup.class_names, stop=stop.here)
         bad_examples = kept.get("bad_examples", [])
         self.splits.bad_examples |= set(bad_examples if fits(bad_examples, list[str]) else [])
         self.evaluators = make_evaluators(setup.settings.evals, setup.predict, self.splits.open, setup.task)
@@ -119,7 +119,7 @@ class Loop:
             setup.backbone,
             self.state,
             self.splits.read,
-            batch_size=setup.settings.train.evaluated_at_once,
+            batch_size=setup.evaluated_at_once,
         )
         compiled = compile_step(setup, phase)
         if phase is not self.phase:
@@ -141,8 +141,12 @@ class Loop:
             self._span(compiled, self._batches(), stop)
 
     def _batches(self) -> TrainBatches:
-        settings, source = self.setup.settings.train, self.cached or self.phase.data
-        return source.train_batches(settings.batch_size, settings.seed, self.order)
+        settings = self.setup.settings.train
+        batch_size, seed, order = settings.batch_size, settings.seed, self.order
+        if self.cached is not None:
+            return self.cached.train_batches(batch_size, seed, order)
+        images = not self.setup.settings.data.on_device
+        return self.phase.data.train_batches(batch_size, seed, order, images=images)
 
     def _plan(self, epoch: int) -> None:
         """Lets the objective rearrange itself before an epoch."""
@@ -158,6 +162,7 @@ class Loop:
 
     def _span(self, compiled: Any, batches: TrainBatches, stop: int) -> None:
         setup, progress = self.setup, self.progress
+        spec, beside = setup.rows_of(self.phase), setup.beside_rows(self.phase)
         with iterate(batches, self.step, stop, **setup.data.reading) as iterator:
             progress.clock.resume()
             while self.step < stop:
@@ -165,8 +170,8 @@ class Loop:
                 batch = next(iterator)
                 progress.waited(time.monotonic() - asked)
                 note_bad_examples(batches.source, batch.pop("bad_examples"), self.splits.bad_examples)
-                rows = sharding.place({key: batch[key] for key in setup.spec}, setup.mesh)
-                self._take(compiled, rows | setup.beside_rows)
+                rows = sharding.place({key: batch[key] for key in spec}, setup.mesh)
+                self._take(compiled, rows | beside)
                 self._after_step()
             progress.clock.pause()
 

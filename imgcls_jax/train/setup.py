@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from imgcls_jax.config import compare
 from imgcls_jax.config.configuration import Configuration
@@ -15,7 +16,7 @@ from imgcls_jax.config.field_types import require_at_least
 from imgcls_jax.contracts.evaluator import SplitFacts
 from imgcls_jax.contracts.objective import Task
 from imgcls_jax.data.contents import Contents, files
-from imgcls_jax.data.datasets import DataSide
+from imgcls_jax.data.datasets import IMAGES, DataSide
 from imgcls_jax.data.pipeline import TrainBatches
 from imgcls_jax.data.source import class_counts
 from imgcls_jax.runtime.environment import environment
@@ -33,14 +34,15 @@ class Setup:
     Args:
       configuration: of the run.
       data: instead of the configuration's own data side; tools/plan.py needs no data.
+      mesh: of the devices to build the step for; None for those at hand.
 
     Raises:
       ValueError: a mistake in the configuration or the data.
     """
 
-    def __init__(self, configuration: Configuration, data: DataSide | None = None):
+    def __init__(self, configuration: Configuration, data: DataSide | None = None, mesh: Mesh | None = None):
         self.configuration = configuration
-        self.mesh = sharding.data_mesh()
+        self.mesh = mesh or sharding.data_mesh()
         self.sharding = sharding.replicated(self.mesh)
         self.first_process = jax.process_index() == 0
         self.data = data or DataSide(configuration.data, (jax.process_index(), jax.process_count()))
@@ -59,7 +61,7 @@ class Setup:
     def _check_sizes(self) -> None:
         """Raises ValueError where a batch does not divide among devices and microbatches."""
         train, devices = self.settings.train, self.mesh.size
-        sharding.check_batch_size(train.evaluated_at_once, self.mesh, "train.eval_batch_size")
+        self.evaluated_at_once = sharding.rounded_up(train.evaluated_at_once, self.mesh)
         labeled = self.data.settings.labeled_batch_size
         for field, size in (("train.batch_size", train.batch_size), ("data.labeled_batch_size", labeled)):
             if size % (train.num_microbatches * devices):
@@ -104,6 +106,7 @@ class Setup:
                 f"is set: it gives {', '.join(spec)}"
             )
         self.spec = {key: spec[key] for key in placed}
+        self._index = spec["index"]
         self.teacher = self._teacher()
         if self.teacher is not None:
             rows = (*prepared["image"].shape[:1], self.task.num_classes)
@@ -142,12 +145,30 @@ class Setup:
             self.task.image_shape,
             levels(self.data.settings.eval_transforms, self.source_shape),
         )
-        return open_teacher(self.objective.teacher, seen, self.sharding)
+        return open_teacher(self.objective.teacher, seen, sharding.replicated(sharding.data_mesh()))
 
-    @property
-    def beside_rows(self) -> dict[str, Any]:
-        """What the step's batch has beside its rows: {} or the variables of the teacher."""
-        return {} if self.teacher is None else {sharding.TEACHER: self.teacher.variables}
+    def rows_of(self, phase: Phase) -> dict[str, Any]:
+        """Returns the rows of a batch that this process puts on its devices in a phase, in shapes."""
+        if not self._keeps_images(phase):
+            return self.spec
+        rows = {key: value for key, value in self.spec.items() if key != "image"} | {"index": self._index}
+        if "labeled" in rows:
+            labeled = {key: value for key, value in rows["labeled"].items() if key != "image"}
+            rows["labeled"] = labeled
+        return rows
+
+    def beside_rows(self, phase: Phase) -> dict[str, Any]:
+        """Returns what the step's batch has beside its rows: the variables of a teacher, all images."""
+        beside = {} if self.teacher is None else {sharding.TEACHER: self.teacher.variables}
+        return beside | ({IMAGES: self._images} if self._keeps_images(phase) else {})
+
+    def _keeps_images(self, phase: Phase) -> bool:
+        return self.data.settings.on_device and phase.features is None
+
+    @functools.cached_property
+    def _images(self) -> jax.Array:
+        """All training images on every device; data.on_device."""
+        return jax.device_put(self.data.train_images(), sharding.replicated(sharding.data_mesh()))
 
     def phase_of(self, step: int) -> Phase:
         """Returns the phase whose optimizer made the state of a step: the one of the step before it."""
@@ -211,9 +232,7 @@ class Setup:
         facts = {}
         for field, split in build.evaluated_splits(self.settings.evals):
             try:
-                batches = self.data.eval_batches(
-                    split, self.settings.train.evaluated_at_once, self.class_names
-                )
+                batches = self.data.eval_batches(split, self.evaluated_at_once, self.class_names)
             except (OSError, ValueError) as error:
                 raise ValueError(f"config.{field} = {split!r}: {error}") from error
             source = batches.source

@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from imgcls_jax.data.datasets import IMAGES
+
 AXIS = "data"
-TEACHER = "teacher"  # the entry of a step's batch that is no rows: a frozen network's variables
+TEACHER = "teacher"  # the entry of a step's batch with a frozen network's variables
+WHOLE = (TEACHER, IMAGES)  # the entries that are no rows
 # Leaves of fewer numbers stay whole: biases, norms and the first convolutions, some hundredths of a network,
 # for each of which a collective would take longer than the 256 KiB that it saves are worth.
 MIN_SPLIT_SIZE = 2**16
@@ -85,10 +88,10 @@ def per_replica(
     Args:
       step: as it is taken on one replica's rows.
       mesh: of data_mesh.
-      batch: by its keys, where one of them is TEACHER, which every device has whole.
+      batch: by its keys, where one of them is of WHOLE, which every device has whole.
     """
     whole, rows = PartitionSpec(), PartitionSpec(AXIS)
-    of_batch = {key: whole if key == TEACHER else rows for key in batch} if batch else rows
+    of_batch = {key: whole if key in WHOLE else rows for key in batch} if batch else rows
     # check_vma would sum the gradients over the devices, which the step itself averages.
     return jax.shard_map(step, mesh=mesh, in_specs=(whole, of_batch), out_specs=whole, check_vma=False)
 
@@ -96,10 +99,18 @@ def per_replica(
 def check_batch_size(batch_size: int, mesh: Mesh, field: str = "train.batch_size") -> None:
     """Raises ValueError unless the global batch divides over the devices."""
     if batch_size < 1 or batch_size % mesh.size:
+        above = rounded_up(max(batch_size, 1), mesh)
+        near = " or ".join(str(size) for size in (above - mesh.size, above) if size > 0)
         raise ValueError(
             f"{field} counts the examples of all devices together and must be a positive multiple of their "
-            f"number, {mesh.size}; got {batch_size}"
+            f"number, {mesh.size}; got {batch_size}; the nearest is {near}"
         )
+
+
+def rounded_up(batch_size: int, mesh: Mesh) -> int:
+    """Returns the next multiple of the number of devices: what stands for the batches of an evaluation, whose
+    padding counts for nothing."""
+    return -(-batch_size // mesh.size) * mesh.size
 
 
 def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def make_train_step(
     frozen: Any = None,
     axis_name: str | None = None,
     sam_radius: float = 0.0,
+    on_cpu: bool = False,
 ) -> Step:
     """Returns the pure function (state, batch) -> (state, metrics), the objective's with its "loss".
 
@@ -42,6 +43,8 @@ def make_train_step(
         None where the batch is whole.
       sam_radius: above 0 the gradients are those at params + sam_radius g / |g|, g being the gradients at
         params over the whole batch (optimizer.sam_radius); metrics and objective_state stay those at params.
+      on_cpu: whether it is for a CPU, where XLA convolves in a loop without its libraries, up to hundreds of
+        times as slowly: the parts are unrolled.
     """
     grad = _grad_of_the_free(objective, frozen)
     tx = optax.with_extra_args_support(tx)
@@ -65,7 +68,9 @@ def make_train_step(
                 metrics = metrics | {"loss": value}
             else:
                 moved = TrainState(state.step, params, state.objective_state, state.opt_state, state.rng)
-                objective_state, metrics, grads = _accumulate(grad, num_microbatches, moved, batch, rng_l)
+                objective_state, metrics, grads = _accumulate(
+                    grad, num_microbatches, moved, batch, rng_l, unrolled=on_cpu
+                )
             if axis_name is not None:
                 objective_state = _shared_objective_state(axis_name, state.objective_state, objective_state)
                 metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
@@ -111,7 +116,13 @@ def _grad_of_the_free(objective: Objective, frozen: Any) -> Callable[..., Any]:
 
 
 def _accumulate(
-    grad: Callable[..., Any], parts: int, state: TrainState, batch: Batch, rng: jax.Array
+    grad: Callable[..., Any],
+    parts: int,
+    state: TrainState,
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    unrolled: bool,
 ) -> tuple[Any, Metrics, Any]:
     """Averages gradients and metrics over `parts` strided parts of the batch, each spread over all
     devices."""
@@ -134,8 +145,6 @@ def _accumulate(
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     rows = {key: value for key, value in batch.items() if key not in shared}
     scanned = (jax.tree.map(part_of, rows), jax.random.split(rng, parts))
-    # In a loop XLA convolves on a CPU without its libraries, up to hundreds of times as slowly.
-    unrolled = jax.default_backend() == "cpu"
     (objective_state, grads), metrics = jax.lax.scan(
         add_part, (state.objective_state, zeros), scanned, unroll=unrolled
     )

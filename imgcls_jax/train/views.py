@@ -69,6 +69,9 @@ def cut(images: jax.Array, settings: ViewSettings) -> jax.Array:
     views, crop = [], settings.crop
     for size in settings.sizes or (None,):
         scaled = images if size is None else _resized(images, size)
+        if settings.pad:
+            border = (settings.pad, settings.pad)
+            scaled = jnp.pad(scaled, ((0, 0), border, border, (0, 0)), mode="reflect")
         height, width = scaled.shape[1:3]
         down, right = height - crop, width - crop
         if down < 0 or right < 0:

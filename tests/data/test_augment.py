@@ -203,6 +203,20 @@ def test_flips(factory, mirrored):
     np.testing.assert_array_equal(one(factory(0.0), images), images)
 
 
+def test_alternating_flips_show_both_sides_in_two_epochs():
+    images = np.random.default_rng(0).random((400, 2, 3, 1), dtype=np.float32)
+    index, op = jnp.arange(400, dtype=jnp.int32), geometric.alternating_flip()
+    turned = [
+        (op(jax.random.key(epoch), images, index, jnp.full(400, epoch)) != images).any(axis=(1, 2, 3))
+        for epoch in range(3)
+    ]
+    assert 0.4 < turned[0].mean() < 0.6
+    np.testing.assert_array_equal(turned[1], ~turned[0])
+    np.testing.assert_array_equal(turned[2], turned[0])
+    alone = op(jax.random.key(9), images[7:8], index[7:8], jnp.array([0]))
+    assert bool((alone != images[7:8]).any()) == turned[0][7], "not of its index alone"
+
+
 @pytest.mark.parametrize("mode", ["constant", "reflect"])
 def test_pad_and_crop_uses_every_offset(mode):
     image = np.random.default_rng(0).random((4, 3, 2), dtype=np.float32)

@@ -130,7 +130,6 @@ def test_what_is_no_configuration(config):
         ("train.batch_size", 0),
         ("train.batch_size", -64),
         ("train.batch_size", True),
-        ("train.eval_batch_size", 7),
         ("train.num_microbatches", 0),
         ("train.num_microbatches", 1000),
         ("train.keep_checkpoints", 0),

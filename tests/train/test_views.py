@@ -42,6 +42,15 @@ def test_one_view_is_the_plain_prediction():
     np.testing.assert_allclose(found["probabilities"], expected, rtol=1e-6)
 
 
+def test_a_border_is_the_reflection_of_the_image():
+    found = cut(IMAGES, ViewSettings(10, flip=False, pad=1))
+    padded = np.pad(IMAGES, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    assert found.shape == (5, 3, 10, 10, 3)
+    np.testing.assert_array_equal(found[0], padded[:, :10, :10])
+    np.testing.assert_array_equal(found[4], padded[:, 1:11, 3:13])
+    np.testing.assert_array_equal(found[4], IMAGES[:, :, 2:12])
+
+
 def test_views_of_an_even_image_are_alike():
     even = np.full((1, 12, 12, 3), 77, np.uint8)
     views = cut(even, ViewSettings(8, sizes=(8, 16)))
