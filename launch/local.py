@@ -59,7 +59,7 @@ def make_environment(devices_per_process: int | None) -> dict[str, str]:
 
 
 def write_line(text: str) -> None:
-    """Prints one whole line: print writes a text and its end apart, and another thread's line may come between."""
+    """Prints one whole line: print writes a text and its end apart, so that another's may come between."""
     with PRINTING:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()

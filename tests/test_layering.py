@@ -58,7 +58,7 @@ MAY_IMPORT = {
     ),
     "data/parquet_files.py": (set(), {"numpy", "pyarrow"}),
     "data/hub_features.py": ({"data.source"}, {"yaml"}),
-    "data/packed.py": ({"data"}, {"numpy", "array_record", "safetensors"}),
+    "data/packed.py": ({"data", "runtime.buckets"}, {"numpy", "array_record", "safetensors"}),
     "data/device_operation.py": (set(), {"jax"}),
     "data/geometric.py": ({"data.device_operation"}, {"jax"}),
     "data/photometric.py": ({"data.device_operation"}, {"jax"}),

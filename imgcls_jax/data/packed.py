@@ -253,19 +253,22 @@ def read_description(path: Path) -> Description:
         raise ValueError(f"{path} describes no packed split: {text}; pack it again") from error
 
 
-def copied(folder: Path, split: str) -> Path:
-    """Copies a split from an object store, which array_record cannot read, and returns the copy's folder.
+def at_hand(folder: Path, split: str) -> Path:
+    """Returns the folder where a split lies on this machine: array_record cannot read an object store.
 
-    A copy is kept by the digest of its description, which has those of the shards, so that it is made once.
+    A split of one is copied to the user's caches, once: the copy bears the digest of the split's description,
+    which has those of the shards.
 
     Args:
-      folder: of an object store.
+      folder: of this machine or an object store.
       split: its name there.
 
     Raises:
       ValueError: the description is none, or a shard is not the one that was packed.
       OSError: the store does not answer, or the copy cannot be written.
     """
+    if not buckets.is_bucket(folder):
+        return folder
     description = folder / f"{split}.json"
     told = read_description(description)
     digest = hashlib.sha256(read_regular(description, MAX_DESCRIPTION_BYTES)).hexdigest()

@@ -11,9 +11,8 @@ import numpy as np
 
 from imgcls_jax.data.contents import contents
 from imgcls_jax.data.folders import named_split, require_folder
-from imgcls_jax.data.packed import copied, index_name, opened_shard, read_description, read_record
+from imgcls_jax.data.packed import at_hand, index_name, opened_shard, read_description, read_record
 from imgcls_jax.data.source import Root
-from imgcls_jax.runtime.buckets import is_bucket
 
 MAX_INDEX_BYTES = 2**31
 MAX_OPEN = 128  # shards; a process may often open 1,024 files
@@ -29,7 +28,7 @@ class ArrayRecord:
 
     Args:
         split: as it was packed, or a name that means the same.
-        root: the folder; a split in an object store is first copied, as `copied` says.
+        root: the folder; a split in an object store is first copied, as `at_hand` says.
 
     Raises:
         ImportError: array_record is missing; when read.
@@ -46,7 +45,7 @@ class ArrayRecord:
         if name is None:
             known = f"it holds {sorted(splits)}" if splits else "no split was packed there, or not to its end"
             raise FileNotFoundError(f"{folder / split}.json is missing: {known}")
-        self._folder = copied(folder, name) if is_bucket(folder) else folder
+        self._folder = at_hand(folder, name)
         self.root = self._folder / f"{name}.json"  # so that images of two splits with one name are two
         told = read_description(self.root)
         for shard in told.shards:
