@@ -189,7 +189,7 @@ def test_a_bucket_that_vanishes_ends_the_run_with_a_line(store):
     try:
         assert read_to(process, "step 9/")
         store.bucket = "another"
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=400)
     finally:
         store.bucket = "bucket-one"
     assert process.returncode and "\nerror: " in f"\n{output}"
