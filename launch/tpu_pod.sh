@@ -126,7 +126,6 @@ rm -rf $UNIT && mkdir $UNIT && tar -xzf $UNIT.tar.gz -C $UNIT && cd $UNIT
 python3 -m pip install --user --quiet uv
 python3 -m uv venv --quiet --python $PYTHON_VERSION .venv
 sed 's/^jax==/jax[tpu]==/' requirements.txt > requirements-tpu.txt
-echo gcsfs >> requirements-tpu.txt
 python3 -m uv pip install --quiet --python .venv -r requirements-tpu.txt"
 }
 

@@ -1,9 +1,13 @@
 """Set before jax is imported: CPU, eight virtual devices, quick compilation and a compilation cache."""
 
+import functools
 import importlib.metadata
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
+
+import pytest
 
 from imgcls_jax.runtime import compiler
 
@@ -29,3 +33,26 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="imgcls_jax_state")
 def pytest_collection_modifyitems(items):
     """Puts the longest files first, so that neither worker is left with one of them at the end."""
     items.sort(key=lambda item: "tests/train" not in item.path.as_posix())
+
+
+@functools.cache  # s3fs keeps its connection to one
+def object_store(kind):
+    place = ROOT / "tests" / "object_store.py"
+    spec = importlib.util.spec_from_file_location("object_store", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.KINDS[kind]()
+
+
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def store(request):
+    """An object store of each kind, empty, that this process and those it starts find."""
+    for package in {"gs": ["gcsfs"], "s3": ["s3fs", "moto"]}[request.param]:
+        if not importlib.util.find_spec(package):  # not imported, since it reads the environment
+            pytest.skip(f"needs {package}")
+    server = object_store(request.param)
+    server.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server

@@ -1,19 +1,21 @@
-"""A stand-in for Google Cloud Storage, on this machine and in memory, with faults on request.
+"""Object stores on this machine and in memory, with faults on request: Google's kind and Amazon's.
 
-It speaks what gcsfs, TensorStore and google-cloud-storage ask for, of the JSON API that
-https://cloud.google.com/storage/docs/json_api describes, and keeps its promises: a write is whole, the next
-read sees it, and a precondition (ifGenerationMatch) is compared and written at once.
+`Store` stands in for Google Cloud Storage. It speaks what gcsfs, TensorStore and google-cloud-storage ask
+for, of the JSON API that https://cloud.google.com/storage/docs/json_api describes, and keeps its promises: a
+write is whole, the next read sees it, and a precondition (ifGenerationMatch) is compared and written at once.
+`S3Store` is moto's server, with the same attributes.
 
-  python tests/object_store.py 9111    # then export what `environment` returns
+  python tests/object_store.py gs 9111    # then export what it prints
 """
 
 import itertools
 import json
+import logging
 import re
+import socket
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -24,15 +26,24 @@ OBJECT = re.compile(r"(?:/download)?/storage/v1/b/([^/]+)/o/([^/]+)(?:/rewriteTo
 class Store(ThreadingHTTPServer):
     """The server. `objects` is {name: (generation, bytes)}; `fault(method, path)` returns a status."""
 
+    address = f"gs://{BUCKET}"
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, port=0):
         super().__init__(("127.0.0.1", port), Handler)
         self.objects, self.generations, self.lock = {}, itertools.count(1), threading.Lock()
-        self.fault, self.bucket, self.requests = lambda method, path: None, BUCKET, 0
-        self.uploads = {}
+        self.clear()
         threading.Thread(target=self.serve_forever, daemon=True, kwargs={"poll_interval": 0.02}).start()
+
+    def clear(self):
+        """Removes all objects and faults."""
+        self.objects.clear()
+        self.fault, self.bucket, self.uploads = lambda method, path: None, BUCKET, {}
+
+    def remove(self, name):
+        """Removes an object."""
+        del self.objects[name]
 
     @property
     def environment(self):
@@ -89,7 +100,6 @@ class Handler(BaseHTTPRequestHandler):
     def _handle(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         status = self.server.fault(self.command, self.path)
-        self.server.requests += 1
         if status == "drop":
             self.close_connection = True
         elif status:
@@ -201,19 +211,74 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200, content, Content_Type="multipart/mixed; boundary=own")
 
 
-@contextmanager
-def running(port=0):
-    """Serves as long as the context lasts."""
-    store = Store(port)
-    try:
-        yield store
-    finally:
-        store.shutdown()
-        store.server_close()
+class S3Store:
+    """moto's server. `objects` is {name: (ETag, bytes)}, a copy; `fault(method, path)` returns a status."""
 
+    address = f"s3://{BUCKET}"
+
+    def __init__(self, port=0):
+        from moto.s3.models import s3_backends
+        from moto.server import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import make_server
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # which reports each request
+        self._answer = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", port, self._handle, threaded=True)
+        self._kept = s3_backends["123456789012"]["aws"]
+        self._kept.create_bucket(BUCKET, "us-east-1")
+        self.clear()
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def clear(self):
+        """Removes all objects and faults."""
+        self._keys.clear()
+        self.fault, self.bucket = lambda method, path: None, BUCKET
+
+    @property
+    def environment(self):
+        """What s3fs, TensorStore and botocore read to find it."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._server.port}",
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "EPATH_USE_TF": "false",
+        }
+
+    @property
+    def _keys(self):
+        return self._kept.buckets[BUCKET].keys
+
+    @property
+    def objects(self):
+        return {name: (key.etag, key.value) for name, key in list(self._keys.items())}
+
+    def put(self, name, content):
+        """Writes an object."""
+        self._kept.put_object(BUCKET, name, content)
+
+    def remove(self, name):
+        """Removes an object."""
+        del self._keys[name]
+
+    def _handle(self, environ, start_response):
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        status = self.fault(method, path)
+        code = "AccessDenied" if status == 403 else "SlowDown"
+        if not path.startswith(f"/{self.bucket}"):
+            status, code = 404, "NoSuchBucket"
+        if status == "drop":
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        if not status:
+            return self._answer(environ, start_response)
+        start_response(f"{status if status != 'drop' else 500} Told", [("Content-Type", "application/xml")])
+        return [b"" if method == "HEAD" else f"<Error><Code>{code}</Code></Error>".encode()]
+
+
+KINDS = {"gs": Store, "s3": S3Store}
 
 if __name__ == "__main__":
-    with running(int(sys.argv[1])) as server:
-        print(json.dumps(server.environment), flush=True)
-        while True:
-            time.sleep(1)
+    store = KINDS[sys.argv[1]](int(sys.argv[2]))
+    print(json.dumps(store.environment), flush=True)
+    while True:
+        time.sleep(1)

@@ -95,9 +95,10 @@ def expanded(root: Root) -> Path:
       FileNotFoundError: there is no such user, or it lies in an object store.
     """
     if "://" in os.fspath(root):
+        by = f" by `{buckets.copying(root)} {os.fspath(root)} FOLDER`" if buckets.is_bucket(root) else ""
         raise FileNotFoundError(
-            f"config.data.root: {os.fspath(root)!r} is an address, which image_folder and list_file "
-            "alone read; for other sources mount it, or copy it to this machine"
+            f"config.data.root: {os.fspath(root)!r} is an address, which image_folder, list_file and "
+            f"array_record alone read; for other sources copy it to this machine{by}"
         )
     try:
         return Path(root).expanduser()

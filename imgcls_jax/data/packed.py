@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -28,6 +29,9 @@ import numpy as np
 from imgcls_jax.data.contents import contents_of
 from imgcls_jax.data.lists import inside_root
 from imgcls_jax.data.source import Source, read_regular
+from imgcls_jax.runtime import buckets
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "imgcls_jax packed 1"
 OWN = ("image", "label", "name")  # fields of every record
@@ -247,6 +251,50 @@ def read_description(path: Path) -> Description:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         text = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} describes no packed split: {text}; pack it again") from error
+
+
+def at_hand(folder: Path, split: str) -> Path:
+    """Returns the folder where a split lies on this machine: array_record cannot read an object store.
+
+    A split of one is copied to the user's caches, once: the copy bears the digest of the split's description,
+    which has those of the shards.
+
+    Args:
+      folder: of this machine or an object store.
+      split: its name there.
+
+    Raises:
+      ValueError: the description is none, or a shard is not the one that was packed.
+      OSError: the store does not answer, or the copy cannot be written.
+    """
+    if not buckets.is_bucket(folder):
+        return folder
+    description = folder / f"{split}.json"
+    told = read_description(description)
+    digest = hashlib.sha256(read_regular(description, MAX_DESCRIPTION_BYTES)).hexdigest()
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    copy = caches / "imgcls_jax" / "packed" / digest[:32]
+    digests = {index_name(split): None} | {own.file: own.sha256 for own in told.shards}
+    absent = [name for name in (*digests, description.name) if not (copy / name).exists()]
+    if absent:
+        size = sum(own.bytes for own in told.shards) / 2**30
+        logger.warning("copying the split %r, %.3g GiB, from %s to %s", split, size, folder, copy)
+    for name in absent:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        _copy(folder / name, copy / name, digests.get(name))
+    return copy
+
+
+def _copy(path: Path, file: Path, sha256: str | None) -> None:
+    own = file.with_name(f"{file.name}.tmp{os.getpid()}")
+    try:
+        buckets.copy_down(path, own)
+        with open(own, "rb") as opened:
+            if sha256 and hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
+                raise ValueError(f"{path} is not the shard that was packed: copy it there again")
+        own.replace(file)
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def opened_shard(path: Path, examples: int) -> Any:

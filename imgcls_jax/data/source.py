@@ -220,8 +220,6 @@ def read_regular(path: Root, limit: int = MAX_IMAGE_BYTES) -> bytes:
     if buckets.is_bucket(path):
         try:
             return buckets.read_bytes(buckets.as_path(path), limit)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(errno.ENOENT, "there is no such object", os.fspath(path)) from error
         except ValueError as error:
             raise OSError(errno.EFBIG, str(error), os.fspath(path)) from error
     if not stat.S_ISREG(os.stat(path).st_mode):

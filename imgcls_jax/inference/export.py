@@ -25,6 +25,7 @@ from jax import export as jax_export
 
 from imgcls_jax.data import transforms
 from imgcls_jax.inference.allowed_operations import require_allowed
+from imgcls_jax.runtime.buckets import as_path
 from imgcls_jax.runtime.files import naming, parse_json, read_bytes, whole
 from imgcls_jax.runtime.mistakes import is_passing, reason
 
@@ -114,7 +115,7 @@ def read(folder: str | Path) -> Exported:
     Raises:
       ValueError: it is not one, or damaged, or not for the platform at hand; or flatbuffers is missing.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     try:
         fields = parse_json(read_bytes(folder / DESCRIPTION, MAX_DESCRIPTION_BYTES).decode("utf-8"))
         require_sound(fields)

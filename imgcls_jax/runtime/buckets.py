@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
+from urllib.parse import urlsplit
 
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs"}  # and the package that reads and writes it
 EXTRAS = {"gs": "gcs", "s3": "s3"}
@@ -83,10 +84,18 @@ def _set_up(scheme: str) -> None:
     )
 
 
-def require_tried(folder: Path) -> None:
-    """Raises ValueError for the checkpoints of a run in a store where none was tried yet."""
-    if os.fspath(folder).startswith("s3://"):
-        raise ValueError(f"{folder}: no run was tried in s3:// yet; choose a --workdir on a disk or in gs://")
+def s3_server(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what TensorStore must be told of the server of an s3:// path, to ask the one that s3fs asks.
+
+    TensorStore finds Amazon's own, and credentials, as others do, but it reads no AWS_ENDPOINT_URL.
+    """
+    client = _store(path).s3.meta
+    known: dict[str, Any] = {}
+    if not (urlsplit(client.endpoint_url).hostname or "").endswith(".amazonaws.com"):
+        known |= {"endpoint": client.endpoint_url, "aws_region": client.region_name or "us-east-1"}
+    if "AWS_ACCESS_KEY_ID" in os.environ:  # else it tells on standard error where it found none
+        known["aws_credentials"] = {"type": "environment"}
+    return known
 
 
 def make_folder(path: Path) -> None:
@@ -100,7 +109,9 @@ def told(path: str | os.PathLike[str]) -> Iterator[None]:
     """Makes an OSError that names the object of what the packages below raise, which has no common class."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError, MemoryError):
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, "there is no such object", os.fspath(path)) from error
+    except (FileExistsError, MemoryError):
         raise
     except Exception as error:
         number = getattr(error, "errno", None)
@@ -108,7 +119,8 @@ def told(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    told_of = str(getattr(error, "strerror", None) or error)  # the latter begins with its number
+    text = next((line.strip() for line in told_of.splitlines() if line.strip()), "")
     return f"{text[:300] or type(error).__name__}"
 
 
@@ -133,6 +145,18 @@ def read_bytes(path: Path, limit: int) -> bytes:
         if size <= limit:
             return cast(bytes, store.cat_file(name))
     raise ValueError(f"{path} has {size} bytes; a file of its kind has at most {limit}")
+
+
+def copy_down(path: Path, file: Path) -> None:
+    """Copies an object of any size to a file of this machine."""
+    with told(path):
+        _store(path).get_file(os.fspath(path), os.fspath(file))
+
+
+def copying(path: str | os.PathLike[str]) -> str:
+    """Returns the command that copies a folder of an object store to this machine, or the other way."""
+    scheme = os.fspath(path).partition("://")[0]
+    return {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive"}[scheme]
 
 
 def write(path: Path, content: bytes) -> None:

@@ -103,9 +103,9 @@ def parser_of(name: str, doc: str, **options: Any) -> argparse.ArgumentParser:
 def user_path(text: str) -> Path:
     """Parses a path, for argparse: `~` is the home folder; an empty one, as of `--workdir=`, is a mistake."""
     if "://" in text:
+        way_out = f", where `{buckets.copying(text)}` copies it" if buckets.is_bucket(text) else ""
         raise argparse.ArgumentTypeError(
-            f"{printable(text)} is an address; name a folder or file of this machine, such as one under "
-            "which the bucket is mounted"
+            f"{printable(text)} is an address; name a folder or file of this machine{way_out}"
         )
     return workdir_path(text)
 

@@ -40,6 +40,7 @@ from imgcls_jax.runtime.command import (
     exit_with,
     parser_of,
     user_path,
+    workdir_path,
 )
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.names import printable
@@ -214,7 +215,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_batch_size(one)
     one = commands.add_parser("combine", help="accuracy of runs on the crops, together", allow_abbrev=False)
     one.set_defaults(carry_out=combine)
-    one.add_argument("workdirs", nargs="+", type=user_path, metavar="WORKDIR", help="of runs on the crops")
+    one.add_argument("workdirs", nargs="+", type=workdir_path, metavar="WORKDIR", help="of runs on the crops")
     one.add_argument("--split", default="test", help="to score (default: test)")
     one.add_argument("--train_split", default="train", help="to fit the classifier on (default: train)")
     one.add_argument("--C", type=float, default=1.0, help="inverse of its L2 penalty (default 1.0)")

@@ -52,6 +52,7 @@ from imgcls_jax.runtime.command import (
     importing,
     parser_of,
     user_path,
+    workdir_path,
 )
 from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.mistakes import reason, user_mistake
@@ -329,7 +330,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     predicting = commands.add_parser("probabilities", help="predict every image by a run without it")
     predicting.set_defaults(run=run_probabilities)
     predicting.add_argument(
-        "workdirs", nargs="+", type=user_path, metavar="WORKDIR", help="one a fold, or the trial's folder"
+        "workdirs", nargs="+", type=workdir_path, metavar="WORKDIR", help="one a fold, or the trial's folder"
     )
     predicting.add_argument("--output", type=user_path, required=True, metavar="FILE.npz")
     add_data(predicting)

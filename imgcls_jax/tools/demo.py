@@ -30,7 +30,7 @@ from imgcls_jax.runtime.command import (
     parser_of,
     share,
     tell,
-    user_path,
+    workdir_path,
 )
 from imgcls_jax.runtime.listening import add_address, is_local, listen, serve, server_of, url
 from imgcls_jax.runtime.names import printable
@@ -249,8 +249,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = parser_of("demo", __doc__)
     network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", type=user_path, help="of a training run")
-    network.add_argument("--exported", type=user_path, help="folder that tools.export wrote")
+    network.add_argument("--workdir", type=workdir_path, help="of a training run")
+    network.add_argument("--exported", type=workdir_path, help="folder that tools.export wrote")
     add_checkpoint(parser)
     add_address(parser, 7860)
     parser.add_argument("--unknown_below", type=share, default=0.0, help="where the page's slider begins")

@@ -46,6 +46,7 @@ from imgcls_jax.runtime.command import (
     parser_of,
     tell,
     user_path,
+    workdir_path,
 )
 from imgcls_jax.runtime.environment import environment
 from imgcls_jax.runtime.files import naming, write_json
@@ -173,9 +174,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     fits.add_argument("output", type=user_path, help="folder to write")
     network = fits.add_mutually_exclusive_group(required=True)
     network.add_argument("--config", help="FILE.py with a pretrained network")
-    network.add_argument("--workdir", type=user_path, help="of a training run: the network of all regions")
-    fits.add_argument("--head_workdir", type=user_path, help="of the head's own network")
-    fits.add_argument("--body_workdir", type=user_path, help="of the body's own network")
+    network.add_argument("--workdir", type=workdir_path, help="of a training run: the network of all regions")
+    fits.add_argument("--head_workdir", type=workdir_path, help="of the head's own network")
+    fits.add_argument("--body_workdir", type=workdir_path, help="of the body's own network")
     add_checkpoint(fits)
     fits.add_argument(
         "--proposals", choices=("auto", *proposals.METHODS), default="auto",

@@ -154,7 +154,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     network.add_argument(
         "--exported",
-        type=user_path,
+        type=workdir_path,
         action="append",
         help="folder that tools.export wrote; several make an ensemble",
     )

@@ -31,7 +31,7 @@ from imgcls_jax.runtime.command import (
     importing,
     parser_of,
     share,
-    user_path,
+    workdir_path,
 )
 from imgcls_jax.runtime.listening import add_address, listen, serve, server_of, url
 from imgcls_jax.runtime.names import printable
@@ -215,7 +215,7 @@ class Service:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = parser_of("serve", __doc__)
-    parser.add_argument("--exported", type=user_path, required=True, help="folder that tools.export wrote")
+    parser.add_argument("--exported", type=workdir_path, required=True, help="folder that tools.export wrote")
     add_address(parser, 8000)
     add_batch_size(parser)
     parser.add_argument("--queue", type=at_least_one, default=128, help="images at a time (default 128)")

@@ -29,7 +29,15 @@ from imgcls_jax.config.files import split_overrides
 from imgcls_jax.data.prompts import prompts, read_classes, read_templates
 from imgcls_jax.inference.export import PLATFORMS, write
 from imgcls_jax.objectives.clip import ClipObjective, class_logits
-from imgcls_jax.runtime.command import add_checkpoint, command, exit_with, parser_of, tell, user_path
+from imgcls_jax.runtime.command import (
+    add_checkpoint,
+    command,
+    exit_with,
+    parser_of,
+    tell,
+    user_path,
+    workdir_path,
+)
 from imgcls_jax.runtime.names import printable
 
 
@@ -174,7 +182,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dic
     parser.add_argument("--templates", default="plain", help="plain, seven, a sentence with {} or a file")
     parser.add_argument("--vocabulary", default="", help="of the tokenizer (default: that of the run)")
     network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", type=user_path, help="of a training run")
+    network.add_argument("--workdir", type=workdir_path, help="of a training run")
     network.add_argument("--config", help="FILE.py[:options], with --config.model.pretrained=FILE")
     add_checkpoint(parser)
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="default: cpu,cuda,tpu")

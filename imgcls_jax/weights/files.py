@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from imgcls_jax.runtime.buckets import as_path, copying, is_bucket
 from imgcls_jax.runtime.files import whole
 from imgcls_jax.runtime.restricted_pickle import RestrictedUnpickler, require_key, shown
 from imgcls_jax.weights.caffe import read_caffemodel
@@ -75,8 +76,10 @@ def read_state_dict(path: str | Path) -> Arrays:
     Raises:
       ValueError: no such file, another suffix, a damaged file, or a pickle that asks for more than tensors.
     """
-    path = Path(path)
+    path = as_path(path)
     suffix = INDEX if is_index(path) else path.suffix.lower()
+    if is_bucket(path):
+        raise ValueError(f"{path}: weights are read on this machine alone: `{copying(path)}` copies them")
     if not path.exists():
         raise ValueError(f"{path}: no such file of weights, and no workdir of a run")
     if suffix not in (*SUFFIXES, INDEX):

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from imgcls_jax.runtime.buckets import as_path
 from imgcls_jax.runtime.fetch import digest, fetch
 from imgcls_jax.weights.described import Description, Preprocessing, describe
 from imgcls_jax.weights.files import SUFFIXES
@@ -81,7 +82,7 @@ def locate(name: str, pinned: Mapping[str, Any] | None = None) -> Located:
       OSError: no connection, refused, or no such file.
     """
     if not is_public(name):
-        return Located(Path(os.path.expanduser(name)))
+        return Located(as_path(os.path.expanduser(name)))
     scheme = next(scheme for scheme in SCHEMES if name.startswith(scheme))
     if scheme in ("https://", "http://"):
         return _of_address(name)

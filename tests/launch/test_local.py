@@ -236,9 +236,9 @@ def undisturbed(tmp_path_factory):
     return digest(workdir)
 
 
-@pytest.mark.slow
-def test_a_killed_process_is_made_good_to_the_bit(tmp_path, undisturbed):
-    crashed = launch(tmp_path / "crashed", "--restarts=1", "--grace_seconds=5")
+def crash(workdir):
+    """Runs two processes, kills one in mid-run, and lets the launcher start both again."""
+    crashed = launch(workdir, "--restarts=1", "--grace_seconds=5")
     lines, pids = [], []
     for line in lines_of(crashed):
         lines.append(line)
@@ -250,7 +250,18 @@ def test_a_killed_process_is_made_good_to_the_bit(tmp_path, undisturbed):
     output = "".join(lines)
     assert "launch: process 1 ended with status 137" in output and "launch: restart 1 of 1" in output
     assert "[0] resumed from the checkpoint of step" in output
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_made_good_to_the_bit(tmp_path, undisturbed):
+    crash(tmp_path / "crashed")
     assert digest(tmp_path / "crashed") == undisturbed
+
+
+@pytest.mark.slow
+def test_so_it_is_in_an_object_store(store, undisturbed):
+    crash(f"{store.address}/crashed")
+    assert json.loads(store.objects["crashed/result.json"][1])["state_digest"] == undisturbed
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Paths of object stores: what is written whole, what grows, and the lock, against a stand-in."""
 
-import importlib.util
 import threading
 from pathlib import Path
 
@@ -9,29 +8,11 @@ import pytest
 from imgcls_jax.runtime import bucket_lock, buckets
 from imgcls_jax.runtime.files import read_json, whole, write_json
 
-if importlib.util.find_spec("gcsfs") is None:  # imported later, when the environment names the stand-in
-    pytest.skip("needs the extra gcs", allow_module_level=True)
-STAND_IN = Path(__file__).parents[1] / "object_store.py"
-
-
-def stand_in():
-    spec = importlib.util.spec_from_file_location("object_store", STAND_IN)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def store(monkeypatch):
-    with stand_in().running() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield server
-
 
 @pytest.fixture
 def folder(store):
-    return buckets.as_path("gs://bucket-one/run")
+    store.clear()
+    return buckets.as_path(f"{store.address}/run")
 
 
 @pytest.mark.parametrize(
@@ -47,12 +28,6 @@ def test_other_addresses_are_refused(text, told):
         buckets.as_path(text)
 
 
-def test_no_run_goes_where_none_was_tried():
-    buckets.require_tried("gs://bucket/run")
-    with pytest.raises(ValueError, match="s3://bucket/run: no run was tried in s3:// yet"):
-        buckets.require_tried("s3://bucket/run")
-
-
 def test_paths_of_this_machine_stay_what_they_are(tmp_path):
     assert buckets.as_path(tmp_path / "a") == tmp_path / "a" and not buckets.is_bucket("gs:/bucket")
     assert type(buckets.as_path("runs/a")) is type(Path("runs/a"))
@@ -65,7 +40,7 @@ def test_an_object_is_written_whole_or_not_at_all(store, folder):
         file.write(b"half")
         raise RuntimeError
     assert read_json(folder / "a.json") == {"a": 1} and list(store.objects) == ["run/a.json"]
-    with pytest.raises(ValueError, match="run/none.json is absent: gs://bucket-one/run is not the workdir"):
+    with pytest.raises(ValueError, match="run/none.json is absent: ..://bucket-one/run is not the workdir"):
         read_json(folder / "none.json")
     with pytest.raises(ValueError, match="has 13 bytes; a file of its kind has at most 5"):
         buckets.read_bytes(folder / "a.json", 5)
@@ -79,7 +54,7 @@ def test_bytes_come_back_as_they_were(folder, content):
 
 def test_a_store_that_refuses_is_told_in_a_line(store, folder):
     store.fault = lambda method, path: 403
-    with pytest.raises(OSError, match=r"gs://bucket-one/run/a.json cannot be written: Forbidden"):
+    with pytest.raises(OSError, match=r"://bucket-one/run/a.json cannot be written: .*(Forbid|Denied)"):
         write_json(folder / "a.json", {})
 
 
@@ -107,7 +82,7 @@ def quick(monkeypatch):
 
 def test_a_living_holder_keeps_the_lock(store, folder, quick):
     with bucket_lock.hold(folder / "lock"):
-        with pytest.raises(ValueError, match=r"gs://bucket-one/run is in use by process \d+ on .* since"):
+        with pytest.raises(ValueError, match=r"://bucket-one/run is in use by process \d+ on .* since"):
             with bucket_lock.hold(folder / "lock"):
                 pass
         assert "run/lock" in store.objects

@@ -59,6 +59,24 @@ def test_an_address_is_no_path(capsys):
     assert "gs://bucket/image.png is an address; name a folder or file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "tool, arguments",
+    [
+        ("predict", ["ADDRESS/a.png", "--workdir=run"]),
+        ("report", ["run", "--output=ADDRESS/report.html"]),
+        ("export", ["ADDRESS/exported", "--workdir=run"]),
+        ("ensemble", ["a", "b", "--output=ADDRESS/a.json"]),
+        ("sweep", ["--config=a.py", "--workdir=ADDRESS/sweep"]),
+    ],
+)
+@pytest.mark.parametrize("address, by", [("gs://b", "gcloud storage cp -r"), ("s3://b", "aws s3 cp")])
+def test_what_lies_on_this_machine_alone_is_told(tool, arguments, address, by, capsys):
+    with pytest.raises(SystemExit):
+        main_of(tool)([own.replace("ADDRESS", address) for own in arguments])
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{address}/" in told and f"a folder or file of this machine, where `{by}" in told
+
+
 def test_an_object_store_without_its_package_names_the_extra(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit):

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from imgcls_jax.runtime import files
+from imgcls_jax.runtime.buckets import as_path
 from imgcls_jax.train import checkpoint, checkpoint_tree, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.state import TrainState, checksum, first_nonfinite, state_digest
@@ -70,6 +71,21 @@ def test_round_trip(tmp_path):
     assert order is None and int(restored.step) == 5
     assert state_digest(restored) == state_digest(state_at(5, seed=5))
     assert jax.tree.structure(restored) == jax.tree.structure(state_at(5))
+
+
+def test_in_an_object_store_what_is_not_committed_or_damaged_does_not_count(store):
+    folder = as_path(f"{store.address}/checkpoints")
+    save(folder, {1: 0.9, 2: 0.1, 3: None}, keep_last=3, best_metric="acc")
+    store.remove("checkpoints/3/commit_success.txt")  # as a kill leaves it
+    largest = max(
+        (name for name in store.objects if name.startswith("checkpoints/2/state/")),
+        key=lambda name: len(store.objects[name][1]),
+    )
+    store.put(largest, bytes(byte ^ 1 for byte in store.objects[largest][1]))
+    with Checkpoints(folder, keep_last=3, best_metric="acc", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+        restored, _ = checkpoints.restore_latest(lambda step: target())
+    assert state_digest(restored) == state_digest(state_at(1, seed=1))
 
 
 def test_the_order_comes_back(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 
 from imgcls_jax.data.contents import contents
 from imgcls_jax.data.folders import named_split, require_folder
-from imgcls_jax.data.packed import index_name, opened_shard, read_description, read_record
+from imgcls_jax.data.packed import at_hand, index_name, opened_shard, read_description, read_record
 from imgcls_jax.data.source import Root
 
 MAX_INDEX_BYTES = 2**31
@@ -28,7 +28,7 @@ class ArrayRecord:
 
     Args:
         split: as it was packed, or a name that means the same.
-        root: the folder.
+        root: the folder; a split in an object store is first copied, as `at_hand` says.
 
     Raises:
         ImportError: array_record is missing; when read.
@@ -38,12 +38,14 @@ class ArrayRecord:
     """
 
     def __init__(self, split: str, *, root: Root) -> None:
-        self._folder = require_folder(root, f"{split}.json and what `tools.dataset pack` wrote with it")
-        splits = [path.stem for path in self._folder.glob("*.json")]
-        name = named_split(split, splits, self._folder)
+        holds = f"{split}.json and what `tools.dataset pack` wrote with it"
+        folder = require_folder(root, holds, in_store=True)
+        splits = [path.stem for path in folder.glob("*.json")]
+        name = named_split(split, splits, folder)
         if name is None:
             known = f"it holds {sorted(splits)}" if splits else "no split was packed there, or not to its end"
-            raise FileNotFoundError(f"{self._folder / split}.json is missing: {known}")
+            raise FileNotFoundError(f"{folder / split}.json is missing: {known}")
+        self._folder = at_hand(folder, name)
         self.root = self._folder / f"{name}.json"  # so that images of two splits with one name are two
         told = read_description(self.root)
         for shard in told.shards:
@@ -59,7 +61,7 @@ class ArrayRecord:
             raise ValueError(
                 f"{self._folder / index_name(name)} is not what {name}.json describes; pack it again"
             )
-        self.rule = f"packed in {self._folder}" + (f" {told.rule}" if told.rule else "")
+        self.rule = f"packed in {folder}" + (f" {told.rule}" if told.rule else "")
         self.left_out = told.left_out
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
