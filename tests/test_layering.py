@@ -32,6 +32,7 @@ MAY_IMPORT = {
         {"runtime.files", "runtime.restricted_pickle", "weights.caffe"},
         {"jax", "numpy", "safetensors"},
     ),
+    "weights/hugging_face.py": ({"layers.renaming"}, {"numpy"}),
     "weights/described.py": ({"weights", "runtime.files"}, set()),
     "weights/hub.py": ({"weights", "runtime.fetch"}, {"huggingface_hub"}),
     "contracts": ({"contracts"}, {"jax", "numpy"}),
@@ -94,7 +95,7 @@ MAY_IMPORT = {
     "train/writer.py": ({"runtime.files", "runtime.buckets"}, {"tensorboardX"}),
     "inference": (
         {"inference", "train", "config.settings", "runtime", "contracts", "data", "evaluators.knn"},
-        {"jax", "numpy", "safetensors", "flax", "jax2onnx", "onnxruntime"},
+        {"jax", "numpy", "safetensors", "flax"},
     ),
     "inference/part_rcnn": (
         {
@@ -102,6 +103,22 @@ MAY_IMPORT = {
             *"config contracts.backbone data runtime train.build weights".split(),
         },
         {"jax", "flax", "numpy", "scipy", "sklearn", "threadpoolctl", "PIL"},
+    ),
+    "inference/litert_file.py": (
+        {"inference.trained", "runtime"},
+        {"jax", "numpy", "litert_converter", "ai_edge_litert"},
+    ),
+    "inference/onnx_file.py": (
+        {"inference.trained", "runtime"},
+        {"jax", "numpy", "flax", "jax2onnx", "onnx_ir", "onnxruntime"},
+    ),
+    "inference/model_folder.py": (
+        {"config.modules", "data.transforms", "runtime", "train.build", "weights"},
+        {"jax", "numpy", "safetensors"},
+    ),
+    "inference/model_card.py": (
+        {"inference.model_folder", "metrics.intervals", "runtime", "train", "weights"},
+        set(),
     ),
     "inference/batching.py": (set(), {"numpy"}),
     "inference/named_classes.py": (set(), {"numpy"}),
