@@ -71,19 +71,20 @@ def published(
         raise ValueError(f"models/{name}.py has no names of {naming}; of the families {known}")
     plain = family.build(variant)
     rooms = {room: params[room] for room in ("backbone", "head") if room in params}
-    arrays = _without_auxiliary(to_torch(rooms, batch_stats, family, variant, to_timm=True), family, variant)
     if naming == "hugging_face":
         if "head" not in rooms:
             raise ValueError(
                 "transformers's networks have a classifier, and this run has none; --naming timm"
             )
         config = hugging_face_config(name, variant, backbone, plain, image_shape, class_names)
+        arrays = to_torch(rooms, batch_stats, family, variant, to_timm=True)
         files = {
             "config.json": config,
             "preprocessor_config.json": hugging_face_preprocessing(preprocessing),
         }
         return Published(to_hugging_face(arrays, name), files, config["architectures"][0])
     architecture, arguments = timm_network(name, variant, backbone, plain, image_shape)
+    arrays = _without_auxiliary(to_torch(rooms, batch_stats, family, variant, to_timm=True), family, variant)
     num_classes = len(class_names) if "head" in rooms else 0
     head = next(iter(_timm({f"{family.torch_head(variant)}.bias": np.zeros(1)}, family, variant)))
     pretrained = timm_preprocessing(preprocessing, image_shape[2]) | {

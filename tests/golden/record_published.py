@@ -1,8 +1,10 @@
 """Records what timm and transformers compute of published networks, for tests/weights/test_publishing.py.
 
-  python tests/golden/record_published.py [--all_variants]
+  python tests/golden/record_published.py [NAMING ...]
+  python tests/golden/record_published.py --all_variants
 
-Needs torch, timm and transformers beside this package; the tests do not. For each case of `CASES`: the
+Needs torch, timm and transformers beside this package; the tests do not. For each case of `CASES`, or of the
+namings named, the
 network's config.json, from which the other package makes it; the names and shapes of its state dict; and its
 logits, once it has loaded what this package wrote of drawn weights. To tests/golden/published.npz.
 `--all_variants` records nothing: it compares names and shapes for every variant that timm has.
@@ -20,6 +22,7 @@ import numpy as np
 import timm
 import torch
 import transformers
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 from drawing import draw_all, images, summary  # noqa: E402
@@ -56,16 +59,21 @@ def loaded(case: Case, folder: Path) -> torch.nn.Module:
     return network
 
 
-def shapes_of(network: torch.nn.Module) -> dict[str, list[int]]:
-    """Returns the shapes of the floats of a state dict."""
-    return {name: list(v.shape) for name, v in network.state_dict().items() if v.is_floating_point()}
+def shapes_of(case: Case, network: torch.nn.Module) -> dict[str, list[int]]:
+    """Returns the shapes of the floats of a file of weights, whose names in transformers are others."""
+    state = network.state_dict()
+    if case.naming == "hugging_face":
+        with tempfile.TemporaryDirectory() as folder:
+            network.save_pretrained(folder)
+            state = load_file(Path(folder) / "model.safetensors")
+    return {name: list(v.shape) for name, v in state.items() if v.is_floating_point()}
 
 
 @torch.no_grad()
 def record(case: Case) -> dict[str, np.ndarray]:
     """Returns what the tests read of a case; prints the largest difference of the logits."""
     config = published(parts_of(case, None)).files["config.json"]
-    shapes = shapes_of(made(case, config))
+    shapes = shapes_of(case, made(case, config))
     drawn = draw_all(shapes, case.gain)
     parts = parts_of(case, drawn)
     written = published(parts)
@@ -91,7 +99,7 @@ def compare_all() -> None:
             case = Case(family, variant)
             written = published(parts_of(case, None, side=size))
             with torch.device("meta"):
-                wanted = shapes_of(made(case, written.files["config.json"]))
+                wanted = shapes_of(case, made(case, written.files["config.json"]))
             ours = {name: list(array.shape) for name, array in written.arrays.items()}
             differing = [name for name in {*ours, *wanted} if ours.get(name) != wanted.get(name)]
             print(f"{family} {variant}: {'differs: ' + str(differing[:4]) if differing else 'same'}")
@@ -102,8 +110,11 @@ def main() -> None:
     if "--all_variants" in sys.argv:
         compare_all()
         return
-    recorded = {f"{case.name}/{key}": value for case in CASES for key, value in record(case).items()}
     path = Path(__file__).with_name("published.npz")
+    recorded = dict(np.load(path)) if path.exists() else {}
+    for case in CASES:
+        if case.naming in (sys.argv[1:] or [case.naming]):
+            recorded |= {f"{case.name}/{key}": value for key, value in record(case).items()}
     np.savez_compressed(path, **recorded)
     print(f"{path.name}: {len(CASES)} cases, {path.stat().st_size} bytes")
 
