@@ -44,8 +44,8 @@ def windows_of(x: jax.Array, window: int) -> jax.Array:
 def map_of(x: jax.Array, shape: Sequence[int], window: int) -> jax.Array:
     """The inverse of `windows_of`, for a map of (h, w)."""
     rows, columns = shape[0] // window, shape[1] // window
-    x = x.reshape(len(x), rows, columns, window, window, -1)
-    return x.swapaxes(2, 3).reshape(len(x), *shape, -1)
+    x = x.reshape(x.shape[0], rows, columns, window, window, -1)
+    return x.swapaxes(2, 3).reshape(x.shape[0], *shape, -1)
 
 
 def mask_of(shape: Sequence[int], window: int, shift: Sequence[int]) -> jax.Array:
