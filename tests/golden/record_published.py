@@ -1,7 +1,7 @@
 """Records what timm and transformers compute of published networks, for tests/weights/test_publishing.py.
 
   python tests/golden/record_published.py [NAMING ...]
-  python tests/golden/record_published.py --all_variants
+  python tests/golden/record_published.py --all_variants [FAMILY ...]
 
 Needs torch, timm and transformers beside this package; the tests do not. For each case of `CASES`, or of the
 namings named, the
@@ -91,10 +91,10 @@ def record(case: Case) -> dict[str, np.ndarray]:
     return {"files": text(written.files), "shapes": text(shapes), "logits": summary(logits, CLASSES)}
 
 
-def compare_all() -> None:
+def compare_all(families: list[str]) -> None:
     """Compares names and shapes of each variant with those of timm's network."""
-    for family, variants in timm_networks.FIXED.items():
-        for variant in variants:
+    for family in families or timm_networks.FIXED:
+        for variant in timm_networks.FIXED[family]:
             size = 299 if family == "inception_v3" else 224 if family == "vgg" else 64
             case = Case(family, variant)
             written = published(parts_of(case, None, side=size))
@@ -102,13 +102,15 @@ def compare_all() -> None:
                 wanted = shapes_of(case, made(case, written.files["config.json"]))
             ours = {name: list(array.shape) for name, array in written.arrays.items()}
             differing = [name for name in {*ours, *wanted} if ours.get(name) != wanted.get(name)]
-            print(f"{family} {variant}: {'differs: ' + str(differing[:4]) if differing else 'same'}")
+            print(
+                f"{family} {variant}: {'differs: ' + str(differing[:4]) if differing else 'same'}", flush=True
+            )
 
 
 def main() -> None:
     """Records all cases."""
-    if "--all_variants" in sys.argv:
-        compare_all()
+    if sys.argv[1:2] == ["--all_variants"]:
+        compare_all(sys.argv[2:])
         return
     path = Path(__file__).with_name("published.npz")
     recorded = dict(np.load(path)) if path.exists() else {}
