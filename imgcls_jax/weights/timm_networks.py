@@ -22,7 +22,8 @@ SAME = {"pad_type": "same"}  # TensorFlow's padding
 _RESNETS = "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x4d resnext101_32x8d \
 resnext101_64x4d wide_resnet50_2 resnet18d resnet34d resnet26d resnet50d resnet101d resnet152d resnet200d"
 _SE_RESNETS = "resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x4d"
-_X = "400mf 004, 800mf 008, 1_6gf 016, 3_2gf 032, 8gf 080, 16gf 160, 32gf 320"
+# Of torchvision's regnet_x_400mf timm rounds the widths otherwise.
+_X = "800mf 008, 1_6gf 016, 3_2gf 032, 8gf 080, 16gf 160, 32gf 320"
 _Y = "400mf 004, 1_6gf 016, 3_2gf 032, 16gf 160, 32gf 320, 128gf 1280"
 _REGNETS = "regnetx_002 regnetx_004 regnetx_006 regnetx_040 regnetx_064 regnetx_120 regnety_002 regnety_006 \
 regnety_008 regnety_040 regnety_064 regnety_080 regnety_120"
