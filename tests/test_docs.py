@@ -29,7 +29,7 @@ EXAMPLE = (
     r"`((?:imgcls_jax|configs)/[\w/]+\.py)`:?\n\n```python\n(.*?)```"  # a file that the page itself shows
 )
 EXAMPLES = {path: text for page in TEXTS.values() for path, text in re.findall(EXAMPLE, page, re.S)}
-FILE_ENDINGS = r"(?:txt|json|onnx|stablehlo|safetensors)\b"  # train.txt is no field
+FILE_ENDINGS = r"(?:txt|json|onnx|tflite|stablehlo|safetensors)\b"  # train.txt is no field
 SECTIONS = ("data", "model", "objective", "optimizer", "train")
 
 

@@ -39,6 +39,7 @@ MAY_IMPORT = {
         },
         {"jax", "numpy", "safetensors"},
     ),
+    "weights/hugging_face.py": ({"layers.renaming"}, {"numpy"}),
     "weights/described.py": ({"weights", "runtime.files"}, set()),
     "weights/sharded.py": ({"runtime.files"}, set()),
     "weights/hub.py": ({"weights", "runtime.buckets", "runtime.fetch"}, {"huggingface_hub"}),
@@ -112,7 +113,7 @@ MAY_IMPORT = {
     ),
     "inference": (
         {"inference", "train", "config.settings", "runtime", "contracts", "data", "evaluators.knn"},
-        {"jax", "numpy", "safetensors", "flax", "jax2onnx", "onnxruntime"},
+        {"jax", "numpy", "safetensors", "flax"},
     ),
     "inference/part_rcnn": (
         {
@@ -120,6 +121,22 @@ MAY_IMPORT = {
             *"config contracts.backbone data runtime train.build weights".split(),
         },
         {"jax", "flax", "numpy", "scipy", "sklearn", "threadpoolctl", "PIL"},
+    ),
+    "inference/litert_file.py": (
+        {"inference.trained", "runtime"},
+        {"jax", "numpy", "litert_converter", "ai_edge_litert"},
+    ),
+    "inference/onnx_file.py": (
+        {"inference.trained", "runtime"},
+        {"jax", "numpy", "flax", "jax2onnx", "onnx_ir", "onnxruntime"},
+    ),
+    "inference/model_folder.py": (
+        {"config.modules", "data.transforms", "runtime", "train.build", "weights"},
+        {"jax", "numpy", "safetensors"},
+    ),
+    "inference/model_card.py": (
+        {"inference.model_folder", "metrics.intervals", "runtime", "train", "weights"},
+        set(),
     ),
     "inference/batching.py": (set(), {"numpy"}),
     "inference/named_classes.py": (set(), {"numpy"}),

@@ -30,7 +30,7 @@ from imgcls_jax.runtime.files import naming, parse_json, read_bytes, whole
 from imgcls_jax.runtime.mistakes import is_passing, reason
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-MODEL, WEIGHTS, DESCRIPTION, ONNX = "model.stablehlo", "weights.safetensors", "export.json", "model.onnx"
+MODEL, WEIGHTS, DESCRIPTION = "model.stablehlo", "weights.safetensors", "export.json"
 MAX_DESCRIPTION_BYTES = 2**26  # a million names
 MAX_MODEL_BYTES = 2**36  # the largest network known to export has a hundredth
 MAX_IMAGE = 2**28  # numbers of one image, 16384 x 5461 pixels of three colors

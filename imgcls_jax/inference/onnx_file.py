@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +22,7 @@ from imgcls_jax.inference.trained import probabilities
 from imgcls_jax.runtime.mistakes import reason
 
 TOLERANCE = 1e-4  # of a probability
+TRIED = (1, 3, 8)  # sizes of a batch that is free
 
 
 def write(trained: Any, file: Path, batch: int | None) -> float:
@@ -32,7 +34,8 @@ def write(trained: Any, file: Path, batch: int | None) -> float:
       batch: B, or None to leave it free, which jax2onnx cannot for every network.
 
     Returns:
-      The largest difference of a probability between onnxruntime and the network itself, over random images.
+      The largest difference of a probability between onnxruntime and the network itself, over random images;
+      of a free batch at each size of `TRIED`.
 
     Raises:
       ValueError: a package is missing, or the network cannot be written, or its answers differ; no file is
@@ -40,13 +43,12 @@ def write(trained: Any, file: Path, batch: int | None) -> float:
     """
 
     def function(images: jax.Array) -> jax.Array:
-        with jax.ensure_compile_time_eval():  # what does not depend on the images becomes a constant
-            outputs = trained.predict(trained.params, trained.objective_state, {"image": images})
-            return probabilities(outputs).astype(jnp.float32)
+        outputs = trained.predict(trained.params, trained.objective_state, {"image": images})
+        return probabilities(outputs).astype(jnp.float32)
 
     try:
-        _convert(function, (batch or jax.export.symbolic_shape("batch")[0], *trained.source_shape), file)
-        difference = _difference(function, (batch or 3, *trained.source_shape), file)
+        _convert(function, (batch, *trained.source_shape), file)
+        difference = _difference(function, (batch,) if batch else TRIED, trained.source_shape, file)
     except ImportError as error:
         raise ValueError(
             f"{error.name} is missing: pip install onnx onnxruntime onnx-ir onnxscript equinox, and then "
@@ -55,7 +57,7 @@ def write(trained: Any, file: Path, batch: int | None) -> float:
     except Exception as error:  # whatever the packages raise of a network that they do not know
         file.unlink(missing_ok=True)
         first = reason(error).split("\n", 1)[0]
-        way_out = "" if batch else "; try a batch of one, --onnx 1"
+        way_out = "" if batch else "; try a batch of one, --batch 1"
         raise ValueError(f"this network cannot be written as ONNX ({first}){way_out}") from error
     if not difference <= TOLERANCE:
         file.unlink()
@@ -63,23 +65,49 @@ def write(trained: Any, file: Path, batch: int | None) -> float:
     return difference
 
 
-def _convert(function: Any, shape: tuple[Any, ...], file: Path) -> None:
+def _convert(function: Any, shape: tuple[int | None, ...], file: Path) -> None:
     logging.getLogger("jax2onnx").setLevel(logging.ERROR)  # it warns of every extra that is not installed
+    import onnx_ir
     from jax2onnx import to_onnx
     from jax2onnx.converter import conversion_api
 
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    scope = jax.export.SymbolicScope()
+    batch = shape[0] or jax.export.symbolic_shape("batch", scope=scope)[0]
+    images = jax.ShapeDtypeStruct((batch, *shape[1:]), jnp.uint8)
     # ONNX knows no platforms, so each of these becomes its default form; and jax2onnx writes windows over
     # NHWC as pooling in four dimensions, which onnxruntime refuses.
     default = mock.patch.object(jax.lax, "platform_dependent", lambda *args, default, **_: default(*args))
     with default, mock.patch.object(pooling, "pool", _pool_by_slices):
-        traced = jax.make_jaxpr(function)(images)
+        traced = _traced(function, images)
     # Evaluated from the jaxpr: to_onnx replaces many functions that it sees called, and some of its versions
     # are wrong (padding of max_pool), as is its removal of transposes (residual connections).
     again = functools.partial(jax.core.eval_jaxpr, traced.jaxpr, traced.consts)
     names = dict(input_names=["images"], output_names=["probabilities"])
-    with mock.patch.object(conversion_api, "optimize_graph", lambda model: model):
+    as_drawn = mock.patch.object(conversion_api, "optimize_graph", lambda model: model)
+    # It makes the free batch anew, which the jaxpr has in shapes, by name in a scope; and some of its
+    # operations, padding among them, hand it to onnx-ir, which asks for the name.
+    same_scope = mock.patch.object(jax.export, "SymbolicScope", lambda: scope)
+    to_dimension = onnx_ir._core._maybe_convert_to_symbolic_dim
+    by_name = mock.patch.object(
+        onnx_ir._core,
+        "_maybe_convert_to_symbolic_dim",
+        lambda size: to_dimension(str(size) if jax.export.is_symbolic_dim(size) else size),
+    )
+    with as_drawn, same_scope, by_name:
         to_onnx(again, [images], return_mode="file", output_path=file, **names)
+
+
+def _traced(function: Any, images: jax.ShapeDtypeStruct) -> Any:
+    """Returns the jaxpr; what does not depend on the images is a constant, but for arrays of a free batch."""
+
+    def folded(images: jax.Array) -> jax.Array:
+        with jax.ensure_compile_time_eval():
+            return function(images)
+
+    try:
+        return jax.make_jaxpr(folded)(images)
+    except Exception:  # of jax, whose type has no public name: a token, say, repeated for each image
+        return jax.make_jaxpr(function)(images)
 
 
 def _pool_by_slices(
@@ -100,11 +128,14 @@ def _pool_by_slices(
     return functools.reduce(reduce_fn, slices)
 
 
-def _difference(function: Any, shape: tuple[int, ...], file: Path) -> float:
+def _difference(function: Any, batches: Sequence[int], shape: tuple[int, ...], file: Path) -> float:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)  # what fails is raised
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    (found,) = session.run(None, {"images": images})
-    return float(np.abs(found - jax.jit(function)(images)).max())
+    images = np.random.default_rng(0).integers(0, 256, (max(batches), *shape), np.uint8)
+    expected = np.asarray(jax.jit(function)(images))
+    return max(
+        float(np.abs(session.run(None, {"images": images[:rows]})[0] - expected[:rows]).max())
+        for rows in batches
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 FEWEST, MOST = 100, 100_000  # resamples: fewer say nothing of a 40th part, more cost and change nothing
@@ -57,6 +58,17 @@ def of_means(columns: Mapping[str, np.ndarray], *, resamples: int) -> dict[str, 
         return {name: float(counts @ column / num_examples) for name, column in columns.items()}
 
     return intervals(means, num_examples, resamples=resamples)
+
+
+def of_share(count: int, num_examples: int) -> list[float]:
+    """Returns Wilson's interval of a share at 95 % (Wilson 1927): [low, high].
+
+    Args:
+      count: examples that have a property, in 0..num_examples.
+      num_examples: N, at least 1.
+    """
+    found = binomtest(count, num_examples).proportion_ci(CONFIDENCE, method="wilson")
+    return [float(found.low), float(found.high)]
 
 
 def check_resamples(evaluator: str, resamples: int) -> None:

@@ -14,7 +14,6 @@ Files of weights may have the names of torchvision, of timm or of the authors.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
-from imgcls_jax.layers.renaming import Rule, renamed
+from imgcls_jax.layers.renaming import inside, renamed
 from imgcls_jax.layers.stochastic_depth import drop_branch, rising_rates
 from imgcls_jax.layers.transformer import layer_norm
 from imgcls_jax.layers.variants import choose_variant
@@ -187,33 +186,34 @@ def torch_head(variant: str) -> str:
     return "classifier.2"
 
 
-def _in_stage(match: re.Match[str]) -> str:
-    return f"features.{2 * int(match[1]) + 1}.{match[2]}."
-
-
-def _before_stage(match: re.Match[str]) -> str:
-    return f"features.{2 * int(match[1])}."
-
-
-# timm's names, and the authors'.
-RULES: tuple[Rule, ...] = (
-    (r"stem\.", "features.0."),
-    (r"stages\.(\d+)\.downsample\.", _before_stage),
-    (r"downsample_layers\.(\d+)\.", _before_stage),
-    (r"stages\.(\d+)\.(?:blocks\.)?(\d+)\.", _in_stage),
-    (r"(?:head\.)?norm\.", "classifier.0."),
-    (r"head\.(?:fc\.)?", "classifier.2."),
+_BLOCK = (  # of timm
+    ("conv_dw.", "block.0."),
+    ("norm.", "block.2."),
+    ("mlp.fc1.", "block.3."),
+    ("mlp.fc2.", "block.5."),
+    ("mlp.grn.", "block.grn."),
+    ("gamma", "layer_scale"),
 )
-BLOCK = re.compile(r"(features\.\d+\.\d+\.)(.*)")
-BLOCK_RULES: tuple[Rule, ...] = (
-    (r"(?:conv_dw|dwconv)\.", "block.0."),
-    (r"norm\.", "block.2."),
-    (r"(?:mlp\.fc|pwconv)1\.", "block.3."),
-    (r"(?:mlp\.fc|pwconv)2\.", "block.5."),
-    (r"(?:mlp\.)?grn\.", "block.grn."),
-    (r"gamma$", "layer_scale"),
+_AUTHORS_BLOCK = (
+    ("dwconv.", "block.0."),
+    ("norm.", "block.2."),
+    ("pwconv1.", "block.3."),
+    ("pwconv2.", "block.5."),
+    ("grn.gamma", "block.grn.weight"),
+    ("grn.beta", "block.grn.bias"),
+    ("gamma", "layer_scale"),
 )
-AUTHORS_LEAVES = {"block.grn.gamma": "block.grn.weight", "block.grn.beta": "block.grn.bias"}
+NAMES = (  # of timm, then of the authors
+    ("stem.", "features.0."),
+    ("stages.{s}.downsample.", "features.{2s}."),
+    *inside("stages.{s}.blocks.{b}.", "features.{2s+1}.{b}.", _BLOCK),
+    ("head.norm.", "classifier.0."),
+    ("head.fc.", "classifier.2."),
+    ("downsample_layers.{s}.", "features.{2s}."),
+    *inside("stages.{s}.{b}.", "features.{2s+1}.{b}.", _AUTHORS_BLOCK),
+    ("norm.", "classifier.0."),
+    ("head.", "classifier.2."),
+)
 
 
 def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
@@ -227,14 +227,8 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
       {"features.1.0.block.0.weight": [C, 1, 7, 7], ..., "features.1.0.layer_scale": [C], ...}.
     """
     del variant
-    found = {}
-    for name, array in arrays.items():
-        name = renamed(name, RULES)
-        if block := BLOCK.fullmatch(name):
-            inner = renamed(block[2], BLOCK_RULES)
-            name = block[1] + AUTHORS_LEAVES.get(inner, inner)
-        found[name] = _as_here(name, array)
-    return found
+    names = {name: renamed(name, NAMES) for name in arrays}
+    return {names[name]: _as_here(names[name], array) for name, array in arrays.items()}
 
 
 def _as_here(name: str, array: Any) -> Any:
@@ -254,3 +248,9 @@ def export_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
         name: array.reshape(-1, 1, 1) if name.endswith("layer_scale") else array
         for name, array in arrays.items()
     }
+
+
+def timm_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings names and shapes of this file to timm's, the inverse of `import_weights` for its names."""
+    del variant
+    return {renamed(name, NAMES, back=True): array for name, array in arrays.items()}

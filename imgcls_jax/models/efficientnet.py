@@ -271,16 +271,26 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
     Returns:
       {"features.1.0.block.0.0.weight": [C, 1, h, w], ...}.
     """
-    known = dict(_other_names(VARIANTS[variant]["depth"], VARIANTS[variant].get("lite", False)))
+    known = {theirs: ours for others, ours in _other_names(variant) for theirs in others}
     return with_modules_renamed(arrays, known)
 
 
-def _other_names(depth: float, lite: bool) -> Iterator[tuple[str, str]]:
-    """Yields a module's name in efficientnet_pytorch or timm, and torchvision's."""
+def timm_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings torchvision's names to timm's, the inverse of `import_weights` for its names."""
+    return with_modules_renamed(arrays, {ours: timm for (_, timm), ours in _other_names(variant)})
+
+
+def _other_names(variant: str) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yields a module's names in efficientnet_pytorch and timm, and torchvision's."""
+    depth, lite = VARIANTS[variant]["depth"], VARIANTS[variant].get("lite", False)
     last = f"features.{len(STAGES) + 1}"
-    ends = ("features.0.0", "features.0.1", f"{last}.0", f"{last}.1", torch_head(""))
-    yield from zip(("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc"), ends, strict=True)
-    yield from zip(("conv_stem", "bn1", "conv_head", "bn2", "classifier"), ends, strict=True)
+    yield from (
+        (("_conv_stem", "conv_stem"), "features.0.0"),
+        (("_bn0", "bn1"), "features.0.1"),
+        (("_conv_head", "conv_head"), f"{last}.0"),
+        (("_bn1", "bn2"), f"{last}.1"),
+        (("_fc", "classifier"), torch_head("")),
+    )
     index = 0
     for stage, (expansion, *_) in enumerate(STAGES, start=1):
         timm = TIMM_NAMES if expansion != 1 else TIMM_FIRST_NAMES
@@ -288,7 +298,11 @@ def _other_names(depth: float, lite: bool) -> Iterator[tuple[str, str]]:
         for repeat in range(repeats_of(stage, depth, lite)):
             for place, layer in enumerate(layers):
                 for part, name in enumerate(("fc1", "fc2") if layer == "gate" else ("0", "1")):
-                    ours = f"features.{stage}.{repeat}.block.{place}.{name}"
-                    yield f"_blocks.{index}.{EFFICIENTNET_PYTORCH_NAMES[layer][part]}", ours
-                    yield f"blocks.{stage - 1}.{repeat}.{timm[layer][part]}", ours
+                    yield (
+                        (
+                            f"_blocks.{index}.{EFFICIENTNET_PYTORCH_NAMES[layer][part]}",
+                            f"blocks.{stage - 1}.{repeat}.{timm[layer][part]}",
+                        ),
+                        f"features.{stage}.{repeat}.block.{place}.{name}",
+                    )
             index += 1

@@ -211,6 +211,12 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
     return with_modules_renamed(arrays, dict(_timm_names(VARIANTS[variant]["stages"])))
 
 
+def timm_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings torchvision's names to timm's, the inverse of `import_weights` for its names."""
+    names = dict(_timm_names(VARIANTS[variant]["stages"]))
+    return with_modules_renamed(arrays, {ours: theirs for theirs, ours in names.items()})
+
+
 def _timm_names(stages: tuple[Stage, ...]) -> Iterator[tuple[str, str]]:
     """Yields a module's name in timm, and torchvision's."""
     last = f"features.{len(stages) + 1}"

@@ -199,6 +199,13 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
     return dict(_from_tensorflow(name.removeprefix(TF_SCOPE), array) for name, array in arrays.items())
 
 
+def timm_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings torchvision's names to timm's, the inverse of `import_weights` for its names."""
+    del variant
+    names = dict(_timm_names())
+    return with_modules_renamed(arrays, {ours: theirs for theirs, ours in names.items()})
+
+
 def _timm_names() -> Iterator[tuple[str, str]]:
     """Yields a module's name in timm, and torchvision's."""
     last = 1 + sum(repeats for _, _, repeats, _ in STAGES)

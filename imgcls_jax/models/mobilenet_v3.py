@@ -24,6 +24,7 @@ from imgcls_jax.layers.conv_unit import PADDINGS, conv_norm, round_channels
 from imgcls_jax.layers.convolution import he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
+from imgcls_jax.layers.renaming import with_modules_renamed
 from imgcls_jax.layers.variants import choose_variant
 
 STEM_CHANNELS = 16
@@ -242,6 +243,14 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
         is_convolution = module == "classifier.0" and getattr(array, "ndim", 0) == 4
         found[f"{module}{dot}{leaf}"] = array[:, :, 0, 0] if is_convolution else array
     return found
+
+
+def timm_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings torchvision's names and shapes to timm's, the inverse of `import_weights` for its names."""
+    weight = "classifier.0.weight"
+    shaped = {name: a[:, :, None, None] if name == weight else a for name, a in arrays.items()}
+    names = dict(_timm_names(VARIANTS[variant]["rows"]))
+    return with_modules_renamed(shaped, {ours: theirs for theirs, ours in names.items()})
 
 
 def _timm_names(rows: tuple[Row, ...]) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +24,7 @@ from imgcls_jax.layers.conv_unit import round_channels
 from imgcls_jax.layers.convolution import Conv, he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm, choose_norm
-from imgcls_jax.layers.renaming import Rule, renamed
+from imgcls_jax.layers.renaming import inside, renamed
 from imgcls_jax.layers.variants import choose_variant
 
 STEM_CHANNELS = 32
@@ -193,25 +192,18 @@ def torch_head(variant: str) -> str:
     return "fc"
 
 
-LAYERS = {
-    "conv1": "f.a",
-    "conv2": "f.b",
-    "conv3": "f.c",
-    "downsample": "proj",
-}  # of a block, in timm and here
-PARTS = {"conv": "0", "bn": "1"}
-
-
-def _in_block(match: re.Match[str]) -> str:
-    stage, block, layer, part = match.groups()
-    inside = f"{LAYERS[layer]}.{PARTS[part]}" if layer else "f.se"
-    return f"trunk_output.block{stage}.block{stage}-{int(block) - 1}.{inside}."
-
-
-RULES: tuple[Rule, ...] = (  # timm's names
-    (r"stem\.(conv|bn)\.", lambda match: f"stem.{PARTS[match[1]]}."),
-    (r"s(\d+)\.b(\d+)\.(?:se|(conv\d|downsample)\.(conv|bn))\.", _in_block),
-    (r"head\.fc\.", "fc."),
+_UNIT = (("conv.", "0."), ("bn.", "1."))
+_BLOCK = (
+    *inside("conv1.", "f.a.", _UNIT),
+    *inside("conv2.", "f.b.", _UNIT),
+    *inside("conv3.", "f.c.", _UNIT),
+    *inside("downsample.", "proj.", _UNIT),
+    ("se.", "f.se."),
+)
+NAMES = (  # of timm
+    *inside("stem.", "stem.", _UNIT),
+    *inside("s{s}.b{b+1}.", "trunk_output.block{s}.block{s}-{b}.", _BLOCK),
+    ("head.fc.", "fc."),
 )
 
 
@@ -226,4 +218,10 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
       {"trunk_output.block1.block1-0.f.a.0.weight": [O, I, h, w], ...}.
     """
     del variant
-    return {renamed(name, RULES): array for name, array in arrays.items()}
+    return {renamed(name, NAMES): array for name, array in arrays.items()}
+
+
+def timm_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings torchvision's names to timm's, the inverse of `import_weights`."""
+    del variant
+    return {renamed(name, NAMES, back=True): array for name, array in arrays.items()}

@@ -14,7 +14,6 @@ Files of weights may have the names of torchvision, of timm or of the authors.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
-from imgcls_jax.layers.renaming import Rule, renamed
+from imgcls_jax.layers.renaming import renamed
 from imgcls_jax.layers.stochastic_depth import drop_branch, rising_rates
 from imgcls_jax.layers.transformer import XAVIER
 from imgcls_jax.layers.variants import choose_variant
@@ -45,8 +44,8 @@ def windows_of(x: jax.Array, window: int) -> jax.Array:
 def map_of(x: jax.Array, shape: Sequence[int], window: int) -> jax.Array:
     """The inverse of `windows_of`, for a map of (h, w)."""
     rows, columns = shape[0] // window, shape[1] // window
-    x = x.reshape(len(x), rows, columns, window, window, -1)
-    return x.swapaxes(2, 3).reshape(len(x), *shape, -1)
+    x = x.reshape(x.shape[0], rows, columns, window, window, -1)
+    return x.swapaxes(2, 3).reshape(x.shape[0], *shape, -1)
 
 
 def mask_of(shape: Sequence[int], window: int, shift: Sequence[int]) -> jax.Array:
@@ -266,20 +265,16 @@ def torch_head(variant: str) -> str:
     return "head"
 
 
-def _stage_of(match: re.Match[str]) -> str:
-    return f"features.{2 * int(match[1]) + 1}.{match[2]}."
-
-
-BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
-MERGING = re.compile(r"layers\.(\d+)\.downsample\.")
-RULES: tuple[Rule, ...] = (  # the names of timm and of the authors
-    (r"patch_embed\.proj\.", "features.0.0."),
-    (r"patch_embed\.norm\.", "features.0.2."),
-    (r"head\.fc\.", "head."),
-    (BLOCK + r"mlp\.fc1\.", lambda match: f"{_stage_of(match)}mlp.0."),
-    (BLOCK + r"mlp\.fc2\.", lambda match: f"{_stage_of(match)}mlp.3."),
-    (BLOCK, _stage_of),
+NAMES = (  # of timm and of the authors
+    ("patch_embed.proj.", "features.0.0."),
+    ("patch_embed.norm.", "features.0.2."),
+    ("head.fc.", "head."),
+    ("layers.{s}.blocks.{b}.mlp.fc1.", "features.{2s+1}.{b}.mlp.0."),
+    ("layers.{s}.blocks.{b}.mlp.fc2.", "features.{2s+1}.{b}.mlp.3."),
+    ("layers.{s}.blocks.{b}.", "features.{2s+1}.{b}."),
+    ("layers.{s}.downsample.", "features.{2s}."),
 )
+AUTHORS_MERGING = ("layers.{s}.downsample.", "features.{2s+2}.")
 BUFFERS = ("relative_position_index", "attn_mask")  # follow from the window
 
 
@@ -297,13 +292,12 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
       {"features.1.0.attn.qkv.weight": ..., ...}.
     """
     del variant
-    ahead = 1 if any(name.startswith("layers.0.downsample.") for name in arrays) else 0
-    found = {}
-    for name, array in arrays.items():
-        if name.endswith(BUFFERS):
-            continue
-        merging = MERGING.match(name)
-        if merging:
-            name = f"features.{2 * (int(merging[1]) + ahead)}.{name[merging.end() :]}"
-        found[renamed(name, RULES)] = array
-    return found
+    of_authors = any(name.startswith("layers.0.downsample.") for name in arrays)
+    names = (AUTHORS_MERGING, *NAMES) if of_authors else NAMES
+    return {renamed(name, names): array for name, array in arrays.items() if not name.endswith(BUFFERS)}
+
+
+def timm_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings torchvision's names to timm's, the inverse of `import_weights` for its names."""
+    del variant
+    return {renamed(name, NAMES, back=True): array for name, array in arrays.items()}

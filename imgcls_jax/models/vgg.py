@@ -22,6 +22,7 @@ from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
 from imgcls_jax.layers.normalization import batch_norm, choose_norm
 from imgcls_jax.layers.pooling import adaptive_average_pool, max_pool
+from imgcls_jax.layers.renaming import with_modules_renamed
 from imgcls_jax.layers.variants import choose_variant
 from imgcls_jax.layers.windows import windows
 
@@ -210,6 +211,17 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
             array = array.reshape(len(array), -1)
         named[f"{TIMM_NAMES.get(module, module)}{dot}{leaf}"] = array
     return named
+
+
+def timm_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings torchvision's names and shapes to timm's, the inverse of `import_weights` for its names."""
+    shapes = dict(zip(TIMM_NAMES.values(), (FC6_WINDOW, (1, 1)), strict=False))  # of fc6 and fc7
+    shaped = dict(arrays)
+    for module, window in shapes.items():
+        if f"{module}.weight" in shaped:
+            weight = shaped[f"{module}.weight"]
+            shaped[f"{module}.weight"] = weight.reshape(len(weight), -1, *window)
+    return with_modules_renamed(shaped, {ours: theirs for theirs, ours in TIMM_NAMES.items()})
 
 
 def caffe_layers(variant: str) -> dict[str, str]:

@@ -37,7 +37,7 @@ import jax.numpy as jnp
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.patch_decoder import PatchDecoder
-from imgcls_jax.layers.renaming import renamed
+from imgcls_jax.layers.renaming import inside, renamed
 from imgcls_jax.layers.rotary import rotary_angles
 from imgcls_jax.layers.transformer import XAVIER, AttentionPool, EncoderLayer, layer_norm, sincos_positions
 from imgcls_jax.layers.variants import choose_variant
@@ -320,28 +320,46 @@ def torch_head(variant: str) -> str:
     return "heads.head"
 
 
-# Beginnings of names in timm, then in CLIP's image tower, and torchvision's or, where it has none, ours.
+# Beginnings of names in timm, then in CLIP's image tower and DINOv2, and torchvision's or, where it has none,
+# ours.
+_MLP = (("mlp.fc1.", "mlp.0."), ("mlp.fc2.", "mlp.3."), ("mlp.c_fc.", "mlp.0."), ("mlp.c_proj.", "mlp.3."))
+_LAYER = (  # of timm, then of CLIP; other names stay
+    ("norm{n}.", "ln_{n}."),
+    ("attn.qkv.", "self_attention.in_proj_"),
+    ("attn.proj.", "self_attention.out_proj."),
+    ("ls{n}.gamma", "ls_{n}"),
+    *_MLP,
+    ("attn.q_bias", "self_attention.q_bias"),
+    ("attn.v_bias", "self_attention.v_bias"),
+    ("gamma_{n}", "ls_{n}"),
+    *((f"mlp.{gate}.", "mlp.gate.") for gate in ("fc1_g", "w1")),
+    *((f"mlp.{name}.", "mlp.0.") for name in ("fc1_x", "w2")),
+    ("mlp.w3.", "mlp.3."),
+    ("attn.in_proj_", "self_attention.in_proj_"),
+    ("attn.out_proj.", "self_attention.out_proj."),
+    ("", ""),
+)
 NAMES = (
-    (r"cls_token|class_embedding", "class_token"),
-    (r"reg_token|register_tokens|storage_tokens", "registers"),
-    (r"pos_embed|positional_embedding", "encoder.pos_embedding"),
-    (r"(patch_embed\.proj|conv1)\.", "conv_proj."),
-    (r"(norm_pre|ln_pre)\.", "encoder.ln_pre."),
-    (r"(norm|ln_post)\.", "encoder.ln."),
-    (r"head\.", "heads.head."),
+    ("cls_token", "class_token"),
+    ("reg_token", "registers"),
+    ("pos_embed", "encoder.pos_embedding"),
+    ("patch_embed.proj.", "conv_proj."),
+    ("norm_pre.", "encoder.ln_pre."),
+    ("norm.", "encoder.ln."),
+    ("head.", "heads.head."),
+    *inside("blocks.{g}.{i}.", "encoder.layers.encoder_layer_{i}.", _LAYER),  # DINOv2 groups its blocks
+    *inside("blocks.{i}.", "encoder.layers.encoder_layer_{i}.", _LAYER),
+    *inside("attn_pool.", "attention_pool.", (("latent", "probe"), ("proj.", "out_proj."))),
+    *inside("attn_pool.", "attention_pool.", (("norm.", "ln."), *_MLP, ("", ""))),
+    ("class_embedding", "class_token"),
+    ("register_tokens", "registers"),
+    ("storage_tokens", "registers"),
+    ("positional_embedding", "encoder.pos_embedding"),
+    ("conv1.", "conv_proj."),
+    ("ln_pre.", "encoder.ln_pre."),
+    ("ln_post.", "encoder.ln."),
+    *inside("transformer.resblocks.{i}.", "encoder.layers.encoder_layer_{i}.", _LAYER),
 )
-LAYER = re.compile(r"(?:blocks(?:\.\d+)?|transformer\.resblocks)\.(\d+)\.(\D.*)")  # DINOv2 groups its blocks
-NAMES_IN_LAYER = (
-    (r"norm(\d)\.", r"ln_\1."),
-    (r"attn\.(qkv\.|in_proj_)", "self_attention.in_proj_"),
-    (r"attn\.(out_)?proj\.", "self_attention.out_proj."),
-    (r"attn\.(q|v)_bias", r"self_attention.\1_bias"),
-    (r"(?:ls|gamma_)(\d)(?:\.gamma)?", r"ls_\1"),
-    (r"mlp\.(fc1_g|w1)\.", "mlp.gate."),
-    (r"mlp\.(fc1|fc1_x|w2|c_fc)\.", "mlp.0."),
-    (r"mlp\.(fc2|w3|c_proj)\.", "mlp.3."),
-)
-NAMES_IN_POOL = (("latent", "probe"), (r"proj\.", "out_proj."), (r"norm\.", "ln."), *NAMES_IN_LAYER[-2:])
 # Of MAE and others: no part of the network that transfers.
 LEFT_OUT = re.compile(r"decoder_|mask_token$|pooler\.|rope_embed\.")
 TOWERS = ("visual.trunk.", "visual.")  # OpenCLIP keeps timm's networks under the first
@@ -365,7 +383,7 @@ def import_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
     """
     tower = next((t for t in TOWERS if any(name.startswith(t) for name in arrays)), "")
     arrays = {name.removeprefix(tower): array for name, array in arrays.items() if name.startswith(tower)}
-    named = {_torchvision_name(name): a for name, a in arrays.items() if not LEFT_OUT.match(name)}
+    named = {renamed(name, NAMES): a for name, a in arrays.items() if not LEFT_OUT.match(name)}
     if "proj" in named:
         weight = named.pop("proj").T  # [D', D]
         named |= {"heads.head.weight": weight, "heads.head.bias": jnp.zeros(len(weight))}
@@ -405,10 +423,29 @@ def _place_first_positions(named: dict[str, Any]) -> None:
         named["encoder.pos_embedding"] = jnp.concatenate([positions[:, :1], positions[:, first:]], axis=1)
 
 
-def _torchvision_name(name: str) -> str:
-    """Returns the name that this file's modules bear, for one of timm's or CLIP's."""
-    if layer := LAYER.fullmatch(name):
-        return f"encoder.layers.encoder_layer_{layer[1]}.{renamed(layer[2], NAMES_IN_LAYER)}"
-    if name.startswith("attn_pool."):
-        return f"attention_pool.{renamed(name.removeprefix('attn_pool.'), NAMES_IN_POOL)}"
-    return renamed(name, NAMES)
+def timm_weights(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Brings torchvision's names to timm's, the inverse of `import_weights`.
+
+    Registers get a position of zeros, and attention pooling its queries apart from its keys and values, as
+    timm has them.
+
+    Args:
+      arrays: {"encoder.layers.encoder_layer_0.self_attention.in_proj_weight": ..., ...}.
+      variant: a key of `VARIANTS`.
+
+    Returns:
+      {"blocks.0.attn.qkv.weight": ..., ...}.
+    """
+    del variant
+    named = {renamed(name, NAMES, back=True): array for name, array in arrays.items()}
+    for leaf in ("weight", "bias"):
+        joined = named.pop(f"attn_pool.in_proj_{leaf}", None)
+        if joined is not None:
+            width = len(joined) // 3
+            named |= {f"attn_pool.q.{leaf}": joined[:width], f"attn_pool.kv.{leaf}": joined[width:]}
+    if "reg_token" in named and "pos_embed" in named:
+        positions, first = named["pos_embed"], int("cls_token" in named)
+        of_registers = jnp.zeros_like(named["reg_token"])
+        parts = [positions[:, :first], of_registers, positions[:, first:]]
+        named["pos_embed"] = jnp.concatenate(parts, axis=1)
+    return named

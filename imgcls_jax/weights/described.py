@@ -1,7 +1,8 @@
 """What the files beside public weights say of them: how their images were made, and which GELU they have.
 
 Read are timm's config.json, transformers's config.json and preprocessor_config.json, and OpenCLIP's
-open_clip_config.json. What such a file does not say, or says in another form, is not known.
+open_clip_config.json. What such a file does not say, or says in another form, is not known. Those of timm and
+transformers are written here, too.
 """
 
 from __future__ import annotations
@@ -99,6 +100,47 @@ def describe(files: Mapping[str, Path]) -> Description:
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
                 found = None  # in another form
     return Description(_fields(config, clip), found)
+
+
+def timm_preprocessing(found: Preprocessing, channels: int) -> dict[str, Any]:
+    """Returns how images are made, as the "pretrained_cfg" of timm's config.json says it."""
+    cut = {"crop_mode": "squash", "crop_pct": 1.0}
+    if found.short_side:
+        # The first whose quotient timm rounds down to the short side.
+        shares = (found.height / found.short_side, found.height / (found.short_side + 0.5))
+        share = next(own for own in shares if math.floor(found.height / own) == found.short_side)
+        cut = {"crop_mode": "center", "crop_pct": share}
+    return {
+        "input_size": [channels, found.height, found.width],
+        "interpolation": found.interpolation,
+        **cut,
+        "mean": list(found.mean),
+        "std": list(found.std),
+    }
+
+
+def hugging_face_preprocessing(found: Preprocessing) -> dict[str, Any]:
+    """Returns transformers's preprocessor_config.json."""
+    cut: dict[str, Any] = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": found.height, "width": found.width},
+    }
+    if found.short_side:
+        cut = {
+            "image_processor_type": "BitImageProcessor",
+            "size": {"shortest_edge": found.short_side},
+            "do_center_crop": True,
+            "crop_size": {"height": found.height, "width": found.width},
+        }
+    return cut | {
+        "do_resize": True,
+        "resample": {"bilinear": 2, "bicubic": 3}[found.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(found.mean),
+        "image_std": list(found.std),
+    }
 
 
 def require_fields(description: Description, network: Any, name: str) -> None:

@@ -73,7 +73,7 @@ def locate(name: str, pinned: Mapping[str, Any] | None = None) -> Located:
     """Finds the file of weights, fetching it where it is not here yet.
 
     Args:
-      name: as in the head of this file, or a path.
+      name: as in the head of this file, or a path: of a file, or of a folder as the hub has it.
       pinned: of an earlier call, as `Located` has it: the same commit is taken again. Of other weights, or
         in another form, it is not looked at.
 
@@ -82,7 +82,11 @@ def locate(name: str, pinned: Mapping[str, Any] | None = None) -> Located:
       OSError: no connection, refused, or no such file.
     """
     if not is_public(name):
-        return Located(as_path(os.path.expanduser(name)))
+        path = as_path(os.path.expanduser(name))
+        if not (path / FILES[0]).is_file():
+            return Located(path)
+        beside = {own: path / own for own in BESIDE[:2] if (path / own).is_file()}
+        return Located(path / FILES[0], describe(beside))
     scheme = next(scheme for scheme in SCHEMES if name.startswith(scheme))
     if scheme in ("https://", "http://"):
         return _of_address(name)
@@ -237,6 +241,43 @@ def _require_published(path: Path) -> None:
     if SHA256.fullmatch(kept.name) and digest(kept, "sha256:") != f"sha256:{kept.name}":
         kept.unlink()
         raise ValueError(f"{path} is not what the hub says, by its SHA-256. It was removed: try again")
+
+
+def push(folder: Path, files: Sequence[str], repository: str, *, private: bool) -> str:
+    """Uploads files to a repository of the hub, made where it does not exist; returns its address.
+
+    Args:
+      folder: that holds them.
+      files: their names.
+      repository: OWNER/NAME.
+      private: whether a new repository is.
+
+    Raises:
+      ValueError: huggingface_hub is missing.
+      OSError: no connection, refused, or no token.
+    """
+    hub = _package()
+    try:
+        api = hub.HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        operations = [hub.CommitOperationAdd(file, folder / file) for file in files]
+        api.create_commit(repository, operations, commit_message="Publish the network")
+    except Exception as error:  # of huggingface_hub and of the HTTP package that a version of it takes
+        raise OSError(f"{repository} was not pushed: {_why_not_pushed(hub, error, repository)}") from error
+    return f"{hub.constants.ENDPOINT}/{repository}"
+
+
+def _why_not_pushed(hub: Any, error: Exception, repository: str) -> str:
+    """Returns why, and the way out; nothing of the request, whose headers hold the token."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401 or isinstance(error, hub.errors.LocalTokenNotFoundError):
+        return "the hub knows no such user (401): name a token by HF_TOKEN or `hf auth login`"
+    if status == 403:
+        owner = repository.partition("/")[0]
+        return f"the token may not write there (403): take one with write access for {owner}"
+    if status is not None:
+        return f"the hub answers {status}; the same command tries again"
+    return f"the hub gives no answer to go by ({type(error).__name__}); the same command tries again"
 
 
 # ---- addresses

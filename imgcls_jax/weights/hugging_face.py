@@ -8,86 +8,118 @@ both, so both are read here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
-Table = tuple[tuple[str, str], ...]
+from imgcls_jax.layers.renaming import inside, renamed
 
-# Beginnings of names; the first that matches counts.
-VIT: Table = (
-    (r"embeddings\.cls_token", "cls_token"),
-    (r"embeddings\.mask_token", "mask_token"),
-    (r"embeddings\.register_tokens", "reg_token"),
-    (r"embeddings\.position_embeddings", "pos_embed"),
-    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"embeddings\.patch_embeddings\.", "patch_embed.proj."),
-    (r"(?:encoder\.|model\.)?layers?\.(\d+)\.", r"blocks.\1."),
-    (r"layernorm\.", "norm."),
-    (r"classifier\.", "head."),
+Arrays = dict[str, np.ndarray]
+
+_PARTS = (("query", "q"), ("key", "k"), ("value", "v"))
+_VIT_LAYER = (
+    ("layernorm_before.", "norm1."),
+    ("layernorm_after.", "norm2."),
+    *((f"attention.attention.{name}.", f"attn.{part}.") for name, part in _PARTS),
+    ("attention.output.dense.", "attn.proj."),
+    ("intermediate.dense.", "mlp.fc1."),
+    ("output.dense.", "mlp.fc2."),
+    ("layer_scale{n}.lambda1", "ls{n}.gamma"),
+    *((f"attention.attention.{part}_proj.", f"attn.{part}.") for _, part in _PARTS),
+    *((f"attention.{name}.", f"attn.{part}.") for name, part in _PARTS),
+    *((f"attention.{part}_proj.", f"attn.{part}.") for _, part in _PARTS),
+    ("attention.o_proj.", "attn.proj."),
+    ("", ""),
 )
-VIT_IN_LAYER: Table = (
-    (r"layernorm_before\.", "norm1."),
-    (r"layernorm_after\.", "norm2."),
-    (r"attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)\.", r"attn.\1."),
-    (r"attention\.(?:output\.dense|o_proj)\.", "attn.proj."),
-    (r"intermediate\.dense\.", "mlp.fc1."),
-    (r"output\.dense\.", "mlp.fc2."),
-    (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
+VIT = (
+    ("embeddings.cls_token", "cls_token"),
+    ("embeddings.mask_token", "mask_token"),
+    ("embeddings.register_tokens", "reg_token"),
+    ("embeddings.position_embeddings", "pos_embed"),
+    ("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
+    *inside("encoder.layer.{i}.", "blocks.{i}.", _VIT_LAYER),
+    *inside("encoder.layers.{i}.", "blocks.{i}.", _VIT_LAYER),
+    *inside("layer.{i}.", "blocks.{i}.", _VIT_LAYER),
+    *inside("layers.{i}.", "blocks.{i}.", _VIT_LAYER),
+    ("layernorm.", "norm."),
+    ("classifier.", "head."),
 )
-DINOV3_IN_LAYER: Table = (
-    (r"attention\.(q|v)_proj\.bias", r"attn.\1_bias"),  # keys have none
-    (r"mlp\.gate_proj\.", "mlp.fc1_g."),
-    (r"mlp\.up_proj\.", "mlp.fc1_x."),
-    (r"mlp\.down_proj\.", "mlp.fc2."),
-    *VIT_IN_LAYER,
+_DINOV3_LAYER = (
+    ("attention.q_proj.bias", "attn.q_bias"),  # keys have none
+    ("attention.v_proj.bias", "attn.v_bias"),
+    ("mlp.gate_proj.", "mlp.fc1_g."),
+    ("mlp.up_proj.", "mlp.fc1_x."),
+    ("mlp.down_proj.", "mlp.fc2."),
+    *_VIT_LAYER,
 )
-RESNET: Table = (
-    (r"embedder\.embedder\.convolution\.", "conv1."),
-    (r"embedder\.embedder\.normalization\.", "bn1."),
-    (r"classifier\.1\.", "fc."),
+DINOV3 = (
+    ("embeddings.cls_token", "cls_token"),
+    ("embeddings.mask_token", "mask_token"),
+    ("embeddings.register_tokens", "reg_token"),
+    ("embeddings.patch_embeddings.", "patch_embed.proj."),
+    *inside("layer.{i}.", "blocks.{i}.", _DINOV3_LAYER),
+    *inside("model.layer.{i}.", "blocks.{i}.", _DINOV3_LAYER),
 )
-RESNET_LAYER = re.compile(
-    r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)|shortcut)\.(convolution|normalization)\.(.*)"
+_RESNET_LAYER = (
+    ("layer.{n}.convolution.", "conv{n+1}."),
+    ("layer.{n}.normalization.", "bn{n+1}."),
+    ("shortcut.convolution.", "downsample.0."),
+    ("shortcut.normalization.", "downsample.1."),
 )
-MOBILENET: Table = (
-    (r"conv_stem\.first_conv\.convolution\.", "features.0.0."),
-    (r"conv_stem\.first_conv\.normalization\.", "features.0.1."),
-    (r"conv_stem\.conv_3x3\.convolution\.", "features.1.conv.0.0."),
-    (r"conv_stem\.conv_3x3\.normalization\.", "features.1.conv.0.1."),
-    (r"conv_stem\.reduce_1x1\.convolution\.", "features.1.conv.1."),
-    (r"conv_stem\.reduce_1x1\.normalization\.", "features.1.conv.2."),
-    (r"conv_1x1\.convolution\.", "features.18.0."),
-    (r"conv_1x1\.normalization\.", "features.18.1."),
-    (r"classifier\.", "classifier.1."),
+RESNET = (
+    ("embedder.embedder.convolution.", "conv1."),
+    ("embedder.embedder.normalization.", "bn1."),
+    *inside("encoder.stages.{s}.layers.{b}.", "layer{s+1}.{b}.", _RESNET_LAYER),
+    ("classifier.1.", "fc."),
 )
-MOBILENET_LAYER = re.compile(r"layer\.(\d+)\.(\w+)\.(convolution|normalization)\.(.*)")
-MOBILENET_PARTS = {
-    ("expand_1x1", "convolution"): "0.0",
-    ("expand_1x1", "normalization"): "0.1",
-    ("conv_3x3", "convolution"): "1.0",
-    ("conv_3x3", "normalization"): "1.1",
-    ("reduce_1x1", "convolution"): "2",
-    ("reduce_1x1", "normalization"): "3",
+_MOBILENET_LAYER = (
+    ("expand_1x1.convolution.", "0.0."),
+    ("expand_1x1.normalization.", "0.1."),
+    ("conv_3x3.convolution.", "1.0."),
+    ("conv_3x3.normalization.", "1.1."),
+    ("reduce_1x1.convolution.", "2."),
+    ("reduce_1x1.normalization.", "3."),
+)
+MOBILENET = (
+    ("conv_stem.first_conv.convolution.", "features.0.0."),
+    ("conv_stem.first_conv.normalization.", "features.0.1."),
+    ("conv_stem.conv_3x3.convolution.", "features.1.conv.0.0."),
+    ("conv_stem.conv_3x3.normalization.", "features.1.conv.0.1."),
+    ("conv_stem.reduce_1x1.convolution.", "features.1.conv.1."),
+    ("conv_stem.reduce_1x1.normalization.", "features.1.conv.2."),
+    *inside("layer.{i}.", "features.{i+2}.conv.", _MOBILENET_LAYER),
+    ("conv_1x1.convolution.", "features.18.0."),
+    ("conv_1x1.normalization.", "features.18.1."),
+    ("classifier.", "classifier.1."),
+)
+_EFFICIENTNET_LAYER = (
+    ("expansion.expand_conv.", "_expand_conv."),
+    ("expansion.expand_bn.", "_bn0."),
+    ("depthwise_conv.depthwise_conv.", "_depthwise_conv."),
+    ("depthwise_conv.depthwise_norm.", "_bn1."),
+    ("squeeze_excite.reduce.", "_se_reduce."),
+    ("squeeze_excite.expand.", "_se_expand."),
+    ("projection.project_conv.", "_project_conv."),
+    ("projection.project_bn.", "_bn2."),
+)
+EFFICIENTNET = (  # to efficientnet_pytorch's
+    ("embeddings.convolution.", "_conv_stem."),
+    ("embeddings.batchnorm.", "_bn0."),
+    ("encoder.top_conv.", "_conv_head."),
+    ("encoder.top_bn.", "_bn1."),
+    ("classifier.", "_fc."),
+    *inside("encoder.blocks.{i}.", "_blocks.{i}.", _EFFICIENTNET_LAYER),
+)
+# An array that each network has, and its names.
+SIGNS = {
+    "embeddings.patch_embeddings.projection.weight": VIT,
+    "embeddings.patch_embeddings.weight": DINOV3,
+    "embedder.embedder.convolution.weight": RESNET,
+    "conv_stem.first_conv.convolution.weight": MOBILENET,
+    "embeddings.convolution.weight": EFFICIENTNET,
 }
-EFFICIENTNET: Table = (  # to efficientnet_pytorch's
-    (r"embeddings\.convolution\.", "_conv_stem."),
-    (r"embeddings\.batchnorm\.", "_bn0."),
-    (r"encoder\.top_conv\.", "_conv_head."),
-    (r"encoder\.top_bn\.", "_bn1."),
-    (r"classifier\.", "_fc."),
-    (r"encoder\.blocks\.(\d+)\.", r"_blocks.\1."),
-)
-EFFICIENTNET_IN_LAYER: Table = (
-    (r"expansion\.expand_conv\.", "_expand_conv."),
-    (r"expansion\.expand_bn\.", "_bn0."),
-    (r"depthwise_conv\.depthwise_conv\.", "_depthwise_conv."),
-    (r"depthwise_conv\.depthwise_norm\.", "_bn1."),
-    (r"squeeze_excite\.(reduce|expand)\.", r"_se_\1."),
-    (r"projection\.project_conv\.", "_project_conv."),
-    (r"projection\.project_bn\.", "_bn2."),
-)
+# Those that are written: the prefix and the names, by family.
+WRITTEN = {"vit": ("vit.", VIT), "resnet": ("resnet.", RESNET)}
 PREFIX = re.compile(
     r"(?:vit|deit|dinov2|dinov2_with_registers|dinov3_vit|resnet|mobilenet_v2|efficientnet)\."
 )
@@ -100,12 +132,12 @@ def of_hugging_face(arrays: Mapping[str, np.ndarray]) -> Arrays:
       ValueError: an attention lacks one of its three projections.
     """
     plain = {PREFIX.sub("", name, count=1) if PREFIX.match(name) else name for name in arrays}
-    rename = next((rename for sign, rename in _SIGNS.items() if sign in plain), None)
-    if rename is None:
+    names = next((names for sign, names in SIGNS.items() if sign in plain), None)
+    if names is None:
         return dict(arrays)
     named = {}
     for name, array in arrays.items():
-        new = rename(PREFIX.sub("", name, count=1) if PREFIX.match(name) else name)
+        new = renamed(PREFIX.sub("", name, count=1) if PREFIX.match(name) else name, names)
         if (
             new == "classifier.1.weight"
             and len(array) == 1001
@@ -132,55 +164,22 @@ def _joined(named: Arrays) -> Arrays:
     return named
 
 
-def _start(name: str, table: Table) -> str:
-    for pattern, replacement in table:
-        new, changed = re.subn(f"^(?:{pattern})", replacement, name)
-        if changed:
-            return new
-    return name
+def to_hugging_face(arrays: Mapping[str, np.ndarray], family: str) -> Arrays:
+    """The inverse of `of_hugging_face` for a network with a classifier.
 
-
-def _vit(name: str, in_layer: Table = VIT_IN_LAYER) -> str:
-    new = _start(name, VIT)
-    if layer := re.fullmatch(r"(blocks\.\d+\.)(.*)", new):
-        return layer[1] + _start(layer[2], in_layer)
-    return new
-
-
-def _dinov3(name: str) -> str:
-    return _vit(name, DINOV3_IN_LAYER)
-
-
-def _resnet(name: str) -> str:
-    layer = RESNET_LAYER.fullmatch(name)
-    if not layer:
-        return _start(name, RESNET)
-    block, norm = f"layer{int(layer[1]) + 1}.{layer[2]}", layer[4] == "normalization"
-    if layer[3] is None:
-        return f"{block}.downsample.{int(norm)}.{layer[5]}"
-    return f"{block}.{'bn' if norm else 'conv'}{int(layer[3]) + 1}.{layer[5]}"
-
-
-def _mobilenet(name: str) -> str:
-    layer = MOBILENET_LAYER.fullmatch(name)
-    part = MOBILENET_PARTS.get((layer[2], layer[3])) if layer else None
-    return (
-        f"features.{int(layer[1]) + 2}.conv.{part}.{layer[4]}" if layer and part else _start(name, MOBILENET)
-    )
-
-
-def _efficientnet(name: str) -> str:
-    new = _start(name, EFFICIENTNET)
-    if layer := re.fullmatch(r"(_blocks\.\d+\.)(.*)", new):
-        return layer[1] + _start(layer[2], EFFICIENTNET_IN_LAYER)
-    return new
-
-
-# An array that each network has, and the way of its names.
-_SIGNS: dict[str, Callable[[str], str]] = {
-    "embeddings.patch_embeddings.projection.weight": _vit,
-    "embeddings.patch_embeddings.weight": _dinov3,
-    "embedder.embedder.convolution.weight": _resnet,
-    "conv_stem.first_conv.convolution.weight": _mobilenet,
-    "embeddings.convolution.weight": _efficientnet,
-}
+    Args:
+      arrays: of timm's names.
+      family: of `WRITTEN`.
+    """
+    prefix, names = WRITTEN[family]
+    apart: Arrays = {}
+    for name, array in arrays.items():
+        if ".attn.qkv." in name:
+            parts = np.split(np.asarray(array), 3)
+            apart |= {name.replace(".qkv.", f".{part}."): own for part, own in zip("qkv", parts, strict=True)}
+        else:
+            apart[name] = array
+    own = {renamed(name, names, back=True): array for name, array in apart.items()}
+    return {
+        name if name.startswith("classifier.") else f"{prefix}{name}": array for name, array in own.items()
+    }

@@ -12,6 +12,7 @@ A family's functions for this:
     params["aux_head_0"]["classifier"] and so on; optional.
   import_weights(arrays, variant), export_weights(arrays, variant): the way from the names and shapes of a
     file to those that the rule reads, and back; optional.
+  timm_weights(arrays, variant): the way from those that the rule reads to timm's, where these are others.
   caffe_layers(variant): {Caffe's layer: module}, as `from_caffe` has it; optional.
 
 This package's own files (.safetensors) name an array by its path: "backbone/layer1.0/conv1/kernel",
@@ -185,13 +186,16 @@ def load_own(
     return params, batch_stats, Report(report.loaded, (*report.notes, *notes))
 
 
-def to_torch(params: Tree, batch_stats: Tree, family: ModuleType, variant: str) -> Arrays:
+def to_torch(
+    params: Tree, batch_stats: Tree, family: ModuleType, variant: str, *, to_timm: bool = False
+) -> Arrays:
     """Returns the PyTorch state dict, the inverse of `load_torch`, without num_batches_tracked.
 
     Args:
       params: {"backbone", and any of "head", "aux_head_0"..}.
       batch_stats: of the backbone.
       family, variant: as in `load_torch`.
+      to_timm: timm's names and shapes, where the family has `timm_weights`, instead of the released ones.
 
     Raises:
       ValueError: a room or a head that PyTorch's network does not have, or a linear layer that reads a
@@ -203,9 +207,9 @@ def to_torch(params: Tree, batch_stats: Tree, family: ModuleType, variant: str) 
         if path[0] not in names.rooms or (path[0] in names.heads and path[1:-1] != ("classifier",)):
             raise ValueError(f"PyTorch's {names} has no counterpart of {'/'.join(path)}")
         arrays[names.key(path)] = names.outward(path, np.asarray(leaf))
-    if hasattr(family, "export_weights"):
-        arrays = {name: np.asarray(a) for name, a in family.export_weights(arrays, variant).items()}
-    return arrays
+    bring = getattr(family, "timm_weights", None) if to_timm else None
+    bring = bring or getattr(family, "export_weights", None)
+    return {name: np.asarray(a) for name, a in bring(arrays, variant).items()} if bring else arrays
 
 
 def export_names(params: Tree, batch_stats: Tree) -> Arrays:

@@ -76,3 +76,14 @@ def test_sizes_that_do_not_divide():
         lambda x: backbone.init_with_output(jax.random.key(0), x, train=False), image
     )
     assert features.map.shape == (1, 4, 3, 8)  # 7 x 5 patches, merged
+
+
+def test_a_batch_of_any_size_as_exports_have_it():
+    backbone = swin.build("swin_t", depths=(2, 2), width=4, heads=(1, 2), window=2)
+    variables = jax.eval_shape(
+        lambda key: backbone.init(key, jnp.zeros((1, 30, 22, 3)), train=False), jax.random.key(0)
+    )
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, 30, 22, 3), jnp.float32)
+    features = jax.eval_shape(lambda v, x: backbone.apply(v, x, train=False), variables, images)
+    assert features.embedding.shape == (batch, 8)
