@@ -1,8 +1,14 @@
-"""Airbench's network and recipe on CIFAR-10: 94 % within two processor-hours.
+"""Airbench's small network and recipe on CIFAR-10, for 94 % in minutes on a GPU; not measured here yet.
 
   python -m imgcls_jax.main --config configs/cifar10_fast.py
 
-Unpack the official binary version into data/cifar10, or name its folder by `--config.data.root`.
+Unpack the official binary version into data/cifar10, or name its folder by `--config.data.root`. Published,
+arXiv:2404.00498: 94.0 % of the test images after 9.9 epochs of all 50,000 training images.
+
+Differences: twelve epochs, batches of 500 at half the rate, an average of the params in place of look-ahead,
+the rate rises from 0, the head and the whitening layer keep a bias to the end, biases do not decay, and an
+evaluation averages ten views (the center and four corners of a border of one pixel, each mirrored), there six.
+All images lie on the device. A step takes 4.8 s of the processor on Zen 5.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config, options = sections(arg, test=False)
     config.data.source = "cifar10"
     config.data.root = "data/cifar10"
+    config.data.on_device = True
     config.data.train_transforms = (
         f'alternating_flip | pad_and_crop(2, "reflect") | normalize({MEAN}, {DEVIATION})'
     )
