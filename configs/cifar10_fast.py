@@ -7,7 +7,7 @@ arXiv:2404.00498: 94.0 % of the test images after 9.9 epochs of all 50,000 train
 
 Differences: twelve epochs, batches of 500 at half the rate, an average of the params in place of look-ahead,
 the rate rises from 0, the head and the whitening layer keep a bias to the end, biases do not decay, and an
-evaluation averages ten views (the center and four corners of a border of one pixel, each mirrored), there six.
+evaluation averages ten views (center and four corners of a border of one pixel, each mirrored), there six.
 All images lie on the device. A step takes 4.8 s of the processor on Zen 5.
 """
 
