@@ -360,11 +360,12 @@ class ViewSettings:
     pad: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least("evals.*.views", self, pad=0)
         if self.crop < 1 or any(size < self.crop for size in self.sizes):
             raise ValueError(
                 f"views: crop is positive and at most each of sizes; got {self.crop} and {tuple(self.sizes)}"
             )
+        if not 0 <= self.pad < self.crop:
+            raise ValueError(f"views: pad lies between 0 and crop - 1, {self.crop - 1}; got {self.pad}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -318,16 +318,21 @@ class DataSide:
             shard=self.shard,
         )
 
-    def first_images(self, count: int) -> np.ndarray:
-        """Returns the first training images as evaluation prepares them, the same in every process.
+    def some_images(self, count: int) -> np.ndarray:
+        """Returns training images as evaluation prepares them, the same in every process.
 
         Args:
-          count: how many; fewer where the split has fewer.
+          count: how many, evenly spaced in the split; fewer where it has fewer.
 
         Returns:
           float32 [N, H, W, C].
         """
-        batch = self._alike_everywhere(self.eval_host, min(count, len(self.training)))[0]
+        count = min(count, len(self.training))
+        spaced = np.linspace(0, len(self.training) - 1, count).astype(int)
+        some = subsets.subset(self.training, spaced)
+        batch = EvalBatches(
+            some, self.eval_host, batch_size=count, on_bad_example=self.settings.on_bad_example
+        )[0]
         return np.asarray(self.prepare({"image": batch["image"]})["image"])[batch["mask"]]
 
     def training_in_order(self, batch_size: int, *, train_line: bool = False) -> EvalBatches:

@@ -30,6 +30,7 @@ PATCH = 2  # side of the whitening layer's kernel
 WHITENED = 2 * 3 * PATCH**2  # each eigenvector of a patch's covariance, and its negative
 EPSILON = 5e-4  # added to each eigenvalue
 LOGIT_SCALE = 1 / 9
+SMALLEST = 9  # of which the last map has one position
 
 _gelu = functools.partial(nn.gelu, approximate=False)
 
@@ -112,13 +113,22 @@ class Airbench(nn.Module):
         """Computes the features.
 
         Args:
-          images: float [B, H, W, 3], normalized; H and W at least 25.
+          images: float [B, H, W, 3], normalized; H and W at least SMALLEST.
           train: BatchNorm uses the batch's statistics and moves its running ones.
 
         Returns:
           Features: map [B, h, w, D], 3 x 3 of 32 x 32; embedding [B, D], the map's maximum over all
           positions, divided by 9.
+
+        Raises:
+          ValueError: images that are smaller, or not of three channels.
         """
+        height, width, channels = images.shape[1:]
+        if channels != 3 or min(height, width) < SMALLEST:
+            raise ValueError(
+                f"airbench reads images of three channels, at least {SMALLEST} x {SMALLEST}; got {height} x "
+                f"{width} x {channels}: add rgb or upsample to the lines of transforms, or take another model"
+            )
         x = Conv(WHITENED, (PATCH, PATCH), padding="VALID", dtype=self.dtype, name="whiten")(images)
         x = _gelu(x)
         for number, features in enumerate(self.widths, 1):

@@ -15,7 +15,9 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.-]+ = (\(.*?\)|\S+) ([\w-]+)\(", re.MULTILINE)
 SHAPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 CONVOLUTION = re.compile(r'= \(?(\w+)\[.*custom_call_target="__cudnn\$conv|= (\w+)\[[^=]* convolution\(')
-DOES_NOT_FIT = re.compile(r"(?:Ran out of memory|exceed\w*|RESOURCE_EXHAUSTED)", re.IGNORECASE)
+DOES_NOT_FIT = re.compile(
+    r"Ran out of memory|exceeds available HBM|exceeds the limit of memory", re.IGNORECASE
+)
 NO_TILES = "output tile sizes"  # said of products that no form of Triton suits, where nothing can be tried
 
 
@@ -67,13 +69,21 @@ def read(text: str) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
         if plain in COLLECTIVES:
             found = collectives.setdefault(plain, {"count": 0, "bytes": 0})
             found["count"] += 1
-            found["bytes"] += _bytes(shape)
+            found["bytes"] += _bytes(_results(shape, name))
     names = {"fusion": "fusions", "custom-call": "library calls", "copy": "copies", "while": "loops"}
     for _, name in INSTRUCTION.findall(entry):
         plain = name.removesuffix("-start")
         if plain in names:
             kernels[names[plain]] += 1
     return collectives, dict(kernels)
+
+
+def _results(shape: str, name: str) -> str:
+    """Returns the shapes that a collective writes: those begun apart name what they read before it."""
+    if name == "all-reduce-start" or not name.endswith("-start"):
+        return shape
+    parts = SHAPE.findall(shape)
+    return " ".join(f"{dtype}[{sides}]" for dtype, sides in parts[len(parts) // 2 :])
 
 
 def _bytes(shape: str) -> int:

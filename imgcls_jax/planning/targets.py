@@ -114,6 +114,12 @@ def parse(text: str) -> tuple[str, str]:
             f"of GPUs (h100:8), or one of {', '.join(name for name in CHIPS if name[0] == 'v')} with a "
             f"topology of TPU chips (v5e:4x4, v4:2x2x1); got {text!r}"
         )
+    if kind in CHIPS and CHIPS[kind].platform == "cuda":
+        if int(size) > GPUS_OF_A_HOST and int(size) % GPUS_OF_A_HOST:
+            raise ValueError(
+                f"--target: above {GPUS_OF_A_HOST} GPUs whole hosts of {GPUS_OF_A_HOST} are planned; got "
+                f"{text!r}"
+            )
     return kind, size
 
 
@@ -144,9 +150,7 @@ def open_target(text: str, here: Mesh) -> Target:
 
 
 def _gpus(chip: Chip, count: int) -> Any:
-    hosts, beside = divmod(count, GPUS_OF_A_HOST)
-    if hosts and beside:
-        raise ValueError(f"above {GPUS_OF_A_HOST} GPUs whole hosts of {GPUS_OF_A_HOST} are planned")
+    hosts = count // GPUS_OF_A_HOST
     shape = f"1x{hosts}x{GPUS_OF_A_HOST}" if hosts else f"1x1x{count}"
     return topologies.get_topology_desc(
         platform="cuda", topology_name=chip.title, topology=shape, target_config=_description(chip)

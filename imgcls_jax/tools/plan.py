@@ -299,7 +299,8 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, lis
         parser.error(str(error))
     arguments.cpus = int(count) if kind == "cpu" else None
     if arguments.cpus and arguments.cpus > MAX_DEVICES:
-        parser.error(f"--devices goes up to {MAX_DEVICES:,}, got {arguments.cpus}")
+        flag = "--devices" if arguments.devices else "--target=cpu:"
+        parser.error(f"{flag} goes up to {MAX_DEVICES:,}, got {arguments.cpus}")
     if arguments.largest_batch and kind == "cpu":
         parser.error("--largest_batch needs a --target whose memory is known: a GPU or a TPU")
     return arguments, of_config

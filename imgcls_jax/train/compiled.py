@@ -32,7 +32,7 @@ def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
         )
     sample |= jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=setup.sharding),
-        setup.beside_rows(phase),
+        setup.shapes_beside_rows(phase),
     )
     objective = phase.objective
     if setup.settings.train.parallel == "sharded":

@@ -112,7 +112,7 @@ def _fitted(setup: Setup, state: TrainState) -> TrainState:
     fit = getattr(setup.backbone, "fit", None)
     if fit is None:
         return state
-    backbone = fit(state.params["backbone"], setup.data.first_images(FITTED_TO))
+    backbone = fit(state.params["backbone"], setup.data.some_images(FITTED_TO))
     params = state.params | {"backbone": backbone}
     averaged = {"ema": params} if "ema" in state.objective_state else {}
     return setup.copy(state._replace(params=params, objective_state=state.objective_state | averaged))

@@ -162,6 +162,11 @@ class Setup:
         beside = {} if self.teacher is None else {sharding.TEACHER: self.teacher.variables}
         return beside | ({IMAGES: self._images} if self._keeps_images(phase) else {})
 
+    def shapes_beside_rows(self, phase: Phase) -> dict[str, Any]:
+        """Returns the same in shapes; no image is read."""
+        beside = {} if self.teacher is None else {sharding.TEACHER: _shapes(self.teacher.variables)}
+        return beside | ({IMAGES: self._shape_of_images} if self._keeps_images(phase) else {})
+
     def _keeps_images(self, phase: Phase) -> bool:
         return self.data.settings.on_device and phase.features is None
 
@@ -169,6 +174,10 @@ class Setup:
     def _images(self) -> jax.Array:
         """All training images on every device; data.on_device."""
         return jax.device_put(self.data.train_images(), sharding.replicated(sharding.data_mesh()))
+
+    @property
+    def _shape_of_images(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self.task.num_examples, *self.source_shape), jnp.uint8)
 
     def phase_of(self, step: int) -> Phase:
         """Returns the phase whose optimizer made the state of a step: the one of the step before it."""

@@ -70,6 +70,11 @@ def cut(images: jax.Array, settings: ViewSettings) -> jax.Array:
     for size in settings.sizes or (None,):
         scaled = images if size is None else _resized(images, size)
         if settings.pad:
+            if settings.pad >= min(scaled.shape[1:3]):
+                raise ValueError(
+                    f"views: pad, {settings.pad}, is not below the image's sides, "
+                    f"{scaled.shape[1]}x{scaled.shape[2]}"
+                )
             border = (settings.pad, settings.pad)
             scaled = jnp.pad(scaled, ((0, 0), border, border, (0, 0)), mode="reflect")
         height, width = scaled.shape[1:3]

@@ -26,6 +26,12 @@ def test_parameter_count_of_the_published_networks(variant, trained):
     assert features.map.shape == (1, 3, 3, net.widths[-1]) and features.embedding.shape == (1, net.widths[-1])
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 32, 3), (1, 32, 32, 1)])
+def test_images_that_it_cannot_read_are_refused(shape):
+    with pytest.raises(ValueError, match="three channels, at least 9 x 9"):
+        jax.eval_shape(lambda x: airbench.build("airbench94").init(KEY, x, train=False), jnp.zeros(shape))
+
+
 def test_a_kernel_starts_as_the_identity_of_its_inputs():
     kernel = airbench.partial_identity(KEY, (3, 3, 4, 10))
     images = jax.random.normal(KEY, (2, 5, 5, 4))
@@ -62,7 +68,7 @@ def test_a_run_fits_the_layer_keeps_it_and_averages_it(tmp_path):
     setup = Setup(resolve(config))
     state = initial_state(setup)
     kernel = state.params["backbone"]["whiten"]["kernel"]
-    expected = setup.backbone.fit(state.params["backbone"], setup.data.first_images(5000))
+    expected = setup.backbone.fit(state.params["backbone"], setup.data.some_images(5000))
     np.testing.assert_array_equal(kernel, expected["whiten"]["kernel"])
     np.testing.assert_array_equal(kernel, state.objective_state["ema"]["backbone"]["whiten"]["kernel"])
     assert run(config, tmp_path / "run")["steps"] == 2

@@ -95,6 +95,7 @@ ENTRY %main {
   %fusion.1 = f32[8]{0} fusion(%p0), kind=kLoop, calls=%fused
   %cudnn = (bf16[8,8]{1,0}, u8[0]{0}) custom-call(%a, %b), custom_call_target="__cudnn$convForward"
   %conv = f32[1,2]{1,0} convolution(%a, %b), window={size=3x3}
+  %gather = (f32[4]{0}, f32[32]{0}) all-gather-start(%p0), dimensions={0}
   ROOT %copy.1 = pred[8]{0} copy(%fusion.1)
 }
 """
@@ -118,7 +119,10 @@ def test_what_a_compiled_program_says():
         "argument_bytes": 100,
         "temporary_bytes": 50,
         "total_bytes": 160,
-        "collectives": {"all-reduce": {"count": 1, "bytes": 4 * 64 * 64 + 2 * 10}},
+        "collectives": {
+            "all-reduce": {"count": 1, "bytes": 4 * 64 * 64 + 2 * 10},
+            "all-gather": {"count": 1, "bytes": 4 * 32},
+        },
         "kernels": {"fusions": 1, "library calls": 1, "copies": 1},
         "convolutions": {"bf16": 1, "f32": 1},
     }
@@ -150,7 +154,9 @@ def test_the_largest_batch_is_searched(most):
     assert len(tried) < 14
 
 
-@pytest.mark.parametrize("text", ["h100", "h100:0", "h100:4x4", "v5e:two", "cpu:0", "tpu:8", "b200:8"])
+@pytest.mark.parametrize(
+    "text", ["h100", "h100:0", "h100:12", "h100:4x4", "v5e:two", "cpu:0", "tpu:8", "b200:8"]
+)
 def test_a_target_that_is_none_is_refused(text, capsys):
     with pytest.raises(SystemExit) as ended:
         plan.main(["--config", DIGITS, f"--target={text}"])
@@ -164,6 +170,21 @@ def test_a_compiler_that_is_absent_is_named(target, extra, module, capsys):
     if importlib.util.find_spec(module.partition(".")[0]):
         pytest.skip(f"{module} is installed")
     assert f"pip install 'imgcls-jax[{extra}]'" in mistake(capsys, "--config", DIGITS, f"--target={target}")
+
+
+def test_images_on_the_device_are_planned_unread(capsys, monkeypatch):
+    monkeypatch.setattr(PlannedData, "train_images", None)
+    (phase,) = planned(capsys, "--config", DIGITS, "--config.data.on_device=True")["phases"]
+    assert phase["beside_bytes"] == 1438 * 8 * 8
+
+
+def test_other_errors_of_the_compiler_are_its_own():
+    class Lowered:
+        def compile(self, compiler_options):
+            raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: the compiler exceeded its time")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="DEADLINE"):
+        compiled.compile_for(targets.Target("v5e:4x4", None, None, {}), Lowered())
 
 
 def test_what_does_not_fit_is_said(capsys, monkeypatch):

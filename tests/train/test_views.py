@@ -51,6 +51,13 @@ def test_a_border_is_the_reflection_of_the_image():
     np.testing.assert_array_equal(found[4], IMAGES[:, :, 2:12])
 
 
+def test_a_border_as_wide_as_the_image_is_refused():
+    with pytest.raises(ValueError, match="pad lies between 0 and crop - 1, 9; got 10"):
+        ViewSettings(10, pad=10)
+    with pytest.raises(ValueError, match="pad, 11, is not below the image's sides, 10x14"):
+        cut(IMAGES, ViewSettings(12, pad=11))
+
+
 def test_views_of_an_even_image_are_alike():
     even = np.full((1, 12, 12, 3), 77, np.uint8)
     views = cut(even, ViewSettings(8, sizes=(8, 16)))
