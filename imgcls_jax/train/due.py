@@ -49,7 +49,7 @@ class Due:
         return min([self._settings.total_steps, *(step - step % every + every for every in self._periods())])
 
     def longest_call(self) -> int:
-        """Returns the most steps of one call: no more than lie between two steps at which something is due."""
+        """Returns the most steps of one call: no more than lie between two lines, say."""
         return min([self._settings.steps_per_call, *self._periods()])
 
     def _periods(self) -> list[int]:
