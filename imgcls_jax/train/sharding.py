@@ -33,7 +33,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_batch(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
-    """Returns the sharding of a batch, its first axis over "data", or its second where batches are stacked."""
+    """Returns the sharding of a batch, its first axis over "data"; its second where they are stacked."""
     return NamedSharding(mesh, PartitionSpec(None, AXIS) if stacked else PartitionSpec(AXIS))
 
 
