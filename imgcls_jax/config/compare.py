@@ -23,6 +23,7 @@ FREE_ON_RESUME = (
     "train.best_metric",
     "train.best_mode",
     "train.parallel",
+    "train.steps_per_call",
     "train.loggers",
 )
 # Where data lie, not what they are: these may differ where what the workdir keeps of its data agrees.

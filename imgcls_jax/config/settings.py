@@ -279,6 +279,8 @@ class TrainSettings:
       seed: of initialisation, order and augmentation.
       resume_from: WORKDIR, WORKDIR@STEP or WORKDIR@best of another run, whose checkpoint this run begins with
         (train/origin.py); "" to begin anew. model.pretrained is not read then.
+      steps_per_call: the most steps that one call of the compiled program takes. More than 1 spares small
+        networks the host's work between two steps.
       num_microbatches: parts in which a batch is worked through, one after the other, to save memory.
       eval_batch_size: 0 for batch_size.
       log_every_steps, eval_every_steps, checkpoint_every_steps: 0 switches the periodic ones off; the end of
@@ -307,6 +309,7 @@ class TrainSettings:
     total_steps: int
     seed: int = 0
     resume_from: str = ""
+    steps_per_call: int = 1
     num_microbatches: int = 1
     eval_batch_size: int = 0
     log_every_steps: int = 50
@@ -323,6 +326,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         require_at_least("train", self, batch_size=1, total_steps=0, seed=0, num_microbatches=1)
+        require_at_least("train", self, steps_per_call=1)
         require_at_least("train", self, eval_batch_size=0, log_every_steps=0, eval_every_steps=0)
         require_at_least("train", self, checkpoint_every_steps=0, keep_checkpoints=1, feature_cache_gib=0)
         require_at_least("train", self, checkpoint_every_minutes=0)

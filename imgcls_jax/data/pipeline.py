@@ -196,8 +196,11 @@ class TrainBatches(_Batches):
         order = self.order_of(epoch)
         positions = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)[self.local]
         bad: list[int] = []
-        places = [_Place(order, int(position), (self.seed, epoch)) for position in positions]
-        columns = self._columns(places, self.view_ops, bad)
+        if self.gather is not None and not self.view_ops:
+            columns = _numbered(self.gather(order[positions]), order[positions], [epoch] * len(positions))
+        else:
+            places = [_Place(order, int(position), (self.seed, epoch)) for position in positions]
+            columns = self._columns(places, self.view_ops, bad)
         if self.labeled is not None:
             hidden = ~np.isin(columns["index"], self.labeled.indices)
             columns["label"] = np.where(hidden, np.int32(-1), columns["label"])
@@ -225,8 +228,7 @@ class TrainBatches(_Batches):
             loaded = [self._load_at(place, view_ops, bad) for place in places]
             indices = np.array([index for index, _ in loaded])
             columns = _stack([example for _, example in loaded])
-        epochs = np.array([place.seed[1] for place in places], np.int32)
-        return columns | {"index": indices.astype(np.int32), "epoch": epochs}
+        return _numbered(columns, indices, [place.seed[1] for place in places])
 
     def _load_at(
         self, place: _Place, view_ops: Sequence[Sequence[Any]], bad: list[int]
@@ -342,6 +344,11 @@ def _stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
         views = zip(*(example["view_images"] for example in examples), strict=True)
         columns["view_images"] = tuple(np.stack(view) for view in views)
     return columns
+
+
+def _numbered(columns: dict[str, Any], indices: np.ndarray, epochs: Sequence[int]) -> dict[str, Any]:
+    """Returns columns with the examples' index and epoch."""
+    return columns | {"index": indices.astype(np.int32), "epoch": np.array(epochs, np.int32)}
 
 
 def note_bad_examples(source: Source, indices: np.ndarray, known: set[str]) -> None:

@@ -184,14 +184,25 @@ def _merge(
     k = best[0].shape[1]
     block = jnp.asarray(block, jnp.float32)
     # The products are divided by the norms, not the block: it is read, and never written again.
-    largest = jnp.max(jnp.abs(block), axis=1)
-    largest = jnp.where(largest > 1e-30, largest, 1.0)
-    squared = jnp.sum((block / largest[:, None]) ** 2, axis=1)  # at least 1 but for zeros
-    inverse_norm = jax.lax.rsqrt(jnp.maximum(squared, 0.5)) / largest
-    similarity = jnp.matmul(queries, block.T, precision="highest") * inverse_norm
+    similarity = jnp.matmul(queries, block.T, precision="highest") * _inverse_norms(block)
     here = start + jnp.arange(len(block), dtype=jnp.int32)
     similarity = jnp.where(here == own[:, None], -jnp.inf, similarity)
     nearest_here, at = jax.lax.top_k(similarity, min(k, len(block)))
     similarity, chosen = jax.lax.top_k(jnp.concatenate([best[0], nearest_here], axis=1), k)
     positions = jnp.concatenate([best[1], start + at], axis=1)
     return similarity, jnp.take_along_axis(positions, chosen, axis=1)
+
+
+def _inverse_norms(block: jax.Array) -> jax.Array:
+    """Returns 1 / |x| of each row of float32 [m, D], at any magnitude; finite where a row is zeros."""
+    squared = jnp.sum(block**2, axis=1)
+
+    def scaled(block: jax.Array) -> jax.Array:
+        largest = jnp.max(jnp.abs(block), axis=1)
+        largest = jnp.where(largest > 1e-30, largest, 1.0)
+        squared = jnp.sum((block / largest[:, None]) ** 2, axis=1)  # at least 1 but for zeros
+        return jax.lax.rsqrt(jnp.maximum(squared, 0.5)) / largest
+
+    # To scale the rows first takes three more passes: only where squares leave float32's range.
+    safe = jnp.all((squared > 1e-20) & (squared < 1e37))
+    return jax.lax.cond(safe, lambda _: jax.lax.rsqrt(squared), scaled, block)

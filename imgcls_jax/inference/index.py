@@ -23,6 +23,7 @@ from imgcls_jax.runtime.mistakes import reason
 from imgcls_jax.runtime.progress import tracked
 
 FILE = "index.npz"
+ALIGNMENT = 64  # bytes: of memory that begins at a multiple of this, jax on a CPU makes no copy
 
 
 class Index(NamedTuple):
@@ -56,6 +57,7 @@ def read(workdir: str | Path, step: int) -> Index:
         content = read_arrays(file)
         index = Index(content["embedding"], content["path"], content["label"], int(content["step"]))
         _check(index)
+        index = index._replace(embedding=aligned(index.embedding))
     except FileNotFoundError as error:
         raise ValueError(f"{file} is absent: make it by imgcls_jax.tools.index") from error
     except Exception as error:  # whatever a damaged file makes NumPy raise
@@ -75,6 +77,18 @@ def _check(index: Index) -> None:
         raise ValueError("its columns are not embeddings, paths and classes of the same images")
     if index.embedding.dtype != np.float32 or not np.isfinite(index.embedding).all():
         raise ValueError("its embeddings are not finite numbers of float32")
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """Returns an array whose memory begins at a multiple of ALIGNMENT: each search of an index on a CPU would
+    copy all of it otherwise."""
+    if array.ctypes.data % ALIGNMENT == 0:
+        return array
+    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    moved = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(moved, array)
+    return moved
 
 
 def class_of(path: Path, folders: Sequence[Path]) -> str:

@@ -46,6 +46,7 @@ with importing(__name__):
     from imgcls_jax.train.known_data import require_open
     from imgcls_jax.train.loop import Loop
     from imgcls_jax.train.nonfinite import Incidents
+    from imgcls_jax.train.phase import Phase
     from imgcls_jax.train.run import restore
     from imgcls_jax.train.setup import Setup
     from imgcls_jax.train.spent import Spent
@@ -64,15 +65,18 @@ class _Replay(Loop):
     wanted: int
     skips: bool
 
-    def _take(self, compiled: Any, batch: Batch) -> None:
+    def _lengths(self, phase: Phase) -> list[int]:
+        return [1]
+
+    def _take(self, compiled: Any, batch: Batch, steps: int) -> None:
         before = self.setup.copy(self.state)
-        super()._take(compiled, batch)
+        super()._take(compiled, batch, steps)
         if self.step in self.incidents.left_out and self.step != self.wanted:
             return
-        last, metrics = self.progress.pending.pop()
+        _, metrics = self.progress.pending.pop()
         metrics = jax.device_get(metrics)
         bad = not nonfinite.is_finite(metrics) or any(not_finite({"params": self.state.params}))
-        if last == self.wanted or (bad and not self.skips):
+        if self.step == self.wanted or (bad and not self.skips):
             raise _Found(before, batch, self.state, metrics)
 
     def _after_step(self) -> None:

@@ -12,16 +12,17 @@ from imgcls_jax.train import nonfinite, sharding
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
-from imgcls_jax.train.step import make_train_step
+from imgcls_jax.train.step import make_train_step, make_train_steps
 
 
-def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
-    """Returns a phase's step under jit, and the state and the batch that it takes, in shapes with
-    shardings."""
-    split = sharding.split_batch(setup.mesh)
+def step_and_inputs(setup: Setup, phase: Phase, steps: int = 1) -> tuple[Any, TrainState, Any]:
+    """Returns a phase's step under jit, or several as one program, and the state and the batch that it takes,
+    in shapes with shardings; the rows of several steps are stacked in front."""
+    stacked = (steps,) if steps > 1 else ()
+    split = sharding.split_batch(setup.mesh, stacked=steps > 1)
 
     def of_all_processes(leaf: Any, rows: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype, sharding=split)
+        return jax.ShapeDtypeStruct((*stacked, rows, *leaf.shape[1:]), leaf.dtype, sharding=split)
 
     processes = jax.process_count()
     spec = setup.rows_of(phase)
@@ -40,6 +41,7 @@ def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
         objective = dataclasses.replace(
             objective, loss=lambda params, *inputs: loss(setup.gathered(params), *inputs)
         )
+    on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
     step = make_train_step(
         objective,
         phase.tx,
@@ -48,38 +50,48 @@ def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
         frozen=phase.frozen,
         axis_name=setup.task.axis_name,
         sam_radius=phase.sam_radius,
-        on_cpu=setup.mesh.devices.flat[0].platform == "cpu",
+        on_cpu=on_cpu,
     )
     if setup.task.axis_name is not None:
         step = sharding.per_replica(step, setup.mesh, sample)
     step = nonfinite.watch(step, setup.settings.train.on_nonfinite)
     state = setup.target(phase.stop)
     shardings = (setup.shardings(state), setup.sharding)
+    if steps > 1:
+        step = make_train_steps(step, shardings[0], on_cpu=on_cpu)
     return jax.jit(step, donate_argnums=0, out_shardings=shardings), state, sample
 
 
-def compile_step(setup: Setup, phase: Phase) -> Any:
-    """Compiles a phase's step; prints the parameter table, and FLOPs and memory by XLA's own analysis."""
-    step, state, batch = step_and_inputs(setup, phase)
+def compile_step(setup: Setup, phase: Phase, steps: int = 1) -> Any:
+    """Compiles a phase's step, or several as one program; prints FLOPs and memory by XLA's own analysis, and
+    of one step the parameter table."""
+    step, state, batch = step_and_inputs(setup, phase, steps)
     start = time.monotonic()
     compiled = step.lower(state, batch).compile()
     if setup.first_process:
-        print(_overview(state.params, compiled, time.monotonic() - start), flush=True)
+        if steps == 1:
+            print(_table(state.params))
+        told = "step" if steps == 1 else f"{steps} steps in one call"
+        print(f"{told}: {_analysis(compiled)}; compiled in {time.monotonic() - start:.1f} s", flush=True)
     return compiled
 
 
-def _overview(params: Any, compiled: Any, seconds: float) -> str:
-    """Returns the parameter table, and what XLA says of the compiled step."""
+def _table(params: Any) -> str:
+    """Returns the table of the params; their number where clu is not installed."""
     try:
         from clu import parameter_overview
 
-        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+        return parameter_overview.get_parameter_overview(params, include_stats=False)
     except ModuleNotFoundError:
-        table = f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
+        return f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
+
+
+def _analysis(compiled: Any) -> str:
+    """Returns what XLA says of a compiled program."""
     flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
     memory = compiled.memory_analysis()
     mebibytes = {name: getattr(memory, f"{name}_size_in_bytes", 0) / 2**20 for name in ("argument", "temp")}
     return (
-        f"{table}\nstep: {flops / 1e9:.3f} GFLOP; memory by XLA: {mebibytes['argument']:.1f} MiB arguments, "
-        f"{mebibytes['temp']:.1f} MiB temporaries; compiled in {seconds:.1f} s"
+        f"{flops / 1e9:.3f} GFLOP; memory by XLA: {mebibytes['argument']:.1f} MiB arguments, "
+        f"{mebibytes['temp']:.1f} MiB temporaries"
     )

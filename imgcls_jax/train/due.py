@@ -44,6 +44,19 @@ class Due:
         by_steps = _every(self._settings.checkpoint_every_steps, step) or self.evaluation(step)
         return by_steps or (self._interval > 0 and step >= self._next_look and self._by_the_clock(step))
 
+    def next(self, step: int) -> int:
+        """Returns the next step at which anything is due by the number of steps."""
+        return min([self._settings.total_steps, *(step - step % every + every for every in self._periods())])
+
+    def longest_call(self) -> int:
+        """Returns the most steps of one call: no more than lie between two lines, say."""
+        return min([self._settings.steps_per_call, *self._periods()])
+
+    def _periods(self) -> list[int]:
+        own = self._settings
+        every = (own.log_every_steps, own.eval_every_steps, own.checkpoint_every_steps)
+        return [steps for steps in every if steps > 0]
+
     def saved(self, step: int, seconds: float) -> None:
         """Notes that a checkpoint was saved, and for how long that held up the run."""
         self._interval = self._wanted and max(self._wanted, seconds / MAX_SHARE)

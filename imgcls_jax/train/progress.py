@@ -3,7 +3,8 @@ that says so."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from imgcls_jax.train.state import TrainState, first_nonfinite
 from imgcls_jax.train.writer import MetricWriter, flatten
 
 # How far the host may run ahead of the device: more would only pile up batches in its memory.
-STEPS_IN_FLIGHT = 2
+CALLS_IN_FLIGHT = 2
 
 
 class Progress:
@@ -45,21 +46,22 @@ class Progress:
     ):
         self._batch_size, self._steps_per_epoch, self._total = batch_size, steps_per_epoch, total_steps
         self._writer, self._incidents = writer, incidents
-        self.pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self.pending: list[tuple[range, dict[str, jax.Array]]] = []
         self.bar, self._spent, self._window = Bar(), spent, Window(spent, kept.get("window"))
         self.clock = spent.clock
 
-    def waited(self, seconds: float) -> None:
-        """Counts a step, and how long it waited for its batch."""
-        self._spent.steps += 1
+    def waited(self, seconds: float, steps: int) -> None:
+        """Counts the steps of a call, and how long they waited for their batches."""
+        self._spent.steps += steps
         self._spent.waited += seconds
 
-    def took(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Keeps a step's metrics; waits where the device is too far behind."""
-        self.pending.append((step, metrics))
-        self.bar.update(step)
-        if len(self.pending) > STEPS_IN_FLIGHT:
-            jax.block_until_ready(self.pending[-STEPS_IN_FLIGHT - 1])
+    def took(self, steps: range, metrics: dict[str, jax.Array]) -> None:
+        """Keeps the metrics of a call, [S] where it took several steps; waits where the device is too far
+        behind."""
+        self.pending.append((steps, metrics))
+        self.bar.update(steps[-1])
+        if len(self.pending) > CALLS_IN_FLIGHT:
+            jax.block_until_ready(self.pending[-CALLS_IN_FLIGHT - 1][1])
 
     def check_finite(self, step: int, state: TrainState, batches: TrainBatches, saved: list[int]) -> None:
         """Looks at the steps since the last time; before anything is saved, and before an order changes.
@@ -72,8 +74,9 @@ class Progress:
         Raises:
           NonFinite, RollBack: see train/nonfinite.py.
         """
-        pending, self.pending = jax.device_get(self.pending), []
-        for taken, metrics in pending:
+        pending, self.pending = self.pending, []
+        calls = zip((steps for steps, _ in pending), jax.device_get([own for _, own in pending]), strict=True)
+        for taken, metrics in itertools.chain.from_iterable(itertools.starmap(_each_step, calls)):
             finite = nonfinite.is_finite(metrics)
             self._window.add(metrics if finite else None)
             if finite:
@@ -121,6 +124,15 @@ class Progress:
     def kept(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps: of the run so far, and of the steps since the last line."""
         return self._spent.kept() | {"window": self._window.kept()}
+
+
+def _each_step(steps: range, metrics: dict[str, np.ndarray]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields each step of a call with its metrics."""
+    if len(steps) == 1:
+        yield steps[0], metrics
+        return
+    for position, step in enumerate(steps):
+        yield step, {name: own[position] for name, own in metrics.items()}
 
 
 def named(numbers: Mapping[str, float]) -> str:

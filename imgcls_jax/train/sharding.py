@@ -32,9 +32,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: its first axis over "data"."""
-    return NamedSharding(mesh, PartitionSpec(AXIS))
+def split_batch(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
+    """Returns the sharding of a batch, its first axis over "data"; its second where they are stacked."""
+    return NamedSharding(mesh, PartitionSpec(None, AXIS) if stacked else PartitionSpec(AXIS))
 
 
 def split_leaf(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
@@ -113,7 +113,8 @@ def rounded_up(batch_size: int, mesh: Mesh) -> int:
     return -(-batch_size // mesh.size) * mesh.size
 
 
-def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
-    """Puts this process's slice of a batch on its devices; the returned arrays are global."""
-    sharding = split_batch(mesh)
+def place(batch: dict[str, np.ndarray], mesh: Mesh, *, stacked: bool = False) -> dict[str, Any]:
+    """Puts this process's slice of a batch, or of batches stacked in front, on its devices; the returned
+    arrays are global."""
+    sharding = split_batch(mesh, stacked=stacked)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from imgcls_jax.contracts.objective import Batch, Metrics, Objective
+from imgcls_jax.train.sharding import WHOLE
 from imgcls_jax.train.state import TrainState
 
 Augment = Callable[[jax.Array, Batch], Batch]
@@ -149,6 +150,35 @@ def _accumulate(
         add_part, (state.objective_state, zeros), scanned, unroll=unrolled
     )
     return objective_state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics), grads
+
+
+def make_train_steps(step: Step, shardings: TrainState, *, on_cpu: bool) -> Step:
+    """Returns (state, batches) -> (state, metrics): several steps, one after the other, in one program.
+
+    On a CPU, where the steps are unrolled, XLA may fuse the end of one with the beginning of the next. So the
+    state of a network with BatchNorm, or of several replicas, is that of single steps to rounding only.
+
+    Args:
+      step: one of them.
+      shardings: of the state, between two steps as well.
+      on_cpu: as of make_train_step.
+
+    Returns:
+      A function of a state and a batch whose rows have one more axis in front, [S, B, ...]; what is no row
+      (sharding.WHOLE) comes once. The metrics are [S].
+    """
+
+    def train_steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+        beside = {key: value for key, value in batches.items() if key in WHOLE}
+        rows = {key: value for key, value in batches.items() if key not in WHOLE}
+
+        def one(state: TrainState, row: Batch) -> tuple[TrainState, Metrics]:
+            state, metrics = step(state, row | beside)
+            return jax.lax.with_sharding_constraint(state, shardings), metrics
+
+        return jax.lax.scan(one, state, rows, unroll=on_cpu)
+
+    return train_steps
 
 
 def differences_in_parts(objective: Objective, objective_state: Any, parts: int) -> list[str]:

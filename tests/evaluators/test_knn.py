@@ -132,3 +132,15 @@ def test_the_search_is_exact_over_uneven_blocks(monkeypatch, leave_one_out):
     expected = np.argsort(-cosines, axis=1)[:, :9]
     assert index.tolist() == expected.tolist()
     np.testing.assert_allclose(similarity, np.take_along_axis(cosines, expected, axis=1), atol=1e-5)
+
+
+def test_embeddings_of_any_magnitude_are_compared():
+    bank, queries = SPLITS["train"][0].copy(), SPLITS["test"][0]
+    plain = knn.nearest(queries, bank, k=9)
+    bank *= np.float32(10.0) ** np.arange(-25, 25)[np.arange(len(bank)) % 50][:, None]
+    similarity, index = knn.nearest(queries, bank, k=9)
+    assert index.tolist() == plain[1].tolist()
+    np.testing.assert_allclose(similarity, plain[0], atol=1e-5)
+    bank[3] = 0  # as like to every query as what is at a right angle to it
+    similarity, index = knn.nearest(queries, bank, k=len(bank))
+    assert np.isfinite(similarity).all() and (similarity[index == 3] == 0).all()

@@ -94,3 +94,13 @@ def test_evaluations_and_lines():
     assert [step for step in range(11) if asked.evaluation(step)] == [4, 8, 10]
     assert [step for step in range(11) if asked.line(step)] == [3, 6, 9, 10]
     assert [step for step in range(11) if asked.checkpoint(step)] == [4, 8, 10]
+
+
+def test_the_next_step_at_which_anything_is_due():
+    asked = due_of(Time(), total_steps=47, log_every_steps=10, eval_every_steps=12, steps_per_call=50)
+    found = [asked.next(step) for step in (0, 9, 10, 11, 12, 39, 40, 46)]
+    assert found == [10, 10, 12, 12, 20, 40, 47, 47]
+    for step in range(47):
+        own = [after for after in range(step + 1, 48) if asked.line(after) or asked.checkpoint(after)]
+        assert asked.next(step) == own[0]
+    assert asked.longest_call() == 10 and due_of(Time(), steps_per_call=50).longest_call() == 50

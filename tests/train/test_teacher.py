@@ -57,7 +57,7 @@ def setup_of(*arguments, **options):
 def test_the_batch_gets_the_logits_of_the_teachers_prediction(taught):
     setup = setup_of(taught)
     rows = place({key: setup.batches[0][key] for key in setup.spec}, setup.mesh)
-    prepared = setup.phases[0].augment(jax.random.key(0), rows | setup.beside_rows)
+    prepared = setup.phases[0].augment(jax.random.key(0), rows | setup.beside_rows(setup.phases[0]))
     network = trained.load(taught)
     expected = network.objective.predict(network.params, network.objective_state, prepared)["logits"]
     np.testing.assert_allclose(prepared["teacher"], expected, rtol=1e-6)
@@ -134,11 +134,11 @@ def test_a_finished_student_is_evaluated_without_its_teacher(taught, finished, t
 
 def test_plan_counts_it_apart(taught):
     config = resolve(student_config(taught))
-    phase = plan.plan(config, None, xla=False)["phases"][0]
+    phase = plan.plan(config, None)["phases"][0]
     setup = Setup(config)
-    assert phase["teacher_bytes"] == plan.tree_bytes(setup.teacher.variables)
-    assert phase["input_bytes_per_step"] < phase["teacher_bytes"]
-    assert setup.beside_rows.keys() == {"teacher"}
+    assert phase["beside_bytes"] == plan.tree_bytes(setup.teacher.variables)
+    assert phase["input_bytes_per_step"] < phase["beside_bytes"]
+    assert setup.beside_rows(setup.phases[0]).keys() == {"teacher"}
 
 
 # ---- an export, a file of weights
@@ -266,7 +266,7 @@ def test_the_teacher_stays_while_the_student_moves(taught):
     compiled, state = compile_step(setup, setup.phases[0]), initial_state(setup)
     before, digest = setup.teacher.digest, state_digest(state)
     rows = place({key: setup.batches[0][key] for key in setup.spec}, setup.mesh)
-    state, metrics = compiled(state, rows | setup.beside_rows)
+    state, metrics = compiled(state, rows | setup.beside_rows(setup.phases[0]))
     del setup.teacher.__dict__["digest"]
     assert setup.teacher.digest == before and state_digest(state) != digest
     assert {"loss_labels", "loss_teacher", "agreement", "loss"} == set(metrics)
