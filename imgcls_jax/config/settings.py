@@ -299,6 +299,9 @@ class TrainSettings:
         "per_replica": as pmap had it: BatchNorm's statistics and the loss are those of a device's own rows,
         and gradients, metrics and running statistics are averaged. Losses that compare examples still see
         all.
+      replicas: of "per_replica": so many on any number of devices, a power of two; a device works through
+        its own one after the other, and a run ends in the same bits on 1, 2, 4, ... devices of one kind
+        (train/replicas.py). 0 is one a device.
     """
 
     batch_size: int
@@ -317,9 +320,10 @@ class TrainSettings:
     feature_cache_gib: float = 4.0
     on_nonfinite: str = "stop"
     parallel: str = "replicated"
+    replicas: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least("train", self, batch_size=1, total_steps=0, seed=0, num_microbatches=1)
+        require_at_least("train", self, batch_size=1, total_steps=0, seed=0, num_microbatches=1, replicas=0)
         require_at_least("train", self, eval_batch_size=0, log_every_steps=0, eval_every_steps=0)
         require_at_least("train", self, checkpoint_every_steps=0, keep_checkpoints=1, feature_cache_gib=0)
         require_at_least("train", self, checkpoint_every_minutes=0)
@@ -330,6 +334,17 @@ class TrainSettings:
                 raise ValueError(
                     f"config.train.{field} is one of {', '.join(choices)}; got {getattr(self, field)!r}"
                 )
+
+        if self.replicas & (self.replicas - 1):
+            raise ValueError(
+                "config.train.replicas is a power of two, so that devices add in pairs, or 0 for one a device; "
+                f"got {self.replicas}"
+            )
+        if self.replicas and self.parallel != "per_replica":
+            raise ValueError(
+                f"config.train.replicas = {self.replicas} goes with config.train.parallel = 'per_replica'; got "
+                f"{self.parallel!r}"
+            )
 
     @property
     def evaluated_at_once(self) -> int:

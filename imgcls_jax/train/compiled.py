@@ -8,16 +8,16 @@ from typing import Any
 
 import jax
 
-from imgcls_jax.train import nonfinite, sharding
+from imgcls_jax.train import nonfinite, replicas, sharding
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
-from imgcls_jax.train.step import make_train_step
+from imgcls_jax.train.step import make_outcome, make_train_step, make_update
 
 
 def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
-    """Returns a phase's step under jit, and the state and the batch that it takes, in shapes with
-    shardings."""
+    """Returns a phase's step under jit (with train.replicas one of several programs under jit), and the state
+    and the batch that it takes, in shapes with shardings."""
     split = sharding.split_batch(setup.mesh)
 
     def of_all_processes(leaf: Any, rows: int) -> jax.ShapeDtypeStruct:
@@ -40,46 +40,65 @@ def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
         objective = dataclasses.replace(
             objective, loss=lambda params, *inputs: loss(setup.gathered(params), *inputs)
         )
+    train, on_cpu = setup.settings.train, setup.mesh.devices.flat[0].platform == "cpu"
+    state = setup.target(phase.stop)
+    options = {"donate_argnums": 0, "out_shardings": (setup.shardings(state), setup.sharding)}
+    if train.replicas:
+        outcome = make_outcome(
+            objective, num_microbatches=train.num_microbatches, frozen=phase.frozen, on_cpu=on_cpu
+        )
+        replica = replicas.make_replica(phase.augment, outcome)
+        update = replicas.of_total(make_update(objective, phase.tx, phase.frozen), train.replicas)
+        update = jax.jit(nonfinite.watch(update, train.on_nonfinite), **options)
+        return replicas.by_replicas(replica, update, setup.mesh, train.replicas), state, sample
     step = make_train_step(
         objective,
         phase.tx,
         phase.augment,
-        num_microbatches=setup.settings.train.num_microbatches,
+        num_microbatches=train.num_microbatches,
         frozen=phase.frozen,
         axis_name=setup.task.axis_name,
         sam_radius=phase.sam_radius,
-        on_cpu=setup.mesh.devices.flat[0].platform == "cpu",
+        on_cpu=on_cpu,
     )
     if setup.task.axis_name is not None:
         step = sharding.per_replica(step, setup.mesh, sample)
-    step = nonfinite.watch(step, setup.settings.train.on_nonfinite)
-    state = setup.target(phase.stop)
-    shardings = (setup.shardings(state), setup.sharding)
-    return jax.jit(step, donate_argnums=0, out_shardings=shardings), state, sample
+    return jax.jit(nonfinite.watch(step, train.on_nonfinite), **options), state, sample
 
 
 def compile_step(setup: Setup, phase: Phase) -> Any:
-    """Compiles a phase's step; prints the parameter table, and FLOPs and memory by XLA's own analysis."""
+    """Compiles a phase's step; prints the parameter table, and FLOPs and memory by XLA's own analysis. With
+    train.replicas its programs are compiled at the first step."""
     step, state, batch = step_and_inputs(setup, phase)
+    if total := setup.settings.train.replicas:
+        if setup.first_process:
+            told = f"step: {total} replicas, {total // setup.mesh.size} on each device, one after the other"
+            print(f"{_table(state.params)}\n{told}", flush=True)
+        return step
     start = time.monotonic()
     compiled = step.lower(state, batch).compile()
     if setup.first_process:
-        print(_overview(state.params, compiled, time.monotonic() - start), flush=True)
+        told = _overview(compiled, time.monotonic() - start)
+        print(f"{_table(state.params)}\n{told}", flush=True)
     return compiled
 
 
-def _overview(params: Any, compiled: Any, seconds: float) -> str:
-    """Returns the parameter table, and what XLA says of the compiled step."""
+def _table(params: Any) -> str:
+    """Returns the parameter table; their number alone where clu is not installed."""
     try:
         from clu import parameter_overview
-
-        table = parameter_overview.get_parameter_overview(params, include_stats=False)
     except ModuleNotFoundError:
-        table = f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
+        return f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
+    table: str = parameter_overview.get_parameter_overview(params, include_stats=False)
+    return table
+
+
+def _overview(compiled: Any, seconds: float) -> str:
+    """Returns what XLA says of the compiled step."""
     flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
     memory = compiled.memory_analysis()
     mebibytes = {name: getattr(memory, f"{name}_size_in_bytes", 0) / 2**20 for name in ("argument", "temp")}
     return (
-        f"{table}\nstep: {flops / 1e9:.3f} GFLOP; memory by XLA: {mebibytes['argument']:.1f} MiB arguments, "
+        f"step: {flops / 1e9:.3f} GFLOP; memory by XLA: {mebibytes['argument']:.1f} MiB arguments, "
         f"{mebibytes['temp']:.1f} MiB temporaries; compiled in {seconds:.1f} s"
     )
