@@ -337,13 +337,13 @@ class TrainSettings:
 
         if self.replicas & (self.replicas - 1):
             raise ValueError(
-                "config.train.replicas is a power of two, so that devices add in pairs, or 0 for one a device; "
-                f"got {self.replicas}"
+                "config.train.replicas is a power of two, because replicas are added in pairs, or 0 for one a "
+                f"device; got {self.replicas}"
             )
         if self.replicas and self.parallel != "per_replica":
             raise ValueError(
-                f"config.train.replicas = {self.replicas} goes with config.train.parallel = 'per_replica'; got "
-                f"{self.parallel!r}"
+                f"config.train.replicas = {self.replicas} goes with config.train.parallel = 'per_replica'; "
+                f"got {self.parallel!r}"
             )
 
     @property

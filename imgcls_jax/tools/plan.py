@@ -106,8 +106,8 @@ def plan_phase(setup: Setup, phase: Phase, target: Target | None) -> dict[str, A
     devices, explicit = setup.mesh.size, setup.task.axis_name is not None
     if setup.settings.train.replicas and target is not None:
         raise ValueError(
-            "--target compiles a step as one program, and config.train.replicas makes several of it: plan with "
-            "--devices, or with --config.train.replicas=0"
+            "--target compiles a step as one program, and config.train.replicas makes several of it: plan "
+            "with --devices, or with --config.train.replicas=0"
         )
     counted = flops(jax.jit(step).trace(state, batch).jaxpr, "cuda" if target is None else target.platform)
     if explicit:  # the form of one replica has a device's share inside

@@ -42,7 +42,7 @@ def step_and_inputs(setup: Setup, phase: Phase) -> tuple[Any, TrainState, Any]:
         )
     train, on_cpu = setup.settings.train, setup.mesh.devices.flat[0].platform == "cpu"
     state = setup.target(phase.stop)
-    options = {"donate_argnums": 0, "out_shardings": (setup.shardings(state), setup.sharding)}
+    options: dict[str, Any] = {"donate_argnums": 0, "out_shardings": (setup.shardings(state), setup.sharding)}
     if train.replicas:
         outcome = make_outcome(
             objective, num_microbatches=train.num_microbatches, frozen=phase.frozen, on_cpu=on_cpu

@@ -1,7 +1,7 @@
-"""The training step by a fixed number of replicas (train.replicas): the same bits on any number of devices.
+"""The training step by a fixed number of replicas (train.replicas): the same bits on more or fewer devices.
 
-A device works through its replicas one after the other. Each has its own rows, BatchNorm statistics and random
-numbers, as a device has with train.parallel = "per_replica". All are added in pairs: neighbors, then
+A device works through its replicas one after the other. Each has its own rows, BatchNorm statistics and
+random numbers, as a device has with train.parallel = "per_replica". All are added in pairs: neighbors, then
 neighboring pairs, and so on, first on each device, then between devices.
 
 How XLA fuses operations decides how they round. So the part of one replica, the sums and the update are
@@ -27,9 +27,7 @@ from imgcls_jax.train.step import Augment, Outcome, Step
 Update = Callable[[TrainState, Outcome], tuple[TrainState, Metrics]]
 
 
-def check(
-    objective: Objective, phases: list[Phase], params: Any, objective_state: Any, batch: Batch
-) -> None:
+def check(objective: Objective, phases: list[Phase], params: Any, objective_state: Any, batch: Batch) -> None:
     """Raises ValueError where an objective or an optimizer needs more than one replica at a time.
 
     Args:
@@ -91,7 +89,9 @@ def of_total(update: Update, replicas: int) -> Update:
 
     def updated(state: TrainState, total: Outcome) -> tuple[TrainState, Metrics]:
         metrics, grads = jax.tree.map(lambda leaf: leaf / replicas, (total.metrics, total.grads))
-        return update(state, Outcome(jax.tree.map(shared, state.objective_state, total.objective_state), metrics, grads))
+        return update(
+            state, Outcome(jax.tree.map(shared, state.objective_state, total.objective_state), metrics, grads)
+        )
 
     return updated
 

@@ -63,8 +63,8 @@ class Setup:
         train, devices = self.settings.train, self.mesh.size
         if train.replicas % devices:
             raise ValueError(
-                f"config.train.replicas = {train.replicas} cannot be shared out evenly over {devices} devices: "
-                "use 1, 2, 4, ... devices, at most one a replica"
+                f"config.train.replicas = {train.replicas} cannot be shared out evenly over {devices} "
+                "devices: use 1, 2, 4, ... devices, at most one a replica"
             )
         shares = train.replicas or devices
         self.evaluated_at_once = sharding.rounded_up(train.evaluated_at_once, self.mesh)
