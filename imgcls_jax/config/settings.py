@@ -337,8 +337,8 @@ class TrainSettings:
 
         if self.replicas & (self.replicas - 1):
             raise ValueError(
-                "config.train.replicas is a power of two, because replicas are added in pairs, or 0 for one a "
-                f"device; got {self.replicas}"
+                "config.train.replicas is a power of two, because replicas are added in pairs, or 0 for one "
+                f"a device; got {self.replicas}"
             )
         if self.replicas and self.parallel != "per_replica":
             raise ValueError(
