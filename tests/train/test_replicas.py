@@ -90,12 +90,21 @@ def test_a_labeled_stream_keeps_the_bits():
 
 @pytest.mark.slow
 def test_a_run_killed_on_eight_devices_goes_on_on_two(tmp_path, monkeypatch):
-    whole = run(config_of(), tmp_path / "whole")
+    """Within the first of two phases, whose backbone is frozen; its images lie on the devices."""
+
+    def phased():
+        config = config_of()
+        del config["train"]["total_steps"]
+        config["data"] |= {"on_device": True, "train_transforms": "pad_and_crop(1) | normalize(0.5, 0.5)"}
+        head = {"total_steps": 4, "groups": (("backbone/.*", None),)}
+        return config | {"phases": {"1_head": head, "2_all": {"total_steps": 2}}}
+
+    whole = run(phased(), tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         stop_after(patch, 2)
-        run(config_of(), tmp_path / "parts")
+        run(phased(), tmp_path / "parts")
     monkeypatch.setattr(sharding, "data_mesh", lambda: mesh_of(2))
-    parts = run(config_of(), tmp_path / "parts")
+    parts = run(phased(), tmp_path / "parts")
     assert parts["resumed_from_step"] == 2 and parts["state_digest"] == whole["state_digest"]
 
 
