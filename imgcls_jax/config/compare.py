@@ -40,6 +40,7 @@ WITHOUT = {
     "data.fold_seed": 0,
     "data.group_column": "",
     "train.resume_from": "",
+    "train.replicas": 0,
     "optimizer.plateau_steps": 0,
     "optimizer.patience": 10,
     "optimizer.decay_power": 1.0,

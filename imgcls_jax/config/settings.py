@@ -301,6 +301,9 @@ class TrainSettings:
         "per_replica": as pmap had it: BatchNorm's statistics and the loss are those of a device's own rows,
         and gradients, metrics and running statistics are averaged. Losses that compare examples still see
         all.
+      replicas: of "per_replica": so many on any number of devices, a power of two; a device works through
+        its own one after the other, and a run ends in the same bits on 1, 2, 4, ... devices of one kind
+        (train/replicas.py). 0 is one a device.
       loggers: files of trackers/: where numbers, tables and pictures go beside metrics.jsonl: "tensorboard",
         "wandb", "mlflow"; () for nowhere.
     """
@@ -322,11 +325,17 @@ class TrainSettings:
     feature_cache_gib: float = 4.0
     on_nonfinite: str = "stop"
     parallel: str = "replicated"
+    replicas: int = 0
     loggers: Sequence[str] = ("tensorboard",)
 
     def __post_init__(self) -> None:
-        require_at_least("train", self, batch_size=1, total_steps=0, seed=0, num_microbatches=1)
+        require_at_least("train", self, batch_size=1, total_steps=0, seed=0, num_microbatches=1, replicas=0)
         require_at_least("train", self, steps_per_call=1)
+        if self.replicas and self.steps_per_call > 1:
+            raise ValueError(
+                "config.train.replicas makes several programs of a step, and train.steps_per_call one of "
+                "several steps: leave out one of the two"
+            )
         require_at_least("train", self, eval_batch_size=0, log_every_steps=0, eval_every_steps=0)
         require_at_least("train", self, checkpoint_every_steps=0, keep_checkpoints=1, feature_cache_gib=0)
         require_at_least("train", self, checkpoint_every_minutes=0)
@@ -337,6 +346,17 @@ class TrainSettings:
                 raise ValueError(
                     f"config.train.{field} is one of {', '.join(choices)}; got {getattr(self, field)!r}"
                 )
+
+        if self.replicas & (self.replicas - 1):
+            raise ValueError(
+                "config.train.replicas is a power of two, because replicas are added in pairs, or 0 for one "
+                f"a device; got {self.replicas}"
+            )
+        if self.replicas and self.parallel != "per_replica":
+            raise ValueError(
+                f"config.train.replicas = {self.replicas} goes with config.train.parallel = 'per_replica'; "
+                f"got {self.parallel!r}"
+            )
 
     @property
     def evaluated_at_once(self) -> int:

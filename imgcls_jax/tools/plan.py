@@ -104,7 +104,12 @@ def plan_phase(setup: Setup, phase: Phase, target: Target | None) -> dict[str, A
     """Returns what a phase needs; memory is that of one device."""
     step, state, batch = step_and_inputs(setup, phase)
     devices, explicit = setup.mesh.size, setup.task.axis_name is not None
-    counted = flops(step.trace(state, batch).jaxpr, "cuda" if target is None else target.platform)
+    if setup.settings.train.replicas and target is not None:
+        raise ValueError(
+            "--target compiles a step as one program, and config.train.replicas makes several of it: plan "
+            "with --devices, or with --config.train.replicas=0"
+        )
+    counted = flops(jax.jit(step).trace(state, batch).jaxpr, "cuda" if target is None else target.platform)
     if explicit:  # the form of one replica has a device's share inside
         counted *= devices
     rows = {key: own for key, own in batch.items() if key not in WHOLE}

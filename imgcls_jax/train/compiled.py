@@ -8,16 +8,17 @@ from typing import Any
 
 import jax
 
-from imgcls_jax.train import nonfinite, sharding
+from imgcls_jax.train import nonfinite, replicas, sharding
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
-from imgcls_jax.train.step import make_train_step, make_train_steps
+from imgcls_jax.train.step import make_outcome, make_train_step, make_train_steps, make_update
 
 
 def step_and_inputs(setup: Setup, phase: Phase, steps: int = 1) -> tuple[Any, TrainState, Any]:
-    """Returns a phase's step under jit, or several as one program, and the state and the batch that it takes,
-    in shapes with shardings; the rows of several steps are stacked in front."""
+    """Returns a phase's step under jit (with train.replicas one of several programs under jit), or several
+    steps as one program, and the state and the batch that it takes, in shapes with shardings; the rows of
+    several steps are stacked in front."""
     stacked = (steps,) if steps > 1 else ()
     split = sharding.split_batch(setup.mesh, stacked=steps > 1)
 
@@ -41,12 +42,22 @@ def step_and_inputs(setup: Setup, phase: Phase, steps: int = 1) -> tuple[Any, Tr
         objective = dataclasses.replace(
             objective, loss=lambda params, *inputs: loss(setup.gathered(params), *inputs)
         )
-    on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
+    train, on_cpu = setup.settings.train, setup.mesh.devices.flat[0].platform == "cpu"
+    state = setup.target(phase.stop)
+    options: dict[str, Any] = {"donate_argnums": 0, "out_shardings": (setup.shardings(state), setup.sharding)}
+    if train.replicas:
+        outcome = make_outcome(
+            objective, num_microbatches=train.num_microbatches, frozen=phase.frozen, on_cpu=on_cpu
+        )
+        replica = replicas.make_replica(phase.augment, outcome)
+        update = replicas.of_total(make_update(objective, phase.tx, phase.frozen), train.replicas)
+        update = jax.jit(nonfinite.watch(update, train.on_nonfinite), **options)
+        return replicas.by_replicas(replica, update, setup.mesh, train.replicas), state, sample
     step = make_train_step(
         objective,
         phase.tx,
         phase.augment,
-        num_microbatches=setup.settings.train.num_microbatches,
+        num_microbatches=train.num_microbatches,
         frozen=phase.frozen,
         axis_name=setup.task.axis_name,
         sam_radius=phase.sam_radius,
@@ -54,23 +65,26 @@ def step_and_inputs(setup: Setup, phase: Phase, steps: int = 1) -> tuple[Any, Tr
     )
     if setup.task.axis_name is not None:
         step = sharding.per_replica(step, setup.mesh, sample)
-    step = nonfinite.watch(step, setup.settings.train.on_nonfinite)
-    state = setup.target(phase.stop)
-    shardings = (setup.shardings(state), setup.sharding)
+    step = nonfinite.watch(step, train.on_nonfinite)
     if steps > 1:
-        step = make_train_steps(step, shardings[0], on_cpu=on_cpu)
-    return jax.jit(step, donate_argnums=0, out_shardings=shardings), state, sample
+        step = make_train_steps(step, setup.shardings(state), on_cpu=on_cpu)
+    return jax.jit(step, **options), state, sample
 
 
 def compile_step(setup: Setup, phase: Phase, steps: int = 1) -> Any:
     """Compiles a phase's step, or several as one program; prints FLOPs and memory by XLA's own analysis, and
-    of one step the parameter table."""
+    of one step the parameter table. With train.replicas its programs are compiled at the first step."""
     step, state, batch = step_and_inputs(setup, phase, steps)
+    if setup.first_process and steps == 1:
+        print(_table(state.params))
+    if total := setup.settings.train.replicas:
+        if setup.first_process:
+            each = total // setup.mesh.size
+            print(f"step: {total} replicas, {each} on each device, one after the other", flush=True)
+        return step
     start = time.monotonic()
     compiled = step.lower(state, batch).compile()
     if setup.first_process:
-        if steps == 1:
-            print(_table(state.params))
         told = "step" if steps == 1 else f"{steps} steps in one call"
         print(f"{told}: {_analysis(compiled)}; compiled in {time.monotonic() - start:.1f} s", flush=True)
     return compiled

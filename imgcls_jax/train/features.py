@@ -43,6 +43,8 @@ def with_cached_features(
         return dataclasses.replace(phase, why_not_cached="the objective reads the images themselves")
     if phase.data.settings.augmentation_repeats > 1:
         return dataclasses.replace(phase, why_not_cached="data.augmentation_repeats orders the images")
+    if settings.train.replicas:
+        return dataclasses.replace(phase, why_not_cached="on other devices they round otherwise")
     if phase.data.settings.on_bad_example != "raise":
         return dataclasses.replace(phase, why_not_cached="data.on_bad_example is not 'raise'")
     precomputed = Precomputed(backbone)

@@ -20,7 +20,7 @@ from imgcls_jax.data.datasets import IMAGES, DataSide
 from imgcls_jax.data.pipeline import TrainBatches
 from imgcls_jax.data.source import class_counts
 from imgcls_jax.runtime.environment import environment
-from imgcls_jax.train import build, contract, evaluation, sharding
+from imgcls_jax.train import build, contract, evaluation, replicas, sharding
 from imgcls_jax.train.features import with_cached_features
 from imgcls_jax.train.phase import Phase, make_phases
 from imgcls_jax.train.state import TrainState
@@ -59,15 +59,22 @@ class Setup:
         return self.data.train_batches(batch_size, self.configuration.seed)
 
     def _check_sizes(self) -> None:
-        """Raises ValueError where a batch does not divide among devices and microbatches."""
+        """Raises ValueError where a batch does not divide among devices, or replicas, and microbatches."""
         train, devices = self.settings.train, self.mesh.size
+        if train.replicas % devices:
+            raise ValueError(
+                f"config.train.replicas = {train.replicas} cannot be shared out evenly over {devices} "
+                "devices: use 1, 2, 4, ... devices, at most one a replica"
+            )
+        shares = train.replicas or devices
         self.evaluated_at_once = sharding.rounded_up(train.evaluated_at_once, self.mesh)
         labeled = self.data.settings.labeled_batch_size
         for field, size in (("train.batch_size", train.batch_size), ("data.labeled_batch_size", labeled)):
-            if size % (train.num_microbatches * devices):
+            if size % (train.num_microbatches * shares):
+                each = f"each of {shares} replicas" if train.replicas else f"{devices} devices"
                 raise ValueError(
                     f"{field} = {size} does not divide into train.num_microbatches = "
-                    f"{train.num_microbatches} parts on {devices} devices"
+                    f"{train.num_microbatches} parts on {each}"
                 )
 
     def _build(self) -> None:
@@ -119,6 +126,8 @@ class Setup:
             self.objective, backbone, params, objective_state, prepared, self.task.axis_name
         )
         phases = make_phases(self.settings, self.data, self.task, backbone, params, self.teacher)
+        if self.settings.train.replicas:
+            replicas.check(self.objective, phases, params, objective_state, prepared)
         init = make_init(self.objective, phases[0].tx, small)
         opt_state, rng = jax.eval_shape(phases[0].tx.init, params), jax.eval_shape(lambda: jax.random.key(0))
         step: Any = jax.ShapeDtypeStruct((), jnp.int32)  # in place of the array

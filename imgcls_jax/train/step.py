@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,20 @@ from imgcls_jax.train.state import TrainState
 
 Augment = Callable[[jax.Array, Batch], Batch]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+class Outcome(NamedTuple):
+    """What the objective's loss says of a batch.
+
+    Attributes:
+      objective_state: as the loss left it.
+      metrics: the objective's, with its "loss".
+      grads: of the params.
+    """
+
+    objective_state: Any
+    metrics: Metrics
+    grads: Any
 
 
 def make_train_step(
@@ -47,8 +61,8 @@ def make_train_step(
       on_cpu: whether it is for a CPU, where XLA convolves in a loop without its libraries, up to hundreds of
         times as slowly: the parts are unrolled.
     """
-    grad = _grad_of_the_free(objective, frozen)
-    tx = optax.with_extra_args_support(tx)
+    outcome = make_outcome(objective, num_microbatches=num_microbatches, frozen=frozen, on_cpu=on_cpu)
+    update = make_update(objective, tx, frozen)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
@@ -62,25 +76,48 @@ def make_train_step(
                 divisors = jax.lax.pmean(divisors, axis_name)
             batch |= {"divisors": jax.tree.map(lambda whole: whole / num_microbatches, divisors)}
 
-        def at(params: Any) -> tuple[Any, Metrics, Any]:
-            if num_microbatches == 1:
-                inputs = (state.objective_state, batch, rng_l, state.step)
-                (value, (objective_state, metrics)), grads = grad(params, *inputs)
-                metrics = metrics | {"loss": value}
-            else:
-                moved = TrainState(state.step, params, state.objective_state, state.opt_state, state.rng)
-                objective_state, metrics, grads = _accumulate(
-                    grad, num_microbatches, moved, batch, rng_l, unrolled=on_cpu
-                )
+        def at(params: Any) -> Outcome:
+            objective_state, metrics, grads = outcome(state._replace(params=params), batch, rng_l)
             if axis_name is not None:
                 objective_state = _shared_objective_state(axis_name, state.objective_state, objective_state)
                 metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
-            return objective_state, metrics, grads
+            return Outcome(objective_state, metrics, grads)
 
-        objective_state, metrics, grads = at(state.params)
+        found = at(state.params)
         if sam_radius:
-            scale = sam_radius / jnp.maximum(optax.tree.norm(grads), 1e-12)
-            _, _, grads = at(jax.tree.map(lambda param, g: param + scale * g, state.params, grads))
+            scale = sam_radius / jnp.maximum(optax.tree.norm(found.grads), 1e-12)
+            moved = at(jax.tree.map(lambda param, g: param + scale * g, state.params, found.grads))
+            found = found._replace(grads=moved.grads)
+        return update(state, found)
+
+    return train_step
+
+
+def make_outcome(
+    objective: Objective, *, num_microbatches: int, frozen: Any, on_cpu: bool
+) -> Callable[[TrainState, Batch, jax.Array], Outcome]:
+    """Returns the pure function (state, prepared batch, rng) -> Outcome; arguments as of make_train_step."""
+    grad = _grad_of_the_free(objective, frozen)
+
+    def outcome(state: TrainState, batch: Batch, rng: jax.Array) -> Outcome:
+        if num_microbatches > 1:
+            return Outcome(*_accumulate(grad, num_microbatches, state, batch, rng, unrolled=on_cpu))
+        inputs = (state.objective_state, batch, rng, state.step)
+        (value, (objective_state, metrics)), grads = grad(state.params, *inputs)
+        return Outcome(objective_state, metrics | {"loss": value}, grads)
+
+    return outcome
+
+
+def make_update(
+    objective: Objective, tx: optax.GradientTransformation, frozen: Any
+) -> Callable[[TrainState, Outcome], tuple[TrainState, Metrics]]:
+    """Returns the pure function (state, outcome of its batch) -> (state, metrics); arguments as of
+    make_train_step."""
+    tx = optax.with_extra_args_support(tx)
+
+    def update(state: TrainState, found: Outcome) -> tuple[TrainState, Metrics]:
+        objective_state, metrics, grads = found
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=metrics["loss"])
         params = objective.project(optax.apply_updates(state.params, updates))
         if frozen is not None:
@@ -88,7 +125,7 @@ def make_train_step(
         objective_state = objective.after_update(params, objective_state, state.step)
         return TrainState(state.step + 1, params, objective_state, opt_state, state.rng), metrics
 
-    return train_step
+    return update
 
 
 def _grad_of_the_free(objective: Objective, frozen: Any) -> Callable[..., Any]:

@@ -90,7 +90,13 @@ def test_a_stopped_run_goes_on_to_the_bit(taught, finished, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "fields", [{"parallel": "per_replica"}, {"parallel": "sharded"}, {"num_microbatches": 2}]
+    "fields",
+    [
+        {"parallel": "per_replica"},
+        {"parallel": "per_replica", "replicas": 8},
+        {"parallel": "sharded"},
+        {"num_microbatches": 2},
+    ],
 )
 def test_the_forms_of_a_step_agree(taught, fields, finished, tmp_path):
     result = run(student_config(taught, {"ema_decay": 0.9}, **fields), tmp_path)
