@@ -138,6 +138,7 @@ class Aside:
         self._given_up = False
         for entry in before:
             self._put(entry)
+        self._most = self._entries.qsize() + WAITING  # what was before is no sign of a slow tracker
         facts = facts._replace(kept=kept.texts(name), keep=self._keep, tell=self._tell)
         self._thread = threading.Thread(target=self._work, args=(facts,), name=name, daemon=True)
         self._thread.start()
@@ -154,10 +155,10 @@ class Aside:
 
     def write(self, entry: Entry) -> None:
         """Hands an entry over, where the tracker has it not yet; waits for nothing."""
-        if self._entries.qsize() < WAITING:
+        if self._entries.qsize() < self._most:
             self._put(entry)
         else:
-            self._give_up(f"is too slow: {WAITING} entries wait")
+            self._give_up(f"is too slow: {self._most} entries wait")
 
     def flush(self) -> None:
         """Does nothing: a checkpoint waits for no tracker."""

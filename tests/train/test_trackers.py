@@ -268,6 +268,20 @@ def test_a_slow_tracker_holds_nothing_up(tmp_path, fake, monkeypatch, caplog):
     assert not json.loads((tmp_path / tracking.FILE).read_text())["fake"]["open"]
 
 
+def test_a_long_past_is_no_sign_of_a_slow_tracker(tmp_path, fake, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "WAITING", 5)
+    own = MetricWriter(tmp_path, loggers=())
+    lines(own, *range(1, 20))
+    own.close()
+    go_on = threading.Event()
+    fake.fails = lambda step: go_on.wait(60) if step == 1 else None
+    own = start(tmp_path, resume_step=19)
+    lines(own, *range(20, 24))
+    go_on.set()
+    own.close()
+    assert fake.told == [(step, "train/loss") for step in range(1, 24)] and not caplog.messages
+
+
 def test_nothing_comes_twice_after_a_kill(tmp_path, fake):
     """The first writer is not closed: its process was killed after step 4, its newest checkpoint is of 2."""
     own = start(tmp_path)
