@@ -1,9 +1,10 @@
 """Trackers at work: found before the run, each in a thread of its own, in step with metrics.jsonl.
 
-A number reaches a tracker once. `<workdir>/loggers.json` keeps the id of the run there, and up to which step
-each kind of entry had arrived when the last start ended. The next start sends what metrics.jsonl has beyond
-that, and leaves out what comes again and has arrived. After a kill all that metrics.jsonl had counts as
-arrived: a line may be missing then, and none is doubled.
+No number that has reached a tracker is sent again. `<workdir>/loggers.json` keeps the id of the run there,
+and up to which step each kind of entry had arrived when the last start ended. The next start sends what
+metrics.jsonl has beyond that, and leaves out what comes again and has arrived. After a kill all that
+metrics.jsonl had counts as arrived, and so does what is under way when a slow tracker is left: a line may be
+missing then, and none is doubled. What ends with an error is sent again.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class Aside:
         self._told = kept.arrived(name, written)  # at the start: what is told again is left out
         self._arrived = dict(self._told)
         self._entries: queue.Queue[Entry | Outcome] = queue.Queue()
-        self._given_up = False
+        self.given_up, self._lock = False, threading.RLock()  # of what is kept
         for entry in before:
             self._put(entry)
         self._most = self._entries.qsize() + WAITING  # what was before is no sign of a slow tracker
@@ -144,7 +145,8 @@ class Aside:
         self._thread.start()
 
     def _keep(self, texts: Mapping[str, str]) -> None:
-        self._kept.write(self._name, kept=dict(texts), arrived=self._arrived, open=True)
+        with self._lock:
+            self._kept.write(self._name, kept=dict(texts), arrived=self._arrived, open=not self.given_up)
 
     def _tell(self, line: str) -> None:
         print(f"{self._name}: {printable(without_secrets(line))}\n", end="", flush=True)
@@ -154,7 +156,9 @@ class Aside:
             self._entries.put(entry)
 
     def write(self, entry: Entry) -> None:
-        """Hands an entry over, where the tracker has it not yet; waits for nothing."""
+        """Hands an entry over, where the tracker has it not yet and was not left; waits for nothing."""
+        if self.given_up:
+            return
         if self._entries.qsize() < self._most:
             self._put(entry)
         else:
@@ -172,9 +176,11 @@ class Aside:
 
     def _give_up(self, why: str) -> None:
         """Leaves a tracker behind, and says so once."""
-        if self._given_up:
-            return
-        self._given_up = True
+        with self._lock:
+            if self.given_up:
+                return
+            self.given_up = True
+            self._leave()
         lines = [line.strip() for line in without_secrets(why).splitlines() if line.strip()]
         logger.warning(
             "%s: %s. The run goes on without it; metrics.jsonl has every number, and the next start of this "
@@ -182,7 +188,9 @@ class Aside:
             self._name,
             printable(lines[0])[:MAX_LENGTH].rstrip("."),
         )
-        self._leave()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._entries.get_nowait()
         with contextlib.suppress(Exception):  # it is left already
             getattr(find_module("trackers", self._name), "abandon", lambda: None)()
 
@@ -195,17 +203,24 @@ class Aside:
 
     def _work(self, facts: Facts) -> None:
         """Runs in the thread, from connecting to the end."""
+        arrived = self._arrived
         try:
             tracker: Tracker = find_module("trackers", self._name).make(facts)
-            while not self._given_up:
+            while True:
                 entry = self._entries.get()
+                with self._lock:
+                    if self.given_up:
+                        return
+                    arrived = self._arrived
+                    if isinstance(entry, Entry):  # one that is under way when the tracker is left may arrive
+                        self._arrived = arrived | {entry.about: entry.step}
                 if not isinstance(entry, Entry):
                     tracker.close(entry)
                     self._leave()
                     return
                 tracker.write(entry)
-                self._arrived[entry.about] = entry.step
         except BaseException as error:  # whatever a service and its package raise, SystemExit among it
+            self._arrived = arrived
             self._give_up(f"{type(error).__name__}: {error}")
 
 

@@ -240,7 +240,7 @@ def test_a_broken_tracker_is_told_once_and_gets_the_rest_later(error, at, tmp_pa
     own = start(tmp_path)
     lines(own, 1, 2, 3)
     own.close()
-    assert fake.outcomes == [] and len(caplog.records) == 1
+    assert fake.outcomes == [] and len(caplog.records) == 1 and not own.shows
     assert caplog.messages[0].startswith(f"fake: {type(error).__name__}")
     assert "The run goes on without it" in caplog.messages[0]
     fake.fails = lambda step: None
@@ -250,22 +250,30 @@ def test_a_broken_tracker_is_told_once_and_gets_the_rest_later(error, at, tmp_pa
     assert fake.told == [(step, "train/loss") for step in (1, 2, 3, 4)] and fake.outcomes == ["stopped"]
 
 
-def test_a_slow_tracker_holds_nothing_up(tmp_path, fake, monkeypatch, caplog):
+@pytest.mark.parametrize("at", ["make", 1])
+def test_a_slow_tracker_holds_nothing_up_and_gets_the_rest_once(at, tmp_path, fake, monkeypatch, caplog):
     monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.2)
     monkeypatch.setattr(tracking, "WAITING", 5)
-    go_on = threading.Event()
-    fake.fails = lambda step: go_on.wait(60) if step == 1 else None
+    under_way, go_on = threading.Event(), threading.Event()
+    fake.fails = lambda step: under_way.set() or go_on.wait(60) if step == at else None
     started = time.monotonic()
     own = start(tmp_path)
-    lines(own, *range(1, 20))
+    lines(own, 1)
+    assert under_way.wait(60)
+    lines(own, *range(2, 20))
     own.flush()
     own.close()
     assert time.monotonic() - started < 30 and len(caplog.records) == 1
     assert "too slow: 5 entries wait" in caplog.messages[0]
+    assert not own.shows and own._trackers[0]._entries.qsize() <= 1  # the end alone
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 19
     go_on.set()
     own._trackers[0]._thread.join(30)
     assert not json.loads((tmp_path / tracking.FILE).read_text())["fake"]["open"]
+    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 20)
+    own = start(tmp_path, resume_step=19)
+    own.close()
+    assert fake.told == [(step, "train/loss") for step in range(1, 20)]
 
 
 def test_a_long_past_is_no_sign_of_a_slow_tracker(tmp_path, fake, monkeypatch, caplog):
