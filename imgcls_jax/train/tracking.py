@@ -33,6 +33,7 @@ FILE = "loggers.json"
 CLOSE_SECONDS = 20.0  # that the end of a run waits for a tracker
 WAITING = 1000  # entries at most, before a tracker is too slow
 SECRET = re.compile(r"KEY|TOKEN|PASSWORD|SECRET", re.IGNORECASE)
+SECRET_LENGTH = 8  # at least; MLFLOW_S3_KEY=true is none
 Arrived = dict[str, int]  # up to which step, by what an entry is about
 
 
@@ -225,10 +226,12 @@ class Aside:
 
 
 def without_secrets(text: str) -> str:
-    """Returns a text without the user and password of addresses, and without the value of any variable of the
-    environment that holds a key, a token, a password or a secret."""
-    text = re.sub(r"(\w+://)[^/\s@]*@", r"\1", text)
-    values = [value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 4]
+    """Returns a text without the user, the password and the query of addresses, and without the value, of
+    SECRET_LENGTH characters or more, of any variable of the environment that holds a key, a token, a password
+    or a secret."""
+    values = [value for name, value in os.environ.items() if SECRET.search(name)]
     for value in sorted(values, key=len, reverse=True):
-        text = text.replace(value, "***")
-    return text
+        if len(value) >= SECRET_LENGTH:
+            text = text.replace(value, "***")
+    text = re.sub(r"(\w+://)\S*@", r"\1", text)  # to the last @: passwords may hold one, and a slash
+    return re.sub(r"(\w+://[^\s?#]*)[?#]\S*|\?\S*=\S*", r"\1", text)  # a path alone may have a query, too

@@ -340,6 +340,24 @@ def test_no_secret_is_told(tmp_path, fake, monkeypatch, caplog):
     assert caplog.messages[0].startswith("fake: RuntimeError: 401 for *** at https://host/x. The run goes on")
 
 
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("at https://user:p@ss@host/x failed", "at https://host/x failed"),
+        ("https://user:pa/ss@host:5000", "https://host:5000"),
+        ("mysql+pymysql://user:p?a#s@host/db?ssl=true, again", "mysql+pymysql://host/db again"),
+        ("GET https://host/x?token=abc: 401", "GET https://host/x 401"),
+        ("no answer for url: /api/2.0?token=abc (refused)", "no answer for url: /api/2.0 (refused)"),
+        ("is this true? see /runs/a#1", "is this true? see /runs/a#1"),
+        ("a key of 8: eightkey", "a key of 8: ***"),
+    ],
+)
+def test_addresses_lose_user_and_query_and_keys_are_hidden(text, told, monkeypatch):
+    monkeypatch.setenv("MLFLOW_S3_KEY", "true")
+    monkeypatch.setenv("OWN_API_KEY", "eightkey")
+    assert tracking.without_secrets(text) == told
+
+
 def test_a_broken_tracker_changes_no_bit_of_a_run(tmp_path, fake, monkeypatch, caplog):
     config = digits_config(total_steps=4, log_every_steps=1)
     config["evals"] = {"test": {"evaluator": "classification_report", "split": "test"}}
