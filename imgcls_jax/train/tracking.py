@@ -22,7 +22,7 @@ from typing import Any
 
 from imgcls_jax.config.field_types import fits
 from imgcls_jax.config.modules import find_module
-from imgcls_jax.contracts.tracker import Entry, Facts, Outcome, Tracker
+from imgcls_jax.contracts.tracker import Entry, Facts, Outcome, Tracker, UnknownRun
 from imgcls_jax.runtime.files import read_json, write_json
 from imgcls_jax.runtime.mistakes import MAX_LENGTH, in_one_line
 from imgcls_jax.runtime.names import printable
@@ -83,9 +83,9 @@ class Kept:
     """
 
     def __init__(self, workdir: Path):
-        self._path, self._lock = workdir / FILE, threading.Lock()
+        self.path, self._lock = workdir / FILE, threading.Lock()
         try:
-            found = read_json(self._path) if self._path.exists() else {}
+            found = read_json(self.path) if self.path.exists() else {}
         except ValueError as error:
             logger.warning("%s; the trackers begin new runs", error)
             found = {}
@@ -114,7 +114,7 @@ class Kept:
         """Changes fields of a tracker, in the file too."""
         with self._lock:
             self._of[name] = self._of.get(name, {}) | fields
-            write_json(self._path, self._of)
+            write_json(self.path, self._of)
 
 
 def _is_short(text: Any) -> bool:
@@ -175,7 +175,9 @@ class Aside:
         if self._thread.is_alive():
             self._give_up(f"no answer within {CLOSE_SECONDS:.0f} s, and {self._entries.qsize()} entries wait")
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(
+        self, why: str, way_out: str = "the next start of this workdir sends what is missing"
+    ) -> None:
         """Leaves a tracker behind, and says so once."""
         with self._lock:
             if self.given_up:
@@ -184,10 +186,10 @@ class Aside:
             self._leave()
         lines = [line.strip() for line in without_secrets(why).splitlines() if line.strip()]
         logger.warning(
-            "%s: %s. The run goes on without it; metrics.jsonl has every number, and the next start of this "
-            "workdir sends what is missing",
+            "%s: %s. The run goes on without it; metrics.jsonl has every number, and %s",
             self._name,
             printable(lines[0])[:MAX_LENGTH].rstrip("."),
+            way_out,
         )
         with contextlib.suppress(queue.Empty):
             while True:
@@ -220,6 +222,12 @@ class Aside:
                     self._leave()
                     return
                 tracker.write(entry)
+        except UnknownRun as error:
+            self._give_up(
+                str(error),
+                "this stays so until the service of that run is named again, or the entry "
+                f"{self._name!r} is removed from {printable(self._kept.path)} to begin a new run there",
+            )
         except BaseException as error:  # whatever a service and its package raise, SystemExit among it
             self._arrived = arrived
             self._give_up(f"{type(error).__name__}: {error}")

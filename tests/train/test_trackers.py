@@ -23,7 +23,7 @@ from imgcls_jax.config import compare
 from imgcls_jax.config.modules import find_module
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.contracts.evaluator import Measured, Mistakes, Shown
-from imgcls_jax.contracts.tracker import Entry
+from imgcls_jax.contracts.tracker import Entry, Facts, UnknownRun
 from imgcls_jax.evaluators import classification_report
 from imgcls_jax.figures import drawing
 from imgcls_jax.train import run as runs
@@ -318,6 +318,24 @@ def test_a_tracker_of_a_later_start_gets_what_was_before(tmp_path, fake):
     assert fake.told == [(1, "train/loss"), (2, "train/loss"), (2, "test/loss")]
 
 
+def test_a_kept_id_that_is_refused_names_the_entry_to_remove(tmp_path, fake, caplog):
+    own = start(tmp_path)
+    lines(own, 1)
+    own.close()
+    fake.fails = raising(UnknownRun("no run a-run"), "make")
+    start(tmp_path, resume_step=1).close()
+    (line,) = caplog.messages
+    path = tmp_path / tracking.FILE
+    assert line.startswith("fake: no run a-run. ") and f"entry 'fake' is removed from {path}," in line
+    assert "the next start" not in line
+    path.write_text(
+        json.dumps({name: own for name, own in json.loads(path.read_text()).items() if name != "fake"})
+    )
+    fake.fails = lambda step: None
+    start(tmp_path, resume_step=1).close()
+    assert fake.told == [(1, "train/loss")] * 2 and fake.kept[-1] == {}
+
+
 @pytest.mark.parametrize(
     "content", ["[1]", "{", '{"fake": 3}', '{"fake": {"kept": 3, "arrived": [1], "open": 1}}']
 )
@@ -479,6 +497,15 @@ def test_wandb_goes_on_in_one_run(tmp_path, monkeypatch):
     assert {"test/confusion_matrix", "test/mistakes", "test/embedding", "test/classes"} <= media
 
 
+def test_wandb_refuses_a_kept_id_that_is_none(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed: pip install 'imgcls-jax[wandb]'")
+    for kept, error in (({"id": "a/b"}, UnknownRun), ({}, Exception)):
+        monkeypatch.setenv("WANDB_RUN_ID", "c/d")
+        with pytest.raises(error, match="Run ID cannot contain") as found:
+            find_module("trackers", "wandb").make(Facts(tmp_path, kept=kept))
+        assert isinstance(found.value, UnknownRun) == bool(kept)
+
+
 def test_mlflow_goes_on_in_one_run(tmp_path, monkeypatch):
     for package in ("mlflow", "sqlalchemy", "alembic"):
         pytest.importorskip(package, reason="mlflow is not installed: pip install 'imgcls-jax[mlflow]'")
@@ -519,6 +546,7 @@ class Store(http.server.BaseHTTPRequestHandler):
         name = self.path.partition("?")[0].partition("/mlflow/")[2]
         self.asked.append(name)
         self.metrics.extend(own["step"] for own in body.get("metrics", []))
+        unknown = body.get("run_id", "r1") != "r1"
         allowed = self.headers.get("authorization", "").startswith("Basic ")
         info = {
             "run_id": "r1",
@@ -534,10 +562,14 @@ class Store(http.server.BaseHTTPRequestHandler):
             "runs/update": {"run_info": info},
             "runs/log-batch": {},
         }
-        self.send_response((200 if name in answers else 404) if allowed else 401)
+        answer = answers.get(name, {})
+        if not allowed:
+            answer = {"error_code": "UNAUTHENTICATED", "message": "401, who are you?"}
+        elif unknown:
+            answer = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Run with id=r0 not found"}
+        self.send_response((200 if name in answers and not unknown else 404) if allowed else 401)
         self.end_headers()
-        refused = {"error_code": "UNAUTHENTICATED", "message": "401, who are you?"}
-        self.wfile.write(json.dumps(answers.get(name, {}) if allowed else refused).encode())
+        self.wfile.write(json.dumps(answer).encode())
 
     do_GET = do_POST = do_PATCH = answer
 
@@ -557,13 +589,20 @@ def test_mlflow_over_http_tells_no_password(tmp_path, monkeypatch, capfd, caplog
             own = MetricWriter(tmp_path, loggers=("mlflow",), config_name="digits", resume_step=2)
             lines(own, *((1, 2) if user else (3,)))
             own.close()
+        kept = (tmp_path / tracking.FILE).read_text()
+        (tmp_path / tracking.FILE).write_text(kept.replace('"r1"', '"r0"'))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hidden-word@127.0.0.1:{server.server_port}")
+        MetricWriter(tmp_path, loggers=("mlflow",), resume_step=3).close()
     finally:
         server.shutdown()
         server.server_close()
     assert Store.metrics == [1, 2] and "runs/create" in Store.asked
     said = "".join(capfd.readouterr()) + caplog.text
     assert "mlflow: run r1: http://127.0.0.1" in said and "hidden-word" not in said
-    assert len(caplog.messages) == 1 and "401" in caplog.messages[0]
+    assert len(caplog.messages) == 2 and "401" in caplog.messages[0]
+    assert caplog.messages[0].endswith("the next start of this workdir sends what is missing")
+    assert caplog.messages[1].startswith("mlflow: ") and "Run with id=r0 not found" in caplog.messages[1]
+    assert f"'mlflow' is removed from {tmp_path / tracking.FILE}" in caplog.messages[1]
     assert json.loads((tmp_path / tracking.FILE).read_text())["mlflow"]["arrived"] == {"train": 2}
 
 
