@@ -1,7 +1,7 @@
 """MLflow: a run of a tracking server, or of a file.
 
-The variables that the package defines hold: MLFLOW_TRACKING_URI (else mlflow.db and mlruns/ of the current folder),
-MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME (else the configuration's name), MLFLOW_RUN_ID,
+The variables that the package defines hold: MLFLOW_TRACKING_URI (else mlflow.db and mlruns/ of the current
+folder), MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME (else the configuration's name), MLFLOW_RUN_ID,
 MLFLOW_TRACKING_TOKEN, and so on; MLFLOW_RUN_NAME, else the workdir's name, names the run. Params of MLflow
 never change: a field that another value took the place of at a resume becomes the tag "resumed.FIELD".
 """

@@ -51,11 +51,12 @@ class Wandb:
 
     def __init__(self, facts: Facts):
         import wandb
+        from wandb.errors import UsageError
 
         name = facts.kept.get("id") or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:12]
         try:
             wandb.Settings(run_id=name)
-        except wandb.UsageError as error:
+        except UsageError as error:
             if facts.kept.get("id"):
                 raise UnknownRun(str(error)) from error
             raise
