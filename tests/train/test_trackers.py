@@ -326,7 +326,7 @@ def test_a_kept_id_that_is_refused_names_the_entry_to_remove(tmp_path, fake, cap
     start(tmp_path, resume_step=1).close()
     (line,) = caplog.messages
     path = tmp_path / tracking.FILE
-    assert line.startswith("fake: no run a-run. ") and f"entry 'fake' is removed from {path}," in line
+    assert line.startswith("fake: no run a-run. ") and f"entry 'fake' is removed from {path} to begin" in line
     assert "the next start" not in line
     path.write_text(
         json.dumps({name: own for name, own in json.loads(path.read_text()).items() if name != "fake"})
