@@ -2,6 +2,7 @@
 
 A file of trackers/ is a choice of `train.loggers`. It has
   make(facts) -> Tracker: connects, and calls facts.keep with the run's id there before it sends anything;
+    raises UnknownRun where the place refuses the id of facts.kept;
 and perhaps
   PACKAGE: what it imports, beside what every run needs; imported before the run starts;
   EXTRA: the extra of pyproject.toml that brings it;
@@ -20,6 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+class UnknownRun(ValueError):
+    """A place has no run of the id that was kept, or none that can go on: each start would end the same."""
+
 
 Outcome = Literal["finished", "stopped", "failed"]
 

@@ -1,7 +1,7 @@
 """MLflow: a run of a tracking server, or of a file.
 
-The variables that the package defines hold: MLFLOW_TRACKING_URI (else mlflow.db of the current folder),
-MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME (else the configuration's name), MLFLOW_RUN_ID,
+The variables that the package defines hold: MLFLOW_TRACKING_URI (else mlflow.db and mlruns/ of the current
+folder), MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME (else the configuration's name), MLFLOW_RUN_ID,
 MLFLOW_TRACKING_TOKEN, and so on; MLFLOW_RUN_NAME, else the workdir's name, names the run. Params of MLflow
 never change: a field that another value took the place of at a resume becomes the tag "resumed.FIELD".
 """
@@ -17,13 +17,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from imgcls_jax.contracts.tracker import Entry, Facts, Outcome, Table
+from imgcls_jax.contracts.tracker import Entry, Facts, Outcome, Table, UnknownRun
 
 PACKAGE, EXTRA = "mlflow", "mlflow"
 EXPERIMENT = "imgcls_jax"  # of a run whose configuration has no name
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 METRICS, PARAMS = 1000, 100  # of one request, at most
 NAME_LENGTH = 250
+REFUSED = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what an id that is no run's is answered
 PRINTS_NOTHING = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 Item = TypeVar("Item")
 
@@ -32,6 +33,7 @@ def make(facts: Facts) -> Mlflow:
     """Returns the tracker, once the store has the run.
 
     Raises:
+      UnknownRun: the store has no run of the kept id, or a deleted one.
       Exception: of mlflow, here or in a method.
     """
     return Mlflow(facts)
@@ -41,7 +43,7 @@ class Mlflow:
     """A run of MLflow, by its client alone: nothing of mlflow's own active run is touched."""
 
     def __init__(self, facts: Facts):
-        from mlflow import MlflowClient, entities
+        from mlflow import MlflowClient, MlflowException, entities
 
         os.environ[PRINTS_NOTHING] = "true"  # it would print the user and the password of an address
         for name in ("mlflow", "urllib3.connectionpool"):  # they tell of each table and each new try
@@ -49,7 +51,12 @@ class Mlflow:
         self._client, self._entities = MlflowClient(), entities
         kept = facts.kept.get("id") or os.environ.get("MLFLOW_RUN_ID")
         if kept:
-            self._client.update_run(kept, status="RUNNING")
+            try:
+                self._client.update_run(kept, status="RUNNING")
+            except MlflowException as error:
+                if facts.kept.get("id") and error.error_code in REFUSED:
+                    raise UnknownRun(error.message) from error
+                raise
             self._id = kept
         else:
             name = os.environ.get("MLFLOW_RUN_NAME") or facts.workdir.name

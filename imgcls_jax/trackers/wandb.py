@@ -13,7 +13,7 @@ import os
 import uuid
 from typing import Any
 
-from imgcls_jax.contracts.tracker import Entry, Facts, Outcome
+from imgcls_jax.contracts.tracker import Entry, Facts, Outcome, UnknownRun
 from imgcls_jax.runtime.buckets import is_bucket
 
 PACKAGE, EXTRA = "wandb", "wandb"
@@ -25,6 +25,7 @@ def make(facts: Facts) -> Wandb:
     """Returns the tracker, once the service has the run.
 
     Raises:
+      UnknownRun: the kept id can be none of a run.
       ValueError: there is no key.
       Exception: of wandb, here or in a method.
     """
@@ -50,7 +51,15 @@ class Wandb:
 
     def __init__(self, facts: Facts):
         import wandb
+        from wandb.errors import UsageError
 
+        name = facts.kept.get("id") or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:12]
+        try:
+            wandb.Settings(run_id=name)
+        except UsageError as error:
+            if facts.kept.get("id"):
+                raise UnknownRun(str(error)) from error
+            raise
         # Of wandb's own reports; it tells of each that does not arrive.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         settings = wandb.Settings(
@@ -68,7 +77,6 @@ class Wandb:
             folder = str(facts.workdir)
             if (facts.workdir / "wandb").is_symlink():  # of a stranger's workdir, into any folder
                 raise ValueError(f"{facts.workdir / 'wandb'} is a symbolic link: remove it")
-        name = facts.kept.get("id") or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:12]
         project = os.environ.get("WANDB_PROJECT") or facts.kept.get("project") or facts.config_name or PROJECT
         facts.keep({"id": name, "project": project})
         self._wandb = wandb

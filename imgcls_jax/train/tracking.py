@@ -1,9 +1,10 @@
 """Trackers at work: found before the run, each in a thread of its own, in step with metrics.jsonl.
 
-A number reaches a tracker once. `<workdir>/loggers.json` keeps the id of the run there, and up to which step
-each kind of entry had arrived when the last start ended. The next start sends what metrics.jsonl has beyond
-that, and leaves out what comes again and has arrived. After a kill all that metrics.jsonl had counts as
-arrived: a line may be missing then, and none is doubled.
+No number that has reached a tracker is sent again. `<workdir>/loggers.json` keeps the id of the run there,
+and up to which step each kind of entry had arrived when the last start ended. The next start sends what
+metrics.jsonl has beyond that, and leaves out what comes again and has arrived. After a kill all that
+metrics.jsonl had counts as arrived, and so does what is under way when a slow tracker is left: a line may be
+missing then, and none is doubled. What ends with an error is sent again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from imgcls_jax.config.field_types import fits
 from imgcls_jax.config.modules import find_module
-from imgcls_jax.contracts.tracker import Entry, Facts, Outcome, Tracker
+from imgcls_jax.contracts.tracker import Entry, Facts, Outcome, Tracker, UnknownRun
 from imgcls_jax.runtime.files import read_json, write_json
 from imgcls_jax.runtime.mistakes import MAX_LENGTH, in_one_line
 from imgcls_jax.runtime.names import printable
@@ -32,6 +33,7 @@ FILE = "loggers.json"
 CLOSE_SECONDS = 20.0  # that the end of a run waits for a tracker
 WAITING = 1000  # entries at most, before a tracker is too slow
 SECRET = re.compile(r"KEY|TOKEN|PASSWORD|SECRET", re.IGNORECASE)
+SECRET_LENGTH = 8  # at least; MLFLOW_S3_KEY=true is none
 Arrived = dict[str, int]  # up to which step, by what an entry is about
 
 
@@ -81,9 +83,9 @@ class Kept:
     """
 
     def __init__(self, workdir: Path):
-        self._path, self._lock = workdir / FILE, threading.Lock()
+        self.path, self._lock = workdir / FILE, threading.Lock()
         try:
-            found = read_json(self._path) if self._path.exists() else {}
+            found = read_json(self.path) if self.path.exists() else {}
         except ValueError as error:
             logger.warning("%s; the trackers begin new runs", error)
             found = {}
@@ -112,7 +114,7 @@ class Kept:
         """Changes fields of a tracker, in the file too."""
         with self._lock:
             self._of[name] = self._of.get(name, {}) | fields
-            write_json(self._path, self._of)
+            write_json(self.path, self._of)
 
 
 def _is_short(text: Any) -> bool:
@@ -135,15 +137,17 @@ class Aside:
         self._told = kept.arrived(name, written)  # at the start: what is told again is left out
         self._arrived = dict(self._told)
         self._entries: queue.Queue[Entry | Outcome] = queue.Queue()
-        self._given_up = False
+        self.given_up, self._lock = False, threading.RLock()  # of what is kept
         for entry in before:
             self._put(entry)
+        self._most = self._entries.qsize() + WAITING  # what was before is no sign of a slow tracker
         facts = facts._replace(kept=kept.texts(name), keep=self._keep, tell=self._tell)
         self._thread = threading.Thread(target=self._work, args=(facts,), name=name, daemon=True)
         self._thread.start()
 
     def _keep(self, texts: Mapping[str, str]) -> None:
-        self._kept.write(self._name, kept=dict(texts), arrived=self._arrived, open=True)
+        with self._lock:
+            self._kept.write(self._name, kept=dict(texts), arrived=self._arrived, open=not self.given_up)
 
     def _tell(self, line: str) -> None:
         print(f"{self._name}: {printable(without_secrets(line))}\n", end="", flush=True)
@@ -153,11 +157,13 @@ class Aside:
             self._entries.put(entry)
 
     def write(self, entry: Entry) -> None:
-        """Hands an entry over, where the tracker has it not yet; waits for nothing."""
-        if self._entries.qsize() < WAITING:
+        """Hands an entry over, where the tracker has it not yet and was not left; waits for nothing."""
+        if self.given_up:
+            return
+        if self._entries.qsize() < self._most:
             self._put(entry)
         else:
-            self._give_up(f"is too slow: {WAITING} entries wait")
+            self._give_up(f"is too slow: {self._most} entries wait")
 
     def flush(self) -> None:
         """Does nothing: a checkpoint waits for no tracker."""
@@ -169,19 +175,25 @@ class Aside:
         if self._thread.is_alive():
             self._give_up(f"no answer within {CLOSE_SECONDS:.0f} s, and {self._entries.qsize()} entries wait")
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(
+        self, why: str, way_out: str = "the next start of this workdir sends what is missing"
+    ) -> None:
         """Leaves a tracker behind, and says so once."""
-        if self._given_up:
-            return
-        self._given_up = True
+        with self._lock:
+            if self.given_up:
+                return
+            self.given_up = True
+            self._leave()
         lines = [line.strip() for line in without_secrets(why).splitlines() if line.strip()]
         logger.warning(
-            "%s: %s. The run goes on without it; metrics.jsonl has every number, and the next start of this "
-            "workdir sends what is missing",
+            "%s: %s. The run goes on without it; metrics.jsonl has every number, and %s",
             self._name,
             printable(lines[0])[:MAX_LENGTH].rstrip("."),
+            way_out,
         )
-        self._leave()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._entries.get_nowait()
         with contextlib.suppress(Exception):  # it is left already
             getattr(find_module("trackers", self._name), "abandon", lambda: None)()
 
@@ -194,25 +206,40 @@ class Aside:
 
     def _work(self, facts: Facts) -> None:
         """Runs in the thread, from connecting to the end."""
+        arrived = self._arrived
         try:
             tracker: Tracker = find_module("trackers", self._name).make(facts)
-            while not self._given_up:
+            while True:
                 entry = self._entries.get()
+                with self._lock:
+                    if self.given_up:
+                        return
+                    arrived = self._arrived
+                    if isinstance(entry, Entry):  # one that is under way when the tracker is left may arrive
+                        self._arrived = arrived | {entry.about: entry.step}
                 if not isinstance(entry, Entry):
                     tracker.close(entry)
                     self._leave()
                     return
                 tracker.write(entry)
-                self._arrived[entry.about] = entry.step
+        except UnknownRun as error:
+            self._give_up(
+                str(error),
+                "this stays so until the service of that run is named again, or the entry "
+                f"{self._name!r} is removed from {printable(self._kept.path)} to begin a new run there",
+            )
         except BaseException as error:  # whatever a service and its package raise, SystemExit among it
+            self._arrived = arrived
             self._give_up(f"{type(error).__name__}: {error}")
 
 
 def without_secrets(text: str) -> str:
-    """Returns a text without the user and password of addresses, and without the value of any variable of the
-    environment that holds a key, a token, a password or a secret."""
-    text = re.sub(r"(\w+://)[^/\s@]*@", r"\1", text)
-    values = [value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 4]
+    """Returns a text without the user, the password and the query of addresses, and without the value, of
+    SECRET_LENGTH characters or more, of any variable of the environment that holds a key, a token, a password
+    or a secret."""
+    values = [value for name, value in os.environ.items() if SECRET.search(name)]
     for value in sorted(values, key=len, reverse=True):
-        text = text.replace(value, "***")
-    return text
+        if len(value) >= SECRET_LENGTH:
+            text = text.replace(value, "***")
+    text = re.sub(r"(\w+://)\S*@", r"\1", text)  # to the last @: passwords may hold one, and a slash
+    return re.sub(r"(\w+://[^\s?#]*)[?#]\S*|\?\S*=\S*", r"\1", text)  # a path alone may have a query, too

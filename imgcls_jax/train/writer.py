@@ -82,7 +82,7 @@ class MetricWriter:
     @property
     def shows(self) -> bool:
         """Whether there is anything that shows more than scalars."""
-        return bool(self._trackers)
+        return not all(isinstance(own, tracking.Aside) and own.given_up for own in self._trackers)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes named scalars of one step."""

@@ -23,7 +23,7 @@ from imgcls_jax.config import compare
 from imgcls_jax.config.modules import find_module
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.contracts.evaluator import Measured, Mistakes, Shown
-from imgcls_jax.contracts.tracker import Entry
+from imgcls_jax.contracts.tracker import Entry, Facts, UnknownRun
 from imgcls_jax.evaluators import classification_report
 from imgcls_jax.figures import drawing
 from imgcls_jax.train import run as runs
@@ -240,7 +240,7 @@ def test_a_broken_tracker_is_told_once_and_gets_the_rest_later(error, at, tmp_pa
     own = start(tmp_path)
     lines(own, 1, 2, 3)
     own.close()
-    assert fake.outcomes == [] and len(caplog.records) == 1
+    assert fake.outcomes == [] and len(caplog.records) == 1 and not own.shows
     assert caplog.messages[0].startswith(f"fake: {type(error).__name__}")
     assert "The run goes on without it" in caplog.messages[0]
     fake.fails = lambda step: None
@@ -250,22 +250,44 @@ def test_a_broken_tracker_is_told_once_and_gets_the_rest_later(error, at, tmp_pa
     assert fake.told == [(step, "train/loss") for step in (1, 2, 3, 4)] and fake.outcomes == ["stopped"]
 
 
-def test_a_slow_tracker_holds_nothing_up(tmp_path, fake, monkeypatch, caplog):
+@pytest.mark.parametrize("at", ["make", 1])
+def test_a_slow_tracker_holds_nothing_up_and_gets_the_rest_once(at, tmp_path, fake, monkeypatch, caplog):
     monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.2)
     monkeypatch.setattr(tracking, "WAITING", 5)
-    go_on = threading.Event()
-    fake.fails = lambda step: go_on.wait(60) if step == 1 else None
+    under_way, go_on = threading.Event(), threading.Event()
+    fake.fails = lambda step: under_way.set() or go_on.wait(60) if step == at else None
     started = time.monotonic()
     own = start(tmp_path)
-    lines(own, *range(1, 20))
+    lines(own, 1)
+    assert under_way.wait(60)
+    lines(own, *range(2, 20))
     own.flush()
     own.close()
     assert time.monotonic() - started < 30 and len(caplog.records) == 1
     assert "too slow: 5 entries wait" in caplog.messages[0]
+    assert not own.shows and own._trackers[0]._entries.qsize() <= 1  # the end alone
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 19
     go_on.set()
     own._trackers[0]._thread.join(30)
     assert not json.loads((tmp_path / tracking.FILE).read_text())["fake"]["open"]
+    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 20)
+    own = start(tmp_path, resume_step=19)
+    own.close()
+    assert fake.told == [(step, "train/loss") for step in range(1, 20)]
+
+
+def test_a_long_past_is_no_sign_of_a_slow_tracker(tmp_path, fake, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "WAITING", 5)
+    own = MetricWriter(tmp_path, loggers=())
+    lines(own, *range(1, 20))
+    own.close()
+    go_on = threading.Event()
+    fake.fails = lambda step: go_on.wait(60) if step == 1 else None
+    own = start(tmp_path, resume_step=19)
+    lines(own, *range(20, 24))
+    go_on.set()
+    own.close()
+    assert fake.told == [(step, "train/loss") for step in range(1, 24)] and not caplog.messages
 
 
 def test_nothing_comes_twice_after_a_kill(tmp_path, fake):
@@ -296,6 +318,24 @@ def test_a_tracker_of_a_later_start_gets_what_was_before(tmp_path, fake):
     assert fake.told == [(1, "train/loss"), (2, "train/loss"), (2, "test/loss")]
 
 
+def test_a_kept_id_that_is_refused_names_the_entry_to_remove(tmp_path, fake, caplog):
+    own = start(tmp_path)
+    lines(own, 1)
+    own.close()
+    fake.fails = raising(UnknownRun("no run a-run"), "make")
+    start(tmp_path, resume_step=1).close()
+    (line,) = caplog.messages
+    path = tmp_path / tracking.FILE
+    assert line.startswith("fake: no run a-run. ") and f"entry 'fake' is removed from {path} to begin" in line
+    assert "the next start" not in line
+    path.write_text(
+        json.dumps({name: own for name, own in json.loads(path.read_text()).items() if name != "fake"})
+    )
+    fake.fails = lambda step: None
+    start(tmp_path, resume_step=1).close()
+    assert fake.told == [(1, "train/loss")] * 2 and fake.kept[-1] == {}
+
+
 @pytest.mark.parametrize(
     "content", ["[1]", "{", '{"fake": 3}', '{"fake": {"kept": 3, "arrived": [1], "open": 1}}']
 )
@@ -316,6 +356,24 @@ def test_no_secret_is_told(tmp_path, fake, monkeypatch, caplog):
     lines(own, 1)
     own.close()
     assert caplog.messages[0].startswith("fake: RuntimeError: 401 for *** at https://host/x. The run goes on")
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("at https://user:p@ss@host/x failed", "at https://host/x failed"),
+        ("https://user:pa/ss@host:5000", "https://host:5000"),
+        ("mysql+pymysql://user:p?a#s@host/db?ssl=true, again", "mysql+pymysql://host/db again"),
+        ("GET https://host/x?token=abc: 401", "GET https://host/x 401"),
+        ("no answer for url: /api/2.0?token=abc (refused)", "no answer for url: /api/2.0 (refused)"),
+        ("is this true? see /runs/a#1", "is this true? see /runs/a#1"),
+        ("a key of 8: eightkey", "a key of 8: ***"),
+    ],
+)
+def test_addresses_lose_user_and_query_and_keys_are_hidden(text, told, monkeypatch):
+    monkeypatch.setenv("MLFLOW_S3_KEY", "true")
+    monkeypatch.setenv("OWN_API_KEY", "eightkey")
+    assert tracking.without_secrets(text) == told
 
 
 def test_a_broken_tracker_changes_no_bit_of_a_run(tmp_path, fake, monkeypatch, caplog):
@@ -439,6 +497,15 @@ def test_wandb_goes_on_in_one_run(tmp_path, monkeypatch):
     assert {"test/confusion_matrix", "test/mistakes", "test/embedding", "test/classes"} <= media
 
 
+def test_wandb_refuses_a_kept_id_that_is_none(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed: pip install 'imgcls-jax[wandb]'")
+    for kept, error in (({"id": "a/b"}, UnknownRun), ({}, Exception)):
+        monkeypatch.setenv("WANDB_RUN_ID", "c/d")
+        with pytest.raises(error, match="Run ID cannot contain") as found:
+            find_module("trackers", "wandb").make(Facts(tmp_path, kept=kept))
+        assert isinstance(found.value, UnknownRun) == bool(kept)
+
+
 def test_mlflow_goes_on_in_one_run(tmp_path, monkeypatch):
     for package in ("mlflow", "sqlalchemy", "alembic"):
         pytest.importorskip(package, reason="mlflow is not installed: pip install 'imgcls-jax[mlflow]'")
@@ -479,6 +546,7 @@ class Store(http.server.BaseHTTPRequestHandler):
         name = self.path.partition("?")[0].partition("/mlflow/")[2]
         self.asked.append(name)
         self.metrics.extend(own["step"] for own in body.get("metrics", []))
+        unknown = body.get("run_id", "r1") != "r1"
         allowed = self.headers.get("authorization", "").startswith("Basic ")
         info = {
             "run_id": "r1",
@@ -494,10 +562,14 @@ class Store(http.server.BaseHTTPRequestHandler):
             "runs/update": {"run_info": info},
             "runs/log-batch": {},
         }
-        self.send_response((200 if name in answers else 404) if allowed else 401)
+        answer = answers.get(name, {})
+        if not allowed:
+            answer = {"error_code": "UNAUTHENTICATED", "message": "401, who are you?"}
+        elif unknown:
+            answer = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Run with id=r0 not found"}
+        self.send_response((200 if name in answers and not unknown else 404) if allowed else 401)
         self.end_headers()
-        refused = {"error_code": "UNAUTHENTICATED", "message": "401, who are you?"}
-        self.wfile.write(json.dumps(answers.get(name, {}) if allowed else refused).encode())
+        self.wfile.write(json.dumps(answer).encode())
 
     do_GET = do_POST = do_PATCH = answer
 
@@ -517,13 +589,20 @@ def test_mlflow_over_http_tells_no_password(tmp_path, monkeypatch, capfd, caplog
             own = MetricWriter(tmp_path, loggers=("mlflow",), config_name="digits", resume_step=2)
             lines(own, *((1, 2) if user else (3,)))
             own.close()
+        kept = (tmp_path / tracking.FILE).read_text()
+        (tmp_path / tracking.FILE).write_text(kept.replace('"r1"', '"r0"'))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hidden-word@127.0.0.1:{server.server_port}")
+        MetricWriter(tmp_path, loggers=("mlflow",), resume_step=3).close()
     finally:
         server.shutdown()
         server.server_close()
     assert Store.metrics == [1, 2] and "runs/create" in Store.asked
     said = "".join(capfd.readouterr()) + caplog.text
     assert "mlflow: run r1: http://127.0.0.1" in said and "hidden-word" not in said
-    assert len(caplog.messages) == 1 and "401" in caplog.messages[0]
+    assert len(caplog.messages) == 2 and "401" in caplog.messages[0]
+    assert caplog.messages[0].endswith("the next start of this workdir sends what is missing")
+    assert caplog.messages[1].startswith("mlflow: ") and "Run with id=r0 not found" in caplog.messages[1]
+    assert f"'mlflow' is removed from {tmp_path / tracking.FILE}" in caplog.messages[1]
     assert json.loads((tmp_path / tracking.FILE).read_text())["mlflow"]["arrived"] == {"train": 2}
 
 
