@@ -7,6 +7,7 @@ checkpoint; it invents none.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -174,8 +175,7 @@ def _use(trained: Any, naming: str, written: Mapping[str, Any], repository: str)
 
 
 def _flag(value: Any) -> str:
-    text = printable(value)
-    return text if all(c.isalnum() or c in "_-./:,@#" for c in text) else f"'{text}'"
+    return shlex.quote(printable(value))
 
 
 def _training(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -162,3 +163,8 @@ def test_what_is_told_of_a_line(line, short_side, interpolation, untold):
     told = model_folder.of_line(line, (16, 16, 3))
     assert told.preprocessing == Preprocessing(16, 16, short_side, interpolation, (0.5,) * 3, (0.25,) * 3)
     assert len(told.untold) == untold
+
+
+@pytest.mark.parametrize("value", ["it's", "$(id); `id`", "a b", 'x\\"y', (1, "'"), True, 0.5])
+def test_a_shell_reads_a_flag_as_it_was(value):
+    assert shlex.split(f"--config.model.a={model_card._flag(value)}") == [f"--config.model.a={value}"]
