@@ -33,7 +33,7 @@ PATHS = frozenset(
         *"objective.templates objective.vocabulary train.resume_from".split(),
     )
 )
-WORDS = {"objective.teacher": ("average", "itself"), "objective.templates": tuple(TEMPLATES)}
+NO_PATHS = {"objective.teacher": ("average", "itself"), "objective.templates": tuple(TEMPLATES)}
 LIBRARIES = {"timm": "timm", "hugging_face": "transformers"}
 USE = {
     "timm": """import timm
@@ -222,7 +222,7 @@ def _without_paths(value: Any, name: str = "") -> Any:
         return {own: _without_paths(inner, f"{name}.{own}".lstrip(".")) for own, inner in value.items()}
     if isinstance(value, list):
         return [_without_paths(own, name) for own in value]
-    if not value or not isinstance(value, str) or value in WORDS.get(name, ()):
+    if not value or not isinstance(value, str) or value in NO_PATHS.get(name, ()):
         return value
     is_path = name in PATHS
     if name == "model.pretrained":

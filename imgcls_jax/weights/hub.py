@@ -250,20 +250,27 @@ def push(folder: Path, files: Sequence[str], repository: str, *, private: bool) 
       folder: that holds them.
       files: their names.
       repository: OWNER/NAME.
-      private: whether a new repository is.
+      private: whether a new repository is, and one that exists must be.
 
     Raises:
-      ValueError: huggingface_hub is missing.
+      ValueError: huggingface_hub is missing, or the repository is public and `private` asks for another.
       OSError: no connection, refused, or no token.
     """
     hub = _package()
     try:
         api = hub.HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
-        operations = [hub.CommitOperationAdd(file, folder / file) for file in files]
-        api.create_commit(repository, operations, commit_message="Publish the network")
+        exposed = private and api.repo_info(repository).private is not True
+        if not exposed:
+            operations = [hub.CommitOperationAdd(file, folder / file) for file in files]
+            api.create_commit(repository, operations, commit_message="Publish the network")
     except Exception as error:  # of huggingface_hub and of the HTTP package that a version of it takes
         raise OSError(f"{repository} was not pushed: {_why_not_pushed(hub, error, repository)}") from error
+    if exposed:
+        raise ValueError(
+            f"{repository} was not pushed: it is public, and --private is asked for: make it private, "
+            "name another, or leave --private out"
+        )
     return f"{hub.constants.ENDPOINT}/{repository}"
 
 
