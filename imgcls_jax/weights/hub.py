@@ -73,7 +73,8 @@ def locate(name: str, pinned: Mapping[str, Any] | None = None) -> Located:
     """Finds the file of weights, fetching it where it is not here yet.
 
     Args:
-      name: as in the head of this file, or a path: of a file, or of a folder as the hub has it.
+      name: as in the head of this file, or a path: of a file, or of a folder as the hub has it, whose files
+        of weights may be named, too.
       pinned: of an earlier call, as `Located` has it: the same commit is taken again. Of other weights, or
         in another form, it is not looked at.
 
@@ -83,10 +84,13 @@ def locate(name: str, pinned: Mapping[str, Any] | None = None) -> Located:
     """
     if not is_public(name):
         path = as_path(os.path.expanduser(name))
-        if not (path / FILES[0]).is_file():
-            return Located(path)
-        beside = {own: path / own for own in BESIDE[:2] if (path / own).is_file()}
-        return Located(path / FILES[0], describe(beside))
+        if path.name not in OWN_FILES[:2]:
+            held = [path / own for own in OWN_FILES[:2] if (path / own).is_file()]
+            if not held:
+                return Located(path)
+            path = held[0]
+        beside = {own: path.with_name(own) for own in BESIDE[:2] if path.with_name(own).is_file()}
+        return Located(path, describe(beside))
     scheme = next(scheme for scheme in SCHEMES if name.startswith(scheme))
     if scheme in ("https://", "http://"):
         return _of_address(name)
