@@ -135,7 +135,8 @@ MAY_IMPORT = {
         {"jax", "numpy", "safetensors"},
     ),
     "inference/model_card.py": (
-        {"inference.model_folder", "metrics.intervals", "runtime", "train", "weights"},
+        {"inference.model_folder", "metrics.intervals", "runtime", "train", "weights"}
+        | {"config.compare", "data.prompts"},
         set(),
     ),
     "inference/batching.py": (set(), {"numpy"}),

@@ -6,6 +6,7 @@ batches of one size.
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +21,17 @@ from imgcls_jax.runtime.mistakes import reason
 
 TOLERANCE = 1e-4  # of a probability
 SIGNATURE = "serving_default"  # what TensorFlow Lite's own converter calls it
+
+
+def require_packages() -> None:
+    """Raises ValueError where a package is missing; says how to install both."""
+    try:
+        for name in ("litert_converter", "ai_edge_litert.interpreter"):
+            importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"{error.name} is missing: a LiteRT file needs pip install 'imgcls-jax[litert]'"
+        ) from error
 
 
 def write(trained: Any, file: Path, batch: int) -> float:
@@ -45,13 +57,10 @@ def write(trained: Any, file: Path, batch: int) -> float:
             return probabilities(outputs).astype(jnp.float32)
 
     images = np.random.default_rng(0).integers(0, 256, (batch, *trained.source_shape), np.uint8)
+    require_packages()
     try:
         content = _converted(function, images)
         difference = float(np.abs(_run(content, images) - jax.jit(function)(images)).max())
-    except ImportError as error:
-        raise ValueError(
-            f"{error.name} is missing: a LiteRT file needs pip install 'imgcls-jax[litert]'"
-        ) from error
     except Exception as error:  # whatever the packages raise of a network that they do not know
         first = reason(error).split("\n", 1)[0]
         raise ValueError(f"this network cannot be written as a LiteRT file ({first})") from error

@@ -7,20 +7,33 @@ checkpoint; it invents none.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from imgcls_jax.config.compare import WHERE
+from imgcls_jax.data.prompts import TEMPLATES
 from imgcls_jax.inference.model_folder import Told
 from imgcls_jax.metrics import intervals
 from imgcls_jax.runtime.files import read_json
 from imgcls_jax.runtime.names import printable
 from imgcls_jax.train import finished
+from imgcls_jax.weights.hub import is_public
 from imgcls_jax.weights.publishing import Published
 
 SHOWN = 50  # names of classes
 SHARES = ("accuracy", "top5_accuracy")
 FOLDER = "FOLDER"  # in a command, for the reader to name
 HUB = ("hf:", "timm/")
+# Fields that name files or folders, and what some of them say besides.
+PATHS = frozenset(
+    (
+        *WHERE,
+        *"data.captions data.known_classes data.vocabulary model.pretrained objective.teacher".split(),
+        *"objective.templates objective.vocabulary train.resume_from".split(),
+    )
+)
+NO_PATHS = {"objective.teacher": ("average", "itself"), "objective.templates": tuple(TEMPLATES)}
 LIBRARIES = {"timm": "timm", "hugging_face": "transformers"}
 USE = {
     "timm": """import timm
@@ -174,8 +187,7 @@ def _use(trained: Any, naming: str, written: Mapping[str, Any], repository: str)
 
 
 def _flag(value: Any) -> str:
-    text = printable(value)
-    return text if all(c.isalnum() or c in "_-./:,@#" for c in text) else f"'{text}'"
+    return shlex.quote(printable(value))
 
 
 def _training(
@@ -199,17 +211,26 @@ def _training(
         )
 
 
-def _without_paths(value: Any) -> Any:
-    """Returns a configuration in which no folder of the user's is named."""
+def _without_paths(value: Any, name: str = "") -> Any:
+    """Returns a configuration in which no folder of the user's is named.
+
+    Args:
+      value: a section, or the value of a field.
+      name: of it, as "data.root".
+    """
     if isinstance(value, dict):
-        return {name: _without_paths(own) for name, own in value.items()}
+        return {own: _without_paths(inner, f"{name}.{own}".lstrip(".")) for own, inner in value.items()}
     if isinstance(value, list):
-        return [_without_paths(own) for own in value]
-    if isinstance(value, str) and (
-        value.startswith(("/", "~", "./", "../")) or "://" in value or ":\\" in value
-    ):
-        return "(a path)"
-    return value
+        return [_without_paths(own, name) for own in value]
+    if not value or not isinstance(value, str) or value in NO_PATHS.get(name, ()):
+        return value
+    is_path = name in PATHS
+    if name == "model.pretrained":
+        is_path = not is_public(value)
+    elif name == "objective.templates":
+        is_path = "{}" not in value
+    looks_so = value.startswith(("/", "~", "./", "../")) or "://" in value or ":\\" in value
+    return "(a path)" if is_path or looks_so else value
 
 
 def _classes(names: Sequence[str]) -> str:

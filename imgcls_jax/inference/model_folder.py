@@ -1,12 +1,15 @@
 """A trained network as a folder that timm or Hugging Face's transformers load, and the hub shows.
 
 The folder holds `model.safetensors`, config.json (of transformers also preprocessor_config.json) and a model
-card, README.md. `config.model.pretrained=FOLDER` reads it back.
+card, README.md. `config.model.pretrained=FOLDER` reads it back. `published.json` beside them says the SHA-256
+of each, by which a later publish knows what it may replace.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +18,16 @@ import numpy as np
 
 from imgcls_jax.config.modules import find_module
 from imgcls_jax.data import transforms
+from imgcls_jax.runtime.fetch import digest
 from imgcls_jax.runtime.files import naming as naming_file
-from imgcls_jax.runtime.files import whole
+from imgcls_jax.runtime.files import read_json, whole, write_json
 from imgcls_jax.train.build import make_backbone
 from imgcls_jax.weights.described import MAX_SIDE, Preprocessing
 from imgcls_jax.weights.publishing import Published, published
 
-MODEL, CARD = "model.safetensors", "README.md"
+MODEL, CARD, DIGESTS = "model.safetensors", "README.md", "published.json"
+FILES = (MODEL, "config.json", "preprocessor_config.json", CARD)
+OF_RUN = ("checkpoints", "task.json")  # which a workdir holds
 COLORS = ("decode", "rgb", "gray")  # which say nothing of size or scale
 
 
@@ -101,20 +107,48 @@ def of_trained(trained: Any, naming: str) -> tuple[Published, Told]:
 
 
 def write(network: Published, card: str, folder: Path) -> tuple[str, ...]:
-    """Writes the folder; returns the names of its files.
+    """Writes the folder; returns the names of its files. Those of an earlier call are replaced.
 
     Raises:
+      ValueError: the folder is a run's, or holds a file of one of the names that no earlier call wrote, or
+        that was changed since; says which.
       OSError: it cannot be written; names the file.
     """
     from safetensors.numpy import save
 
+    earlier = _written_before(folder)
     arrays = {name: np.ascontiguousarray(array) for name, array in network.arrays.items()}
     contents = {MODEL: save(arrays, metadata={"format": "pt"})}
     contents |= {name: f"{json.dumps(own, indent=2)}\n".encode() for name, own in network.files.items()}
     contents[CARD] = card.encode("utf-8", "backslashreplace")
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     with naming_file(folder, way_out=""):
         folder.mkdir(parents=True, exist_ok=True)
+        for name in earlier:
+            if name not in contents:
+                (folder / name).unlink()
         for name, content in contents.items():
             with whole(folder / name) as file:
                 file.write(content)
+    write_json(folder / DIGESTS, digests, way_out="")
     return tuple(contents)
+
+
+def _written_before(folder: Path) -> tuple[str, ...]:
+    """Returns which of `FILES` the folder holds, all as an earlier call wrote them.
+
+    Raises:
+      ValueError: it is a run's, or holds another file.
+    """
+    for name in OF_RUN:
+        if (folder / name).exists():
+            raise ValueError(f"{folder} holds {name}, so it is the workdir of a run: name another folder")
+    held = tuple(name for name in FILES if os.path.lexists(folder / name))
+    digests = read_json(folder / DIGESTS) if (folder / DIGESTS).exists() else {}
+    for name in held:
+        if not (folder / name).is_file() or digest(folder / name, "sha256:") != f"sha256:{digests.get(name)}":
+            raise ValueError(
+                f"{folder / name} is not as an earlier publish wrote it, and would be replaced: name another "
+                "folder, or move it away"
+            )
+    return held

@@ -7,7 +7,9 @@ older Orbax than training does.
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,24 @@ import numpy as np
 from flax.linen import pooling
 
 from imgcls_jax.inference.trained import probabilities
+from imgcls_jax.runtime.files import naming
 from imgcls_jax.runtime.mistakes import reason
 
 TOLERANCE = 1e-4  # of a probability
 TRIED = (1, 3, 8)  # sizes of a batch that is free
+
+
+def require_packages() -> None:
+    """Raises ValueError where a package is missing; says how to install all."""
+    logging.getLogger("jax2onnx").setLevel(logging.ERROR)  # it warns of every extra that is not installed
+    try:
+        for name in ("jax2onnx", "onnx_ir", "onnxruntime"):
+            importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"{error.name} is missing: pip install onnx onnxruntime onnx-ir onnxscript equinox, and then "
+            "pip install --no-deps jax2onnx"
+        ) from error
 
 
 def write(trained: Any, file: Path, batch: int | None) -> float:
@@ -30,7 +46,7 @@ def write(trained: Any, file: Path, batch: int | None) -> float:
 
     Args:
       trained: of inference/trained.py.
-      file: to write.
+      file: to write; it appears once it is checked.
       batch: B, or None to leave it free, which jax2onnx cannot for every network.
 
     Returns:
@@ -39,34 +55,35 @@ def write(trained: Any, file: Path, batch: int | None) -> float:
 
     Raises:
       ValueError: a package is missing, or the network cannot be written, or its answers differ; no file is
-        left then.
+        written then.
+      OSError: the file cannot be written; names it.
     """
 
     def function(images: jax.Array) -> jax.Array:
         outputs = trained.predict(trained.params, trained.objective_state, {"image": images})
         return probabilities(outputs).astype(jnp.float32)
 
-    try:
-        _convert(function, (batch, *trained.source_shape), file)
-        difference = _difference(function, (batch,) if batch else TRIED, trained.source_shape, file)
-    except ImportError as error:
-        raise ValueError(
-            f"{error.name} is missing: pip install onnx onnxruntime onnx-ir onnxscript equinox, and then "
-            "pip install --no-deps jax2onnx"
-        ) from error
-    except Exception as error:  # whatever the packages raise of a network that they do not know
-        file.unlink(missing_ok=True)
-        first = reason(error).split("\n", 1)[0]
-        way_out = "" if batch else "; try a batch of one, --batch 1"
-        raise ValueError(f"this network cannot be written as ONNX ({first}){way_out}") from error
-    if not difference <= TOLERANCE:
-        file.unlink()
-        raise ValueError(f"{file}: onnxruntime's probabilities differ by {difference:.1e}; it was not kept")
+    require_packages()
+    # Large weights go into a file beside, which the first names; so both keep their names.
+    with naming(file, way_out=""), tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        unchecked = Path(folder) / file.name
+        try:
+            _convert(function, (batch, *trained.source_shape), unchecked)
+            difference = _difference(function, (batch,) if batch else TRIED, trained.source_shape, unchecked)
+        except Exception as error:  # whatever the packages raise of a network that they do not know
+            first = reason(error).split("\n", 1)[0]
+            way_out = "" if batch else "; try a batch of one, --batch 1"
+            raise ValueError(f"this network cannot be written as ONNX ({first}){way_out}") from error
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"{file}: onnxruntime's probabilities differ by {difference:.1e}; it was not written"
+            )
+        for written in sorted(Path(folder).iterdir(), reverse=True):  # weights first
+            written.replace(file.parent / written.name)
     return difference
 
 
 def _convert(function: Any, shape: tuple[int | None, ...], file: Path) -> None:
-    logging.getLogger("jax2onnx").setLevel(logging.ERROR)  # it warns of every extra that is not installed
     import onnx_ir
     from jax2onnx import to_onnx
     from jax2onnx.converter import conversion_api

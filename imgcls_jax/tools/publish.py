@@ -7,8 +7,9 @@
 The folder holds `model.safetensors`, config.json (of transformers also preprocessor_config.json) and the
 card, README.md, whose figures are those of the run's result.json. timm loads it as `local-dir:FOLDER`,
 transformers by `from_pretrained`, and this package by --config.model.pretrained=FOLDER. Where weights are
-averaged, their average is written, as it is evaluated. Nothing leaves this machine without --push, which
-takes the token of HF_TOKEN or `hf auth login`. Exit status: 0, or 2 for a mistake.
+averaged, their average is written, as it is evaluated. Files are replaced only where an earlier publish
+wrote them and nobody changed them since, which published.json in the folder says. Nothing leaves this machine
+without --push, which takes the token of HF_TOKEN or `hf auth login`. Exit status: 0, or 2 for a mistake.
 """
 
 from __future__ import annotations

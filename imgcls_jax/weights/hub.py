@@ -73,7 +73,8 @@ def locate(name: str, pinned: Mapping[str, Any] | None = None) -> Located:
     """Finds the file of weights, fetching it where it is not here yet.
 
     Args:
-      name: as in the head of this file, or a path: of a file, or of a folder as the hub has it.
+      name: as in the head of this file, or a path: of a file, or of a folder as the hub has it, whose files
+        of weights may be named, too.
       pinned: of an earlier call, as `Located` has it: the same commit is taken again. Of other weights, or
         in another form, it is not looked at.
 
@@ -83,10 +84,13 @@ def locate(name: str, pinned: Mapping[str, Any] | None = None) -> Located:
     """
     if not is_public(name):
         path = as_path(os.path.expanduser(name))
-        if not (path / FILES[0]).is_file():
-            return Located(path)
-        beside = {own: path / own for own in BESIDE[:2] if (path / own).is_file()}
-        return Located(path / FILES[0], describe(beside))
+        if path.name not in OWN_FILES[:2]:
+            held = [path / own for own in OWN_FILES[:2] if (path / own).is_file()]
+            if not held:
+                return Located(path)
+            path = held[0]
+        beside = {own: path.with_name(own) for own in BESIDE[:2] if path.with_name(own).is_file()}
+        return Located(path, describe(beside))
     scheme = next(scheme for scheme in SCHEMES if name.startswith(scheme))
     if scheme in ("https://", "http://"):
         return _of_address(name)
@@ -250,20 +254,27 @@ def push(folder: Path, files: Sequence[str], repository: str, *, private: bool) 
       folder: that holds them.
       files: their names.
       repository: OWNER/NAME.
-      private: whether a new repository is.
+      private: whether a new repository is, and one that exists must be.
 
     Raises:
-      ValueError: huggingface_hub is missing.
+      ValueError: huggingface_hub is missing, or the repository is public and `private` asks for another.
       OSError: no connection, refused, or no token.
     """
     hub = _package()
     try:
         api = hub.HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
-        operations = [hub.CommitOperationAdd(file, folder / file) for file in files]
-        api.create_commit(repository, operations, commit_message="Publish the network")
+        exposed = private and api.repo_info(repository).private is not True
+        if not exposed:
+            operations = [hub.CommitOperationAdd(file, folder / file) for file in files]
+            api.create_commit(repository, operations, commit_message="Publish the network")
     except Exception as error:  # of huggingface_hub and of the HTTP package that a version of it takes
         raise OSError(f"{repository} was not pushed: {_why_not_pushed(hub, error, repository)}") from error
+    if exposed:
+        raise ValueError(
+            f"{repository} was not pushed: it is public, and --private is asked for: make it private, "
+            "name another, or leave --private out"
+        )
     return f"{hub.constants.ENDPOINT}/{repository}"
 
 

@@ -69,7 +69,8 @@ def published(
     if name not in NAMINGS[naming]:
         known = "; ".join(f"{naming} has {', '.join(families)}" for naming, families in NAMINGS.items())
         raise ValueError(f"models/{name}.py has no names of {naming}; of the families {known}")
-    plain = family.build(variant)
+    # Of vit each field that is not the class's default is told, whatever the variant.
+    plain = type(backbone)() if name == "vit" else family.build(variant)
     rooms = {room: params[room] for room in ("backbone", "head") if room in params}
     if naming == "hugging_face":
         if "head" not in rooms:

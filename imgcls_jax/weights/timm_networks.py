@@ -70,7 +70,8 @@ def timm_network(
       family: of models/.
       variant: of the family.
       backbone: the network.
-      plain: the network of the variant as the family builds it.
+      plain: the network whose other fields the architecture has: of the variant as the family builds it; of
+        "vit" that of the class's defaults.
       image_shape: (H, W, C).
 
     Raises:
@@ -123,6 +124,11 @@ def _swin(network: Any, image_shape: tuple[int, int, int]) -> tuple[Network, tup
 
 def _vit(network: Any, image_shape: tuple[int, int, int]) -> tuple[Network, tuple[str, ...]]:
     name = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}.get(network.epsilon, "")
+    if network.pool == "map" and (network.class_token or network.registers):
+        raise ValueError(
+            "timm pools the patches alone by attention: it has no config.model.pool='map' with "
+            "class_token or registers"
+        )
     pools: Mapping[str, dict[str, Any]] = {
         "token": {"global_pool": "token"},
         "mean": {"global_pool": "avg", "fc_norm": False},

@@ -43,6 +43,7 @@ def test_a_network_that_cannot_be_written_leaves_no_file(tmp_path):
 
 
 def test_other_answers_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(litert_file, "require_packages", lambda: None)
     monkeypatch.setattr(litert_file, "_converted", lambda function, images: b"")
     monkeypatch.setattr(litert_file, "_run", lambda content, images: jnp.zeros((len(images), 10)))
     with pytest.raises(ValueError, match="LiteRT's probabilities differ by .*; it was not written"):
@@ -50,7 +51,12 @@ def test_other_answers_are_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "model.tflite").exists()
 
 
-def test_without_the_packages(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "litert_converter", None)
-    with pytest.raises(ValueError, match=r"litert_converter.* is missing: .*imgcls-jax\[litert\]"):
-        litert_file.write(untrained(simpleconv3.build(), 48), tmp_path / "model.tflite", 1)
+@pytest.mark.parametrize("name", ["litert_converter", "ai_edge_litert.interpreter"])
+def test_without_a_package(tmp_path, monkeypatch, name):
+    for known in ("litert_converter", "ai_edge_litert", "ai_edge_litert.interpreter"):
+        monkeypatch.setitem(sys.modules, known, SimpleNamespace(__path__=[]))
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(litert_file, "_converted", lambda function, images: pytest.fail("it was converted"))
+    with pytest.raises(ValueError, match=rf"{name}.* is missing: .*imgcls-jax\[litert\]"):
+        litert_file.write(SimpleNamespace(source_shape=(4, 4, 3)), tmp_path / "model.tflite", 1)
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -162,3 +163,33 @@ def test_what_is_told_of_a_line(line, short_side, interpolation, untold):
     told = model_folder.of_line(line, (16, 16, 3))
     assert told.preprocessing == Preprocessing(16, 16, short_side, interpolation, (0.5,) * 3, (0.25,) * 3)
     assert len(told.untold) == untold
+
+
+@pytest.mark.parametrize("value", ["it's", "$(id); `id`", "a b", 'x\\"y', (1, "'"), True, 0.5])
+def test_a_shell_reads_a_flag_as_it_was(value):
+    assert shlex.split(f"--config.model.a={model_card._flag(value)}") == [f"--config.model.a={value}"]
+
+
+def test_files_and_folders_are_left_out_by_their_fields():
+    own = {
+        "data": {
+            "source": "csv_file",
+            "root": "of_mrs_smith",
+            "table": "smith.csv",
+            "known_classes": "smith",
+        },
+        "model": {"name": "vit", "pretrained": "smith/run"},
+        "objective": {"teacher": "smith@best", "vocabulary": "smith.txt.gz", "templates": "smith.txt"},
+        "train": {"resume_from": "runs/smith", "loggers": ["tensorboard", "/home/smith"]},
+    }
+    shown = model_card._without_paths(own)
+    assert "smith" not in json.dumps(shown)
+    assert shown["data"] == {"source": "csv_file"} | dict.fromkeys(
+        ("root", "table", "known_classes"), "(a path)"
+    )
+    told = {
+        "data": {"known_classes": 5, "signatures": "", "eval_transforms": "resize(8) | normalize(0.5, 0.5)"},
+        "model": {"pretrained": "timm/vit_tiny.a@main"},
+        "objective": {"teacher": "average", "templates": ["a photo of a {}.", "a {}."]},
+    }
+    assert model_card._without_paths(told) == told

@@ -109,6 +109,53 @@ def test_without_the_packages(tmp_path):
         onnx_file.write(untrained(simpleconv3.build(), 48), tmp_path / "model.onnx", None)
 
 
+def stand_ins(monkeypatch, **modules):
+    """Puts stand-ins for the packages into place; their converter writes a file and one of weights beside."""
+    for name in ("jax2onnx", "onnx_ir", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, modules.get(name, SimpleNamespace()))
+
+    def convert(function, shape, file):
+        file.write_text("new")
+        file.with_name(f"{file.name}.data").write_text("weights")
+
+    monkeypatch.setattr(onnx_file, "_convert", convert)
+
+
+NETWORK = SimpleNamespace(source_shape=(4, 4, 3))
+
+
+def test_a_package_that_is_missing_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    for name in ("jax2onnx", "onnx_ir", "onnxruntime"):
+        stand_ins(monkeypatch)
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(ValueError, match=f"{name} is missing: pip install"):
+            onnx_file.write(NETWORK, tmp_path / "model.onnx", None)
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("difference", [0.5, float("nan"), KeyboardInterrupt, RuntimeError])
+def test_a_file_appears_once_it_is_checked(tmp_path, monkeypatch, difference):
+    stand_ins(monkeypatch)
+    (tmp_path / "model.onnx").write_text("old")
+
+    def checked(function, batches, shape, file):
+        assert file.read_text() == "new" and (tmp_path / "model.onnx").read_text() == "old"
+        if isinstance(difference, float):
+            return difference
+        raise difference
+
+    monkeypatch.setattr(onnx_file, "_difference", checked)
+    with pytest.raises((ValueError, KeyboardInterrupt)):
+        onnx_file.write(NETWORK, tmp_path / "model.onnx", None)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("model.onnx", "old")]
+    monkeypatch.setattr(onnx_file, "_difference", lambda *args: 1e-7)
+    assert onnx_file.write(NETWORK, tmp_path / "model.onnx", None) == 1e-7
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "model.onnx": "new",
+        "model.onnx.data": "weights",
+    }
+
+
 def test_pooling_by_slices_is_pooling():
     from flax import linen as nn
     from flax.linen import pooling

@@ -81,3 +81,32 @@ def test_it_is_pushed_only_when_asked(workdir, tmp_path, capsys, monkeypatch):
         with pytest.raises(SystemExit):
             published(workdir, tmp_path / "birds", "--push", name)
         assert "--push names a repository by OWNER/NAME" in capsys.readouterr().err
+
+
+def test_only_what_it_wrote_itself_is_replaced(workdir, tmp_path, capsys):
+    folder, files = tmp_path / "birds", {"model.safetensors", "config.json", "README.md", "published.json"}
+    for naming, more in (("hugging_face", {"preprocessor_config.json"}), ("timm", set())):
+        assert published(workdir, folder, "--naming", naming) == 0
+        assert {file.name for file in folder.iterdir()} == files | more
+    (folder / "README.md").write_text("a card of my own")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("a project")
+    for output, name in (
+        (folder, "README.md"),
+        (workdir.path, "config.json"),
+        (tmp_path / "project", "README.md"),
+    ):
+        before = {file.name: file.read_bytes() for file in output.iterdir()}
+        capsys.readouterr()
+        assert published(workdir, output) == 2
+        error = capsys.readouterr().err
+        assert f"{output / name} is not as an earlier publish wrote it" in error and error.count("\n") == 1
+        assert {file.name: file.read_bytes() for file in output.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "task.json"])
+def test_a_workdir_gets_no_network(workdir, tmp_path, capsys, name):
+    (tmp_path / "other" / name).mkdir(parents=True)
+    assert published(workdir, tmp_path / "other") == 2
+    assert f"holds {name}, so it is the workdir of a run" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "other").iterdir()] == [name]

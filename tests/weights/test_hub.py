@@ -443,6 +443,20 @@ def test_weights_in_several_files(server):
     assert not [path for path in server.asked if "up.safetensors" in path]
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_folder_as_the_hub_has_it_by_its_name_or_its_files(tmp_path, file):
+    shard = "model.safetensors" if file == "model.safetensors" else "x-1-of-1.safetensors"
+    (tmp_path / shard).write_bytes(weights(4.0))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"fc.weight": shard}}))
+    (tmp_path / "config.json").write_text(json.dumps(TIMM))
+    for name in (tmp_path, tmp_path / file):
+        found = hub.locate(str(name))
+        assert found.path == tmp_path / file and read(found) == 4.0
+        assert found.description.preprocessing.line == TIMM_LINE
+    other = tmp_path / "other.safetensors"
+    assert hub.locate(str(other)) == hub.Located(other)
+
+
 @pytest.mark.slow
 def test_resnet18_under_timms_name(server):
     """The network at its size, from the name alone to its params and the line of its transforms."""

@@ -4,6 +4,7 @@ There each package made the network of the config.json written here, loaded what
 logits. Here nothing of theirs is needed.
 """
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -16,6 +17,7 @@ import pytest
 from imgcls_jax.models import alexnet, resnet, vit
 from imgcls_jax.weights import hub, pretrained, publishing
 from imgcls_jax.weights.described import describe
+from imgcls_jax.weights.timm_networks import TRAINING
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TOLERANCE = 1e-4  # of the largest logit
@@ -155,3 +157,30 @@ def test_networks_that_others_do_not_have_are_refused():
     assert "with config.model.position='sincos'" in told
     told = refused(vit, "vit_ti16", "timm", depth=1, epsilon=1e-4)
     assert "config.model.epsilon=0.0001" in told
+    told = refused(vit, "vit_ti16", "timm", depth=1, pool="map")
+    assert "no config.model.pool='map' with class_token or registers" in told
+    for naming in ("timm", "hugging_face"):
+        plain = dict(depth=1, layer_scale=0.0, registers=0)
+        told = refused(vit, "vit_s16plus_dinov3", naming, **plain)
+        assert "with config.model.position='rotary'" in told
+        told = refused(vit, "vit_s16plus_dinov3", naming, **plain, position="learned")
+        assert "with config.model.gated_mlp=True" in told
+
+
+SIZES = frozenset("patch width depth heads mlp_width".split())
+
+
+@pytest.mark.parametrize("naming", ["timm", "hugging_face"])
+def test_each_variant_of_vit_is_proven_or_refused(naming):
+    """A variant is proven where each of its fields, sizes apart, has a value that a recorded network had."""
+
+    def values(variant, fields):
+        backbone = vit.build(variant, **fields)
+        names = {field.name for field in dataclasses.fields(backbone)} - {"parent", "name"} - SIZES - TRAINING
+        return {(name, getattr(backbone, name)) for name in names}
+
+    own = [case for case in cases.CASES if (case.family, case.naming) == ("vit", naming)]
+    proven = set().union(*(values(case.variant, case.fields) for case in own))
+    for variant in vit.VARIANTS:
+        if not values(variant, {}) <= proven:
+            refused(vit, variant, naming, depth=1)

@@ -23,6 +23,7 @@ class Server(http.server.ThreadingHTTPServer):
     Attributes:
       refusal: status of each answer; 0 to take what comes, -1 to break the connection.
       created: what was asked of new repositories.
+      private: what is said of the repository.
       files: {name: content} of the commits.
       tokens: of the requests.
     """
@@ -31,7 +32,8 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.refusal, self.created, self.files, self.tokens = 0, [], {}, []
+        self.refusal, self.created, self.private = 0, [], True
+        self.files, self.tokens = {}, []
 
     def handle_error(self, request, client_address):
         """A client that goes is no error here."""
@@ -42,6 +44,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         """Says nothing."""
+
+    def do_GET(self):
+        known = self.path == f"/api/models/{OWN}"
+        if known:  # huggingface_hub asks for other things, without the token
+            self.server.tokens.append(self.headers.get("Authorization"))
+        self.answer(200 if known else 404, {"id": OWN, "private": self.server.private})
 
     def do_POST(self):
         server = self.server
@@ -110,6 +118,15 @@ def test_what_was_written_arrives_and_nothing_else(server, folder):
     assert asked["name"] == "birds"
     assert asked.get("private") is True or asked.get("visibility") == "private"  # by its version
     assert set(server.tokens) == {f"Bearer {TOKEN}"}
+
+
+def test_a_public_repository_gets_nothing_that_is_to_be_private(server, folder):
+    server.private = False
+    with pytest.raises(ValueError, match=f"{OWN} was not pushed: it is public"):
+        hub.push(folder, FILES, OWN, private=True)
+    assert server.created and not server.files
+    hub.push(folder, FILES, OWN, private=False)
+    assert server.files
 
 
 @pytest.mark.parametrize(
