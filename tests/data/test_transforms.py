@@ -457,7 +457,7 @@ def test_arguments_reach_the_operation():
             "decode | resise(48)",
             "unknown operation 'resise', did you mean 'resize'. Host operations: augmix, decode, ",
         ),
-        ("flop", "did you mean 'flip'.*Device operations: affine, auto_augment, color_jitter"),
+        ("flop", "did you mean 'flip'.*Device operations: affine, alternating_flip, auto_augment"),
         ("parse('flip')", "unknown operation 'parse'"),
         ("compose(())", "unknown operation 'compose'"),
         ("_resize(3)", "unknown operation '_resize'"),

@@ -1,4 +1,4 @@
-"""The networks of published.npz, for what records it and the tests."""
+"""The networks of published/logits.npz, for what records it and the tests."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
 Needs torch, timm and transformers beside this package; the tests do not. For each case of `CASES`, or of the
 namings named, the
 network's config.json, from which the other package makes it; the names and shapes of its state dict; and its
-logits, once it has loaded what this package wrote of drawn weights. To tests/golden/published.npz.
+logits, once it has loaded what this package wrote of drawn weights. To tests/golden/published/logits.npz.
 `--all_variants` records nothing: it compares names and shapes for every variant that timm has.
 """
 
@@ -112,7 +112,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--all_variants"]:
         compare_all(sys.argv[2:])
         return
-    path = Path(__file__).with_name("published.npz")
+    path = Path(__file__).parent / "published" / "logits.npz"
     recorded = dict(np.load(path)) if path.exists() else {}
     for case in CASES:
         if case.naming in (sys.argv[1:] or [case.naming]):

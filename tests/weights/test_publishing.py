@@ -36,7 +36,7 @@ cases, drawing = module_of("published_cases"), module_of("drawing")
 
 
 def recorded(case, key):
-    with np.load(GOLDEN / "published.npz") as arrays:
+    with np.load(GOLDEN / "published" / "logits.npz") as arrays:
         found = arrays[f"{case.name}/{key}"]
     return json.loads(found.tobytes()) if found.dtype == np.uint8 else found
 
