@@ -86,13 +86,21 @@ class ClipTokenizer:
         """
         rows = np.zeros((len(texts), self.context_length), np.int32)
         for row, text in zip(rows, texts, strict=True):
-            ids = self.ids(text)
             room = self.context_length - 2
-            if len(ids) > room and not truncate:
-                raise ValueError(f"a text has at most {room} tokens; {text[:60]!r}... has {len(ids)}")
-            ids = [self._start, *ids[:room], self._end]
+            ids = [self._start, *within(room, self.ids(text), text, truncate=truncate), self._end]
             row[: len(ids)] = ids
         return rows
+
+
+def within(room: int, ids: list[int], text: str, *, truncate: bool) -> list[int]:
+    """Returns the first `room` ids of a text.
+
+    Raises:
+      ValueError: without truncate, there are more.
+    """
+    if len(ids) > room and not truncate:
+        raise ValueError(f"a text has at most {room} tokens; {text[:60]!r}... has {len(ids)}")
+    return ids[:room]
 
 
 def cleaned(text: str) -> str:

@@ -281,7 +281,7 @@ class DataSide:
                 f"config.data.on_device keeps each image once, and {what} anew on the host: "
                 "use operations of the device (pad_and_crop, resized_crop), or leave out data.on_device"
             )
-        batches = self._alike_everywhere(self.train_host, READ_AT_ONCE)
+        batches = self._alike_everywhere(self.training, self.train_host, READ_AT_ONCE)
         others = set(self.training[0]) - {"image", "label"}
         if others or self.training.labels is None:
             what = ", ".join(sorted(others)) or "labels"
@@ -330,9 +330,7 @@ class DataSide:
         count = min(count, len(self.training))
         spaced = np.linspace(0, len(self.training) - 1, count).astype(int)
         some = subsets.subset(self.training, spaced)
-        batch = EvalBatches(
-            some, self.eval_host, batch_size=count, on_bad_example=self.settings.on_bad_example
-        )[0]
+        batch = self._alike_everywhere(some, self.eval_host, count)[0]
         return np.asarray(self.prepare({"image": batch["image"]})["image"])[batch["mask"]]
 
     def training_in_order(self, batch_size: int, *, train_line: bool = False) -> EvalBatches:
@@ -425,10 +423,10 @@ class DataSide:
             return source, lines
         return Cached(source, start, self._cache), [line[len(start) :] for line in lines]
 
-    def _alike_everywhere(self, host_ops: Any, batch_size: int) -> EvalBatches:
-        """Returns the batches of the training examples in index order, each whole in every process."""
+    def _alike_everywhere(self, source: Any, host_ops: Any, batch_size: int) -> EvalBatches:
+        """Returns the batches of a source in index order, each whole in every process."""
         return EvalBatches(
-            self.training, host_ops, batch_size=batch_size, on_bad_example=self.settings.on_bad_example
+            source, host_ops, batch_size=batch_size, on_bad_example=self.settings.on_bad_example
         )
 
     def _in_order(self, source: Any, host_ops: Any, batch_size: int) -> EvalBatches:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from imgcls_jax.data.clip_tokens import read_tokenizers_file
+from imgcls_jax.data.clip_tokens import read_tokenizers_file, within
 
 END = "</s>"
 CONTEXT_LENGTH = 64  # tokens of a row, of the released towers
@@ -73,12 +73,9 @@ class SiglipTokenizer:
           ValueError: without truncate, a text is too long.
         """
         rows = np.full((len(texts), self.context_length), self._end, np.int32)
-        room = self.context_length - 1
         for row, text in zip(rows, texts, strict=True):
-            ids = self.ids(text)
-            if len(ids) > room and not truncate:
-                raise ValueError(f"a text has at most {room} tokens; {text[:60]!r}... has {len(ids)}")
-            row[: len(ids[:room])] = ids[:room]
+            ids = within(self.context_length - 1, self.ids(text), text, truncate=truncate)
+            row[: len(ids)] = ids
         return rows
 
 

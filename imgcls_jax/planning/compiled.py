@@ -48,14 +48,15 @@ def describe(compiled: Any) -> dict[str, Any]:
     analysis = compiled.memory_analysis()
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    collectives, kernels = read(compiled.as_text())
+    text = compiled.as_text()
+    collectives, kernels = read(text)
     return {
         "argument_bytes": arguments,
         "temporary_bytes": temporaries,
         "total_bytes": arguments + temporaries + outputs,
         "collectives": collectives,
         "kernels": kernels,
-        "convolutions": dict(Counter(one or other for one, other in CONVOLUTION.findall(compiled.as_text()))),
+        "convolutions": dict(Counter(one or other for one, other in CONVOLUTION.findall(text))),
     }
 
 
@@ -87,12 +88,16 @@ def _results(shape: str, name: str) -> str:
 
 
 def _bytes(shape: str) -> int:
-    widths = {"pred": 1}
     return sum(
-        math.prod(map(int, filter(None, sides.split(","))))
-        * widths.get(dtype, int(re.sub(r"\D", " ", dtype).split()[0] if dtype != "pred" else 8) // 8 or 1)
+        math.prod(map(int, filter(None, sides.split(",")))) * _width(dtype)
         for dtype, sides in SHAPE.findall(shape)
     )
+
+
+def _width(dtype: str) -> int:
+    """Returns the bytes of a number of a dtype as XLA writes it: bf16, f32, s8, pred."""
+    bits = re.search(r"\d+", dtype)
+    return max(1, int(bits[0]) // 8) if bits else 1
 
 
 def _memory_line(said: str) -> str:

@@ -114,12 +114,11 @@ def parse(text: str) -> tuple[str, str]:
             f"of GPUs (h100:8), or one of {', '.join(name for name in CHIPS if name[0] == 'v')} with a "
             f"topology of TPU chips (v5e:4x4, v4:2x2x1); got {text!r}"
         )
-    if kind in CHIPS and CHIPS[kind].platform == "cuda":
-        if int(size) > GPUS_OF_A_HOST and int(size) % GPUS_OF_A_HOST:
-            raise ValueError(
-                f"--target: above {GPUS_OF_A_HOST} GPUs whole hosts of {GPUS_OF_A_HOST} are planned; got "
-                f"{text!r}"
-            )
+    is_gpu = kind in CHIPS and CHIPS[kind].platform == "cuda"
+    if is_gpu and int(size) > GPUS_OF_A_HOST and int(size) % GPUS_OF_A_HOST:
+        raise ValueError(
+            f"--target: above {GPUS_OF_A_HOST} GPUs whole hosts of {GPUS_OF_A_HOST} are planned; got {text!r}"
+        )
     return kind, size
 
 
