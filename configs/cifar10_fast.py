@@ -28,13 +28,13 @@ def get_config(arg: str = "") -> ConfigDict:
         f'alternating_flip | pad_and_crop(2, "reflect") | normalize({MEAN}, {DEVIATION})'
     )
     config.data.eval_transforms = f"normalize({MEAN}, {DEVIATION})"
-    config.model.update(name="airbench", variant="airbench94")
+    config.model.update(name="airbench", variant="airbench94", dtype="bfloat16")
     config.objective.update(name="supervised", label_smoothing=0.2, ema_decay=0.98)
     config.optimizer.update(name="sgd", momentum=0.85, nesterov=True, learning_rate=0.73)
-    config.optimizer.update(schedule="polynomial", warmup_epochs=2.8, final_learning_rate=0.05)
+    config.optimizer.update(schedule="polynomial", warmup_epochs=3.5, final_learning_rate=0.05)
     config.optimizer.weight_decay = 0.0153 / 11.5
     config.optimizer.groups = (("backbone/whiten/kernel", None), (r"backbone/.*/norm\d/bias", 64.0))
-    config.train.update(batch_size=500, total_epochs=12, eval_batch_size=250)
+    config.train.update(batch_size=500, total_epochs=15, eval_batch_size=250)
     views = {"crop": 32, "pad": 1}
     config.evals.test = {"evaluator": "classification", "split": "test", "views": views}
     config.evals.one_view = {"evaluator": "classification", "split": "test"}

@@ -11,11 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers import winograd
+from imgcls_jax.layers import onednn, winograd
 from imgcls_jax.layers.depthwise import depthwise_convolution
 from imgcls_jax.layers.windows import windows
 
-WINOGRAD_CHANNELS = 32  # with fewer the transforms cost what the products save (benchmarks/README.md)
+WINOGRAD_CHANNELS = 128  # with fewer the transforms cost what the products save (benchmarks/README.md)
 
 
 def convolution(
@@ -48,7 +48,7 @@ def convolution(
       float [B, h, w, D].
     """
     native: Callable[..., jax.Array] = functools.partial(
-        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
+        onednn.convolution, window_strides=strides, padding=padding, **options
     )
     dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
     if any(dilation != 1 for dilation in dilations):
@@ -67,7 +67,7 @@ def convolution(
         product = jnp.matmul(rows, weights, precision=options.get("precision"))
         return product.reshape(*patches.shape[:3], -1)
 
-    if groups == 1 and size == (1, 1) and not any(itertools.chain(*padding)):
+    if groups == 1 and size == (1, 1) and not any(itertools.chain(*padding)) and inputs.dtype not in onednn.dtypes():
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
     if groups == inputs.shape[3] == kernel.shape[3]:
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
@@ -104,5 +104,41 @@ def _gains_by_winograd(
     )
 
 
-Conv = functools.partial(nn.Conv, conv_general_dilated=convolution)
+class Conv(nn.Conv):
+    """flax.linen.Conv of two spatial axes, by `convolution`, with its attributes and parameters.
+
+    The bias is added, and its gradient summed, in float32 or wider: XLA is 20 times as slow to sum bfloat16
+    on a CPU.
+    """
+
+    conv_general_dilated: Any = convolution
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Args: inputs float [B, H, W, C]. Returns: float [B, h, w, features]."""
+        size, groups = tuple(self.kernel_size), self.feature_group_count
+        shape = (*size, inputs.shape[3] // groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        x, kernel = nn.dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
+        padding = nn.linear.canonicalize_padding(self.padding, len(size))
+        strides, dilation, laid = (
+            (value or 1,) * len(size) if isinstance(value, int | None) else tuple(value)
+            for value in (self.strides, self.kernel_dilation, self.input_dilation)
+        )
+        y = self.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            padding,
+            lhs_dilation=laid,
+            rhs_dilation=dilation,
+            dimension_numbers=onednn.NUMBERS,
+            feature_group_count=groups,
+            precision=self.precision,
+        )
+        if not self.use_bias:
+            return y
+        return (y + self.param("bias", self.bias_init, (self.features,), self.param_dtype)).astype(y.dtype)
+
+
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -1,21 +1,22 @@
 """A depthwise convolution (one filter a channel) in forms that are fast on a CPU, forward and backward.
 
-The result and the gradient of the inputs are sums of shifted images times weights, without loops or scatters:
-XLA turns them into vector loops over the channels. The gradient of the weights is a short loop of such sums.
-Sums are taken in float32 or wider.
+The result, and with strides of 1 the gradient of the inputs, is oneDNN's, or where that is not at hand a sum
+of shifted images times weights: XLA turns it into vector loops over the channels, without scatters. The
+gradient of the weights is a short loop of such sums. Sums are taken in float32 or wider.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.windows import Pair, gathered, windows
+from imgcls_jax.layers import onednn
+from imgcls_jax.layers.windows import Pair, gathered, total, widened
 
 # Rows of the output that the weights' gradient adds up at a time: more leave a core's cache, and each sum is
 # written out, so that it compiles longer.
@@ -37,9 +38,8 @@ def depthwise_convolution(
     Returns:
       float [B, h, w, C].
     """
-    seen = windows(_widened(inputs), kernel.shape[:2], strides, padding)
-    weights = _widened(kernel).reshape(-1, kernel.shape[3])
-    return _sum(x * w for x, w in zip(seen, weights, strict=True)).astype(inputs.dtype)
+    options = {"dimension_numbers": onednn.NUMBERS, "feature_group_count": inputs.shape[3]}
+    return onednn.convolution(inputs, kernel, strides, padding, **options)
 
 
 def _forward(
@@ -54,16 +54,22 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the gradients of the inputs and of the kernel."""
     inputs, kernel = kept
-    filters = _widened(kernel)[:, :, 0]
-    ours = gathered(
-        (_widened(gradient),),
-        lambda row, column, shifted: shifted * filters[row, column],
-        filters.shape[:2],
-        strides,
-        padding,
-        inputs.shape[1:3],
-    )
-    theirs = _kernel_gradient(_widened(inputs), _widened(gradient), kernel.shape[:2], strides, padding)
+    (top, bottom), (left, right) = padding
+    rows, columns = (size - 1 for size in kernel.shape[:2])
+    rest = ((rows - top, rows - bottom), (columns - left, columns - right))
+    if strides == (1, 1) and min(itertools.chain(*rest)) >= 0:
+        ours = depthwise_convolution(gradient, jnp.flip(kernel, (0, 1)), strides, rest)
+    else:
+        filters = widened(kernel)[:, :, 0]
+        ours = gathered(
+            (widened(gradient),),
+            lambda row, column, shifted: shifted * filters[row, column],
+            filters.shape[:2],
+            strides,
+            padding,
+            inputs.shape[1:3],
+        )
+    theirs = _kernel_gradient(widened(inputs), widened(gradient), kernel.shape[:2], strides, padding)
     return ours.astype(inputs.dtype), theirs.astype(kernel.dtype)
 
 
@@ -94,19 +100,10 @@ def _kernel_gradient(
         x = jax.lax.dynamic_slice_in_dim(padded, part * rows * strides[0] + i, seen, axis=1)
         g = jax.lax.dynamic_slice_in_dim(gradient, part * rows, rows, axis=1)
         products = (
-            _sum(x[:, q * strides[0], j : j + columns : strides[1]] * g[:, q] for q in range(rows))
+            total(x[:, q * strides[0], j : j + columns : strides[1]] * g[:, q] for q in range(rows))
             for j in range(size[1])
         )
         return jnp.stack([*products]).sum(axis=(1, 2))  # [kw, C]
 
     parts = jax.lax.map(of_window_row, jnp.arange(count * size[0]))
     return parts.reshape(count, *size, 1, channels).sum(axis=0)
-
-
-def _sum(terms: Iterable[jax.Array]) -> jax.Array:
-    return functools.reduce(operator.add, terms)
-
-
-def _widened(x: jax.Array) -> jax.Array:
-    """Returns x in float32, or in its own dtype if that is wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,35 @@ def windows(
         for top in range(size[0])
         for left in range(size[1])
     ]
+
+
+def filtered(
+    x: jax.Array, filters: jax.Array, strides: Sequence[int], padding: Sequence[Pair]
+) -> jax.Array:
+    """Returns the sums over moving windows of each channel times its own filter, taken in float32 or wider.
+
+    Args:
+      x: float [B, H, W, C].
+      filters: float [kh, kw, 1, C].
+      strides: (vertical, horizontal).
+      padding: ((top, bottom), (left, right)), not negative.
+
+    Returns:
+      float [B, h, w, C].
+    """
+    places = windows(widened(x), filters.shape[:2], strides, padding)
+    weights = widened(filters).reshape(-1, filters.shape[3])
+    return total(pixels * weight for pixels, weight in zip(places, weights, strict=True)).astype(x.dtype)
+
+
+def total(terms: Iterable[jax.Array]) -> jax.Array:
+    """Returns the sum, in the order of the terms."""
+    return functools.reduce(operator.add, terms)
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """Returns x in float32, or in its own dtype if that is wider."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def gathered(

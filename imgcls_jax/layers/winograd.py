@@ -24,6 +24,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.layers import onednn
+
 TAPS, OUTPUTS, INPUTS = 3, 4, 6
 ROOT = math.sqrt(2)
 POINTS = (ROOT, -ROOT, 1 / ROOT, -1 / ROOT)
@@ -39,8 +41,6 @@ OF_WEIGHTS = (
     (0, 0, 1),
 )
 OF_OUTPUTS = ((1, 0, 0, 0), *(tuple(p**power for power in range(OUTPUTS)) for p in POINTS), (0, 0, 0, 1))
-
-WEIGHTS_CHANNELS = 64  # below, the direct gradient of the weights is as fast (benchmarks/README.md)
 
 Padding = Sequence[tuple[int, int]]
 
@@ -65,15 +65,7 @@ def convolution_3x3(inputs: jax.Array, kernel: jax.Array, padding: Padding, **op
         rest = [(TAPS - 1 - before, TAPS - 1 - after) for before, after in padding]
         turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
         of_inputs = _filter(gradient, turned, padding=rest, **options)
-        if min(kernel.shape[2:]) >= WEIGHTS_CHANNELS:
-            return of_inputs, _gradient_of_weights(inputs, gradient, padding)
-        # Of the padded inputs, which stand in memory: XLA would compute those before them anew in every copy.
-        above, (left, _) = padding
-        width = gradient.shape[2]
-        padded = _padded(inputs, 2, left, width)[:, :, : width + TAPS - 1]
-        direct = functools.partial(jax.lax.conv_general_dilated, padded, window_strides=(1, 1))
-        pull = jax.vjp(functools.partial(direct, padding=(above, (0, 0)), **options), kernel)[1]
-        return of_inputs, *pull(gradient)
+        return of_inputs, _gradient_of_weights(inputs, gradient, padding)
 
     function.defvjp(lambda *read: (forward(*read), read), backward)
     return function(inputs, kernel)
@@ -86,7 +78,7 @@ def _filter(inputs: jax.Array, kernel: jax.Array, *, padding: Padding, **options
     # A product, and no sums of taps, which XLA would fuse with a transpose before them, and be slow.
     weights = jnp.einsum("jw,hwcd->jhcd", jnp.asarray(OF_WEIGHTS, kernel.dtype), kernel)
     products = [
-        jax.lax.conv_general_dilated(x, w[:, None], (1, 1), (above, (0, 0)), **options)
+        onednn.convolution(x, w[:, None], (1, 1), (above, (0, 0)), **options)
         for x, w in zip(transformed, weights, strict=True)
     ]
     # A column of coefficients a product, in place of four sums side by side: XLA is slow to interleave those.

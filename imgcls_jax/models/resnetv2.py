@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.convolution import convolution, he_fan_out
+from imgcls_jax.layers.convolution import Conv, convolution, he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.pooling import max_pool
 from imgcls_jax.layers.variants import choose_variant
@@ -47,7 +47,7 @@ def _convolution_of_standardized(
 
 
 StdConv = functools.partial(
-    nn.Conv, use_bias=False, kernel_init=he_fan_out, conv_general_dilated=_convolution_of_standardized
+    Conv, use_bias=False, kernel_init=he_fan_out, conv_general_dilated=_convolution_of_standardized
 )
 
 

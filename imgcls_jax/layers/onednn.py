@@ -1,0 +1,336 @@
+"""Convolutions on a CPU by oneDNN, which jaxlib holds but does not call by itself.
+
+`convolution` is jax.lax.conv_general_dilated in all but its lowering: gradients, jax.vmap and shardings are
+those of the native one. In a program of one CPU device it becomes a call of XLA's own target
+"__onednn$convolution", which runs in XLA's threads. Everywhere else it becomes the native convolution: on
+other platforms, in a program that XLA splits over devices, in an exported program, and without that target.
+The figures are in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import math
+import platform
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal, Primitive
+from jax.interpreters import ad, batching, mlir
+
+from imgcls_jax.layers.windows import Pair, filtered
+
+TARGET = "__onednn$convolution"
+MEASURED = ("0.10", "0.11", "0.12")  # versions of jaxlib whose target reads the configuration below
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+ALL = slice(None)
+GROUPED = 32  # channels at a time, of the gradient of grouped weights
+
+# The same name and parameters as the native one, so that whatever reads a jaxpr knows it.
+convolution_p = Primitive("conv_general_dilated")
+
+
+def convolution(inputs: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
+    """Computes jax.lax.conv_general_dilated of the same arguments."""
+    return _rebound(lambda x, w: jax.lax.conv_general_dilated(x, w, *arguments, **options), inputs, kernel)
+
+
+@functools.cache
+def dtypes() -> frozenset[Any]:
+    """Returns the dtypes that oneDNN convolves here; none where it is not at hand."""
+    version = ".".join(importlib.metadata.version("jaxlib").split(".")[:2])
+    if sys.platform != "linux" or platform.machine() != "x86_64" or version not in MEASURED:
+        return frozenset()
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    found = set(flags[1].split()) if flags else set()
+    if {"avx512bw", "avx512vl", "avx512dq"} <= found:
+        return frozenset({jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)})
+    return frozenset({jnp.dtype(jnp.float32)} if "avx2" in found else ())
+
+
+# ---- The primitive
+
+
+def _native(inputs: Any, kernel: Any, **parameters: Any) -> Any:
+    return jax.lax.conv_general_dilated_p.bind(inputs, kernel, **parameters)
+
+
+def _rebound(function: Callable[..., Any], *arrays: Any) -> Any:
+    """Evaluates a function; its native convolutions become ours."""
+    closed = jax.make_jaxpr(function)(*arrays)
+    known = dict(zip([*closed.jaxpr.constvars, *closed.jaxpr.invars], [*closed.consts, *arrays], strict=True))
+    for equation in closed.jaxpr.eqns:
+        native = equation.primitive is jax.lax.conv_general_dilated_p
+        primitive = convolution_p if native else equation.primitive
+        read = [one.val if isinstance(one, Literal) else known[one] for one in equation.invars]
+        known[equation.outvars[0]] = primitive.bind(*read, **equation.params)
+    return known[closed.jaxpr.outvars[0]]
+
+
+def _pull_to_inputs(gradient: Any, inputs: Any, kernel: Any, **parameters: Any) -> Any:
+    def pull(gradient: Any, kernel: Any) -> Any:
+        return jax.linear_transpose(lambda x: _native(x, kernel, **parameters), inputs.aval)(gradient)[0]
+
+    return _rebound(pull, gradient, kernel)
+
+
+def _pull_to_kernel(gradient: Any, inputs: Any, kernel: Any, **parameters: Any) -> Any:
+    def pull(gradient: Any, inputs: Any) -> Any:
+        return jax.linear_transpose(lambda w: _native(inputs, w, **parameters), kernel.aval)(gradient)[0]
+
+    return _rebound(pull, gradient, inputs)
+
+
+def _batched(arrays: Sequence[Any], axes: Sequence[Any], **parameters: Any) -> tuple[Any, int]:
+    return _rebound(jax.vmap(functools.partial(_native, **parameters), axes), *arrays), 0
+
+
+@functools.cache
+def _compiled(parameters: tuple[tuple[str, Any], ...]) -> Any:
+    return jax.jit(functools.partial(convolution_p.bind, **dict(parameters)))
+
+
+convolution_p.def_impl(lambda x, w, **parameters: _compiled(tuple(parameters.items()))(x, w))
+convolution_p.def_abstract_eval(lambda x, w, **p: jax.lax.conv_general_dilated_p.abstract_eval(x, w, **p)[0])
+ad.defbilinear(convolution_p, _pull_to_inputs, _pull_to_kernel)
+batching.primitive_batchers[convolution_p] = _batched
+
+
+# ---- What it becomes
+
+
+def _lower_on_cpu(context: Any, *values: Any, **parameters: Any) -> Any:
+    module, shapes = context.module_context, (*context.avals_in, *context.avals_out)
+    function: Callable[..., Any] = _native
+    if module.lowering_parameters.for_export:
+        pass
+    elif _is_of_one_device(module.axis_context) and _suits(*shapes, **parameters):
+        function = functools.partial(_by_onednn, merged=_is_wider_than_its_output(*shapes, **parameters))
+    elif _is_depthwise(*shapes, **parameters):
+        function = _by_shifts
+    return mlir.lower_fun(function, multiple_results=False)(context, *values, **parameters)
+
+
+mlir.register_lowering(convolution_p, mlir.lower_fun(_native, multiple_results=False))
+mlir.register_lowering(convolution_p, _lower_on_cpu, platform="cpu")
+
+
+def _is_of_one_device(axes: Any) -> bool:
+    """Whether a program, or the body of a jax.shard_map, is one device's own: XLA would not split a call."""
+    if hasattr(axes, "manual_axes"):
+        return set(axes.manual_axes) == set(axes.mesh.axis_names)
+    return bool(getattr(axes, "num_devices", 0) == 1)
+
+
+def _suits(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
+    """Whether oneDNN computes this, rounding as the native convolution would."""
+    laid = max(parameters["lhs_dilation"]) > 1
+    return (
+        {inputs.dtype} == {kernel.dtype} == {output.dtype}
+        and inputs.dtype in dtypes()
+        and inputs.ndim == 4
+        and 0 not in (*inputs.shape, *kernel.shape, *output.shape)
+        and (parameters["batch_group_count"] == 1 or _is_wider_than_its_output(inputs, kernel, output, **parameters))
+        and not (laid and max(*parameters["rhs_dilation"], *parameters["window_strides"]) > 1)
+    )
+
+
+def _is_wider_than_its_output(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
+    """Whether the window is, as in the gradient of weights."""
+    numbers = parameters["dimension_numbers"]
+    window = math.prod(kernel.shape[axis] for axis in numbers.rhs_spec[2:])
+    written = math.prod(output.shape[axis] for axis in numbers.out_spec[2:])
+    rest = (*parameters["window_strides"], *parameters["lhs_dilation"], parameters["feature_group_count"])
+    return written < window and max(rest) == 1
+
+
+def _is_depthwise(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
+    """Whether each channel has its own filter, where XLA's loops take 50 times as long as sums of shifts."""
+    return (
+        inputs.ndim == 4
+        and parameters["dimension_numbers"] == jax.lax.conv_dimension_numbers(inputs.shape, kernel.shape, NUMBERS)
+        and parameters["feature_group_count"] == inputs.shape[3] == kernel.shape[3]
+        and max(*parameters["lhs_dilation"], *parameters["rhs_dilation"]) == 1
+        and min(map(min, parameters["padding"])) >= 0
+        and 0 not in output.shape
+    )
+
+
+def _by_shifts(inputs: jax.Array, kernel: jax.Array, **parameters: Any) -> jax.Array:
+    return filtered(inputs, kernel, parameters["window_strides"], parameters["padding"])
+
+
+def _by_onednn(inputs: jax.Array, kernel: jax.Array, *, merged: bool, **parameters: Any) -> jax.Array:
+    """Computes a convolution of any dimension numbers; oneDNN lays the weights out anew in any case."""
+    numbers, padding = parameters["dimension_numbers"], parameters["padding"]
+    (batch, feature, *space), (out_batch, out_feature, *out_space) = numbers.lhs_spec, numbers.out_spec
+    dilation, laid = parameters["rhs_dilation"], parameters["lhs_dilation"]
+    weights = _Weights(kernel, numbers.rhs_spec, parameters["feature_group_count"])
+    if merged:
+        x = inputs.transpose((*space, batch, feature))
+        y = _merged(x, weights, padding, dilation, parameters["batch_group_count"])
+        order = (*out_space, out_batch, out_feature)
+    else:
+        x = inputs.transpose((batch, *space, feature))
+        if max(laid) > 1:
+            y = _between_zeros(x, weights, laid, padding)
+        else:
+            y = _call(x, weights, parameters["window_strides"], padding, dilation)
+        order = (out_batch, *out_space, out_feature)
+    return y.transpose([order.index(axis) for axis in range(4)])
+
+
+class _Weights(NamedTuple):
+    """Weights with axes in any order.
+
+    Attributes:
+      array: of four axes.
+      axes: of the filters D, the channels C, the rows and the columns.
+      groups: of C and of D.
+    """
+
+    array: jax.Array
+    axes: Sequence[int]
+    groups: int = 1
+
+    @property
+    def window(self) -> Pair:
+        """The rows and columns."""
+        return self.array.shape[self.axes[2]], self.array.shape[self.axes[3]]
+
+    @property
+    def filters(self) -> int:
+        """D."""
+        return int(self.array.shape[self.axes[0]])
+
+    def part(self, filters: slice = ALL, rows: slice = ALL, columns: slice = ALL) -> _Weights:
+        """Returns some of them."""
+        index = [ALL] * 4
+        for axis, chosen in zip(self.axes, (filters, ALL, rows, columns), strict=True):
+            index[axis] = chosen
+        return self._replace(array=self.array[tuple(index)])
+
+
+def _merged(
+    x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation: Sequence[int], groups: int
+) -> jax.Array:
+    """Convolves one image whose width is that of all images, side by side pixel by pixel.
+
+    The gradient of weights is a convolution by a window as large as a map, and writes a map as small as the
+    weights' window: 3x3, too few neighbors for oneDNN to be fast. Its "images" are the channels.
+
+    Args:
+      x: [H, W, B, C].
+      weights: C by D.
+      padding, dilation: of H and W.
+      groups: of B and of D, each with its own; a convolution spans several, and what lies between them goes.
+
+    Returns:
+      [h, w, B / groups, D].
+    """
+    lengths = [n + sum(pads) for n, pads in zip(x.shape, padding, strict=False)]
+    reach = [(k - 1) * d + 1 for k, d in zip(weights.window, dilation, strict=True)]
+    if lengths == reach and max(map(max, padding)) <= 0:  # one place of the window reads each d-th pixel alone
+        x = _padded(x, (*padding, (0, 0), (0, 0)))[:: dilation[0], :: dilation[1]]
+        padding, dilation = ((0, 0), (0, 0)), (1, 1)
+    images, filters = x.shape[2] // groups, weights.filters // groups
+    counts = [n for n in range(1, groups + 1) if groups % n == 0 and n * max(images, filters) <= GROUPED]
+    count = max(counts, default=1)
+    parts = []
+    for first in range(0, groups, count):
+        part = x[:, :, first * images : (first + count) * images]
+        each = part.shape[2]
+        y = _call(
+            part.reshape(1, x.shape[0], -1, x.shape[3]),
+            weights.part(slice(first * filters, (first + count) * filters)),
+            (1, 1),
+            (padding[0], (padding[1][0] * each, padding[1][1] * each)),
+            (dilation[0], dilation[1] * each),
+        )
+        y = y.reshape(y.shape[1], -1, count, images, count, filters)
+        parts += [y[:, :, group, :, group] for group in range(count)]
+    return jnp.concatenate(parts, 3) if len(parts) > 1 else parts[0]
+
+
+def _between_zeros(
+    x: jax.Array, weights: _Weights, scale: Sequence[int], padding: Sequence[Pair]
+) -> jax.Array:
+    """Convolves a map with zeros laid between its pixels, and multiplies none of them.
+
+    Output s q + r reads the weights k of k = p - r (mod s) alone, p the zeros before: a convolution of few
+    weights for each remainder r. Their outputs are interleaved.
+
+    Args:
+      x: [B, H, W, C].
+      weights: C by D.
+      scale: s of H and W.
+      padding: of the map with its zeros.
+
+    Returns:
+      [B, h, w, D].
+    """
+    axes = [*zip(x.shape[1:3], weights.window, scale, padding, strict=True)]
+    sizes = [(n - 1) * s + 1 + sum(pads) - k + 1 for n, k, s, pads in axes]
+
+    def of(remainders: Sequence[int]) -> jax.Array:
+        counts, taps, pads = [], [], []
+        for (n, k, s, (before, _)), size, r in zip(axes, sizes, remainders, strict=True):
+            first, count = (before - r) % s, -(-size // s)
+            left, number = (before - r - first) // s, -(-(k - first) // s)
+            counts.append(count)
+            taps.append(slice(first, None, s))
+            pads.append((left, count + number - 1 - n - left))
+        part = weights.part(ALL, *taps)
+        if 0 in part.window:
+            return jnp.zeros((x.shape[0], *counts, weights.filters), x.dtype)
+        return _call(x, part, (1, 1), pads, (1, 1))
+
+    rows = [jnp.stack([of((row, column)) for column in range(scale[1])], 3) for row in range(scale[0])]
+    y = jnp.stack(rows, 2)  # [B, h, rows, w, columns, D]
+    y = y.reshape(y.shape[0], y.shape[1] * y.shape[2], y.shape[3] * y.shape[4], -1)
+    return y[:, : sizes[0], : sizes[1]]
+
+
+def _call(
+    x: jax.Array, weights: _Weights, strides: Sequence[int], padding: Sequence[Pair], dilation: Sequence[int]
+) -> jax.Array:
+    """Calls XLA's target. It aborts the process on a wrong size, so all sizes are reckoned here alone."""
+    if min(map(min, padding)) < 0:  # which cuts, and oneDNN has none
+        x = _padded(x, [(0, 0), *((min(before, 0), min(after, 0)) for before, after in padding), (0, 0)])
+        padding = [(max(before, 0), max(after, 0)) for before, after in padding]
+    axes = zip(x.shape[1:3], weights.window, strides, padding, dilation, strict=True)
+    size = [(n + sum(pads) - (k - 1) * d - 1) // s + 1 for n, k, s, pads, d in axes]
+    data = {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}
+    (filters, channels, *space) = weights.axes
+    of_weights = {"input_feature_dim": channels, "output_feature_dim": filters, "spatial_dims": space}
+    window = {
+        "size": weights.window,
+        "pad_left": [before for before, _ in padding],
+        "pad_right": [after for _, after in padding],
+        "strides": strides,
+        "window_dilations": dilation,
+    }
+    described = {
+        "dims": 4,
+        "input": {"dims": 4, "data": data},
+        "kernel": {"dims": 4, "filter": of_weights},
+        "output": {"dims": 4, "data": data},
+        "window": window,
+        "feature_groups": weights.groups,
+    }
+    shape = jax.ShapeDtypeStruct((x.shape[0], *size, weights.filters), x.dtype)
+    configuration = json.dumps({"onednn_conv_config": described})
+    call = jax.ffi.ffi_call(TARGET, shape, custom_call_api_version=2, legacy_backend_config=configuration)
+    return call(x, weights.array)
+
+
+def _padded(x: jax.Array, padding: Sequence[Pair]) -> jax.Array:
+    """Returns x with zeros around it, or without what negative padding cuts off."""
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(before, after, 0) for before, after in padding])
