@@ -25,17 +25,17 @@ def convolution(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """Computes jax.lax.conv_general_dilated, on a CPU in a faster form where there is one.
+    """Computes jax.lax.conv_general_dilated, on a CPU in the form that is fastest.
 
-    The mathematics are the same; the sums are taken in another order. On a CPU there are three such forms:
+    The mathematics are the same; the sums are taken in another order. On a CPU the forms are:
 
-    - a 1x1 kernel, or a window wider than the map before or after it: a matrix product of the map's patches;
-    - a 3x3 kernel in float32: Winograd's filtering;
-    - one filter a channel (depthwise): a sum of shifted images, each times its weights.
+    - oneDNN's direct convolution (layers/onednn.py), for almost all;
+    - a window wider than the map before or after it: a matrix product of the map's patches;
+    - a 3x3 kernel of many channels in float32: Winograd's filtering;
+    - one filter a channel (depthwise): oneDNN forward, the weights' gradient as a sum of shifted images.
 
-    XLA's own forms of wide windows and of depthwise convolutions, and their gradients, take 10 to 100 times
-    as long on a CPU. Everything else, and any other platform, gets the native convolution. The figures are in
-    benchmarks/README.md.
+    Where oneDNN is not at hand, 1x1 kernels are products of patches too, and the rest is XLA's own. Any other
+    platform gets the native convolution. The figures are in benchmarks/README.md.
 
     Args:
       inputs: float [B, H, W, C].
@@ -67,11 +67,10 @@ def convolution(
         product = jnp.matmul(rows, weights, precision=options.get("precision"))
         return product.reshape(*patches.shape[:3], -1)
 
-    if groups == 1 and size == (1, 1) and not any(itertools.chain(*padding)) and inputs.dtype not in onednn.dtypes():
-        return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
     if groups == inputs.shape[3] == kernel.shape[3]:
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
-    if groups == 1 and _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding):
+    is_product = size == (1, 1) and not any(itertools.chain(*padding)) and inputs.dtype not in onednn.dtypes()
+    if groups == 1 and (is_product or _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding)):
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
     if groups == 1 and _gains_by_winograd(inputs, kernel, strides, padding):
         filtering = functools.partial(winograd.convolution_3x3, padding=padding, **options)
@@ -116,24 +115,22 @@ class Conv(nn.Conv):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Args: inputs float [B, H, W, C]. Returns: float [B, h, w, features]."""
-        size, groups = tuple(self.kernel_size), self.feature_group_count
-        shape = (*size, inputs.shape[3] // groups, self.features)
+        size, strides, dilation, laid = (
+            (value or 1,) * 2 if isinstance(value, int | None) else tuple(value)
+            for value in (self.kernel_size, self.strides, self.kernel_dilation, self.input_dilation)
+        )
+        shape = (*size, inputs.shape[3] // self.feature_group_count, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         x, kernel = nn.dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
-        padding = nn.linear.canonicalize_padding(self.padding, len(size))
-        strides, dilation, laid = (
-            (value or 1,) * len(size) if isinstance(value, int | None) else tuple(value)
-            for value in (self.strides, self.kernel_dilation, self.input_dilation)
-        )
         y = self.conv_general_dilated(
             x,
             kernel,
             strides,
-            padding,
+            nn.linear.canonicalize_padding(self.padding, 2),
             lhs_dilation=laid,
             rhs_dilation=dilation,
             dimension_numbers=onednn.NUMBERS,
-            feature_group_count=groups,
+            feature_group_count=self.feature_group_count,
             precision=self.precision,
         )
         if not self.use_bias:

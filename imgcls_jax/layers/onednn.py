@@ -5,6 +5,9 @@ those of the native one. In a program of one CPU device it becomes a call of XLA
 "__onednn$convolution", which runs in XLA's threads. Everywhere else it becomes the native convolution: on
 other platforms, in a program that XLA splits over devices, in an exported program, and without that target.
 The figures are in benchmarks/README.md.
+
+XLA cannot serialize such a call, so a program with one is not kept in jax's folder of compiled programs; jax
+warns of a MemoryError and goes on. It is compiled anew at each start, in seconds: a call is quick to compile.
 """
 
 from __future__ import annotations
@@ -112,7 +115,7 @@ def _lower_on_cpu(context: Any, *values: Any, **parameters: Any) -> Any:
     if module.lowering_parameters.for_export:
         pass
     elif _is_of_one_device(module.axis_context) and _suits(*shapes, **parameters):
-        function = functools.partial(_by_onednn, merged=_is_wider_than_its_output(*shapes, **parameters))
+        function = functools.partial(_by_onednn, merged=_is_merged(*shapes, **parameters))
     elif _is_depthwise(*shapes, **parameters):
         function = _by_shifts
     return mlir.lower_fun(function, multiple_results=False)(context, *values, **parameters)
@@ -137,25 +140,26 @@ def _suits(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
         and inputs.dtype in dtypes()
         and inputs.ndim == 4
         and 0 not in (*inputs.shape, *kernel.shape, *output.shape)
-        and (parameters["batch_group_count"] == 1 or _is_wider_than_its_output(inputs, kernel, output, **parameters))
+        and (parameters["batch_group_count"] == 1 or _is_merged(inputs, kernel, output, **parameters))
         and not (laid and max(*parameters["rhs_dilation"], *parameters["window_strides"]) > 1)
     )
 
 
-def _is_wider_than_its_output(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
-    """Whether the window is, as in the gradient of weights."""
+def _is_merged(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
+    """Whether `_merged` is for it: the window is larger than what is written, as in weights' gradients."""
     numbers = parameters["dimension_numbers"]
     window = math.prod(kernel.shape[axis] for axis in numbers.rhs_spec[2:])
     written = math.prod(output.shape[axis] for axis in numbers.out_spec[2:])
     rest = (*parameters["window_strides"], *parameters["lhs_dilation"], parameters["feature_group_count"])
-    return written < window and max(rest) == 1
+    return max(rest) == 1 and (written < window or parameters["batch_group_count"] > 1)
 
 
 def _is_depthwise(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
     """Whether each channel has its own filter, where XLA's loops take 50 times as long as sums of shifts."""
     return (
         inputs.ndim == 4
-        and parameters["dimension_numbers"] == jax.lax.conv_dimension_numbers(inputs.shape, kernel.shape, NUMBERS)
+        and parameters["dimension_numbers"]
+        == jax.lax.conv_dimension_numbers(inputs.shape, kernel.shape, NUMBERS)
         and parameters["feature_group_count"] == inputs.shape[3] == kernel.shape[3]
         and max(*parameters["lhs_dilation"], *parameters["rhs_dilation"]) == 1
         and min(map(min, parameters["padding"])) >= 0
@@ -237,7 +241,9 @@ def _merged(
     """
     lengths = [n + sum(pads) for n, pads in zip(x.shape, padding, strict=False)]
     reach = [(k - 1) * d + 1 for k, d in zip(weights.window, dilation, strict=True)]
-    if lengths == reach and max(map(max, padding)) <= 0:  # one place of the window reads each d-th pixel alone
+    if (
+        lengths == reach and max(map(max, padding)) <= 0
+    ):  # one place of the window reads each d-th pixel alone
         x = _padded(x, (*padding, (0, 0), (0, 0)))[:: dilation[0], :: dilation[1]]
         padding, dilation = ((0, 0), (0, 0)), (1, 1)
     images, filters = x.shape[2] // groups, weights.filters // groups

@@ -35,9 +35,7 @@ def windows(
     ]
 
 
-def filtered(
-    x: jax.Array, filters: jax.Array, strides: Sequence[int], padding: Sequence[Pair]
-) -> jax.Array:
+def filtered(x: jax.Array, filters: jax.Array, strides: Sequence[int], padding: Sequence[Pair]) -> jax.Array:
     """Returns the sums over moving windows of each channel times its own filter, taken in float32 or wider.
 
     Args:

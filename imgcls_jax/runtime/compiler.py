@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import stat
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,9 @@ def configure() -> str:
     Returns:
       Why compiled programs are not kept, "" where they are.
     """
+    # A program with convolutions by oneDNN (layers/onednn.py) cannot be serialized, so it is not kept either.
+    not_kept = "Error writing persistent compilation cache entry.*MemoryError: std::bad_alloc"
+    warnings.filterwarnings("ignore", not_kept, UserWarning)
     flags = os.environ.get("XLA_FLAGS", "")
     version = ".".join(importlib.metadata.version("jaxlib").split(".")[:2])
     if platform.machine() in ("x86_64", "AMD64") and version in MEASURED and CPU_FLAG not in flags:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from imgcls_jax.planning.flops import flops
 from imgcls_jax.train import nonfinite, replicas, sharding
 from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.setup import Setup
@@ -72,8 +73,9 @@ def step_and_inputs(setup: Setup, phase: Phase, steps: int = 1) -> tuple[Any, Tr
 
 
 def compile_step(setup: Setup, phase: Phase, steps: int = 1) -> Any:
-    """Compiles a phase's step, or several as one program; prints FLOPs and memory by XLA's own analysis, and
-    of one step the parameter table. With train.replicas its programs are compiled at the first step."""
+    """Compiles a phase's step, or several as one program; prints the FLOPs of its convolutions and matrix
+    products, its memory by XLA's own analysis, and of one step the parameter table. With train.replicas its
+    programs are compiled at the first step."""
     step, state, batch = step_and_inputs(setup, phase, steps)
     if setup.first_process and steps == 1:
         print(_table(state.params))
@@ -83,10 +85,14 @@ def compile_step(setup: Setup, phase: Phase, steps: int = 1) -> Any:
             print(f"step: {total} replicas, {each} on each device, one after the other", flush=True)
         return step
     start = time.monotonic()
-    compiled = step.lower(state, batch).compile()
+    traced = step.trace(state, batch)
+    compiled = traced.lower().compile()
     if setup.first_process:
         told = "step" if steps == 1 else f"{steps} steps in one call"
-        print(f"{told}: {_analysis(compiled)}; compiled in {time.monotonic() - start:.1f} s", flush=True)
+        platform = setup.mesh.devices.flat[0].platform
+        counted = flops(traced.jaxpr, "cuda" if platform == "gpu" else platform) / 1e9
+        took = time.monotonic() - start
+        print(f"{told}: {counted:.3f} GFLOP; {_memory(compiled)}; compiled in {took:.1f} s", flush=True)
     return compiled
 
 
@@ -100,12 +106,10 @@ def _table(params: Any) -> str:
         return f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
 
 
-def _analysis(compiled: Any) -> str:
-    """Returns what XLA says of a compiled program."""
-    flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
+def _memory(compiled: Any) -> str:
+    """Returns what XLA says of a compiled program's memory."""
     memory = compiled.memory_analysis()
     mebibytes = {name: getattr(memory, f"{name}_size_in_bytes", 0) / 2**20 for name in ("argument", "temp")}
     return (
-        f"{flops / 1e9:.3f} GFLOP; memory by XLA: {mebibytes['argument']:.1f} MiB arguments, "
-        f"{mebibytes['temp']:.1f} MiB temporaries"
+        f"memory by XLA: {mebibytes['argument']:.1f} MiB arguments, {mebibytes['temp']:.1f} MiB temporaries"
     )

@@ -48,12 +48,12 @@ def test_it_is_the_native_one(size, kernel, strides, padding, groups):
 @pytest.mark.parametrize(
     "height, width, padding, channels",
     [
-        (5, 8, "SAME", (32, 64)),
-        (8, 7, "SAME", (64, 72)),
-        (13, 13, ((1, 1), (1, 1)), (64, 64)),
-        (7, 14, "VALID", (64, 32)),
-        (6, 10, ((0, 2), (2, 1)), (64, 64)),
-        (1, 4, "SAME", (64, 64)),
+        (5, 8, "SAME", (128, 136)),
+        (8, 7, "SAME", (144, 128)),
+        (13, 13, ((1, 1), (1, 1)), (128, 128)),
+        (7, 14, "VALID", (128, 128)),
+        (6, 10, ((0, 2), (2, 1)), (128, 128)),
+        (1, 4, "SAME", (128, 128)),
     ],
 )
 def test_winograds_is_the_native_one(height, width, padding, channels):
@@ -103,7 +103,7 @@ KINDS_OF_AXES = (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit)
 
 
 @pytest.mark.parametrize("axis_type", KINDS_OF_AXES, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("channels, groups", [(64, 1), (32, 32)])
+@pytest.mark.parametrize("channels, groups", [(128, 1), (32, 32)])
 def test_rows_shared_out_over_devices_give_the_same(channels, groups, axis_type):
     """Winograd's filtering and the convolution of one filter a channel, forward and backward."""
     rng = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def test_rows_shared_out_over_devices_give_the_same(channels, groups, axis_type)
 def test_winograds_rounding_error_is_small():
     """Root of the mean square, of outputs of variance one, against sums in float64."""
     rng = np.random.default_rng(0)
-    x, w = rng.normal(size=(1, 3, 402, 128)), rng.normal(size=(3, 3, 128, 32)) / np.sqrt(9 * 128)
+    x, w = rng.normal(size=(1, 3, 402, 128)), rng.normal(size=(3, 3, 128, 128)) / np.sqrt(9 * 128)
     exact = sum(x[0, row, column : column + 400] @ w[row, column] for row in range(3) for column in range(3))
     images, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
     arguments = (images, kernel, (1, 1), "VALID")

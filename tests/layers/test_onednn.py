@@ -1,0 +1,144 @@
+"""oneDNN's convolutions are the native ones: values, gradients of any order, vmap."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgcls_jax.layers import onednn
+from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.planning.flops import flops
+
+at_hand = pytest.mark.skipif(not onednn.dtypes(), reason="this jaxlib or processor has no oneDNN")
+CASES = [  # image, window, strides, padding, groups, dilation
+    ((9, 9), (3, 3), (1, 1), ((1, 1), (1, 1)), 1, (1, 1)),
+    ((10, 7), (3, 3), (2, 2), "SAME", 1, (1, 1)),
+    ((11, 12), (5, 5), (2, 2), "SAME", 2, (1, 1)),
+    ((10, 7), (5, 3), (2, 2), ((0, 1), (2, 0)), 1, (1, 1)),
+    ((10, 7), (1, 1), (2, 3), "VALID", 1, (1, 1)),
+    ((10, 7), (1, 1), (2, 2), ((1, 0), (1, 2)), 6, (1, 1)),
+    ((12, 12), (3, 3), (1, 1), "SAME", 1, (2, 2)),
+    ((23, 23), (11, 11), (4, 4), ((2, 2), (2, 2)), 1, (1, 1)),
+    ((8, 8), (2, 2), (3, 3), "VALID", 1, (1, 1)),
+    ((8, 8), (3, 3), (1, 1), ((-1, 2), (0, -2)), 1, (1, 1)),
+    ((8, 8), (3, 3), (2, 2), ((-1, 2), (0, -2)), 3, (1, 1)),
+    ((4, 4), (4, 4), (1, 1), "VALID", 1, (1, 1)),
+]
+
+
+@at_hand
+@pytest.mark.parametrize("size, window, strides, padding, groups, dilation", CASES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_values_and_gradients_are_the_native_ones(size, window, strides, padding, groups, dilation, dtype):
+    if jnp.dtype(dtype) not in onednn.dtypes():
+        pytest.skip("this processor has no bfloat16")
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 6)), dtype)
+    w = jnp.asarray(rng.normal(size=(*window, 6 // groups, 12)), dtype)
+    options = dict(rhs_dilation=dilation, dimension_numbers=onednn.NUMBERS, feature_group_count=groups)
+    native = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
+    )
+    cotangent = jnp.asarray(rng.normal(size=jax.eval_shape(native, x, w).shape), dtype)
+
+    def all_of(x, w, cotangent, convolve):
+        y, pull = jax.vjp(lambda x, w: convolve(x, w, strides, padding, **options), x, w)
+        return y, *pull(cotangent)
+
+    ours = jax.jit(functools.partial(all_of, convolve=onednn.convolution))
+    lowered = ours.lower(x, w, cotangent).as_text()
+    assert onednn.TARGET in lowered and "stablehlo.convolution" not in lowered
+    native = jax.jit(functools.partial(all_of, convolve=jax.lax.conv_general_dilated))
+    tolerance = 1e-6 if dtype == jnp.float32 else 2**-7
+    for one, other in zip(ours(x, w, cotangent), native(x, w, cotangent), strict=True):
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max())
+
+
+X = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 6, 6, 4)), jnp.float32)
+W = jnp.asarray(np.random.default_rng(2).normal(size=(3, 3, 3, 4, 8)), jnp.float32)
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+def test_vmap(axes):
+    inputs = [array if axis == 0 else array[0] for array, axis in zip((X, W), axes, strict=True)]
+    found = jax.vmap(same_size(onednn.convolution), axes)(*inputs)
+    expected = jax.vmap(same_size(jax.lax.conv_general_dilated), axes)(*inputs)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def same_size(convolve):
+    return lambda x, w: convolve(x, w, (1, 1), "SAME", dimension_numbers=onednn.NUMBERS)
+
+
+def test_the_gradient_has_a_gradient_forward_and_backward():
+    def penalty(x, w, convolve):
+        return jnp.sum(jax.grad(lambda w: jnp.sum(same_size(convolve)(x, w) ** 3))(w) ** 2)
+
+    x, w = X[0], W[0]
+    tangents = (x + 1, w + 1)
+    found, expected = (
+        (*jax.grad(penalty, (0, 1))(x, w, form), *jax.jvp(same_size(form), (x, w), tangents))
+        for form in (onednn.convolution, jax.lax.conv_general_dilated)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()))
+
+
+@at_hand
+def test_where_it_is_used():
+    """In a program of one CPU device, or each device's own part; not elsewhere, nor in what is exported."""
+    x, w = X[0], W[0]
+    ours = same_size(onednn.convolution)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    rows, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    shared = jax.device_put(x, jax.sharding.NamedSharding(mesh, rows))
+    parts = jax.shard_map(ours, mesh=mesh, in_specs=(rows, whole), out_specs=rows)
+    np.testing.assert_allclose(jax.jit(parts)(shared, w), ours(x, w), atol=1e-5)
+    assert onednn.TARGET in jax.jit(ours).lower(x, w).as_text()
+    assert onednn.TARGET in jax.jit(parts).lower(shared, w).as_text()
+    assert (
+        onednn.TARGET
+        not in jax.jit(ours)
+        .lower(shared, jax.device_put(w, jax.sharding.NamedSharding(mesh, whole)))
+        .as_text()
+    )
+    assert onednn.TARGET not in jax.jit(ours).trace(x, w).lower(lowering_platforms=("cuda",)).as_text()
+    assert onednn.TARGET not in jax.export.export(jax.jit(ours))(x, w).mlir_module()
+    assert onednn.TARGET not in jax.jit(ours).lower(x.astype(jnp.float16), w.astype(jnp.float16)).as_text()
+
+
+def test_its_flops_are_the_native_ones():
+    def gradient(convolve):
+        return jax.make_jaxpr(jax.grad(lambda x, w: jnp.sum(same_size(convolve)(x, w)), (0, 1)))(X[0], W[0])
+
+    assert (
+        flops(gradient(onednn.convolution), "cpu") == flops(gradient(jax.lax.conv_general_dilated), "cpu") > 0
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(kernel_size=(3, 3)),
+        dict(kernel_size=(3, 3), strides=2, padding=1, use_bias=False),
+        dict(kernel_size=(5, 3), strides=(2, 1), padding=((1, 2), 0), feature_group_count=2),
+        dict(kernel_size=(3, 3), padding="VALID", kernel_dilation=2, dtype=jnp.bfloat16),
+    ],
+)
+def test_the_layer_is_flaxs(fields):
+    ours, theirs = Conv(8, **fields), nn.Conv(8, **fields)
+    variables = theirs.init(jax.random.key(3), X[0])
+    drawn = ours.init(jax.random.key(3), X[0])
+    jax.tree.map(np.testing.assert_array_equal, drawn, variables)
+    bias = {
+        "params": variables["params"] | ({"bias": jnp.arange(8.0)} if "bias" in variables["params"] else {})
+    }
+    found, expected = ours.apply(bias, X[0]), theirs.apply(bias, X[0])
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(
+        found.astype(jnp.float32), expected.astype(jnp.float32), rtol=2**-7, atol=2**-7
+    )
