@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.eval_transforms = plain
     config.data.on_bad_example = "skip"
     config.data.num_threads = 16
-    config.model.update(name="resnet", variant="resnet50", zero_init_gamma=True)
+    config.model.update(name="resnet", variant="resnet50", zero_init_gamma=True, dtype="bfloat16")
     config.model.begins_as = "tensorflow"
     config.objective.name = "simclr"
     config.objective.projector_std = 0.01

@@ -1,7 +1,10 @@
 """Mixing pairs of examples: mixup (Zhang et al. 2017, arXiv:1710.09412) and CutMix (Yun et al. 2019,
 arXiv:1905.04899).
 
-Both draw one mixing coefficient a batch, as the authors do, and pair each example with a random other one.
+Both draw one mixing coefficient a batch, as the authors do, and pair each example with the one before it, the
+first with the last. So rows are to come in random order, as those of a shuffled epoch do. The authors permute
+the rows instead: the pairs are as random, but a batch that is split over devices would have to be gathered on
+each of them, where here a device hands on one row.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ def _check_alpha(alpha: float) -> None:
 def mixup(
     rng: jax.Array, images: jax.Array, targets: jax.Array, *, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Convex combination of examples.
+    """Convex combination of neighboring examples.
 
     Eq.: x = lam x_i + (1 - lam) x_j, likewise the targets; lam ~ Beta(alpha, alpha).
 
@@ -36,16 +39,15 @@ def mixup(
     """
     _check_alpha(alpha)
     images, targets = jnp.asarray(images), jnp.asarray(targets)
-    rng_lam, rng_pair = jax.random.split(rng)
-    lam = jax.random.beta(rng_lam, alpha, alpha)
-    pair = jax.random.permutation(rng_pair, images.shape[0])
-    return lam * images + (1 - lam) * images[pair], lam * targets + (1 - lam) * targets[pair]
+    lam = jax.random.beta(rng, alpha, alpha)
+    others, their_targets = jnp.roll(images, 1, axis=0), jnp.roll(targets, 1, axis=0)
+    return lam * images + (1 - lam) * others, lam * targets + (1 - lam) * their_targets
 
 
 def cutmix(
     rng: jax.Array, images: jax.Array, targets: jax.Array, *, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Pastes a box of another image; targets are mixed by the area that the clipped box really covers.
+    """Pastes a box of the image before; targets are mixed by the area that the clipped box really covers.
 
     Eq.: the box has sides sqrt(1 - lam) of the image's and a uniform center; lam ~ Beta(alpha, alpha).
 
@@ -63,15 +65,14 @@ def cutmix(
     """
     _check_alpha(alpha)
     images, targets = jnp.asarray(images), jnp.asarray(targets)
-    rng_lam, rng_pair, rng_y, rng_x = jax.random.split(rng, 4)
+    rng_lam, rng_y, rng_x = jax.random.split(rng, 3)
     side = jnp.sqrt(1 - jax.random.beta(rng_lam, alpha, alpha))
-    pair = jax.random.permutation(rng_pair, images.shape[0])
     inside_y = _interval(rng_y, images.shape[1], side)
     inside_x = _interval(rng_x, images.shape[2], side)
     box = inside_y[:, None] & inside_x[None, :]  # [H, W]
     lam = 1 - jnp.mean(box)
-    mixed = jnp.where(box[None, :, :, None], images[pair], images)
-    return mixed, lam * targets + (1 - lam) * targets[pair]
+    mixed = jnp.where(box[None, :, :, None], jnp.roll(images, 1, axis=0), images)
+    return mixed, lam * targets + (1 - lam) * jnp.roll(targets, 1, axis=0)
 
 
 def _interval(rng: jax.Array, length: int, side: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Mixup and CutMix: what is mixed into the image is what is mixed into the targets."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,3 +48,13 @@ def test_jit_equals_eager_and_alpha_is_checked(mix):
         np.testing.assert_allclose(one, other, rtol=1e-6)
     with pytest.raises(ValueError, match="alpha"):
         mix(jax.random.key(0), IMAGES, TARGETS, alpha=0.0)
+
+
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+def test_a_device_hands_on_one_row(mix):
+    """No device gathers the images of all."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    images, targets = jnp.ones((32, 16, 16, 3)), jnp.ones((32, 4))
+    split = jax.jit(functools.partial(mix, alpha=1.0), in_shardings=(None, rows, rows), out_shardings=rows)
+    assert "all-gather" not in split.lower(jax.random.key(0), images, targets).compile().as_text()
