@@ -4,7 +4,6 @@ What neither library has is written here: Simpleconv3, the bilinear heads, the W
 the masked autoencoder around timm's Transformer blocks.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +13,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own custom)
 
-with contextlib.suppress(RuntimeError):
-    # torchvision is imported even where its compiled operators do not fit PyTorch's build: it asks for these
-    # two by name, and no network here uses them.
+try:
+    import torchvision
+except RuntimeError:
+    # Its compiled operators do not fit PyTorch's build. It asks for these two by name, and no network here
+    # uses them. Where they do fit, to define them twice would end the process.
     _operators = torch.library.Library("torchvision", "DEF")
     for _name in ("nms", "qnms"):
         _operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision
 
-import timm  # noqa: E402
-import torchvision  # noqa: E402
-from timm.models.vision_transformer import Block  # noqa: E402
+import timm
+from timm.models.vision_transformer import Block
 
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
 
@@ -183,6 +184,7 @@ def step(
     network = build(name, classes, images.shape[1]).to(device=device, memory_format=layout).train(training)
     on_gpu = device != "cpu"
     if on_gpu:
+        torch.backends.cudnn.benchmark = True  # it tries its algorithms, as XLA does
         network = torch.compile(network)
     move = lambda array: torch.from_numpy(array.transpose(0, 3, 1, 2).copy()).to(device, memory_format=layout)  # noqa: E731
     inputs, targets = move(images), torch.from_numpy(labels).long().to(device)

@@ -1,6 +1,7 @@
 """Training step and inference side by side with the same network in PyTorch, on the same machine.
 
   python benchmarks/train_step.py [--networks resnet18,vit_s16_mae] [--inference] [--rounds 5] [--json FILE]
+  python benchmarks/train_step.py --networks vgg16_bilinear --size 448
 
 The two alternate round by round, so that a drift of the machine's speed meets both, and the ratio is taken
 round by round; each runs once unmeasured when its turn comes, since it finds its memory and the caches taken.
@@ -18,10 +19,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from imgcls_jax.runtime import compiler, huge_pages
@@ -38,10 +40,15 @@ import optax  # noqa: E402
 from imgcls_jax.contracts.objective import Objective, Task  # noqa: E402
 from imgcls_jax.objectives import mae, mixmatch, supervised  # noqa: E402
 from imgcls_jax.planning.flops import flops  # noqa: E402
+from imgcls_jax.runtime.files import write_json  # noqa: E402
 from imgcls_jax.train.step import make_init, make_train_step  # noqa: E402
 
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
-PEAK_SIZE, ARRAY_BYTES = 2048, 2**28
+# Rows of the large matrices and bytes of the large array. A GPU needs larger ones: there the start of a
+# program would take as long as its work.
+LARGE_ON_CPU, LARGE_ON_GPU = (2048, 2**28), (8192, 2**31)
+SHARE_OF_MEMORY = "0.5"  # of a GPU's, which is then ours; the rest is PyTorch's
+MEMORY, OLD_MEMORY = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"  # jax refuses both together
 DIRECT = "cuda"  # a platform on which convolutions keep the form of their definition
 
 
@@ -164,8 +171,10 @@ def seconds_of(run: Callable[[], Any], calls: int) -> float:
 
 def machine_rates() -> tuple[float, float]:
     """Returns (FLOP/s of a large product in the dtype of training, bytes/s of a pass over a large array)."""
-    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    square, long = jnp.ones((PEAK_SIZE, PEAK_SIZE), dtype), jnp.ones(ARRAY_BYTES // 4, jnp.float32)
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = jnp.float32 if on_cpu else jnp.bfloat16
+    rows, array_bytes = LARGE_ON_CPU if on_cpu else LARGE_ON_GPU
+    square, long = jnp.ones((rows, rows), dtype), jnp.ones(array_bytes // 4, jnp.float32)
     product, add = jax.jit(jnp.dot), jax.jit(lambda x: x + 1, donate_argnums=0)
 
     def pass_over() -> None:
@@ -174,7 +183,7 @@ def machine_rates() -> tuple[float, float]:
 
     runs = [lambda: product(square, square).block_until_ready(), pass_over]
     fastest = [min(seconds_of(run, 1) for _ in range(6)) for run in runs]
-    return 2 * PEAK_SIZE**3 / fastest[0], 2 * ARRAY_BYTES / fastest[1]
+    return 2 * rows**3 / fastest[0], 2 * array_bytes / fastest[1]
 
 
 def runs_of(
@@ -226,6 +235,7 @@ def measure(
         "network": name,
         "what": "training step" if training else "inference",
         "batch": batch_size,
+        "size": network.size,
         "milliseconds": times,
         "ratios": [min(others) / own for own, *others in zip(*times.values(), strict=True)] if theirs else [],
         "images_per_second": batch_size / fastest,
@@ -264,14 +274,15 @@ def main() -> None:
     parser.add_argument("--inference", action="store_true", help="logits of a batch, no training")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=0, help="instead of each network's own")
+    parser.add_argument("--size", type=int, default=0, help="pixels of a side, instead of each network's own")
     parser.add_argument("--alone", action="store_true", help="without PyTorch")
     parser.add_argument("--json", default="", help="file for the figures")
     arguments = parser.parse_args()
     names = names_of(arguments.networks, not arguments.inference)
+    if not arguments.alone and OLD_MEMORY not in os.environ:
+        os.environ.setdefault(MEMORY, SHARE_OF_MEMORY)
     versions = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
     if not arguments.alone:
-        import os
-
         import torch
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -284,7 +295,7 @@ def main() -> None:
     for name in names:
         row = measure(
             name,
-            NETWORKS[name],
+            NETWORKS[name]._replace(size=arguments.size or NETWORKS[name].size),
             training=not arguments.inference,
             rounds=arguments.rounds,
             batch_size=arguments.batch_size,
@@ -294,8 +305,7 @@ def main() -> None:
         rows.append(row)
         print(line_of(row), flush=True)
         if arguments.json:
-            with open(arguments.json, "w", encoding="utf-8") as file:
-                json.dump(versions | {"rows": rows}, file, indent=1)
+            write_json(Path(arguments.json), versions | {"rows": rows}, way_out="")
 
 
 if __name__ == "__main__":

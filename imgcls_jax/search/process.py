@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +24,7 @@ def run(
     *,
     by: signal.Signals = signal.SIGTERM,
     poll_seconds: float = POLL_SECONDS,
+    patience: float = math.inf,
 ) -> int:
     """Runs a command to its end and returns its exit status.
 
@@ -33,6 +36,7 @@ def run(
       unwanted: asked again and again; True stops the command.
       by: the signal that stops it. SIGKILL ends its own processes too, as where a machine goes.
       poll_seconds: between two questions.
+      patience: seconds that it may take to stop; then its own processes are killed with it.
 
     Raises:
       KeyboardInterrupt: one of them came.
@@ -43,16 +47,18 @@ def run(
             words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            asked = False
+            asked_at = math.inf
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return process.wait(poll_seconds)
-                if not asked and unwanted():
+                if asked_at == math.inf and unwanted():
                     if by == signal.SIGKILL:
                         os.killpg(process.pid, by)
                     else:
                         process.send_signal(by)
-                    asked = True
+                    asked_at = time.monotonic()
+                if time.monotonic() - asked_at > patience:
+                    os.killpg(process.pid, signal.SIGKILL)
         except BaseException:
             process.terminate()
             _wait(process)

@@ -55,6 +55,14 @@ def test_a_kill_takes_the_children_of_a_run(tmp_path):
     pytest.fail("a child of the run lives on")
 
 
+def test_a_run_that_does_not_stop_is_killed(tmp_path):
+    log = tmp_path / "run.log"
+    deaf = SAVES.replace('(print("saved", flush=True), sys.exit(0))', "None")
+    how = {"poll_seconds": 0.01, "patience": 0.1}
+    status = process.run([sys.executable, "-c", deaf], log, lambda: "started" in log.read_text(), **how)
+    assert (status, log.read_text().split()) == (-signal.SIGKILL, ["started"])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_handed_on(tmp_path, number):
     if signal.getsignal(number) == signal.SIG_IGN:
