@@ -94,7 +94,7 @@ MAY_IMPORT = {
         {"jax", "numpy", "scipy", "sklearn", "threadpoolctl"},  # the last comes with scikit-learn
     ),
     "train": (
-        {"train", "config", "runtime", "contracts", "data", "layers.frozen", "weights"},
+        {"train", "config", "runtime", "contracts", "data", "layers.frozen", "planning.flops", "weights"},
         {"jax", "optax", "orbax", "clu", "numpy"},
     ),
     "search": (
