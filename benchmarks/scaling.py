@@ -57,7 +57,8 @@ def main() -> None:
             training=not arguments.inference,
             rounds=arguments.rounds,
             batch_size=batch,
-            alone=True,
+            dtype=train_step.own_dtype(),
+            peers="",
             rates=rates,
         )
         compute, memory = (measured[f"{kind}_bound_ms"] / batch for kind in ("compute", "memory"))

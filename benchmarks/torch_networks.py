@@ -168,6 +168,8 @@ def step(
     training: bool,
     channels_last: bool,
     device: str,
+    compiled: bool,
+    autocast: bool,
 ) -> Callable[[], Any]:
     """Returns a function that does one training step, or computes one batch's logits.
 
@@ -178,13 +180,17 @@ def step(
       classes: K.
       training: forward, backward and SGD with momentum; else logits without gradient.
       channels_last: memory layout.
-      device: "cpu", or "cuda": with bfloat16 autocast and torch.compile there.
+      device: "cpu" or "cuda".
+      compiled: by torch.compile.
+      autocast: convolutions and matrix products compute in bfloat16.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = build(name, classes, images.shape[1]).to(device=device, memory_format=layout).train(training)
     on_gpu = device != "cpu"
     if on_gpu:
         torch.backends.cudnn.benchmark = True  # it tries its algorithms, as XLA does
+    if compiled:
+        torch.compiler.reset()  # of the forms before, which would count towards its limit
         network = torch.compile(network)
     move = lambda array: torch.from_numpy(array.transpose(0, 3, 1, 2).copy()).to(device, memory_format=layout)  # noqa: E731
     inputs, targets = move(images), torch.from_numpy(labels).long().to(device)
@@ -200,7 +206,7 @@ def step(
 
     def train() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=on_gpu):
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
             value = loss()
         value.backward()
         optimizer.step()
@@ -208,7 +214,7 @@ def step(
             torch.cuda.synchronize()
 
     def infer() -> None:
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=on_gpu):
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=autocast):
             network(inputs)
         if on_gpu:
             torch.cuda.synchronize()

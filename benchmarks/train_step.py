@@ -2,12 +2,16 @@
 
   python benchmarks/train_step.py [--networks resnet18,vit_s16_mae] [--inference] [--rounds 5] [--json FILE]
   python benchmarks/train_step.py --networks vgg16_bilinear --size 448
+  python benchmarks/train_step.py --dtype bfloat16 --compile
+  taskset -c 0 python benchmarks/train_step.py
 
 The two alternate round by round, so that a drift of the machine's speed meets both, and the ratio is taken
 round by round; each runs once unmeasured when its turn comes, since it finds its memory and the caches taken.
-On a CPU both compute in float32, PyTorch in both memory layouts of which the faster one counts; on a GPU in
-bfloat16, PyTorch with channels last, autocast and torch.compile. Needs PyTorch, torchvision and timm beside
-the packages of requirements.txt; `--alone` measures this project only.
+PyTorch computes in every form that a user has, and the fastest counts: on a CPU in both memory layouts, with
+`--compile` each also by torch.compile; on a GPU with channels last and torch.compile. Without `--dtype` a
+CPU computes in float32 and a GPU in bfloat16, which is PyTorch's autocast. PyTorch has a thread for each core
+that the process may use, so `taskset` is for both sides. Needs PyTorch, torchvision and timm beside the
+packages of requirements.txt; `--alone` measures this project only.
 
 FLOP are those of convolutions and matrix products in the traced step, of convolutions by their definition,
 so that Winograd's spare none of them; the utilisation (MFU) is their rate over that of a large matrix product
@@ -93,6 +97,11 @@ NETWORKS = {
     "se_resnet50": Network("resnet", dict(variant="se_resnet50"), 8, 256),
     "densenet121": Network("densenet", dict(variant="densenet121"), 8, 128),
     "efficientnet_b0": Network("efficientnet", dict(variant="efficientnet_b0"), 16, 256),
+    "resnext50_32x4d": Network("resnet", dict(variant="resnext50_32x4d"), 8, 128),
+    "mobilenet_v2": Network("mobilenet_v2", dict(variant="mobilenet_v2"), 16, 256),
+    "squeezenet1_1": Network("squeezenet", dict(variant="squeezenet1_1"), 16, 256),
+    "alexnet": Network("alexnet", dict(variant="alexnet"), 32, 512),
+    "googlenet": Network("googlenet", dict(variant="googlenet"), 16, 256),
     "convnext_tiny": Network("convnext", dict(variant="convnext_tiny"), 8, 128),
     "wrn_28_2": Network("wide_resnet", dict(variant="wrn_28_2"), 64, 512, 32, 10),
     "wrn_28_2_mixmatch": Network("wide_resnet", dict(variant="wrn_28_2"), 16, 64, 32, 10),
@@ -113,13 +122,17 @@ def inputs_of(network: Network, batch_size: int) -> tuple[np.ndarray, np.ndarray
     return images, rng.integers(0, network.classes, batch_size).astype(np.int32)
 
 
+def own_dtype() -> str:
+    """Returns the dtype that the backend is meant to compute in."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
 def objective_and_batch(
-    name: str, network: Network, images: np.ndarray, labels: np.ndarray
+    name: str, network: Network, images: np.ndarray, labels: np.ndarray, dtype: str = ""
 ) -> tuple[Objective, Any]:
     """Returns the algorithm that trains a network and one batch of what it reads."""
-    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     family = importlib.import_module(f"imgcls_jax.models.{network.family}")
-    backbone = family.build(**network.fields, dtype=dtype)
+    backbone = family.build(**network.fields, dtype=jnp.dtype(dtype or own_dtype()))
     task = Task(network.classes, 100 * len(images), 100, 10_000, images.shape[1:])
     batch = {"image": images, "label": labels, "index": np.arange(len(labels), dtype=np.int32)}
     if name.endswith("mae"):
@@ -131,10 +144,10 @@ def objective_and_batch(
 
 
 def jax_run(
-    name: str, network: Network, images: np.ndarray, labels: np.ndarray, *, training: bool
+    name: str, network: Network, images: np.ndarray, labels: np.ndarray, *, training: bool, dtype: str = ""
 ) -> tuple[Callable[[], None], float, float]:
     """Returns (a function that does one step or inference, its FLOP, its bytes by XLA's count)."""
-    objective, batch = objective_and_batch(name, network, images, labels)
+    objective, batch = objective_and_batch(name, network, images, labels, dtype)
     tx = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
     batch = jax.device_put(batch)
     state = jax.jit(make_init(objective, tx, batch))(jax.random.key(0))
@@ -170,9 +183,8 @@ def seconds_of(run: Callable[[], Any], calls: int) -> float:
 
 
 def machine_rates() -> tuple[float, float]:
-    """Returns (FLOP/s of a large product in the dtype of training, bytes/s of a pass over a large array)."""
-    on_cpu = jax.default_backend() == "cpu"
-    dtype = jnp.float32 if on_cpu else jnp.bfloat16
+    """Returns (FLOP/s of a large product in the backend's dtype, bytes/s of a pass over a large array)."""
+    on_cpu, dtype = jax.default_backend() == "cpu", jnp.dtype(own_dtype())
     rows, array_bytes = LARGE_ON_CPU if on_cpu else LARGE_ON_GPU
     square, long = jnp.ones((rows, rows), dtype), jnp.ones(array_bytes // 4, jnp.float32)
     product, add = jax.jit(jnp.dot), jax.jit(lambda x: x + 1, donate_argnums=0)
@@ -187,25 +199,31 @@ def machine_rates() -> tuple[float, float]:
 
 
 def runs_of(
-    name: str, network: Network, batch_size: int, training: bool, alone: bool
+    name: str, network: Network, batch_size: int, training: bool, dtype: str, peers: str
 ) -> tuple[dict[str, Any], float, float]:
-    """Returns ({what: function of one step}, FLOP, bytes) of one row."""
+    """Returns ({what: function of one step}, FLOP, bytes) of one row; peers: "", "eager" or "compiled"."""
     images, labels = inputs_of(network, batch_size)
-    run, work, moved = jax_run(name, network, images, labels, training=training)
+    run, work, moved = jax_run(name, network, images, labels, training=training, dtype=dtype)
     runs = {"ours": run}
-    if not alone:
+    if peers:
         import torch_networks
 
-        device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-        for channels_last in (True, False) if device == "cpu" else (True,):
-            runs["torch channels last" if channels_last else "torch"] = torch_networks.step(
+        on_cpu = jax.default_backend() == "cpu"
+        forms = [(last, by) for by in (False, True) for last in (True, False)]
+        for channels_last, compiled in forms if on_cpu else [(True, True)]:
+            if compiled and on_cpu and peers != "compiled":
+                continue
+            what = f"torch{' compiled' if compiled else ''}{' channels last' if channels_last else ''}"
+            runs[what] = torch_networks.step(
                 name,
                 images,
                 labels,
                 network.classes,
                 training=training,
                 channels_last=channels_last,
-                device=device,
+                device="cpu" if on_cpu else "cuda",
+                compiled=compiled,
+                autocast=dtype == "bfloat16",
             )
     return runs, work, moved
 
@@ -217,12 +235,13 @@ def measure(
     training: bool,
     rounds: int,
     batch_size: int,
-    alone: bool,
+    dtype: str,
+    peers: str,
     rates: tuple[float, float],
 ) -> dict[str, Any]:
     """Returns one row: times in milliseconds, the ratio round by round, FLOP, utilisation and bounds."""
     batch_size = batch_size or (network.batch if jax.default_backend() == "cpu" else network.gpu_batch)
-    runs, work, moved = runs_of(name, network, batch_size, training, alone)
+    runs, work, moved = runs_of(name, network, batch_size, training, dtype, peers)
     calls = {what: max(1, min(30, int(0.5 / seconds_of(run, 2)))) for what, run in runs.items()}
     times: dict[str, list[float]] = {what: [] for what in runs}
     for _ in range(rounds):
@@ -236,6 +255,7 @@ def measure(
         "what": "training step" if training else "inference",
         "batch": batch_size,
         "size": network.size,
+        "dtype": dtype,
         "milliseconds": times,
         "ratios": [min(others) / own for own, *others in zip(*times.values(), strict=True)] if theirs else [],
         "images_per_second": batch_size / fastest,
@@ -275,6 +295,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=0, help="instead of each network's own")
     parser.add_argument("--size", type=int, default=0, help="pixels of a side, instead of each network's own")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of both sides' computation")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, too, on a CPU")
     parser.add_argument("--alone", action="store_true", help="without PyTorch")
     parser.add_argument("--json", default="", help="file for the figures")
     arguments = parser.parse_args()
@@ -299,7 +321,8 @@ def main() -> None:
             training=not arguments.inference,
             rounds=arguments.rounds,
             batch_size=arguments.batch_size,
-            alone=arguments.alone,
+            dtype=arguments.dtype or own_dtype(),
+            peers="" if arguments.alone else "compiled" if arguments.compile else "eager",
             rates=rates,
         )
         rows.append(row)

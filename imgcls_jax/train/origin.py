@@ -75,7 +75,7 @@ def read(setup: Setup) -> tuple[TrainState, np.ndarray | None]:
         raise ValueError(f"config.{FIELD}: the checkpoint of step {wanted} in {workdir} cannot be read")
     state = state._replace(opt_state=_opt_state(setup, workdir, old, state))
     if old.train.seed != setup.settings.train.seed:
-        rng = jax.jit(lambda key: setup.init(key).rng)(jax.random.key(setup.settings.train.seed))
+        rng = jax.jit(lambda key: setup.draw(key).rng)(jax.random.key(setup.settings.train.seed))
         state = state._replace(rng=sharding.copy(rng, setup.sharding))
     if setup.first_process:
         print(f"begins with the checkpoint of step {step} of {printable(workdir)}", flush=True)

@@ -128,11 +128,14 @@ class Setup:
         phases = make_phases(self.settings, self.data, self.task, backbone, params, self.teacher)
         if self.settings.train.replicas:
             replicas.check(self.objective, phases, params, objective_state, prepared)
-        init = make_init(self.objective, phases[0].tx, small)
+        self.draw = make_init(self.objective, phases[0].tx, small)
         opt_state, rng = jax.eval_shape(phases[0].tx.init, params), jax.eval_shape(lambda: jax.random.key(0))
         step: Any = jax.ShapeDtypeStruct((), jnp.int32)  # in place of the array
         self._state = TrainState(step, params, objective_state, opt_state, rng)
-        self.init = jax.jit(init, out_shardings=self.shardings(self._state))
+        # It runs once, so it is worth less of LLVM's time; the values keep their bits.
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        options = {"xla_backend_optimization_level": 1} if on_cpu else None
+        self.init = jax.jit(self.draw, out_shardings=self.shardings(self._state), compiler_options=options)
         self.phases = [
             with_cached_features(phase, self.settings, self.task, backbone, self._state, small)
             for phase in phases
