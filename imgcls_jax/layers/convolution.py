@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ def convolution(
     - a 3x3 kernel of many channels in float32: Winograd's filtering;
     - one filter a channel (depthwise): oneDNN forward, the weights' gradient as a sum of shifted images.
 
-    Where oneDNN is not at hand, 1x1 kernels are products of patches too, and the rest is XLA's own. Any other
-    platform gets the native convolution. The figures are in benchmarks/README.md.
+    Where oneDNN is not at hand, or a convolution is too small for it, 1x1 kernels are products of patches,
+    and the rest is XLA's own. Any other platform gets the native convolution. The figures are in
+    benchmarks/README.md.
 
     Args:
       inputs: float [B, H, W, C].
@@ -69,7 +71,9 @@ def convolution(
 
     if groups == inputs.shape[3] == kernel.shape[3]:
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
-    is_product = size == (1, 1) and not any(itertools.chain(*padding)) and inputs.dtype not in onednn.dtypes()
+    work = 2 * inputs.size * kernel.shape[3] // math.prod(strides)  # of a 1x1 kernel
+    is_product = size == (1, 1) and not any(itertools.chain(*padding))
+    is_product = is_product and not onednn.is_worth(inputs.dtype, work)
     if groups == 1 and (is_product or _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding)):
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
     if groups == 1 and _gains_by_winograd(inputs, kernel, strides, padding):

@@ -7,7 +7,8 @@ other platforms, in a program that XLA splits over devices, in an exported progr
 The figures are in benchmarks/README.md.
 
 XLA cannot serialize such a call, so a program with one is not kept in jax's folder of compiled programs; jax
-warns of a MemoryError and goes on. It is compiled anew at each start, in seconds: a call is quick to compile.
+warns of a MemoryError and goes on. It is compiled anew at each start, in seconds. So small convolutions stay
+XLA's own (`WORTH`): a small network gains less in a run than it would lose at its start.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from imgcls_jax.layers.windows import Pair, filtered
 TARGET = "__onednn$convolution"
 MEASURED = ("0.10", "0.11", "0.12")  # versions of jaxlib whose target reads the configuration below
 NUMBERS = ("NHWC", "HWIO", "NHWC")
+WORTH = 2.5e8  # FLOPs of a convolution from which on it is oneDNN's; a grouped one counts ten times
 ALL = slice(None)
 GROUPED = 32  # channels at a time, of the gradient of grouped weights
 
@@ -56,6 +58,11 @@ def dtypes() -> frozenset[Any]:
     if {"avx512bw", "avx512vl", "avx512dq"} <= found:
         return frozenset({jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)})
     return frozenset({jnp.dtype(jnp.float32)} if "avx2" in found else ())
+
+
+def is_worth(dtype: Any, work: Any) -> bool:
+    """Whether oneDNN convolves this dtype, and the FLOPs are enough; of a batch of any size they are not."""
+    return dtype in dtypes() and not jax.export.is_symbolic_dim(work) and bool(work >= WORTH)
 
 
 # ---- The primitive
@@ -135,9 +142,12 @@ def _is_of_one_device(axes: Any) -> bool:
 def _suits(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
     """Whether oneDNN computes this, rounding as the native convolution would."""
     laid = max(parameters["lhs_dilation"]) > 1
+    groups = max(parameters["feature_group_count"], parameters["batch_group_count"])
+    features = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
+    work = 2 * math.prod(output.shape) * math.prod(kernel.shape) / max(features, 1)
     return (
-        {inputs.dtype} == {kernel.dtype} == {output.dtype}
-        and inputs.dtype in dtypes()
+        is_worth(inputs.dtype, work * (10 if groups > 1 else 1))
+        and {inputs.dtype} == {kernel.dtype} == {output.dtype}
         and inputs.ndim == 4
         and 0 not in (*inputs.shape, *kernel.shape, *output.shape)
         and (parameters["batch_group_count"] == 1 or _is_merged(inputs, kernel, output, **parameters))

@@ -13,6 +13,14 @@ from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.planning.flops import flops
 
 at_hand = pytest.mark.skipif(not onednn.dtypes(), reason="this jaxlib or processor has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def _of_any_size(monkeypatch):
+    monkeypatch.setattr(onednn, "WORTH", 0)
+    onednn._compiled.cache_clear()
+
+
 CASES = [  # image, window, strides, padding, groups, dilation
     ((9, 9), (3, 3), (1, 1), ((1, 1), (1, 1)), 1, (1, 1)),
     ((10, 7), (3, 3), (2, 2), "SAME", 1, (1, 1)),
@@ -109,6 +117,15 @@ def test_where_it_is_used():
     assert onednn.TARGET not in jax.jit(ours).trace(x, w).lower(lowering_platforms=("cuda",)).as_text()
     assert onednn.TARGET not in jax.export.export(jax.jit(ours))(x, w).mlir_module()
     assert onednn.TARGET not in jax.jit(ours).lower(x.astype(jnp.float16), w.astype(jnp.float16)).as_text()
+
+
+@at_hand
+def test_small_convolutions_stay_xlas_own(monkeypatch):
+    """A program that calls oneDNN is compiled anew at each start."""
+    monkeypatch.setattr(onednn, "WORTH", 2.5e8)
+    large = jax.jit(same_size(onednn.convolution)).lower(jnp.ones((64, 32, 32, 32)), jnp.ones((3, 3, 32, 32)))
+    small = jax.jit(same_size(onednn.convolution)).lower(X[0], W[0])
+    assert onednn.TARGET in large.as_text() and onednn.TARGET not in small.as_text()
 
 
 def test_its_flops_are_the_native_ones():
