@@ -103,6 +103,7 @@ NETWORKS = {
     "alexnet": Network("alexnet", dict(variant="alexnet"), 32, 512),
     "googlenet": Network("googlenet", dict(variant="googlenet"), 16, 256),
     "convnext_tiny": Network("convnext", dict(variant="convnext_tiny"), 8, 128),
+    "airbench94": Network("airbench", dict(variant="airbench94"), 500, 1024, 32, 10),
     "wrn_28_2": Network("wide_resnet", dict(variant="wrn_28_2"), 64, 512, 32, 10),
     "wrn_28_2_mixmatch": Network("wide_resnet", dict(variant="wrn_28_2"), 16, 64, 32, 10),
     "vit_s16": Network("vit", dict(variant="vit_s16"), 8, 256),
