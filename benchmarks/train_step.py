@@ -210,10 +210,9 @@ def runs_of(
         import torch_networks
 
         on_cpu = jax.default_backend() == "cpu"
-        forms = [(last, by) for by in (False, True) for last in (True, False)]
+        by = (False, True) if peers == "compiled" else (False,)
+        forms = [(last, compiled) for compiled in by for last in (True, False)]
         for channels_last, compiled in forms if on_cpu else [(True, True)]:
-            if compiled and on_cpu and peers != "compiled":
-                continue
             what = f"torch{' compiled' if compiled else ''}{' channels last' if channels_last else ''}"
             runs[what] = torch_networks.step(
                 name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -49,12 +49,13 @@ def convolution(
     Returns:
       float [B, h, w, D].
     """
-    native: Callable[..., jax.Array] = functools.partial(
-        onednn.convolution, window_strides=strides, padding=padding, **options
+    direct, native = (
+        functools.partial(form, window_strides=strides, padding=padding, **options)
+        for form in (onednn.convolution, jax.lax.conv_general_dilated)
     )
     dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
     if any(dilation != 1 for dilation in dilations):
-        return native(inputs, kernel)
+        return direct(inputs, kernel)
     size, groups = kernel.shape[:2], options.get("feature_group_count", 1)
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(inputs.shape[1:3], size, strides, padding)
@@ -79,7 +80,7 @@ def convolution(
     if groups == 1 and _gains_by_winograd(inputs, kernel, strides, padding):
         filtering = functools.partial(winograd.convolution_3x3, padding=padding, **options)
         return jax.lax.platform_dependent(inputs, kernel, cpu=filtering, default=native)
-    return native(inputs, kernel)
+    return direct(inputs, kernel)
 
 
 def _is_wider_than_a_map(

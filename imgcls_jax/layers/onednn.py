@@ -119,9 +119,8 @@ batching.primitive_batchers[convolution_p] = _batched
 def _lower_on_cpu(context: Any, *values: Any, **parameters: Any) -> Any:
     module, shapes = context.module_context, (*context.avals_in, *context.avals_out)
     function: Callable[..., Any] = _native
-    if module.lowering_parameters.for_export:
-        pass
-    elif _is_of_one_device(module.axis_context) and _suits(*shapes, **parameters):
+    own = _is_of_one_device(module.axis_context) and not module.lowering_parameters.for_export
+    if own and _suits(*shapes, **parameters):
         function = functools.partial(_by_onednn, merged=_is_merged(*shapes, **parameters))
     elif _is_depthwise(*shapes, **parameters):
         function = _by_shifts
@@ -212,7 +211,7 @@ class _Weights(NamedTuple):
 
     array: jax.Array
     axes: Sequence[int]
-    groups: int = 1
+    groups: int
 
     @property
     def window(self) -> Pair:
@@ -251,9 +250,8 @@ def _merged(
     """
     lengths = [n + sum(pads) for n, pads in zip(x.shape, padding, strict=False)]
     reach = [(k - 1) * d + 1 for k, d in zip(weights.window, dilation, strict=True)]
-    if (
-        lengths == reach and max(map(max, padding)) <= 0
-    ):  # one place of the window reads each d-th pixel alone
+    # One place of the window, which reads each d-th pixel alone.
+    if lengths == reach and max(map(max, padding)) <= 0:
         x = _padded(x, (*padding, (0, 0), (0, 0)))[:: dilation[0], :: dilation[1]]
         padding, dilation = ((0, 0), (0, 0)), (1, 1)
     images, filters = x.shape[2] // groups, weights.filters // groups

@@ -6,11 +6,11 @@ neighboring outputs of a filter of three taps come from six products instead of 
   y = A^T [(G w) * (B^T x)],   six inputs x, three weights w, four outputs y.
 
 Here rows of an image go through it and its columns do not: each of the six products is a convolution of 3x1
-over all channels, which Eigen computes near a core's peak. The gradient of the inputs is such a filter too;
-that of the weights goes through the transpose along both axes, as products of matrices. The points of
-interpolation are 0, +-sqrt(2), +-1/sqrt(2) and infinity, of the kind {-1/c, -c, c, 1/c} (Alam et al.,
-arXiv:2201.10369), with two thirds of the rounding error of the paper's 0, +-1, +-2: 2.6 times that of the
-direct sum in float32.
+over all channels, which oneDNN or Eigen computes near a core's peak. The gradient of the inputs is such a
+filter too; that of the weights goes through the transpose along both axes, as products of matrices. The
+points of interpolation are 0, +-sqrt(2), +-1/sqrt(2) and infinity, of the kind {-1/c, -c, c, 1/c} (Alam et
+al., arXiv:2201.10369), with two thirds of the rounding error of the paper's 0, +-1, +-2: 2.6 times that of
+the direct sum in float32.
 """
 
 from __future__ import annotations
