@@ -4,7 +4,8 @@
 those of the native one. In a program of one CPU device it becomes a call of XLA's own target
 "__onednn$convolution", which runs in XLA's threads. Everywhere else it becomes the native convolution: on
 other platforms, in a program that XLA splits over devices, in an exported program, and without that target.
-The figures are in benchmarks/README.md.
+A processor without instructions for bfloat16 computes in float32, and rounds. One without AVX-512 leaves the
+weights' gradient to XLA. The figures are in benchmarks/README.md.
 
 XLA cannot serialize such a call, so a program with one is not kept in jax's folder of compiled programs; jax
 warns of a MemoryError and goes on. It is compiled anew at each start, in seconds. So small convolutions stay
@@ -33,6 +34,7 @@ from imgcls_jax.layers.windows import Pair, filtered
 
 TARGET = "__onednn$convolution"
 MEASURED = ("0.10", "0.11", "0.12")  # versions of jaxlib whose target reads the configuration below
+DTYPES = (jnp.float32, jnp.bfloat16)
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 WORTH = 2.5e8  # FLOPs of a convolution from which on it is oneDNN's; a grouped one counts ten times
 ALL = slice(None)
@@ -51,13 +53,19 @@ def convolution(inputs: jax.Array, kernel: jax.Array, *arguments: Any, **options
 def dtypes() -> frozenset[Any]:
     """Returns the dtypes that oneDNN convolves here; none where it is not at hand."""
     version = ".".join(importlib.metadata.version("jaxlib").split(".")[:2])
-    if sys.platform != "linux" or platform.machine() != "x86_64" or version not in MEASURED:
-        return frozenset()
-    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    found = set(flags[1].split()) if flags else set()
-    if {"avx512bw", "avx512vl", "avx512dq"} <= found:
-        return frozenset({jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)})
-    return frozenset({jnp.dtype(jnp.float32)} if "avx2" in found else ())
+    at_hand = sys.platform == "linux" and platform.machine() == "x86_64" and version in MEASURED
+    return frozenset(map(jnp.dtype, DTYPES if at_hand and "avx2" in _instructions() else ()))
+
+
+def has_avx512() -> bool:
+    """Whether the processor has the vectors of 512 bits that oneDNN uses."""
+    return {"avx512bw", "avx512vl", "avx512dq"} <= _instructions()
+
+
+@functools.cache
+def _instructions() -> frozenset[str]:
+    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
 
 
 def is_worth(dtype: Any, work: Any) -> bool:
@@ -140,7 +148,7 @@ def _is_of_one_device(axes: Any) -> bool:
 
 def _suits(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
     """Whether oneDNN computes this, rounding as the native convolution would."""
-    laid = max(parameters["lhs_dilation"]) > 1
+    laid, merged = max(parameters["lhs_dilation"]) > 1, _is_merged(inputs, kernel, output, **parameters)
     groups = max(parameters["feature_group_count"], parameters["batch_group_count"])
     features = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
     work = 2 * math.prod(output.shape) * math.prod(kernel.shape) / max(features, 1)
@@ -149,7 +157,8 @@ def _suits(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
         and {inputs.dtype} == {kernel.dtype} == {output.dtype}
         and inputs.ndim == 4
         and 0 not in (*inputs.shape, *kernel.shape, *output.shape)
-        and (parameters["batch_group_count"] == 1 or _is_merged(inputs, kernel, output, **parameters))
+        and (merged or parameters["batch_group_count"] == 1)
+        and not (merged and groups == 1 and not has_avx512())  # XLA's own is twice as fast there
         and not (laid and max(*parameters["rhs_dilation"], *parameters["window_strides"]) > 1)
     )
 
@@ -339,10 +348,11 @@ def _call(
         "window": window,
         "feature_groups": weights.groups,
     }
-    shape = jax.ShapeDtypeStruct((x.shape[0], *size, weights.filters), x.dtype)
+    dtype = x.dtype if "avx512_bf16" in _instructions() else jnp.float32
+    shape = jax.ShapeDtypeStruct((x.shape[0], *size, weights.filters), dtype)
     configuration = json.dumps({"onednn_conv_config": described})
     call = jax.ffi.ffi_call(TARGET, shape, custom_call_api_version=2, legacy_backend_config=configuration)
-    return call(x, weights.array)
+    return call(x.astype(dtype), weights.array.astype(dtype)).astype(x.dtype)
 
 
 def _padded(x: jax.Array, padding: Sequence[Pair]) -> jax.Array:

@@ -18,6 +18,7 @@ at_hand = pytest.mark.skipif(not onednn.dtypes(), reason="this jaxlib or process
 @pytest.fixture(autouse=True)
 def _of_any_size(monkeypatch):
     monkeypatch.setattr(onednn, "WORTH", 0)
+    monkeypatch.setattr(onednn, "has_avx512", lambda: True)
     onednn._compiled.cache_clear()
 
 
@@ -41,8 +42,6 @@ CASES = [  # image, window, strides, padding, groups, dilation
 @pytest.mark.parametrize("size, window, strides, padding, groups, dilation", CASES)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_values_and_gradients_are_the_native_ones(size, window, strides, padding, groups, dilation, dtype):
-    if jnp.dtype(dtype) not in onednn.dtypes():
-        pytest.skip("this processor has no bfloat16")
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *size, 6)), dtype)
     w = jnp.asarray(rng.normal(size=(*window, 6 // groups, 12)), dtype)
@@ -126,6 +125,28 @@ def test_small_convolutions_stay_xlas_own(monkeypatch):
     large = jax.jit(same_size(onednn.convolution)).lower(jnp.ones((64, 32, 32, 32)), jnp.ones((3, 3, 32, 32)))
     small = jax.jit(same_size(onednn.convolution)).lower(X[0], W[0])
     assert onednn.TARGET in large.as_text() and onednn.TARGET not in small.as_text()
+
+
+@at_hand
+def test_weights_gradients_are_xlas_own_without_avx512(monkeypatch):
+    monkeypatch.setattr(onednn, "has_avx512", lambda: False)
+
+    def lowered(axis):
+        gradient = jax.grad(lambda x, w: jnp.sum(same_size(onednn.convolution)(x, w) ** 2), axis)
+        return jax.jit(gradient).lower(X[0], W[0]).as_text()
+
+    assert "stablehlo.convolution" not in lowered(0)
+    assert lowered(1).count("stablehlo.convolution") == 1 and onednn.TARGET in lowered(1)
+
+
+@at_hand
+@pytest.mark.parametrize("instructions, dtype", [({"avx2"}, "f32"), ({"avx2", "avx512_bf16"}, "bf16")])
+def test_bfloat16_is_computed_in_float32_without_instructions_for_it(monkeypatch, instructions, dtype):
+    monkeypatch.setattr(onednn, "_instructions", lambda: frozenset(instructions))
+    narrow = X[0].astype(jnp.bfloat16), W[0].astype(jnp.bfloat16)
+    lines = jax.jit(same_size(onednn.convolution)).lower(*narrow).as_text().splitlines()
+    (call,) = (line for line in lines if onednn.TARGET in line)
+    assert call.endswith(f"x{dtype}>") and f"x{dtype}>," in call
 
 
 def test_its_flops_are_the_native_ones():
