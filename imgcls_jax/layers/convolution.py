@@ -67,20 +67,30 @@ def convolution(
         patches = jnp.concatenate(windows(inputs, size, strides, padding), axis=3)
         rows = patches.reshape(-1, patches.shape[3])  # of two axes, or the weights' gradient is slow
         weights = kernel.reshape(-1, kernel.shape[3])
-        product = jnp.matmul(rows, weights, precision=options.get("precision"))
+        if _is_long(rows, weights):  # XLA sums many rows faster with the narrower side on the left
+            turned = jax.lax.optimization_barrier(weights.T)
+            product = jnp.einsum("nc,dc->nd", rows, turned, precision=options.get("precision"))
+        else:
+            product = jnp.matmul(rows, weights, precision=options.get("precision"))
         return product.reshape(*patches.shape[:3], -1)
 
     if groups == inputs.shape[3] == kernel.shape[3]:
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
     work = 2 * inputs.size * kernel.shape[3] // math.prod(strides)  # of a 1x1 kernel
     is_product = size == (1, 1) and not any(itertools.chain(*padding))
-    is_product = is_product and not onednn.is_worth(inputs.dtype, work)
+    is_product = is_product and not (onednn.has_avx512() and onednn.is_worth(inputs.dtype, work))
     if groups == 1 and (is_product or _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding)):
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
     if groups == 1 and _gains_by_winograd(inputs, kernel, strides, padding):
         filtering = functools.partial(winograd.convolution_3x3, padding=padding, **options)
         return jax.lax.platform_dependent(inputs, kernel, cpu=filtering, default=native)
     return direct(inputs, kernel)
+
+
+def _is_long(rows: jax.Array, weights: jax.Array) -> bool:
+    """Whether the weights' gradient is narrower than the inputs, and a sum over more rows than it has."""
+    (length, channels), features = rows.shape, weights.shape[1]
+    return not jax.export.is_symbolic_dim(length) and length > channels > features
 
 
 def _is_wider_than_a_map(

@@ -55,6 +55,7 @@ def make(
     dropout: float = 0.0,
     ema_decay: float | None = None,
     ema_warmup: bool = True,
+    ema_statistics: int = 0,
     head: str = "",
     head_fields: Mapping[str, Any] | None = None,
 ) -> Objective:
@@ -66,7 +67,7 @@ def make(
         in the loss.
       loss: "devise", "sje" or "ale".
       margin: at least 0; None for the paper's, 0.1 of devise, 1 of sje and ale.
-      dropout, ema_decay, ema_warmup, head, head_fields: as `make_classifier` has them.
+      dropout, ema_decay, ema_warmup, ema_statistics, head, head_fields: as `make_classifier` has them.
 
     Raises:
       ValueError: an unknown loss, a number out of range, or a run without signatures.
@@ -88,6 +89,7 @@ def make(
         head_fields=head_fields,
         ema_decay=ema_decay,
         ema_warmup=ema_warmup,
+        ema_statistics=ema_statistics,
     )
     learned = np.asarray(task.class_counts or (1,) * task.num_classes) > 0
     learner = _Compatibility(classifier, loss, margin, l2_normalize(signatures), jnp.asarray(learned))

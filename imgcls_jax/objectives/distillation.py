@@ -46,6 +46,7 @@ def make(
     hard: bool = False,
     ema_decay: float | None = None,
     ema_warmup: bool = True,
+    ema_statistics: int = 0,
     dropout: float = 0.0,
     head: str = "",
     head_fields: Mapping[str, Any] | None = None,
@@ -64,7 +65,7 @@ def make(
       temperature: T > 0; not read with `hard`.
       teacher_weight: a, in [0, 1]; with 1 no label is read. 0.5 is DeiT's.
       hard: whether the teacher's likeliest class is a label, instead of its probabilities.
-      ema_decay, ema_warmup, dropout, head, head_fields: as `make_classifier` has them.
+      ema_decay, ema_warmup, ema_statistics, dropout, head, head_fields: as `make_classifier` has them.
 
     Raises:
       ValueError: no teacher, or a number out of range.
@@ -85,6 +86,7 @@ def make(
         head_fields=head_fields,
         ema_decay=ema_decay,
         ema_warmup=ema_warmup,
+        ema_statistics=ema_statistics,
     )
     learner = _Distillation(classifier, temperature, teacher_weight, hard)
     return Objective(

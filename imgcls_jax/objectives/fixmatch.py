@@ -45,6 +45,7 @@ def make(
     lambda_u: float = 1.0,
     ema_decay: float | None = 0.999,
     ema_warmup: bool = True,
+    ema_statistics: int = 0,
 ) -> Objective:
     """Returns the objective; its batch_keys are "labeled" and "views".
 
@@ -55,12 +56,19 @@ def make(
       lambda_u: weight of the unlabeled loss, >= 0.
       ema_decay: in (0, 1), of the weights that predict; None or 0 for the trained ones themselves.
       ema_warmup: as `make_classifier` has it; the authors' decay is constant.
+      ema_statistics: as `make_classifier` has it.
 
     Raises:
       ValueError: a hyper-parameter outside its range, or, from init and loss, not exactly two views.
     """
     require_between(0, math.inf, threshold=threshold, lambda_u=lambda_u)
-    classifier = make_classifier(backbone, task.num_classes, ema_decay=ema_decay, ema_warmup=ema_warmup)
+    classifier = make_classifier(
+        backbone,
+        task.num_classes,
+        ema_decay=ema_decay,
+        ema_warmup=ema_warmup,
+        ema_statistics=ema_statistics,
+    )
     learner = _FixMatch(classifier, threshold, lambda_u)
     return Objective(
         batch_keys=("labeled", "views"),

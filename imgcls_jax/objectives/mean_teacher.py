@@ -50,6 +50,7 @@ def make(
     ramp_fraction: float = 0.4,
     ema_decay: float = 0.999,
     ema_warmup: bool = True,
+    ema_statistics: int = 0,
 ) -> Objective:
     """Returns the objective; its batch_keys are "labeled" and "views".
 
@@ -61,6 +62,7 @@ def make(
       ramp_fraction: the weight rises linearly from 0 over this part of training, in [0, 1]; 0 for none.
       ema_decay: in (0, 1), of the average, which predicts.
       ema_warmup: as `make_classifier` has it.
+      ema_statistics: as `make_classifier` has it.
 
     Raises:
       ValueError: an unknown teacher, or a hyper-parameter outside its range; later, where a batch has not
@@ -70,7 +72,13 @@ def make(
     require_between(0, math.inf, lambda_u=lambda_u)
     if not ema_decay:
         raise ValueError("objective.ema_decay lies in (0, 1): the average predicts; got 0")
-    classifier = make_classifier(backbone, task.num_classes, ema_decay=ema_decay, ema_warmup=ema_warmup)
+    classifier = make_classifier(
+        backbone,
+        task.num_classes,
+        ema_decay=ema_decay,
+        ema_warmup=ema_warmup,
+        ema_statistics=ema_statistics,
+    )
     learner = _MeanTeacher(classifier, teacher, ramp(lambda_u, ramp_fraction, task.total_steps))
     return Objective(
         batch_keys=("labeled", "views"),

@@ -64,6 +64,7 @@ def make(
     triplet_mining: str = "hard",
     ema_decay: float | None = None,
     ema_warmup: bool = True,
+    ema_statistics: int = 0,
     dropout: float = 0.0,
 ) -> Objective:
     """Returns the objective.
@@ -80,7 +81,7 @@ def make(
         paper has 0.003 and 0.5, for embeddings of any length.
       triplet_weight, triplet_margin, triplet_mining: of the triplet loss, >= 0; its margin, >= 0, between
         Euclidean distances, which lie in [0, 2]; "hard" or "all", as `triplet` has them.
-      ema_decay, ema_warmup, dropout: as `make_classifier` has them.
+      ema_decay, ema_warmup, ema_statistics, dropout: as `make_classifier` has them.
 
     Raises:
       ValueError: an unknown loss or mining, a number out of range, or no weight above 0.
@@ -109,6 +110,7 @@ def make(
         dropout=dropout,
         ema_decay=ema_decay,
         ema_warmup=ema_warmup,
+        ema_statistics=ema_statistics,
         **({"head": "linear"} if loss == "softmax" else cosine),
     )
     learner = _MetricLearning(

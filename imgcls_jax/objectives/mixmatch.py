@@ -54,6 +54,7 @@ def make(
     temperature: float = 0.5,
     ema_decay: float | None = 0.999,
     ema_warmup: bool = True,
+    ema_statistics: int = 0,
 ) -> Objective:
     """Returns the objective; its batch_keys are "labeled" and "views", of which any number >= 1 is taken.
 
@@ -68,6 +69,7 @@ def make(
       temperature: of sharpening, > 0.
       ema_decay: in (0, 1), of the weights that predict; None or 0 for the trained ones themselves.
       ema_warmup: as `make_classifier` has it; the authors' decay is constant.
+      ema_statistics: as `make_classifier` has it.
 
     Raises:
       ValueError: a hyper-parameter outside its range.
@@ -75,7 +77,13 @@ def make(
     require_between(0, math.inf, alpha=alpha, lambda_u=lambda_u)
     if not temperature > 0:
         raise ValueError(f"objective.temperature must be positive; got {temperature}")
-    classifier = make_classifier(backbone, task.num_classes, ema_decay=ema_decay, ema_warmup=ema_warmup)
+    classifier = make_classifier(
+        backbone,
+        task.num_classes,
+        ema_decay=ema_decay,
+        ema_warmup=ema_warmup,
+        ema_statistics=ema_statistics,
+    )
     weight_at = ramp(lambda_u, ramp_fraction, task.total_steps)
     learner = _MixMatch(classifier, task.num_classes, alpha, temperature, weight_at)
     return Objective(

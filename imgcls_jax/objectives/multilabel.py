@@ -45,6 +45,7 @@ def make(
     dropout: float = 0.0,
     ema_decay: float | None = None,
     ema_warmup: bool = True,
+    ema_statistics: int = 0,
     head: str = "",
     head_fields: Mapping[str, Any] | None = None,
 ) -> Objective:
@@ -58,7 +59,7 @@ def make(
         the negatives over the positives of each label in the training split; () for 1.
       alpha, gamma: of focal, as `sigmoid_focal` has them.
       positive_gamma, negative_gamma, shift: of asymmetric, as `sigmoid_asymmetric` has them.
-      dropout, ema_decay, ema_warmup, head, head_fields: as `make_classifier` has them.
+      dropout, ema_decay, ema_warmup, ema_statistics, head, head_fields: as `make_classifier` has them.
 
     Raises:
       ValueError: an unknown loss, weights that do not fit, or a number out of range.
@@ -77,6 +78,7 @@ def make(
         head_fields=head_fields,
         ema_decay=ema_decay,
         ema_warmup=ema_warmup,
+        ema_statistics=ema_statistics,
     )
     if loss == "focal":
         losses = functools.partial(sigmoid_focal, alpha=alpha, gamma=gamma)

@@ -50,6 +50,7 @@ def make(
     ramp_fraction: float = 0.4,
     ema_decay: float | None = 0.999,
     ema_warmup: bool = True,
+    ema_statistics: int = 0,
 ) -> Objective:
     """Returns the objective; its batch_keys are "labeled" and "image".
 
@@ -64,13 +65,20 @@ def make(
         published for entropy.
       ema_decay: in (0, 1), of the weights that predict; None or 0 for the trained ones themselves.
       ema_warmup: as `make_classifier` has it; the authors' decay is constant.
+      ema_statistics: as `make_classifier` has it.
 
     Raises:
       ValueError: an unknown term, or a hyper-parameter outside its range.
     """
     require_one_of(TERMS, term=term)
     require_between(0, math.inf, threshold=threshold, lambda_u=lambda_u)
-    classifier = make_classifier(backbone, task.num_classes, ema_decay=ema_decay, ema_warmup=ema_warmup)
+    classifier = make_classifier(
+        backbone,
+        task.num_classes,
+        ema_decay=ema_decay,
+        ema_warmup=ema_warmup,
+        ema_statistics=ema_statistics,
+    )
     weight_at = ramp(lambda_u, ramp_fraction, task.total_steps)
     learner = _PseudoLabel(classifier, term, threshold, weight_at)
     return Objective(

@@ -77,6 +77,7 @@ def make(
     js_weight: float = 0.0,
     ema_decay: float | None = None,
     ema_warmup: bool = True,
+    ema_statistics: int = 0,
     dropout: float = 0.0,
     head: str = "",
     head_fields: Mapping[str, Any] | None = None,
@@ -107,7 +108,7 @@ def make(
         arXiv:1912.02781, section 3; 12 there). The cross-entropy is that of the image alone; BatchNorm sees
         the three together, as the authors' does. Their views have the image's own crop and flip, here each
         line draws its own.
-      ema_decay, ema_warmup, dropout, head, head_fields: as `make_classifier` has them.
+      ema_decay, ema_warmup, ema_statistics, dropout, head, head_fields: as `make_classifier` has them.
 
     Raises:
       ValueError: an unknown loss, an option that it has no use for, class_weights without one non-negative
@@ -144,6 +145,7 @@ def make(
         head_fields=head_fields,
         ema_decay=ema_decay,
         ema_warmup=ema_warmup,
+        ema_statistics=ema_statistics,
     )
     adjustment = _logit_adjustment(logit_adjustment, task)
     criterion = _Criterion(loss, weights, adjustment, focal_gamma, target_threshold)

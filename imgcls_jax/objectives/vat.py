@@ -48,6 +48,7 @@ def make(
     ramp_fraction: float = 0.4,
     ema_decay: float | None = 0.999,
     ema_warmup: bool = True,
+    ema_statistics: int = 0,
 ) -> Objective:
     """Returns the objective; its batch_keys are "labeled" and "image".
 
@@ -58,13 +59,19 @@ def make(
       lambda_u: weight of the divergence, >= 0.
       entropy_weight: of the entropy of the unlabeled predictions, >= 0.
       ramp_fraction: lambda_u rises linearly from 0 over this part of training, in [0, 1]; 0 for none.
-      ema_decay, ema_warmup: as `make_classifier` has them.
+      ema_decay, ema_warmup, ema_statistics: as `make_classifier` has them.
 
     Raises:
       ValueError: a hyper-parameter outside its range.
     """
     require_between(0, math.inf, epsilon=epsilon, lambda_u=lambda_u, entropy_weight=entropy_weight)
-    classifier = make_classifier(backbone, task.num_classes, ema_decay=ema_decay, ema_warmup=ema_warmup)
+    classifier = make_classifier(
+        backbone,
+        task.num_classes,
+        ema_decay=ema_decay,
+        ema_warmup=ema_warmup,
+        ema_statistics=ema_statistics,
+    )
     weight_at = ramp(lambda_u, ramp_fraction, task.total_steps)
     learner = _VAT(classifier, epsilon, entropy_weight, weight_at)
     return Objective(

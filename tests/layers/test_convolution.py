@@ -99,16 +99,38 @@ def test_windows_wider_than_a_map_are_the_native_ones(size, kernel, strides, pad
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
+@pytest.mark.parametrize("features", [4, 8, 12])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_products_of_many_rows_are_the_native_ones(strides, features):
+    """More rows than channels: a weights' gradient narrower than the inputs is summed the other way round."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(4, 6, 8, 8)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(1, 1, 8, features)), jnp.float32)
+
+    def both(convolve, x, w):
+        return jax.value_and_grad(
+            lambda x, w: jnp.sum(jnp.sin(convolve(x, w, strides, "SAME", dimension_numbers=NUMBERS))), (0, 1)
+        )(x, w)
+
+    forms = [functools.partial(both, convolve) for convolve in (convolution, jax.lax.conv_general_dilated)]
+    whole = [jax.jit(form)(x, w) for form in forms]
+    one_by_one = [jax.vmap(form, (0, None))(x[:, None], w) for form in forms]
+    for found, expected in (whole, one_by_one):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), found, expected)
+
+
 KINDS_OF_AXES = (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit)
 
 
 @pytest.mark.parametrize("axis_type", KINDS_OF_AXES, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("channels, groups", [(128, 1), (32, 32)])
-def test_rows_shared_out_over_devices_give_the_same(channels, groups, axis_type):
-    """Winograd's filtering and the convolution of one filter a channel, forward and backward."""
+@pytest.mark.parametrize(
+    "side, channels, features, groups", [(3, 128, 128, 1), (3, 32, 32, 32), (1, 32, 16, 1)]
+)
+def test_rows_shared_out_over_devices_give_the_same(side, channels, features, groups, axis_type):
+    """Winograd's filtering, one filter a channel, and a product of many rows, forward and backward."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(8, 6, 8, channels)), jnp.float32)
-    w = jnp.asarray(rng.normal(size=(3, 3, channels // groups, channels)) / 24, jnp.float32)
+    w = jnp.asarray(rng.normal(size=(side, side, channels // groups, features)) / 24, jnp.float32)
 
     def gradients(x, w):
         def loss(x, w):

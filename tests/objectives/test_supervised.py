@@ -1,6 +1,7 @@
 """What the supervised objective computes, beyond the laws that all objectives keep."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import flax.linen as nn
@@ -84,6 +85,29 @@ def test_mixup_and_cutmix_are_drawn_from_the_key():
         loss_of(objective, params, objective_state, seed=1)[0]
         == loss_of(objective, params, objective_state, seed=1)[0]
     )
+
+
+def test_the_average_has_statistics_of_its_own_activations():
+    plain, own = make(ema_decay=0.5), make(ema_decay=0.5, ema_statistics=2)
+    params, objective_state = own.init(jax.random.key(0), batch())
+    average = jax.tree.map(lambda leaf: 2 * leaf, params)
+    objective_state |= {"ema": average}
+    gradients = []
+    for objective in (plain, own):
+        loss = functools.partial(loss_of, objective, objective_state=objective_state)
+        grads, (moved, _) = jax.grad(loss, has_aux=True)(params)
+        gradients.append(grads)
+    jax.tree.map(np.testing.assert_array_equal, *gradients)
+    _, expected = simpleconv3.build().apply(
+        {"params": average["backbone"], "batch_stats": objective_state["batch_stats"]},
+        batch()["image"][::2],
+        train=True,
+        mutable=["batch_stats"],
+    )
+    jax.tree.map(np.testing.assert_array_equal, moved["batch_stats"], expected["batch_stats"])
+    for options in (dict(ema_statistics=2), dict(ema_decay=0.5, ema_statistics=-1)):
+        with pytest.raises(ValueError, match="ema_statistics"):
+            make(**options)
 
 
 def test_ema_follows_its_formula_and_serves_prediction():
