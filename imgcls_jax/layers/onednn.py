@@ -40,9 +40,6 @@ WORTH = 2.5e8  # FLOPs of a convolution from which on it is oneDNN's; a grouped 
 ALL = slice(None)
 GROUPED = 32  # channels at a time, of the gradient of grouped weights
 
-# The same name and parameters as the native one, so that whatever reads a jaxpr knows it.
-convolution_p = Primitive("conv_general_dilated")
-
 
 def convolution(inputs: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
     """Computes jax.lax.conv_general_dilated of the same arguments."""
@@ -76,74 +73,102 @@ def is_worth(dtype: Any, work: Any) -> bool:
 # ---- The primitive
 
 
-def _native(inputs: Any, kernel: Any, **parameters: Any) -> Any:
-    return jax.lax.conv_general_dilated_p.bind(inputs, kernel, **parameters)
+def stand_in(native: Primitive, lower_on_cpu: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a primitive that is a native, bilinear one in all but its lowering for CPUs.
+
+    It has the same name and parameters, so that whatever reads a jaxpr knows it.
+
+    Args:
+      native: takes two arrays and gives one; its transposes and batches are such programs too.
+      lower_on_cpu: a lowering rule.
+
+    Returns:
+      A function (function, *arrays) that evaluates a function of them, in which the native primitive becomes
+      the new one.
+    """
+    own = Primitive(native.name)
+
+    def bound(*arrays: Any, **parameters: Any) -> Any:
+        return native.bind(*arrays, **parameters)
+
+    def rebound(function: Callable[..., Any], *arrays: Any) -> Any:
+        closed = jax.make_jaxpr(function)(*arrays)
+        read = [*closed.consts, *arrays]
+        known = dict(zip([*closed.jaxpr.constvars, *closed.jaxpr.invars], read, strict=True))
+        for equation in closed.jaxpr.eqns:
+            primitive = own if equation.primitive is native else equation.primitive
+            values = [one.val if isinstance(one, Literal) else known[one] for one in equation.invars]
+            known[equation.outvars[0]] = primitive.bind(*values, **equation.params)
+        return known[closed.jaxpr.outvars[0]]
+
+    def pull_to_first(gradient: Any, first: Any, second: Any, **parameters: Any) -> Any:
+        def pull(gradient: Any, second: Any) -> Any:
+            return jax.linear_transpose(lambda x: bound(x, second, **parameters), first.aval)(gradient)[0]
+
+        return rebound(pull, gradient, second)
+
+    def pull_to_second(gradient: Any, first: Any, second: Any, **parameters: Any) -> Any:
+        def pull(gradient: Any, first: Any) -> Any:
+            return jax.linear_transpose(lambda w: bound(first, w, **parameters), second.aval)(gradient)[0]
+
+        return rebound(pull, gradient, first)
+
+    def batched(arrays: Sequence[Any], axes: Sequence[Any], **parameters: Any) -> tuple[Any, int]:
+        return rebound(jax.vmap(functools.partial(bound, **parameters), axes), *arrays), 0
+
+    @functools.cache
+    def compiled(parameters: tuple[tuple[str, Any], ...]) -> Any:
+        return jax.jit(functools.partial(own.bind, **dict(parameters)))
+
+    own.def_impl(lambda *arrays, **parameters: compiled(tuple(parameters.items()))(*arrays))
+    own.def_abstract_eval(lambda *shapes, **parameters: native.abstract_eval(*shapes, **parameters)[0])
+    ad.defbilinear(own, pull_to_first, pull_to_second)
+    batching.primitive_batchers[own] = batched
+    mlir.register_lowering(own, mlir.lower_fun(bound, multiple_results=False))
+    mlir.register_lowering(own, lower_on_cpu, platform="cpu")
+    return rebound
 
 
-def _rebound(function: Callable[..., Any], *arrays: Any) -> Any:
-    """Evaluates a function; its native convolutions become ours."""
-    closed = jax.make_jaxpr(function)(*arrays)
-    known = dict(zip([*closed.jaxpr.constvars, *closed.jaxpr.invars], [*closed.consts, *arrays], strict=True))
-    for equation in closed.jaxpr.eqns:
-        native = equation.primitive is jax.lax.conv_general_dilated_p
-        primitive = convolution_p if native else equation.primitive
-        read = [one.val if isinstance(one, Literal) else known[one] for one in equation.invars]
-        known[equation.outvars[0]] = primitive.bind(*read, **equation.params)
-    return known[closed.jaxpr.outvars[0]]
+def is_own(context: Any) -> bool:
+    """Whether a program, or the body of a jax.shard_map, is one device's own, which XLA does not split, and
+    no exported one."""
+    axes, parameters = context.module_context.axis_context, context.module_context.lowering_parameters
+    if hasattr(axes, "manual_axes"):
+        alone = set(axes.manual_axes) == set(axes.mesh.axis_names)
+    else:
+        alone = getattr(axes, "num_devices", 0) == 1
+    return alone and not parameters.for_export
 
 
-def _pull_to_inputs(gradient: Any, inputs: Any, kernel: Any, **parameters: Any) -> Any:
-    def pull(gradient: Any, kernel: Any) -> Any:
-        return jax.linear_transpose(lambda x: _native(x, kernel, **parameters), inputs.aval)(gradient)[0]
-
-    return _rebound(pull, gradient, kernel)
-
-
-def _pull_to_kernel(gradient: Any, inputs: Any, kernel: Any, **parameters: Any) -> Any:
-    def pull(gradient: Any, inputs: Any) -> Any:
-        return jax.linear_transpose(lambda w: _native(inputs, w, **parameters), kernel.aval)(gradient)[0]
-
-    return _rebound(pull, gradient, inputs)
-
-
-def _batched(arrays: Sequence[Any], axes: Sequence[Any], **parameters: Any) -> tuple[Any, int]:
-    return _rebound(jax.vmap(functools.partial(_native, **parameters), axes), *arrays), 0
-
-
-@functools.cache
-def _compiled(parameters: tuple[tuple[str, Any], ...]) -> Any:
-    return jax.jit(functools.partial(convolution_p.bind, **dict(parameters)))
-
-
-convolution_p.def_impl(lambda x, w, **parameters: _compiled(tuple(parameters.items()))(x, w))
-convolution_p.def_abstract_eval(lambda x, w, **p: jax.lax.conv_general_dilated_p.abstract_eval(x, w, **p)[0])
-ad.defbilinear(convolution_p, _pull_to_inputs, _pull_to_kernel)
-batching.primitive_batchers[convolution_p] = _batched
+def call(target: str, configuration: Any, shape: Sequence[int], dtype: Any, *arrays: jax.Array) -> jax.Array:
+    """Calls one of XLA's targets. It aborts the process on a wrong size."""
+    function = jax.ffi.ffi_call(
+        target,
+        jax.ShapeDtypeStruct(tuple(shape), dtype),
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps(configuration),
+    )
+    return function(*(array.astype(dtype) for array in arrays))
 
 
 # ---- What it becomes
 
 
+def _native(inputs: Any, kernel: Any, **parameters: Any) -> Any:
+    return jax.lax.conv_general_dilated_p.bind(inputs, kernel, **parameters)
+
+
 def _lower_on_cpu(context: Any, *values: Any, **parameters: Any) -> Any:
-    module, shapes = context.module_context, (*context.avals_in, *context.avals_out)
+    shapes = (*context.avals_in, *context.avals_out)
     function: Callable[..., Any] = _native
-    own = _is_of_one_device(module.axis_context) and not module.lowering_parameters.for_export
-    if own and _suits(*shapes, **parameters):
+    if is_own(context) and _suits(*shapes, **parameters):
         function = functools.partial(_by_onednn, merged=_is_merged(*shapes, **parameters))
     elif _is_depthwise(*shapes, **parameters):
         function = _by_shifts
     return mlir.lower_fun(function, multiple_results=False)(context, *values, **parameters)
 
 
-mlir.register_lowering(convolution_p, mlir.lower_fun(_native, multiple_results=False))
-mlir.register_lowering(convolution_p, _lower_on_cpu, platform="cpu")
-
-
-def _is_of_one_device(axes: Any) -> bool:
-    """Whether a program, or the body of a jax.shard_map, is one device's own: XLA would not split a call."""
-    if hasattr(axes, "manual_axes"):
-        return set(axes.manual_axes) == set(axes.mesh.axis_names)
-    return bool(getattr(axes, "num_devices", 0) == 1)
+_rebound = stand_in(jax.lax.conv_general_dilated_p, _lower_on_cpu)
 
 
 def _suits(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
@@ -324,7 +349,7 @@ def _between_zeros(
 def _call(
     x: jax.Array, weights: _Weights, strides: Sequence[int], padding: Sequence[Pair], dilation: Sequence[int]
 ) -> jax.Array:
-    """Calls XLA's target. It aborts the process on a wrong size, so all sizes are reckoned here alone."""
+    """Convolves by `call`; all sizes are reckoned here alone."""
     if min(map(min, padding)) < 0:  # which cuts, and oneDNN has none
         x = _padded(x, [(0, 0), *((min(before, 0), min(after, 0)) for before, after in padding), (0, 0)])
         padding = [(max(before, 0), max(after, 0)) for before, after in padding]
@@ -349,10 +374,8 @@ def _call(
         "feature_groups": weights.groups,
     }
     dtype = x.dtype if "avx512_bf16" in _instructions() else jnp.float32
-    shape = jax.ShapeDtypeStruct((x.shape[0], *size, weights.filters), dtype)
-    configuration = json.dumps({"onednn_conv_config": described})
-    call = jax.ffi.ffi_call(TARGET, shape, custom_call_api_version=2, legacy_backend_config=configuration)
-    return call(x.astype(dtype), weights.array.astype(dtype)).astype(x.dtype)
+    shape = (x.shape[0], *size, weights.filters)
+    return call(TARGET, {"onednn_conv_config": described}, shape, dtype, x, weights.array).astype(x.dtype)
 
 
 def _padded(x: jax.Array, padding: Sequence[Pair]) -> jax.Array:

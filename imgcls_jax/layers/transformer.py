@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.layers import products
 from imgcls_jax.layers.dense import Initializer, fan_in_uniform
 from imgcls_jax.layers.rotary import rotate
 from imgcls_jax.layers.stochastic_depth import drop_branch
@@ -76,7 +77,7 @@ class SelfAttention(nn.Module):
         query, key, value = (split[:, :, part] for part in range(3))  # [B, L, heads, D / heads]
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal).reshape(x.shape)
+        mixed = products.attention(query, key, value, is_causal=self.causal).reshape(x.shape)
         return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out_proj")(mixed)
 
 
@@ -217,7 +218,7 @@ class AttentionPool(nn.Module):
         query = (probe @ weight[:width].T + bias[:width]).reshape(1, 1, *split)
         query = jnp.broadcast_to(query, (size, 1, *split))
         both = (x @ weight[width:].T + bias[width:]).reshape(size, length, 2, *split)
-        mixed = jax.nn.dot_product_attention(query, both[:, :, 0], both[:, :, 1]).reshape(size, width)
+        mixed = products.attention(query, both[:, :, 0], both[:, :, 1]).reshape(size, width)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=XAVIER)
         x = dense(width, name="out_proj")(mixed)
         y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln")(x)

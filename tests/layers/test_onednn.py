@@ -19,7 +19,6 @@ at_hand = pytest.mark.skipif(not onednn.dtypes(), reason="this jaxlib or process
 def _of_any_size(monkeypatch):
     monkeypatch.setattr(onednn, "WORTH", 0)
     monkeypatch.setattr(onednn, "has_avx512", lambda: True)
-    onednn._compiled.cache_clear()
 
 
 CASES = [  # image, window, strides, padding, groups, dilation

@@ -1,0 +1,98 @@
+"""Products of many small matrices, and attention, on a CPU by oneDNN, as layers/onednn.py has convolutions.
+
+XLA takes such matrices one after the other, each shared out over all cores; oneDNN shares out the matrices.
+Products in other dtypes than float32, of one matrix, or too small (`WORTH`) are XLA's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import mlir
+
+from imgcls_jax.layers import onednn
+
+TARGET = "__onednn$matmul"
+WORTH = 1.25e8  # FLOPs of a product from which on it is oneDNN's
+
+
+def dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any) -> jax.Array:
+    """Computes jax.lax.dot_general of the same arguments."""
+    return _rebound(lambda a, b: jax.lax.dot_general(a, b, dimension_numbers), a, b)
+
+
+def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False) -> jax.Array:
+    """Computes jax.nn.dot_product_attention of the same arguments: softmax(q k^T / sqrt(D)) v.
+
+    Args:
+      query: float [B, T, N, D].
+      key, value: float [B, S, N, D].
+      is_causal: whether a position sees none behind it.
+
+    Returns:
+      float [B, T, N, D].
+    """
+
+    def native(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
+
+    def by_products(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        scores = dot_general(query, key, (((3,), (3,)), ((0, 2), (0, 2)))) * query.shape[3] ** -0.5
+        if is_causal:
+            seen = jnp.tril(jnp.ones(scores.shape[2:], bool))
+            scores = jnp.where(seen, scores, 0.7 * jnp.finfo(scores.dtype).min)
+        mixed = dot_general(jax.nn.softmax(scores), value, (((3,), (1,)), ((0, 1), (0, 2))))
+        return mixed.transpose(0, 2, 1, 3)
+
+    if query.dtype != jnp.float32:
+        return native(query, key, value)
+    return jax.lax.platform_dependent(query, key, value, cpu=by_products, default=native)
+
+
+def _native(a: Any, b: Any, **parameters: Any) -> Any:
+    return jax.lax.dot_general_p.bind(a, b, **parameters)
+
+
+def _lower_on_cpu(context: Any, *values: Any, **parameters: Any) -> Any:
+    function: Callable[..., Any] = _native
+    if onednn.is_own(context) and _suits(*context.avals_in, *context.avals_out, **parameters):
+        function = _by_onednn
+    return mlir.lower_fun(function, multiple_results=False)(context, *values, **parameters)
+
+
+_rebound = onednn.stand_in(jax.lax.dot_general_p, _lower_on_cpu)
+
+
+def _suits(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> bool:
+    (summed, _), (shared, _) = dimension_numbers
+    work = 2 * math.prod(output.shape) * math.prod(a.shape[axis] for axis in summed)
+    matrices = math.prod(a.shape[axis] for axis in shared)
+    return {a.dtype, b.dtype, output.dtype} == {jnp.dtype(jnp.float32)} <= onednn.dtypes() and (
+        matrices > 1 and work >= WORTH
+    )
+
+
+def _by_onednn(a: jax.Array, b: jax.Array, *, dimension_numbers: Any, **_: Any) -> jax.Array:
+    (summed_a, summed_b), (shared_a, shared_b) = dimension_numbers
+    left, rows, is_turned = _matrices(a, shared_a, summed_a)
+    right, columns, is_upright = _matrices(b, shared_b, summed_b)
+    configuration = {"onednn_matmul_config": {"transpose_a": is_turned, "transpose_b": not is_upright}}
+    shape = (len(left), math.prod(rows), math.prod(columns))
+    product = onednn.call(TARGET, configuration, shape, a.dtype, left, right)
+    return product.reshape(*(a.shape[axis] for axis in shared_a), *rows, *columns)
+
+
+def _matrices(array: jax.Array, shared: Sequence[int], summed: Sequence[int]) -> tuple[jax.Array, Any, bool]:
+    """Returns matrices [N, F, S] or [N, S, F] of the free and the summed axes, the sizes of the free axes,
+    and whether these come last, which they do where the array's last axis is free."""
+    free = [axis for axis in range(array.ndim) if axis not in (*shared, *summed)]
+    free_last = bool(free) and free[-1] == array.ndim - 1
+    order = (*shared, *summed, *free) if free_last else (*shared, *free, *summed)
+    sizes = [array.shape[axis] for axis in free]
+    pair = (-1, math.prod(sizes)) if free_last else (math.prod(sizes), -1)
+    count = math.prod(array.shape[axis] for axis in shared)
+    return array.transpose(order).reshape(count, *pair), sizes, free_last

@@ -1,0 +1,104 @@
+"""Products by oneDNN are the native ones: values, gradients of any order, vmap; so is attention."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgcls_jax.layers import onednn, products
+
+at_hand = pytest.mark.skipif(not onednn.dtypes(), reason="this jaxlib or processor has no oneDNN")
+CASES = [  # shapes, (summed axes), (shared axes)
+    ((3, 5, 7), (3, 7, 4), ((2,), (1,)), ((0,), (0,))),
+    ((3, 7, 5), (3, 4, 7), ((1,), (2,)), ((0,), (0,))),
+    ((2, 5, 3, 7), (2, 6, 3, 7), ((3,), (3,)), ((0, 2), (0, 2))),
+    ((2, 3, 5, 6), (2, 6, 3, 7), ((3,), (1,)), ((0, 1), (0, 2))),
+    ((4, 5), (4, 5), ((1,), (1,)), ((0,), (0,))),
+    ((4, 2, 3, 5), (3, 4, 2), ((1, 2), (2, 0)), ((0,), (1,))),
+]
+
+
+@pytest.fixture(autouse=True)
+def _of_any_size(monkeypatch):
+    monkeypatch.setattr(products, "WORTH", 0)
+
+
+def drawn(*shapes):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+@at_hand
+@pytest.mark.parametrize("left, right, summed, shared", CASES)
+def test_values_and_gradients_are_the_native_ones(left, right, summed, shared):
+    a, b = drawn(left, right)
+
+    def all_of(product, a, b):
+        def loss(a, b):
+            return jnp.sum(jnp.sin(product(a, b, (summed, shared))))
+
+        value, gradients = jax.value_and_grad(loss, (0, 1))(a, b)
+        second = jax.grad(lambda a, b: sum(jnp.sum(g**2) for g in jax.grad(loss, (0, 1))(a, b)), (0, 1))(a, b)
+        return product(a, b, (summed, shared)), value, gradients, second
+
+    ours = jax.jit(functools.partial(all_of, products.dot_general))
+    lowered = ours.lower(a, b).as_text()
+    assert products.TARGET in lowered and "stablehlo.dot_general" not in lowered
+    found, expected = ours(a, b), jax.jit(functools.partial(all_of, jax.lax.dot_general))(a, b)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
+
+
+@at_hand
+def test_mapped_matrices_are_the_native_ones():
+    a, b = drawn((4, 3, 5), (5, 4, 6))
+    numbers = (((1,), (0,)), ((), ()))
+    found, expected = (
+        jax.jit(jax.vmap(functools.partial(product, dimension_numbers=numbers), (0, 1), 1))(a, b)
+        for product in (products.dot_general, jax.lax.dot_general)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@at_hand
+def test_what_stays_xlas_own(monkeypatch):
+    a, b = drawn((3, 5, 7), (3, 7, 4))
+    numbers = (((2,), (1,)), ((0,), (0,)))
+    jitted = jax.jit(lambda a, b: products.dot_general(a, b, numbers))
+    exported = jax.export.export(jitted)(a, b).mlir_module()
+    for other in (
+        jitted.trace(a, b).lower(lowering_platforms=("cuda",)).as_text(),
+        exported,
+        jitted.lower(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)).as_text(),
+        jax.jit(lambda a, b: products.dot_general(a, b, (((1,), (0,)), ((), ()))))
+        .lower(a[0], b[0])
+        .as_text(),
+    ):
+        assert products.TARGET not in other
+    monkeypatch.setattr(products, "WORTH", 10**4)
+    assert (
+        products.TARGET not in jax.jit(lambda b, a: products.dot_general(a, b, numbers)).lower(b, a).as_text()
+    )
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
+def test_attention_is_jaxs(is_causal, dtype, tolerance):
+    arrays = [array.astype(dtype) for array in drawn((2, 5, 3, 8), (2, 6, 3, 8), (2, 6, 3, 8), (2, 5, 3, 8))]
+
+    def all_of(form, query, key, value, gradient):
+        mixed, pull = jax.vjp(functools.partial(form, is_causal=is_causal), query, key, value)
+        return mixed, pull(gradient)
+
+    found, expected = (
+        jax.jit(functools.partial(all_of, form))(*arrays)
+        for form in (products.attention, jax.nn.dot_product_attention)
+    )
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(
+            one.astype(jnp.float32), other.astype(jnp.float32), rtol=tolerance, atol=tolerance
+        ),
+        found,
+        expected,
+    )
