@@ -36,8 +36,9 @@ def convolution(
     - one filter a channel (depthwise): oneDNN forward, the weights' gradient as a sum of shifted images.
 
     Where oneDNN is not at hand, or a convolution is too small for it, 1x1 kernels are products of patches,
-    and the rest is XLA's own. Any other platform gets the native convolution. The figures are in
-    benchmarks/README.md.
+    and the rest is XLA's own. Without AVX-512 all 1x1 kernels are such products: oneDNN is no faster there,
+    and XLA computes what follows in the same pass. Any other platform gets the native convolution. The
+    figures are in benchmarks/README.md.
 
     Args:
       inputs: float [B, H, W, C].
