@@ -7,7 +7,9 @@ arXiv:2404.00498: 94.0 % of the test images after 9.9 epochs of all 50,000 train
 network for 96 % (airbench96.py of KellerJordan/cifar10-airbench: 96.05 %), 20 times the work; not run here.
 
 Measured on a development split, 45,000 training images and 5,000 others of them, one seed: 93.4 % with ten
-views and 92.6 % with one, in 3,070 seconds of the processor (two cores of Zen 4, beside other work).
+views and 92.6 % with one, in 3,070 seconds of the processor (two cores of Zen 4, beside other work), while
+the average had BatchNorm's statistics of the trained params. Statistics of its own, here since then, raise a
+narrower network (widths of 32, 128 and 128, eight epochs, the same seed) from 89.7 to 91.1 %.
 
 Differences: fifteen epochs, batches of 500 at half the rate, bfloat16, an average of the params in place of
 look-ahead, the rate rises from 0, the head and the whitening layer keep a bias to the end, biases do not

@@ -57,6 +57,7 @@ WITHOUT = {
     "objective.target_threshold": None,
     "objective.projector_std": 0.0,
     "objective.shuffled": True,
+    "objective.ema_statistics": 0,
     "evals.*.bootstrap": 0,
     "evals.*.temperature_split": "",
     "model.class_token": True,
