@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers import onednn, winograd
+from imgcls_jax.layers import direct, onednn, winograd
 from imgcls_jax.layers.depthwise import depthwise_convolution
 from imgcls_jax.layers.windows import windows
 
@@ -30,7 +30,7 @@ def convolution(
 
     The mathematics are the same; the sums are taken in another order. On a CPU the forms are:
 
-    - oneDNN's direct convolution (layers/onednn.py), for almost all;
+    - oneDNN's direct convolution (layers/direct.py), for almost all;
     - a window wider than the map before or after it: a matrix product of the map's patches;
     - a 3x3 kernel of many channels in float32: Winograd's filtering;
     - one filter a channel (depthwise): oneDNN forward, the weights' gradient as a sum of shifted images.
@@ -50,13 +50,13 @@ def convolution(
     Returns:
       float [B, h, w, D].
     """
-    direct, native = (
+    plain, native = (
         functools.partial(form, window_strides=strides, padding=padding, **options)
-        for form in (onednn.convolution, jax.lax.conv_general_dilated)
+        for form in (direct.convolution, jax.lax.conv_general_dilated)
     )
     dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
     if any(dilation != 1 for dilation in dilations):
-        return direct(inputs, kernel)
+        return plain(inputs, kernel)
     size, groups = kernel.shape[:2], options.get("feature_group_count", 1)
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(inputs.shape[1:3], size, strides, padding)
@@ -79,13 +79,13 @@ def convolution(
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
     work = 2 * inputs.size * kernel.shape[3] // math.prod(strides)  # of a 1x1 kernel
     is_product = size == (1, 1) and not any(itertools.chain(*padding))
-    is_product = is_product and not (onednn.has_avx512() and onednn.is_worth(inputs.dtype, work))
+    is_product = is_product and not (onednn.has_avx512() and direct.is_worth(inputs.dtype, work))
     if groups == 1 and (is_product or _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding)):
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
     if groups == 1 and _gains_by_winograd(inputs, kernel, strides, padding):
         filtering = functools.partial(winograd.convolution_3x3, padding=padding, **options)
         return jax.lax.platform_dependent(inputs, kernel, cpu=filtering, default=native)
-    return direct(inputs, kernel)
+    return plain(inputs, kernel)
 
 
 def _is_long(rows: jax.Array, weights: jax.Array) -> bool:
@@ -145,7 +145,7 @@ class Conv(nn.Conv):
             nn.linear.canonicalize_padding(self.padding, 2),
             lhs_dilation=laid,
             rhs_dilation=dilation,
-            dimension_numbers=onednn.NUMBERS,
+            dimension_numbers=direct.NUMBERS,
             feature_group_count=self.feature_group_count,
             precision=self.precision,
         )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers import onednn
+from imgcls_jax.layers import direct
 from imgcls_jax.layers.windows import Pair, gathered, total, widened
 
 # Rows of the output that the weights' gradient adds up at a time: more leave a core's cache, and each sum is
@@ -38,8 +38,8 @@ def depthwise_convolution(
     Returns:
       float [B, h, w, C].
     """
-    options = {"dimension_numbers": onednn.NUMBERS, "feature_group_count": inputs.shape[3]}
-    return onednn.convolution(inputs, kernel, strides, padding, **options)
+    options = {"dimension_numbers": direct.NUMBERS, "feature_group_count": inputs.shape[3]}
+    return direct.convolution(inputs, kernel, strides, padding, **options)
 
 
 def _forward(

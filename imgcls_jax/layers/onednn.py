@@ -1,15 +1,13 @@
-"""Convolutions on a CPU by oneDNN, which jaxlib holds but does not call by itself.
+"""oneDNN on a CPU: jaxlib holds it and does not call it by itself.
 
-`convolution` is jax.lax.conv_general_dilated in all but its lowering: gradients, jax.vmap and shardings are
-those of the native one. In a program of one CPU device it becomes a call of XLA's own target
-"__onednn$convolution", which runs in XLA's threads. Everywhere else it becomes the native convolution: on
-other platforms, in a program that XLA splits over devices, in an exported program, and without that target.
-A processor without instructions for bfloat16 computes in float32, and rounds. One without AVX-512 leaves the
-weights' gradient to XLA. The figures are in benchmarks/README.md.
+A primitive that `stand_in` makes is a native one in all but its lowering: gradients, jax.vmap and shardings
+are the native ones. In a program of one CPU device it may become a call of one of XLA's own targets, which
+run in XLA's threads. On other platforms, in a program that XLA splits over devices, in an exported program,
+and without that target it stays the native one.
 
 XLA cannot serialize such a call, so a program with one is not kept in jax's folder of compiled programs; jax
-warns of a MemoryError and goes on. It is compiled anew at each start, in seconds. So small convolutions stay
-XLA's own (`WORTH`): a small network gains less in a run than it would lose at its start.
+warns of a MemoryError and goes on. It is compiled anew at each start, in seconds. So what is small stays
+XLA's own: a small network gains less in a run than it would lose at its start.
 """
 
 from __future__ import annotations
@@ -17,60 +15,40 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-import math
 import platform
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal, Primitive
 from jax.interpreters import ad, batching, mlir
 
-from imgcls_jax.layers.windows import Pair, filtered
-
-TARGET = "__onednn$convolution"
-MEASURED = ("0.10", "0.11", "0.12")  # versions of jaxlib whose target reads the configuration below
+MEASURED = ("0.10", "0.11", "0.12")  # versions of jaxlib whose targets read the configurations below
 DTYPES = (jnp.float32, jnp.bfloat16)
-NUMBERS = ("NHWC", "HWIO", "NHWC")
-WORTH = 2.5e8  # FLOPs of a convolution from which on it is oneDNN's; a grouped one counts ten times
-ALL = slice(None)
-GROUPED = 32  # channels at a time, of the gradient of grouped weights
-
-
-def convolution(inputs: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
-    """Computes jax.lax.conv_general_dilated of the same arguments."""
-    return _rebound(lambda x, w: jax.lax.conv_general_dilated(x, w, *arguments, **options), inputs, kernel)
 
 
 @functools.cache
 def dtypes() -> frozenset[Any]:
-    """Returns the dtypes that oneDNN convolves here; none where it is not at hand."""
+    """Returns the dtypes that oneDNN computes here; none where it is not at hand."""
     version = ".".join(importlib.metadata.version("jaxlib").split(".")[:2])
     at_hand = sys.platform == "linux" and platform.machine() == "x86_64" and version in MEASURED
-    return frozenset(map(jnp.dtype, DTYPES if at_hand and "avx2" in _instructions() else ()))
+    return frozenset(map(jnp.dtype, DTYPES if at_hand and "avx2" in instructions() else ()))
 
 
 def has_avx512() -> bool:
     """Whether the processor has the vectors of 512 bits that oneDNN uses."""
-    return {"avx512bw", "avx512vl", "avx512dq"} <= _instructions()
+    return {"avx512bw", "avx512vl", "avx512dq"} <= instructions()
 
 
 @functools.cache
-def _instructions() -> frozenset[str]:
+def instructions() -> frozenset[str]:
+    """Returns the names of the processor's instructions, as /proc/cpuinfo has them."""
     found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return frozenset(found[1].split()) if found else frozenset()
-
-
-def is_worth(dtype: Any, work: Any) -> bool:
-    """Whether oneDNN convolves this dtype, and the FLOPs are enough; of a batch of any size they are not."""
-    return dtype in dtypes() and not jax.export.is_symbolic_dim(work) and bool(work >= WORTH)
-
-
-# ---- The primitive
 
 
 def stand_in(native: Primitive, lower_on_cpu: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,235 +127,3 @@ def call(target: str, configuration: Any, shape: Sequence[int], dtype: Any, *arr
         legacy_backend_config=json.dumps(configuration),
     )
     return function(*(array.astype(dtype) for array in arrays))
-
-
-# ---- What it becomes
-
-
-def _native(inputs: Any, kernel: Any, **parameters: Any) -> Any:
-    return jax.lax.conv_general_dilated_p.bind(inputs, kernel, **parameters)
-
-
-def _lower_on_cpu(context: Any, *values: Any, **parameters: Any) -> Any:
-    shapes = (*context.avals_in, *context.avals_out)
-    function: Callable[..., Any] = _native
-    if is_own(context) and _suits(*shapes, **parameters):
-        function = functools.partial(_by_onednn, merged=_is_merged(*shapes, **parameters))
-    elif _is_depthwise(*shapes, **parameters):
-        function = _by_shifts
-    return mlir.lower_fun(function, multiple_results=False)(context, *values, **parameters)
-
-
-_rebound = stand_in(jax.lax.conv_general_dilated_p, _lower_on_cpu)
-
-
-def _suits(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
-    """Whether oneDNN computes this, rounding as the native convolution would."""
-    laid, merged = max(parameters["lhs_dilation"]) > 1, _is_merged(inputs, kernel, output, **parameters)
-    groups = max(parameters["feature_group_count"], parameters["batch_group_count"])
-    features = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
-    work = 2 * math.prod(output.shape) * math.prod(kernel.shape) / max(features, 1)
-    return (
-        is_worth(inputs.dtype, work * (10 if groups > 1 else 1))
-        and {inputs.dtype} == {kernel.dtype} == {output.dtype}
-        and inputs.ndim == 4
-        and 0 not in (*inputs.shape, *kernel.shape, *output.shape)
-        and (merged or parameters["batch_group_count"] == 1)
-        and not (merged and groups == 1 and not has_avx512())  # XLA's own is twice as fast there
-        and not (laid and max(*parameters["rhs_dilation"], *parameters["window_strides"]) > 1)
-    )
-
-
-def _is_merged(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
-    """Whether `_merged` is for it: the window is larger than what is written, as in weights' gradients."""
-    numbers = parameters["dimension_numbers"]
-    window = math.prod(kernel.shape[axis] for axis in numbers.rhs_spec[2:])
-    written = math.prod(output.shape[axis] for axis in numbers.out_spec[2:])
-    rest = (*parameters["window_strides"], *parameters["lhs_dilation"], parameters["feature_group_count"])
-    return max(rest) == 1 and (written < window or parameters["batch_group_count"] > 1)
-
-
-def _is_depthwise(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
-    """Whether each channel has its own filter, where XLA's loops take 50 times as long as sums of shifts."""
-    return (
-        inputs.ndim == 4
-        and parameters["dimension_numbers"]
-        == jax.lax.conv_dimension_numbers(inputs.shape, kernel.shape, NUMBERS)
-        and parameters["feature_group_count"] == inputs.shape[3] == kernel.shape[3]
-        and max(*parameters["lhs_dilation"], *parameters["rhs_dilation"]) == 1
-        and min(map(min, parameters["padding"])) >= 0
-        and 0 not in output.shape
-    )
-
-
-def _by_shifts(inputs: jax.Array, kernel: jax.Array, **parameters: Any) -> jax.Array:
-    return filtered(inputs, kernel, parameters["window_strides"], parameters["padding"])
-
-
-def _by_onednn(inputs: jax.Array, kernel: jax.Array, *, merged: bool, **parameters: Any) -> jax.Array:
-    """Computes a convolution of any dimension numbers; oneDNN lays the weights out anew in any case."""
-    numbers, padding = parameters["dimension_numbers"], parameters["padding"]
-    (batch, feature, *space), (out_batch, out_feature, *out_space) = numbers.lhs_spec, numbers.out_spec
-    dilation, laid = parameters["rhs_dilation"], parameters["lhs_dilation"]
-    weights = _Weights(kernel, numbers.rhs_spec, parameters["feature_group_count"])
-    if merged:
-        x = inputs.transpose((*space, batch, feature))
-        y = _merged(x, weights, padding, dilation, parameters["batch_group_count"])
-        order = (*out_space, out_batch, out_feature)
-    else:
-        x = inputs.transpose((batch, *space, feature))
-        if max(laid) > 1:
-            y = _between_zeros(x, weights, laid, padding)
-        else:
-            y = _call(x, weights, parameters["window_strides"], padding, dilation)
-        order = (out_batch, *out_space, out_feature)
-    return y.transpose([order.index(axis) for axis in range(4)])
-
-
-class _Weights(NamedTuple):
-    """Weights with axes in any order.
-
-    Attributes:
-      array: of four axes.
-      axes: of the filters D, the channels C, the rows and the columns.
-      groups: of C and of D.
-    """
-
-    array: jax.Array
-    axes: Sequence[int]
-    groups: int
-
-    @property
-    def window(self) -> Pair:
-        """The rows and columns."""
-        return self.array.shape[self.axes[2]], self.array.shape[self.axes[3]]
-
-    @property
-    def filters(self) -> int:
-        """D."""
-        return int(self.array.shape[self.axes[0]])
-
-    def part(self, filters: slice = ALL, rows: slice = ALL, columns: slice = ALL) -> _Weights:
-        """Returns some of them."""
-        index = [ALL] * 4
-        for axis, chosen in zip(self.axes, (filters, ALL, rows, columns), strict=True):
-            index[axis] = chosen
-        return self._replace(array=self.array[tuple(index)])
-
-
-def _merged(
-    x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation: Sequence[int], groups: int
-) -> jax.Array:
-    """Convolves one image whose width is that of all images, side by side pixel by pixel.
-
-    The gradient of weights is a convolution by a window as large as a map, and writes a map as small as the
-    weights' window: 3x3, too few neighbors for oneDNN to be fast. Its "images" are the channels.
-
-    Args:
-      x: [H, W, B, C].
-      weights: C by D.
-      padding, dilation: of H and W.
-      groups: of B and of D, each with its own; a convolution spans several, and what lies between them goes.
-
-    Returns:
-      [h, w, B / groups, D].
-    """
-    lengths = [n + sum(pads) for n, pads in zip(x.shape, padding, strict=False)]
-    reach = [(k - 1) * d + 1 for k, d in zip(weights.window, dilation, strict=True)]
-    # One place of the window, which reads each d-th pixel alone.
-    if lengths == reach and max(map(max, padding)) <= 0:
-        x = _padded(x, (*padding, (0, 0), (0, 0)))[:: dilation[0], :: dilation[1]]
-        padding, dilation = ((0, 0), (0, 0)), (1, 1)
-    images, filters = x.shape[2] // groups, weights.filters // groups
-    counts = [n for n in range(1, groups + 1) if groups % n == 0 and n * max(images, filters) <= GROUPED]
-    count = max(counts, default=1)
-    parts = []
-    for first in range(0, groups, count):
-        part = x[:, :, first * images : (first + count) * images]
-        each = part.shape[2]
-        y = _call(
-            part.reshape(1, x.shape[0], -1, x.shape[3]),
-            weights.part(slice(first * filters, (first + count) * filters)),
-            (1, 1),
-            (padding[0], (padding[1][0] * each, padding[1][1] * each)),
-            (dilation[0], dilation[1] * each),
-        )
-        y = y.reshape(y.shape[1], -1, count, images, count, filters)
-        parts += [y[:, :, group, :, group] for group in range(count)]
-    return jnp.concatenate(parts, 3) if len(parts) > 1 else parts[0]
-
-
-def _between_zeros(
-    x: jax.Array, weights: _Weights, scale: Sequence[int], padding: Sequence[Pair]
-) -> jax.Array:
-    """Convolves a map with zeros laid between its pixels, and multiplies none of them.
-
-    Output s q + r reads the weights k of k = p - r (mod s) alone, p the zeros before: a convolution of few
-    weights for each remainder r. Their outputs are interleaved.
-
-    Args:
-      x: [B, H, W, C].
-      weights: C by D.
-      scale: s of H and W.
-      padding: of the map with its zeros.
-
-    Returns:
-      [B, h, w, D].
-    """
-    axes = [*zip(x.shape[1:3], weights.window, scale, padding, strict=True)]
-    sizes = [(n - 1) * s + 1 + sum(pads) - k + 1 for n, k, s, pads in axes]
-
-    def of(remainders: Sequence[int]) -> jax.Array:
-        counts, taps, pads = [], [], []
-        for (n, k, s, (before, _)), size, r in zip(axes, sizes, remainders, strict=True):
-            first, count = (before - r) % s, -(-size // s)
-            left, number = (before - r - first) // s, -(-(k - first) // s)
-            counts.append(count)
-            taps.append(slice(first, None, s))
-            pads.append((left, count + number - 1 - n - left))
-        part = weights.part(ALL, *taps)
-        if 0 in part.window:
-            return jnp.zeros((x.shape[0], *counts, weights.filters), x.dtype)
-        return _call(x, part, (1, 1), pads, (1, 1))
-
-    rows = [jnp.stack([of((row, column)) for column in range(scale[1])], 3) for row in range(scale[0])]
-    y = jnp.stack(rows, 2)  # [B, h, rows, w, columns, D]
-    y = y.reshape(y.shape[0], y.shape[1] * y.shape[2], y.shape[3] * y.shape[4], -1)
-    return y[:, : sizes[0], : sizes[1]]
-
-
-def _call(
-    x: jax.Array, weights: _Weights, strides: Sequence[int], padding: Sequence[Pair], dilation: Sequence[int]
-) -> jax.Array:
-    """Convolves by `call`; all sizes are reckoned here alone."""
-    if min(map(min, padding)) < 0:  # which cuts, and oneDNN has none
-        x = _padded(x, [(0, 0), *((min(before, 0), min(after, 0)) for before, after in padding), (0, 0)])
-        padding = [(max(before, 0), max(after, 0)) for before, after in padding]
-    axes = zip(x.shape[1:3], weights.window, strides, padding, dilation, strict=True)
-    size = [(n + sum(pads) - (k - 1) * d - 1) // s + 1 for n, k, s, pads, d in axes]
-    data = {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}
-    (filters, channels, *space) = weights.axes
-    of_weights = {"input_feature_dim": channels, "output_feature_dim": filters, "spatial_dims": space}
-    window = {
-        "size": weights.window,
-        "pad_left": [before for before, _ in padding],
-        "pad_right": [after for _, after in padding],
-        "strides": strides,
-        "window_dilations": dilation,
-    }
-    described = {
-        "dims": 4,
-        "input": {"dims": 4, "data": data},
-        "kernel": {"dims": 4, "filter": of_weights},
-        "output": {"dims": 4, "data": data},
-        "window": window,
-        "feature_groups": weights.groups,
-    }
-    dtype = x.dtype if "avx512_bf16" in _instructions() else jnp.float32
-    shape = (x.shape[0], *size, weights.filters)
-    return call(TARGET, {"onednn_conv_config": described}, shape, dtype, x, weights.array).astype(x.dtype)
-
-
-def _padded(x: jax.Array, padding: Sequence[Pair]) -> jax.Array:
-    """Returns x with zeros around it, or without what negative padding cuts off."""
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(before, after, 0) for before, after in padding])

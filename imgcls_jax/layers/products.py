@@ -1,4 +1,4 @@
-"""Products of many small matrices, and attention, on a CPU by oneDNN, as layers/onednn.py has convolutions.
+"""Products of many small matrices, and attention, on a CPU by oneDNN, as layers/direct.py has convolutions.
 
 XLA takes such matrices one after the other, each shared out over all cores; oneDNN shares out the matrices.
 Products in other dtypes than float32, of one matrix, or too small (`WORTH`) are XLA's own.

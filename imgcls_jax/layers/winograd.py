@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers import onednn
+from imgcls_jax.layers import direct
 
 TAPS, OUTPUTS, INPUTS = 3, 4, 6
 ROOT = math.sqrt(2)
@@ -78,7 +78,7 @@ def _filter(inputs: jax.Array, kernel: jax.Array, *, padding: Padding, **options
     # A product, and no sums of taps, which XLA would fuse with a transpose before them, and be slow.
     weights = jnp.einsum("jw,hwcd->jhcd", jnp.asarray(OF_WEIGHTS, kernel.dtype), kernel)
     products = [
-        onednn.convolution(x, w[:, None], (1, 1), (above, (0, 0)), **options)
+        direct.convolution(x, w[:, None], (1, 1), (above, (0, 0)), **options)
         for x, w in zip(transformed, weights, strict=True)
     ]
     # A column of coefficients a product, in place of four sums side by side: XLA is slow to interleave those.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.layers import onednn
+from imgcls_jax.layers import direct, onednn
 from imgcls_jax.layers.convolution import Conv, convolution
 from imgcls_jax.planning.flops import flops
 
@@ -17,7 +17,7 @@ at_hand = pytest.mark.skipif(not onednn.dtypes(), reason="this jaxlib or process
 
 @pytest.fixture(autouse=True)
 def _of_any_size(monkeypatch):
-    monkeypatch.setattr(onednn, "WORTH", 0)
+    monkeypatch.setattr(direct, "WORTH", 0)
     monkeypatch.setattr(onednn, "has_avx512", lambda: True)
 
 
@@ -44,7 +44,7 @@ def test_values_and_gradients_are_the_native_ones(size, window, strides, padding
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *size, 6)), dtype)
     w = jnp.asarray(rng.normal(size=(*window, 6 // groups, 12)), dtype)
-    options = dict(rhs_dilation=dilation, dimension_numbers=onednn.NUMBERS, feature_group_count=groups)
+    options = dict(rhs_dilation=dilation, dimension_numbers=direct.NUMBERS, feature_group_count=groups)
     native = functools.partial(
         jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
     )
@@ -54,9 +54,9 @@ def test_values_and_gradients_are_the_native_ones(size, window, strides, padding
         y, pull = jax.vjp(lambda x, w: convolve(x, w, strides, padding, **options), x, w)
         return y, *pull(cotangent)
 
-    ours = jax.jit(functools.partial(all_of, convolve=onednn.convolution))
+    ours = jax.jit(functools.partial(all_of, convolve=direct.convolution))
     lowered = ours.lower(x, w, cotangent).as_text()
-    assert onednn.TARGET in lowered and "stablehlo.convolution" not in lowered
+    assert direct.TARGET in lowered and "stablehlo.convolution" not in lowered
     native = jax.jit(functools.partial(all_of, convolve=jax.lax.conv_general_dilated))
     tolerance = 1e-6 if dtype == jnp.float32 else 2**-7
     for one, other in zip(ours(x, w, cotangent), native(x, w, cotangent), strict=True):
@@ -71,13 +71,13 @@ W = jnp.asarray(np.random.default_rng(2).normal(size=(3, 3, 3, 4, 8)), jnp.float
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
 def test_vmap(axes):
     inputs = [array if axis == 0 else array[0] for array, axis in zip((X, W), axes, strict=True)]
-    found = jax.vmap(same_size(onednn.convolution), axes)(*inputs)
+    found = jax.vmap(same_size(direct.convolution), axes)(*inputs)
     expected = jax.vmap(same_size(jax.lax.conv_general_dilated), axes)(*inputs)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def same_size(convolve):
-    return lambda x, w: convolve(x, w, (1, 1), "SAME", dimension_numbers=onednn.NUMBERS)
+    return lambda x, w: convolve(x, w, (1, 1), "SAME", dimension_numbers=direct.NUMBERS)
 
 
 def test_the_gradient_has_a_gradient_forward_and_backward():
@@ -88,7 +88,7 @@ def test_the_gradient_has_a_gradient_forward_and_backward():
     tangents = (x + 1, w + 1)
     found, expected = (
         (*jax.grad(penalty, (0, 1))(x, w, form), *jax.jvp(same_size(form), (x, w), tangents))
-        for form in (onednn.convolution, jax.lax.conv_general_dilated)
+        for form in (direct.convolution, jax.lax.conv_general_dilated)
     )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()))
@@ -98,32 +98,32 @@ def test_the_gradient_has_a_gradient_forward_and_backward():
 def test_where_it_is_used():
     """In a program of one CPU device, or each device's own part; not elsewhere, nor in what is exported."""
     x, w = X[0], W[0]
-    ours = same_size(onednn.convolution)
+    ours = same_size(direct.convolution)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     rows, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
     shared = jax.device_put(x, jax.sharding.NamedSharding(mesh, rows))
     parts = jax.shard_map(ours, mesh=mesh, in_specs=(rows, whole), out_specs=rows)
     np.testing.assert_allclose(jax.jit(parts)(shared, w), ours(x, w), atol=1e-5)
-    assert onednn.TARGET in jax.jit(ours).lower(x, w).as_text()
-    assert onednn.TARGET in jax.jit(parts).lower(shared, w).as_text()
+    assert direct.TARGET in jax.jit(ours).lower(x, w).as_text()
+    assert direct.TARGET in jax.jit(parts).lower(shared, w).as_text()
     assert (
-        onednn.TARGET
+        direct.TARGET
         not in jax.jit(ours)
         .lower(shared, jax.device_put(w, jax.sharding.NamedSharding(mesh, whole)))
         .as_text()
     )
-    assert onednn.TARGET not in jax.jit(ours).trace(x, w).lower(lowering_platforms=("cuda",)).as_text()
-    assert onednn.TARGET not in jax.export.export(jax.jit(ours))(x, w).mlir_module()
-    assert onednn.TARGET not in jax.jit(ours).lower(x.astype(jnp.float16), w.astype(jnp.float16)).as_text()
+    assert direct.TARGET not in jax.jit(ours).trace(x, w).lower(lowering_platforms=("cuda",)).as_text()
+    assert direct.TARGET not in jax.export.export(jax.jit(ours))(x, w).mlir_module()
+    assert direct.TARGET not in jax.jit(ours).lower(x.astype(jnp.float16), w.astype(jnp.float16)).as_text()
 
 
 @at_hand
 def test_small_convolutions_stay_xlas_own(monkeypatch):
     """A program that calls oneDNN is compiled anew at each start."""
-    monkeypatch.setattr(onednn, "WORTH", 2.5e8)
-    large = jax.jit(same_size(onednn.convolution)).lower(jnp.ones((64, 32, 32, 32)), jnp.ones((3, 3, 32, 32)))
-    small = jax.jit(same_size(onednn.convolution)).lower(X[0], W[0])
-    assert onednn.TARGET in large.as_text() and onednn.TARGET not in small.as_text()
+    monkeypatch.setattr(direct, "WORTH", 2.5e8)
+    large = jax.jit(same_size(direct.convolution)).lower(jnp.ones((64, 32, 32, 32)), jnp.ones((3, 3, 32, 32)))
+    small = jax.jit(same_size(direct.convolution)).lower(X[0], W[0])
+    assert direct.TARGET in large.as_text() and direct.TARGET not in small.as_text()
 
 
 @at_hand
@@ -131,20 +131,20 @@ def test_weights_gradients_are_xlas_own_without_avx512(monkeypatch):
     monkeypatch.setattr(onednn, "has_avx512", lambda: False)
 
     def lowered(axis):
-        gradient = jax.grad(lambda x, w: jnp.sum(same_size(onednn.convolution)(x, w) ** 2), axis)
+        gradient = jax.grad(lambda x, w: jnp.sum(same_size(direct.convolution)(x, w) ** 2), axis)
         return jax.jit(gradient).lower(X[0], W[0]).as_text()
 
     assert "stablehlo.convolution" not in lowered(0)
-    assert lowered(1).count("stablehlo.convolution") == 1 and onednn.TARGET in lowered(1)
+    assert lowered(1).count("stablehlo.convolution") == 1 and direct.TARGET in lowered(1)
 
 
 @at_hand
 @pytest.mark.parametrize("instructions, dtype", [({"avx2"}, "f32"), ({"avx2", "avx512_bf16"}, "bf16")])
 def test_bfloat16_is_computed_in_float32_without_instructions_for_it(monkeypatch, instructions, dtype):
-    monkeypatch.setattr(onednn, "_instructions", lambda: frozenset(instructions))
+    monkeypatch.setattr(onednn, "instructions", lambda: frozenset(instructions))
     narrow = X[0].astype(jnp.bfloat16), W[0].astype(jnp.bfloat16)
-    lines = jax.jit(same_size(onednn.convolution)).lower(*narrow).as_text().splitlines()
-    (call,) = (line for line in lines if onednn.TARGET in line)
+    lines = jax.jit(same_size(direct.convolution)).lower(*narrow).as_text().splitlines()
+    (call,) = (line for line in lines if direct.TARGET in line)
     assert call.endswith(f"x{dtype}>") and f"x{dtype}>," in call
 
 
@@ -153,7 +153,7 @@ def test_its_flops_are_the_native_ones():
         return jax.make_jaxpr(jax.grad(lambda x, w: jnp.sum(same_size(convolve)(x, w)), (0, 1)))(X[0], W[0])
 
     assert (
-        flops(gradient(onednn.convolution), "cpu") == flops(gradient(jax.lax.conv_general_dilated), "cpu") > 0
+        flops(gradient(direct.convolution), "cpu") == flops(gradient(jax.lax.conv_general_dilated), "cpu") > 0
     )
 
 
@@ -185,7 +185,7 @@ def test_an_exported_depthwise_convolution_is_a_sum_of_shifts_on_a_cpu():
     """Also of a batch of any size: XLA's own takes 50 times as long there."""
     (batch,) = jax.export.symbolic_shape("batch")
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((batch, 8, 8, 32), (3, 3, 1, 32))]
-    options = dict(dimension_numbers=onednn.NUMBERS, feature_group_count=32)
+    options = dict(dimension_numbers=direct.NUMBERS, feature_group_count=32)
     depthwise = jax.jit(lambda x, w: convolution(x, w, (1, 1), "SAME", **options))
     for platform, native in (("cpu", 0), ("tpu", 1)):
         exported = jax.export.export(depthwise, platforms=(platform,))(*shapes)
