@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers import direct, onednn, winograd
+from imgcls_jax.layers import direct, onednn, products, winograd
 from imgcls_jax.layers.depthwise import depthwise_convolution
 from imgcls_jax.layers.windows import windows
 
@@ -68,11 +68,8 @@ def convolution(
         patches = jnp.concatenate(windows(inputs, size, strides, padding), axis=3)
         rows = patches.reshape(-1, patches.shape[3])  # of two axes, or the weights' gradient is slow
         weights = kernel.reshape(-1, kernel.shape[3])
-        if _is_long(rows, weights):  # XLA sums many rows faster with the narrower side on the left
-            turned = jax.lax.optimization_barrier(weights.T)
-            product = jnp.einsum("nc,dc->nd", rows, turned, precision=options.get("precision"))
-        else:
-            product = jnp.matmul(rows, weights, precision=options.get("precision"))
+        sums = (((1,), (0,)), ((), ()))
+        product = products.dot_general(rows, weights, sums, precision=options.get("precision"))
         return product.reshape(*patches.shape[:3], -1)
 
     if groups == inputs.shape[3] == kernel.shape[3]:
@@ -86,12 +83,6 @@ def convolution(
         filtering = functools.partial(winograd.convolution_3x3, padding=padding, **options)
         return jax.lax.platform_dependent(inputs, kernel, cpu=filtering, default=native)
     return plain(inputs, kernel)
-
-
-def _is_long(rows: jax.Array, weights: jax.Array) -> bool:
-    """Whether the weights' gradient is narrower than the inputs, and a sum over more rows than it has."""
-    (length, channels), features = rows.shape, weights.shape[1]
-    return not jax.export.is_symbolic_dim(length) and length > channels > features
 
 
 def _is_wider_than_a_map(

@@ -1,7 +1,8 @@
 """Products of many small matrices, and attention, on a CPU by oneDNN, as layers/direct.py has convolutions.
 
 XLA takes such matrices one after the other, each shared out over all cores; oneDNN shares out the matrices.
-Products in other dtypes than float32, of one matrix, or too small (`WORTH`) are XLA's own.
+Products in other dtypes than float32, of one matrix, or too small (`WORTH`) are XLA's own; a sum over many
+rows then has the narrower matrix on the left.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ TARGET = "__onednn$matmul"
 WORTH = 1.25e8  # FLOPs of a product from which on it is oneDNN's
 
 
-def dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any) -> jax.Array:
+def dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
     """Computes jax.lax.dot_general of the same arguments."""
-    return _rebound(lambda a, b: jax.lax.dot_general(a, b, dimension_numbers), a, b)
+    return _rebound(lambda a, b: jax.lax.dot_general(a, b, dimension_numbers, **options), a, b)
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False) -> jax.Array:
@@ -61,6 +62,8 @@ def _lower_on_cpu(context: Any, *values: Any, **parameters: Any) -> Any:
     function: Callable[..., Any] = _native
     if onednn.is_own(context) and _suits(*context.avals_in, *context.avals_out, **parameters):
         function = _by_onednn
+    elif onednn.is_own(context) and _is_long(*context.avals_in, **parameters):
+        function = _narrow_first
     return mlir.lower_fun(function, multiple_results=False)(context, *values, **parameters)
 
 
@@ -74,6 +77,22 @@ def _suits(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> 
     return {a.dtype, b.dtype, output.dtype} == {jnp.dtype(jnp.float32)} <= onednn.dtypes() and (
         matrices > 1 and work >= WORTH
     )
+
+
+def _is_long(a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> bool:
+    """Whether two matrices of many rows are summed over these, as for the gradient of weights."""
+    return (
+        dimension_numbers == (((0,), (0,)), ((), ()))
+        and a.ndim == b.ndim == 2
+        and (a.shape[1] != b.shape[1] and a.shape[0] > max(a.shape[1], b.shape[1]))
+    )
+
+
+def _narrow_first(a: jax.Array, b: jax.Array, **parameters: Any) -> jax.Array:
+    """Has the narrower matrix on the left, where XLA is faster, and keeps XLA from turning it round."""
+    if a.shape[1] < b.shape[1]:
+        return jax.lax.optimization_barrier(_native(a, b, **parameters))
+    return jax.lax.optimization_barrier(_native(b, a, **parameters)).T
 
 
 def _by_onednn(a: jax.Array, b: jax.Array, *, dimension_numbers: Any, **_: Any) -> jax.Array:

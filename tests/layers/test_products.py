@@ -61,6 +61,17 @@ def test_mapped_matrices_are_the_native_ones():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("narrow, wide", [(3, 5), (5, 3)])
+def test_a_sum_over_many_rows_has_the_narrower_matrix_on_the_left(narrow, wide):
+    a, b = drawn((40, narrow), (40, wide))
+    numbers = (((0,), (0,)), ((), ()))
+    ours = jax.jit(lambda a, b: products.dot_general(a, b, numbers))
+    np.testing.assert_allclose(ours(a, b), a.T @ b, rtol=1e-5, atol=1e-5)
+    (line,) = (line for line in ours.lower(a, b).as_text().splitlines() if "stablehlo.dot_general" in line)
+    assert "(tensor<40x3xf32>, tensor<40x5xf32>)" in line
+    assert "optimization_barrier" not in jax.export.export(ours)(a, b).mlir_module()
+
+
 @at_hand
 def test_what_stays_xlas_own(monkeypatch):
     a, b = drawn((3, 5, 7), (3, 7, 4))
