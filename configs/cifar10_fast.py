@@ -37,13 +37,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.train_transforms = f"{moved} | cutout(12)" if wide else moved
     config.data.eval_transforms = f"normalize({MEAN}, {DEVIATION})"
     config.model.update(name="airbench", variant=f"airbench{options.goal}", dtype="bfloat16")
-    config.model.momentum = 0.9  # of the statistics of the average, which an eighth of each batch moves
     config.objective.update(name="supervised", label_smoothing=0.2, ema_decay=0.98, ema_statistics=8)
     config.optimizer.update(name="sgd", momentum=0.85, nesterov=True, learning_rate=0.73)
     config.optimizer.update(schedule="polynomial", warmup_epochs=3.5, final_learning_rate=0.05)
     config.optimizer.weight_decay = 0.0153 / 11.5
     if wide:
         config.optimizer.update(learning_rate=0.573, weight_decay=0.012 / 9, warmup_epochs=9.2)
+    else:
+        config.model.momentum = 0.9  # of the statistics of the average, which an eighth of each batch moves
     config.optimizer.groups = (("backbone/whiten/kernel", None), (r"backbone/.*/norm\d/bias", 64.0))
     config.train.update(batch_size=500, total_epochs=40 if wide else 15, eval_batch_size=250)
     views = {"crop": 32, "pad": 1}
