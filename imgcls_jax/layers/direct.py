@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import mlir
 
 from imgcls_jax.layers import onednn
 from imgcls_jax.layers.windows import Pair, filtered
@@ -35,21 +34,13 @@ def is_worth(dtype: Any, work: Any) -> bool:
     return dtype in onednn.dtypes() and not jax.export.is_symbolic_dim(work) and bool(work >= WORTH)
 
 
-def _native(inputs: Any, kernel: Any, **parameters: Any) -> Any:
-    return jax.lax.conv_general_dilated_p.bind(inputs, kernel, **parameters)
+def _form_on_cpu(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[..., Any] | None:
+    if is_own and _suits(*shapes, **parameters):
+        return functools.partial(_by_onednn, merged=_is_merged(*shapes, **parameters))
+    return _by_shifts if _is_depthwise(*shapes, **parameters) else None
 
 
-def _lower_on_cpu(context: Any, *values: Any, **parameters: Any) -> Any:
-    shapes = (*context.avals_in, *context.avals_out)
-    function: Callable[..., Any] = _native
-    if onednn.is_own(context) and _suits(*shapes, **parameters):
-        function = functools.partial(_by_onednn, merged=_is_merged(*shapes, **parameters))
-    elif _is_depthwise(*shapes, **parameters):
-        function = _by_shifts
-    return mlir.lower_fun(function, multiple_results=False)(context, *values, **parameters)
-
-
-_rebound = onednn.stand_in(jax.lax.conv_general_dilated_p, _lower_on_cpu)
+_rebound = onednn.stand_in(jax.lax.conv_general_dilated_p, _form_on_cpu)
 
 
 def _suits(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:

@@ -35,8 +35,8 @@ DTYPES = (jnp.float32, jnp.bfloat16)
 def dtypes() -> frozenset[Any]:
     """Returns the dtypes that oneDNN computes here; none where it is not at hand."""
     version = ".".join(importlib.metadata.version("jaxlib").split(".")[:2])
-    at_hand = sys.platform == "linux" and platform.machine() == "x86_64" and version in MEASURED
-    return frozenset(map(jnp.dtype, DTYPES if at_hand and "avx2" in instructions() else ()))
+    at_hand = version in MEASURED and "avx2" in instructions()
+    return frozenset(map(jnp.dtype, DTYPES if at_hand else ()))
 
 
 def has_avx512() -> bool:
@@ -46,19 +46,23 @@ def has_avx512() -> bool:
 
 @functools.cache
 def instructions() -> frozenset[str]:
-    """Returns the names of the processor's instructions, as /proc/cpuinfo has them."""
+    """Returns the names of the processor's instructions, as /proc/cpuinfo has them; none but on x86 Linux."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return frozenset()
     found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return frozenset(found[1].split()) if found else frozenset()
 
 
-def stand_in(native: Primitive, lower_on_cpu: Callable[..., Any]) -> Callable[..., Any]:
+def stand_in(native: Primitive, form_on_cpu: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a primitive that is a native, bilinear one in all but its lowering for CPUs.
 
     It has the same name and parameters, so that whatever reads a jaxpr knows it.
 
     Args:
       native: takes two arrays and gives one; its transposes and batches are such programs too.
-      lower_on_cpu: a lowering rule.
+      form_on_cpu: (is_own, shapes of inputs and output, **parameters) -> the function of the same arguments
+        that it becomes on a CPU, None for the native one. `is_own` says whether the program is one device's
+        own, which XLA does not split, and no exported one: only there may it make a `call`.
 
     Returns:
       A function (function, *arrays) that evaluates a function of them, in which the native primitive becomes
@@ -98,6 +102,11 @@ def stand_in(native: Primitive, lower_on_cpu: Callable[..., Any]) -> Callable[..
     def compiled(parameters: tuple[tuple[str, Any], ...]) -> Any:
         return jax.jit(functools.partial(own.bind, **dict(parameters)))
 
+    def lower_on_cpu(context: Any, *values: Any, **parameters: Any) -> Any:
+        shapes = (*context.avals_in, *context.avals_out)
+        function = form_on_cpu(_is_own(context), *shapes, **parameters) or bound
+        return mlir.lower_fun(function, multiple_results=False)(context, *values, **parameters)
+
     own.def_impl(lambda *arrays, **parameters: compiled(tuple(parameters.items()))(*arrays))
     own.def_abstract_eval(lambda *shapes, **parameters: native.abstract_eval(*shapes, **parameters)[0])
     ad.defbilinear(own, pull_to_first, pull_to_second)
@@ -107,7 +116,7 @@ def stand_in(native: Primitive, lower_on_cpu: Callable[..., Any]) -> Callable[..
     return rebound
 
 
-def is_own(context: Any) -> bool:
+def _is_own(context: Any) -> bool:
     """Whether a program, or the body of a jax.shard_map, is one device's own, which XLA does not split, and
     no exported one."""
     axes, parameters = context.module_context.axis_context, context.module_context.lowering_parameters

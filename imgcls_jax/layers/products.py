@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import mlir
 
 from imgcls_jax.layers import onednn
 
@@ -54,20 +53,13 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: 
     return jax.lax.platform_dependent(query, key, value, cpu=by_products, default=native)
 
 
-def _native(a: Any, b: Any, **parameters: Any) -> Any:
-    return jax.lax.dot_general_p.bind(a, b, **parameters)
+def _form_on_cpu(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[..., Any] | None:
+    if is_own and _suits(*shapes, **parameters):
+        return _by_onednn
+    return _narrow_first if is_own and _is_long(*shapes, **parameters) else None
 
 
-def _lower_on_cpu(context: Any, *values: Any, **parameters: Any) -> Any:
-    function: Callable[..., Any] = _native
-    if onednn.is_own(context) and _suits(*context.avals_in, *context.avals_out, **parameters):
-        function = _by_onednn
-    elif onednn.is_own(context) and _is_long(*context.avals_in, **parameters):
-        function = _narrow_first
-    return mlir.lower_fun(function, multiple_results=False)(context, *values, **parameters)
-
-
-_rebound = onednn.stand_in(jax.lax.dot_general_p, _lower_on_cpu)
+_rebound = onednn.stand_in(jax.lax.dot_general_p, _form_on_cpu)
 
 
 def _suits(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> bool:
@@ -79,8 +71,9 @@ def _suits(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> 
     )
 
 
-def _is_long(a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> bool:
+def _is_long(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> bool:
     """Whether two matrices of many rows are summed over these, as for the gradient of weights."""
+    del output
     return (
         dimension_numbers == (((0,), (0,)), ((), ()))
         and a.ndim == b.ndim == 2
@@ -90,9 +83,10 @@ def _is_long(a: Any, b: Any, *, dimension_numbers: Any, **_: Any) -> bool:
 
 def _narrow_first(a: jax.Array, b: jax.Array, **parameters: Any) -> jax.Array:
     """Has the narrower matrix on the left, where XLA is faster, and keeps XLA from turning it round."""
-    if a.shape[1] < b.shape[1]:
-        return jax.lax.optimization_barrier(_native(a, b, **parameters))
-    return jax.lax.optimization_barrier(_native(b, a, **parameters)).T
+    is_first = a.shape[1] < b.shape[1]
+    pair = (a, b) if is_first else (b, a)
+    product = jax.lax.optimization_barrier(jax.lax.dot_general_p.bind(*pair, **parameters))
+    return product if is_first else product.T
 
 
 def _by_onednn(a: jax.Array, b: jax.Array, *, dimension_numbers: Any, **_: Any) -> jax.Array:
