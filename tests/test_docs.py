@@ -14,7 +14,7 @@ import pytest
 from imgcls_jax import evaluators, models, trackers
 from imgcls_jax.config import compare, settings
 from imgcls_jax.config.files import read_config
-from imgcls_jax.config.resolve import TRUST_PARAMS, resolve
+from imgcls_jax.config.resolve import PATTERNS, resolve
 from imgcls_jax.data import sources, transforms
 from imgcls_jax.train import tracking
 from imgcls_jax.train.run import run
@@ -65,13 +65,12 @@ def attributes_of_networks():
 @pytest.fixture(scope="module")
 def fields():
     """The fields of each section; of an optimizer also what optax's sgd and adamw take, and lars."""
-    optax = {"name", "momentum", "nesterov", "b1", "b2", "eps", TRUST_PARAMS}
+    optax = {"name", "momentum", "nesterov", "b1", "b2", "eps", *PATTERNS}
     return {
         "data": arguments_of("**/*.py", "DataSettings") | arguments_of("data/**/*.py", "__init__", "make"),
         "model": attributes_of_networks(),
         "objective": {"name", "head", "head_fields"} | arguments_of("objectives/*.py", "make"),
         "optimizer": optax
-        | {TRUST_PARAMS}
         | arguments_of("**/*.py", "make_schedule", "make_optimizer", "OptimizerSettings"),
         "train": arguments_of("**/*.py", "TrainSettings"),
     }

@@ -29,7 +29,12 @@ from imgcls_jax.config.parameters import (
 )
 from imgcls_jax.config.written import Config, plain
 
-TRUST_PARAMS = "trust_params"  # a field of optimizers with trust ratios, of which optax takes a mask
+TRUST_PARAMS, MUON_PARAMS = "trust_params", "muon_params"
+# Fields in place of an argument of optax that has no JSON form, with their defaults.
+PATTERNS = {
+    TRUST_PARAMS: ("trust_ratio_mask", r".*/kernel"),
+    MUON_PARAMS: ("muon_weight_dimension_numbers", r"backbone/.*/kernel"),
+}
 
 
 def resolve(config: Any) -> Configuration:
@@ -175,7 +180,7 @@ def _optimizer(section: str, fields: Config) -> Config:
     for field, value in fields.items():
         if field in of_optax and field.endswith("dtype"):
             _require_dtype(f"config.{section}.{field}", value)
-        elif field in of_optax and field != TRUST_PARAMS and not fits(value, float | bool | None):
+        elif field in of_optax and field not in PATTERNS and not fits(value, float | bool | None):
             raise ValueError(f"config.{section}.{field} is a number, or True or False; got {value!r}")
     of_optax = {name: field for name, field in of_optax.items() if name not in own}
     return filled(section, own | of_optax, fields)
@@ -188,14 +193,14 @@ def _hyperparameters(name: Any) -> dict[str, tuple[Any, Any]]:
       ValueError: optax has no such optimizer.
     """
     parameters = inspect.signature(optax_function(name)).parameters
-    # decay_params and trust_params make the masks
-    made = ("learning_rate", "mask", "weight_decay_mask", "trust_ratio_mask")
+    of_patterns = {pattern: (str, default) for pattern, (of, default) in PATTERNS.items() if of in parameters}
+    made = ("learning_rate", "mask", "weight_decay_mask", *(of for of, _ in PATTERNS.values()))
     fields = {
         name: (Any, parameter.default)
         for name, parameter in parameters.items()
         if name not in made and (parameter.default is REQUIRED or _is_json(parameter.default))
     }
-    return fields | ({TRUST_PARAMS: (str, r".*/kernel")} if "trust_ratio_mask" in parameters else {})
+    return fields | of_patterns
 
 
 SCHEDULE_FREE = (

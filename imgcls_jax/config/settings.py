@@ -217,6 +217,9 @@ class OptimizerSettings:
       fields: hyper-parameters of the optax function (momentum=0.9, nesterov=True, b1=..., ...). In place of
         LARS's mask stands `trust_params`, the pattern of the params whose updates are scaled by their trust
         ratio; the default leaves out biases and norm layers, as LARS's authors and SimCLR's do.
+        In place of muon's dimension numbers stands `muon_params`, the pattern of the kernels that it makes
+        orthogonal, as matrices of outputs by all inputs; the default leaves out the head, which Adam moves,
+        as muon's author does.
     """
 
     name: str

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from imgcls_jax.config.resolve import TRUST_PARAMS, optax_function
+from imgcls_jax.config.resolve import MUON_PARAMS, TRUST_PARAMS, optax_function
 from imgcls_jax.config.settings import OptimizerSettings
 from imgcls_jax.train.schedule import Schedule
 
@@ -51,6 +51,8 @@ def make_optimizer(
     fields = dict(settings.fields)
     trust = fields.pop(TRUST_PARAMS, None)
     trust_mask = None if trust is None else _mask(paths, trust, TRUST_PARAMS)
+    muon = fields.pop(MUON_PARAMS, None)
+    shapes = None if muon is None else _as_matrices(params, _mask(paths, muon, MUON_PARAMS))
     labels = _group_labels(paths, groups)
     factors = dict(enumerate(factor for _, factor in groups)) | {len(groups): 1.0}
     if settings.layer_decay != 1:
@@ -70,6 +72,8 @@ def make_optimizer(
         chosen = _masked_to(decay_mask, labels, label)
         rate = _rate(settings, schedule, factor)
         own = {} if trust_mask is None else {"trust_ratio_mask": _masked_to(trust_mask, labels, label)}
+        if shapes is not None:
+            own["muon_weight_dimension_numbers"] = _masked_to(shapes, labels, label)
         transforms[label] = _one_group(settings, rate, chosen, fields | own)
         if settings.l1:
             shrink = optax.masked(soft_threshold(rate, settings.l1), chosen)
@@ -225,6 +229,16 @@ def _mask(paths: Any, pattern: str, field: str) -> Any:
     return mask
 
 
+def _as_matrices(params: Any, mask: Any) -> Any:
+    """Returns how muon sees a kernel as a matrix, its last axis being the outputs; None for the others."""
+
+    def matrix(param: jax.Array, chosen: bool) -> Any:
+        axes = tuple(range(param.ndim))
+        return optax.contrib.MuonDimensionNumbers(axes[:-1], axes[-1:]) if chosen and axes[1:] else None
+
+    return jax.tree.map(matrix, params, mask)
+
+
 def _group_labels(paths: Any, groups: Sequence[tuple[str, float | None]]) -> Any:
     """Returns a tree of group numbers; len(groups) stands for what no pattern matches."""
     patterns = [_compiled(pattern, "optimizer.groups") for pattern, _ in groups]
@@ -282,7 +296,7 @@ def _masked_to(mask: Any, labels: Any, label: int) -> Any:
     """Returns the mask as optax.partition shows a group its leaves: other groups' become MaskedNode."""
     if mask is None:
         return None
-    return jax.tree.map(lambda decays, own: decays if own == label else optax.MaskedNode(), mask, labels)
+    return jax.tree.map(lambda own, value: value if own == label else optax.MaskedNode(), labels, mask)
 
 
 def reset_optimizer(

@@ -266,6 +266,23 @@ def test_lars_leaves_biases_and_norms_out_of_the_trust_ratio():
         optimizer(params, name="lars", fields={"trust_params": "nothing"})
 
 
+def test_muon_moves_a_kernel_by_an_orthogonal_matrix_and_the_rest_by_adam():
+    """A convolution's kernel is a matrix of inputs by outputs; Adam's first step is the rate."""
+    kernel = jax.random.normal(jax.random.key(0), (2, 2, 3, 4))
+    params = {"backbone": {"kernel": kernel, "bias": jnp.ones(4)}, "head": {"kernel": jnp.ones((4, 2))}}
+    grads = jax.tree.map(lambda param: param * 100, params)
+    fields = {"muon_params": "backbone/.*kernel", "nesterov": False}
+    for groups, factor in (((), 1), ((("head/.*", 0.5),), 0.5)):
+        moved, _ = steps(optimizer(params, name="muon", groups=groups, fields=fields), 1, grads, params)
+        change = jax.tree.map(jnp.subtract, params, moved)
+        values = jnp.linalg.svd(change["backbone"]["kernel"].reshape(12, 4), compute_uv=False)
+        assert 0.06 < values.min() and values.max() < 0.13  # five iterations leave 0.7 to 1.2 times the rate
+        np.testing.assert_allclose(change["backbone"]["bias"], 0.1, rtol=1e-4)
+        np.testing.assert_allclose(change["head"]["kernel"], 0.1 * factor, rtol=1e-4)
+    with pytest.raises(ValueError, match="optimizer.muon_params = 'nothing' matches no parameter"):
+        optimizer(params, name="muon", fields={"muon_params": "nothing"})
+
+
 def optimizers_of_optax():
     return sorted(
         name
