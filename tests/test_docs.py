@@ -70,8 +70,7 @@ def fields():
         "data": arguments_of("**/*.py", "DataSettings") | arguments_of("data/**/*.py", "__init__", "make"),
         "model": attributes_of_networks(),
         "objective": {"name", "head", "head_fields"} | arguments_of("objectives/*.py", "make"),
-        "optimizer": optax
-        | arguments_of("**/*.py", "make_schedule", "make_optimizer", "OptimizerSettings"),
+        "optimizer": optax | arguments_of("**/*.py", "make_schedule", "make_optimizer", "OptimizerSettings"),
         "train": arguments_of("**/*.py", "TrainSettings"),
     }
 

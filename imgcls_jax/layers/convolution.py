@@ -68,8 +68,7 @@ def convolution(
         patches = jnp.concatenate(windows(inputs, size, strides, padding), axis=3)
         rows = patches.reshape(-1, patches.shape[3])  # of two axes, or the weights' gradient is slow
         weights = kernel.reshape(-1, kernel.shape[3])
-        sums = (((1,), (0,)), ((), ()))
-        product = products.dot_general(rows, weights, sums, precision=options.get("precision"))
+        product = products.by_rows(rows, weights, precision=options.get("precision"))
         return product.reshape(*patches.shape[:3], -1)
 
     if groups == inputs.shape[3] == kernel.shape[3]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.layers import products
+
 Initializer = Callable[..., jax.Array]
+# Flax's own layer, for many rows.
+Linear = functools.partial(nn.Dense, dot_general=products.dot_general)
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the variance is a third of lecun_uniform's.
 fan_in_uniform: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

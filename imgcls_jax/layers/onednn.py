@@ -127,12 +127,29 @@ def _is_own(context: Any) -> bool:
     return alone and not parameters.for_export
 
 
-def call(target: str, configuration: Any, shape: Sequence[int], dtype: Any, *arrays: jax.Array) -> jax.Array:
-    """Calls one of XLA's targets. It aborts the process on a wrong size."""
+def call(
+    target: str,
+    configuration: Any,
+    shape: Sequence[int],
+    dtype: Any,
+    *arrays: jax.Array,
+    orders: Sequence[Sequence[int]] = (),
+) -> jax.Array:
+    """Calls one of XLA's targets. It aborts the process on a wrong size.
+
+    Args:
+      target, configuration: of XLA.
+      shape, dtype: of the result.
+      arrays: of the call.
+      orders: for each array and the result its axes as they follow each other in memory,
+        () for their own order. What lies so already is not copied.
+    """
     function = jax.ffi.ffi_call(
         target,
         jax.ShapeDtypeStruct(tuple(shape), dtype),
         custom_call_api_version=2,
         legacy_backend_config=json.dumps(configuration),
+        input_layouts=orders[:-1] or None,
+        output_layouts=orders[-1] if orders else None,
     )
     return function(*(array.astype(dtype) for array in arrays))

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.layers.dense import Linear
 from imgcls_jax.layers.transformer import XAVIER, EncoderLayer, layer_norm, sincos_positions
 
 
@@ -50,7 +51,7 @@ class PatchDecoder(nn.Module):
         Returns:
           float32 [B, L, outputs].
         """
-        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=XAVIER, name="embed")(tokens)
+        x = Linear(self.width, dtype=self.dtype, kernel_init=XAVIER, name="embed")(tokens)
         size, seen, _ = x.shape
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width)).astype(
             x.dtype
@@ -65,5 +66,5 @@ class PatchDecoder(nn.Module):
             kind = {"dtype": self.dtype, "all_xavier": self.all_xavier}
             x = layer_type(self.heads, **kind, name=f"layer_{layer}")(x, False)
         x = layer_norm(dtype=self.dtype, name="ln")(x)[:, 1:]
-        pixels = nn.Dense(self.outputs, dtype=self.dtype, kernel_init=XAVIER, name="pixels")(x)
+        pixels = Linear(self.outputs, dtype=self.dtype, kernel_init=XAVIER, name="pixels")(x)
         return pixels.astype(jnp.float32)

@@ -1,8 +1,8 @@
-"""Products of many small matrices, and attention, on a CPU by oneDNN, as layers/direct.py has convolutions.
+"""Products of matrices, and attention, on a CPU by oneDNN, as layers/direct.py has convolutions.
 
-XLA takes such matrices one after the other, each shared out over all cores; oneDNN shares out the matrices.
-Products in other dtypes than float32, of one matrix, or too small (`WORTH`) are XLA's own; a sum over many
-rows then has the narrower matrix on the left.
+XLA takes many small matrices one after the other, each shared out over all cores; oneDNN shares out the
+matrices. Without AVX-512 oneDNN is the faster one with single matrices too; with it they are XLA's own.
+Products in other dtypes than float32, or too small (`WORTH`), are XLA's own everywhere.
 """
 
 from __future__ import annotations
@@ -23,6 +23,15 @@ WORTH = 1.25e8  # FLOPs of a product from which on it is oneDNN's
 def dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
     """Computes jax.lax.dot_general of the same arguments."""
     return _rebound(lambda a, b: jax.lax.dot_general(a, b, dimension_numbers, **options), a, b)
+
+
+def by_rows(rows: jax.Array, weights: jax.Array, **options: Any) -> jax.Array:
+    """Computes rows @ weights, float [N, C] and [C, D], by XLA, which fuses what stands around it.
+
+    The gradient of the weights is a sum over many rows: on a CPU it has the narrower matrix on the left.
+    """
+    numbers = (((1,), (0,)), ((), ()))
+    return _rebound_rows(lambda a, b: jax.lax.dot_general(a, b, numbers, **options), rows, weights)
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False) -> jax.Array:
@@ -54,12 +63,15 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: 
 
 
 def _form_on_cpu(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[..., Any] | None:
-    if is_own and _suits(*shapes, **parameters):
-        return _by_onednn
+    return _by_onednn if is_own and _suits(*shapes, **parameters) else None
+
+
+def _form_of_rows(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[..., Any] | None:
     return _narrow_first if is_own and _is_long(*shapes, **parameters) else None
 
 
 _rebound = onednn.stand_in(jax.lax.dot_general_p, _form_on_cpu)
+_rebound_rows = onednn.stand_in(jax.lax.dot_general_p, _form_of_rows)
 
 
 def _suits(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> bool:
@@ -67,7 +79,7 @@ def _suits(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> 
     work = 2 * math.prod(output.shape) * math.prod(a.shape[axis] for axis in summed)
     matrices = math.prod(a.shape[axis] for axis in shared)
     return {a.dtype, b.dtype, output.dtype} == {jnp.dtype(jnp.float32)} <= onednn.dtypes() and (
-        matrices > 1 and work >= WORTH
+        work >= WORTH and (matrices > 1 or not onednn.has_avx512())
     )
 
 
@@ -91,21 +103,46 @@ def _narrow_first(a: jax.Array, b: jax.Array, **parameters: Any) -> jax.Array:
 
 def _by_onednn(a: jax.Array, b: jax.Array, *, dimension_numbers: Any, **_: Any) -> jax.Array:
     (summed_a, summed_b), (shared_a, shared_b) = dimension_numbers
-    left, rows, is_turned = _matrices(a, shared_a, summed_a)
-    right, columns, is_upright = _matrices(b, shared_b, summed_b)
+    left, order_a, rows, is_turned = _matrices(a, shared_a, summed_a)
+    right, order_b, columns, is_upright = _matrices(b, shared_b, summed_b)
+    in_order = tuple(range(left.ndim))
+    # An attention's heads lie within its tokens. Where the columns are the last axis of such an array, the
+    # product lies so too: nothing is moved to the front only to be moved back.
+    is_within = is_upright and order_b[-1] == in_order[-1]
     configuration = {"onednn_matmul_config": {"transpose_a": is_turned, "transpose_b": not is_upright}}
-    shape = (len(left), math.prod(rows), math.prod(columns))
-    product = onednn.call(TARGET, configuration, shape, a.dtype, left, right)
-    return product.reshape(*(a.shape[axis] for axis in shared_a), *rows, *columns)
+    product = onednn.call(
+        TARGET,
+        configuration,
+        (*left.shape[:-2], math.prod(rows), math.prod(columns)),
+        a.dtype,
+        left,
+        right,
+        orders=(order_a, order_b, order_b if is_within else in_order),
+    )
+    return product.reshape(*left.shape[:-2], *rows, *columns)
 
 
-def _matrices(array: jax.Array, shared: Sequence[int], summed: Sequence[int]) -> tuple[jax.Array, Any, bool]:
-    """Returns matrices [N, F, S] or [N, S, F] of the free and the summed axes, the sizes of the free axes,
-    and whether these come last, which they do where the array's last axis is free."""
+def _matrices(
+    array: jax.Array, shared: Sequence[int], summed: Sequence[int]
+) -> tuple[jax.Array, tuple[int, ...], tuple[int, ...], bool]:
+    """Returns matrices [..., F, S] or [..., S, F] of the free and the summed axes, in which order their axes
+    lie in memory, the sizes of the free axes, and whether these are behind the summed ones.
+
+    Nothing moves in memory where the free axes are neighbors, and the summed ones too.
+    """
     free = [axis for axis in range(array.ndim) if axis not in (*shared, *summed)]
-    free_last = bool(free) and free[-1] == array.ndim - 1
-    order = (*shared, *summed, *free) if free_last else (*shared, *free, *summed)
-    sizes = [array.shape[axis] for axis in free]
-    pair = (-1, math.prod(sizes)) if free_last else (math.prod(sizes), -1)
-    count = math.prod(array.shape[axis] for axis in shared)
-    return array.transpose(order).reshape(count, *pair), sizes, free_last
+    sizes = tuple(array.shape[axis] for axis in free)
+    is_behind = bool(free) and free[-1] > max(summed, default=-1)
+    pair = ([*summed], free) if is_behind else (free, [*summed])
+    groups = [*([axis] for axis in shared), *pair]
+    lengths = [math.prod(array.shape[axis] for axis in group) for group in groups]
+    order = sorted(range(len(groups)), key=lambda number: groups[number][:1] or [array.ndim])
+    if [axis for number in order for axis in groups[number]] != [*range(array.ndim)]:
+        array, order = array.transpose([axis for group in groups for axis in group]), [*range(len(groups))]
+    array = array.reshape([lengths[number] for number in order])
+    return (
+        array.transpose([order.index(number) for number in range(len(order))]),
+        tuple(order),
+        sizes,
+        is_behind,
+    )

@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.layers.gelu import gelu
+
 
 class Projector(nn.Module):
     """Linear layers, each but the last followed by BatchNorm and ReLU.
@@ -51,5 +53,5 @@ class Projector(nn.Module):
                     name=f"bn{layer}",
                 )(x)
             if not last:
-                x = nn.gelu(x, approximate=False) if self.gelu else nn.relu(x)
+                x = (gelu if self.gelu else nn.relu)(x)
         return x

@@ -6,7 +6,7 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929 (2020).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers import products
-from imgcls_jax.layers.dense import Initializer, fan_in_uniform
+from imgcls_jax.layers.dense import Initializer, Linear, fan_in_uniform
+from imgcls_jax.layers.gelu import gelu_of
 from imgcls_jax.layers.rotary import rotate
 from imgcls_jax.layers.stochastic_depth import drop_branch
 
@@ -72,36 +73,14 @@ class SelfAttention(nn.Module):
         weight = self.param("in_proj_weight", self.in_init, (3 * width, width))
         bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
         x, weight, bias = nn.dtypes.promote_dtype(x, weight, bias, dtype=self.dtype)
-        projected = x @ weight.T + bias  # [B, L, 3 * D]
-        split = projected.reshape(*x.shape[:2], 3, self.heads, width // self.heads)
-        query, key, value = (split[:, :, part] for part in range(3))  # [B, L, heads, D / heads]
+        projected = products.dot_general(x, weight, (((2,), (1,)), ((), ()))) + bias  # [B, L, 3 * D]
+        parts = jnp.split(projected, 3, axis=-1)  # and no slices: their gradients would be padded and added
+        split = (*x.shape[:2], self.heads, width // self.heads)
+        query, key, value = (part.reshape(split) for part in parts)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         mixed = products.attention(query, key, value, is_causal=self.causal).reshape(x.shape)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out_proj")(mixed)
-
-
-def _quick_gelu(x: jax.Array) -> jax.Array:
-    return x * nn.sigmoid(1.702 * x)
-
-
-# The function between the two layers of an MLP, by the fields (quick_gelu, tanh_gelu).
-_GELUS: dict[tuple[bool, bool], Callable[[jax.Array], jax.Array]] = {
-    (False, False): functools.partial(nn.gelu, approximate=False),
-    (True, False): _quick_gelu,
-    (False, True): functools.partial(nn.gelu, approximate=True),
-}
-
-
-def gelu_of(*, quick_gelu: bool, tanh_gelu: bool) -> Callable[[jax.Array], jax.Array]:
-    """Returns the GELU, x * sigmoid(1.702 * x) or the GELU's approximation by tanh.
-
-    Raises:
-      ValueError: both are asked for.
-    """
-    if quick_gelu and tanh_gelu:
-        raise ValueError("quick_gelu and tanh_gelu are two functions: set one of them")
-    return _GELUS[quick_gelu, tanh_gelu]
+        return Linear(width, dtype=self.dtype, kernel_init=self.out_init, name="out_proj")(mixed)
 
 
 class EncoderLayer(nn.Module):
@@ -148,7 +127,7 @@ class EncoderLayer(nn.Module):
         drop = lambda y: nn.Dropout(self.dropout, deterministic=not train)(y)  # noqa: E731
         branch = functools.partial(drop_branch, probability=self.stochastic_depth, train=train)
         in_init, out_init, first_init, last_init = self._initializers(x.shape[-1])
-        dense = lambda width, init, name: nn.Dense(  # noqa: E731
+        dense = lambda width, init, name: Linear(  # noqa: E731
             width,
             dtype=self.dtype,
             kernel_init=init,
@@ -217,9 +196,10 @@ class AttentionPool(nn.Module):
         split = (self.heads, width // self.heads)
         query = (probe @ weight[:width].T + bias[:width]).reshape(1, 1, *split)
         query = jnp.broadcast_to(query, (size, 1, *split))
-        both = (x @ weight[width:].T + bias[width:]).reshape(size, length, 2, *split)
-        mixed = products.attention(query, both[:, :, 0], both[:, :, 1]).reshape(size, width)
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=XAVIER)
+        both = jnp.split(x @ weight[width:].T + bias[width:], 2, axis=-1)
+        key, value = (part.reshape(size, length, *split) for part in both)
+        mixed = products.attention(query, key, value).reshape(size, width)
+        dense = functools.partial(Linear, dtype=self.dtype, kernel_init=XAVIER)
         x = dense(width, name="out_proj")(mixed)
         y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln")(x)
         gelu = gelu_of(quick_gelu=self.quick_gelu, tanh_gelu=self.tanh_gelu)

@@ -22,6 +22,7 @@ import numpy as np
 
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.gelu import gelu
 from imgcls_jax.layers.normalization import batch_norm
 from imgcls_jax.layers.pooling import max_pool
 from imgcls_jax.layers.variants import choose_variant
@@ -31,8 +32,6 @@ WHITENED = 2 * 3 * PATCH**2  # each eigenvector of a patch's covariance, and its
 EPSILON = 5e-4  # added to each eigenvalue
 LOGIT_SCALE = 1 / 9
 SMALLEST = 9  # of which the last map has one position
-
-_gelu = functools.partial(nn.gelu, approximate=False)
 
 
 def partial_identity(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -84,12 +83,12 @@ class Group(nn.Module):
             dtype=self.dtype,
         )
         x = max_pool(conv(name="conv1")(x), (2, 2), (2, 2))
-        x = shortcut = _gelu(norm(name="norm1")(x))
+        x = shortcut = gelu(norm(name="norm1")(x))
         for number in range(2, self.depth + 1):
             x = norm(name=f"norm{number}")(conv(name=f"conv{number}")(x))
             if number == 3:
                 x += shortcut
-            x = _gelu(x)
+            x = gelu(x)
         return x
 
 
@@ -130,7 +129,7 @@ class Airbench(nn.Module):
                 f"{width} x {channels}: add rgb or upsample to the lines of transforms, or take another model"
             )
         x = Conv(WHITENED, (PATCH, PATCH), padding="VALID", dtype=self.dtype, name="whiten")(images)
-        x = _gelu(x)
+        x = gelu(x)
         for number, features in enumerate(self.widths, 1):
             x = Group(features, self.depth, self.momentum, self.dtype, name=f"group{number}")(x, train)
         return Features(x, jnp.max(x, axis=(1, 2)) * LOGIT_SCALE)

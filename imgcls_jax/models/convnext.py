@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.dense import Linear
 from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.gelu import gelu
 from imgcls_jax.layers.renaming import inside, renamed
 from imgcls_jax.layers.stochastic_depth import drop_branch, rising_rates
 from imgcls_jax.layers.transformer import layer_norm
@@ -74,7 +76,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, h, w, C]. Returns: float [B, h, w, C]."""
         width = x.shape[-1]
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=BEGINNING)
+        dense = functools.partial(Linear, dtype=self.dtype, kernel_init=BEGINNING)
         y = Conv(
             width,
             (7, 7),
@@ -86,7 +88,7 @@ class Block(nn.Module):
         )(x)
         y = layer_norm(dtype=self.dtype, name="block.2")(y)
         # Rows of two axes: on more the weights' gradient is slow on a CPU.
-        y = nn.gelu(dense(4 * width, name="block.3")(y.reshape(-1, width)), approximate=False)
+        y = gelu(dense(4 * width, name="block.3")(y.reshape(-1, width)))
         if not self.layer_scale:
             y = GlobalResponseNorm(self.dtype, name="block.grn")(y.reshape(*x.shape[:3], -1))
         y = dense(width, name="block.5")(y.reshape(-1, 4 * width)).reshape(x.shape)

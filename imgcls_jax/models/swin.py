@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.dense import Linear
 from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.gelu import gelu
 from imgcls_jax.layers.renaming import renamed
 from imgcls_jax.layers.stochastic_depth import drop_branch, rising_rates
 from imgcls_jax.layers.transformer import XAVIER
@@ -111,12 +113,12 @@ class WindowAttention(nn.Module):
         if any(shift):
             x = jnp.roll(x, [-by for by in shift], (1, 2))
         x = windows_of(x, self.window)  # [B, n, L, C]
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=BEGINNING)
-        split = dense(3 * channels, name="qkv")(x.reshape(-1, channels))
-        split = split.reshape(*x.shape[:3], 3, self.heads, channels // self.heads)
+        dense = functools.partial(Linear, dtype=self.dtype, kernel_init=BEGINNING)
+        parts = jnp.split(dense(3 * channels, name="qkv")(x.reshape(-1, channels)), 3, axis=-1)
+        split = (*x.shape[:3], self.heads, channels // self.heads)
         offsets = (2 * self.window - 1) ** 2
         table = self.param("relative_position_bias_table", BEGINNING, (offsets, self.heads))
-        query, key, value = (split[:, :, :, part] for part in range(3))  # [B, n, L, heads, C / heads]
+        query, key, value = (part.reshape(split) for part in parts)
         scores = jnp.einsum("bnqhc,bnkhc->bnhqk", query * query.shape[-1] ** -0.5, key)
         scores = scores.astype(jnp.float32) + bias_of(table, self.window)
         if any(shift):
@@ -152,12 +154,12 @@ class Block(nn.Module):
         drop = functools.partial(drop_branch, probability=self.stochastic_depth, train=train)
         norm = functools.partial(layer_norm, dtype=self.dtype)
         dense = functools.partial(
-            nn.Dense, dtype=self.dtype, kernel_init=XAVIER, bias_init=nn.initializers.normal(1e-6)
+            Linear, dtype=self.dtype, kernel_init=XAVIER, bias_init=nn.initializers.normal(1e-6)
         )
         attention = WindowAttention(self.heads, self.window, self.shift, self.dtype, name="attn")
         x = x + drop(attention(norm(name="norm1")(x)))
         y = norm(name="norm2")(x).reshape(-1, width)  # of two axes, or the weights' gradient is slow on a CPU
-        y = nn.gelu(dense(4 * width, name="mlp.0")(y), approximate=False)
+        y = gelu(dense(4 * width, name="mlp.0")(y))
         return x + drop(dense(width, name="mlp.3")(y).reshape(x.shape))
 
 
@@ -176,7 +178,7 @@ class PatchMerging(nn.Module):
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         x = layer_norm(dtype=self.dtype, name="norm")(jnp.concatenate(corners, axis=-1))
-        dense = nn.Dense(
+        dense = Linear(
             x.shape[-1] // 2, use_bias=False, dtype=self.dtype, kernel_init=BEGINNING, name="reduction"
         )
         return dense(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:3], -1)

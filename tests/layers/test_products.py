@@ -1,6 +1,7 @@
 """Products by oneDNN are the native ones: values, gradients of any order, vmap; so is attention."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from imgcls_jax.layers import onednn, products
+from imgcls_jax.layers.dense import Linear
 
 at_hand = pytest.mark.skipif(not onednn.dtypes(), reason="this jaxlib or processor has no oneDNN")
 CASES = [  # shapes, (summed axes), (shared axes)
@@ -64,8 +66,9 @@ def test_mapped_matrices_are_the_native_ones():
 @pytest.mark.parametrize("narrow, wide", [(3, 5), (5, 3)])
 def test_a_sum_over_many_rows_has_the_narrower_matrix_on_the_left(narrow, wide):
     a, b = drawn((40, narrow), (40, wide))
-    numbers = (((0,), (0,)), ((), ()))
-    ours = jax.jit(lambda a, b: products.dot_general(a, b, numbers))
+    ours = jax.jit(
+        lambda a, b: jax.vjp(functools.partial(products.by_rows, a), jnp.zeros((narrow, wide)))[1](b)[0]
+    )
     np.testing.assert_allclose(ours(a, b), a.T @ b, rtol=1e-5, atol=1e-5)
     (line,) = (line for line in ours.lower(a, b).as_text().splitlines() if "stablehlo.dot_general" in line)
     assert "(tensor<40x3xf32>, tensor<40x5xf32>)" in line
@@ -82,15 +85,22 @@ def test_what_stays_xlas_own(monkeypatch):
         jitted.trace(a, b).lower(lowering_platforms=("cuda",)).as_text(),
         exported,
         jitted.lower(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)).as_text(),
-        jax.jit(lambda a, b: products.dot_general(a, b, (((1,), (0,)), ((), ()))))
-        .lower(a[0], b[0])
-        .as_text(),
     ):
         assert products.TARGET not in other
     monkeypatch.setattr(products, "WORTH", 10**4)
     assert (
         products.TARGET not in jax.jit(lambda b, a: products.dot_general(a, b, numbers)).lower(b, a).as_text()
     )
+
+
+@at_hand
+@pytest.mark.parametrize("has_avx512", [False, True])
+def test_one_matrix_is_xlas_own_with_avx512(monkeypatch, has_avx512):
+    monkeypatch.setattr(onednn, "has_avx512", lambda: has_avx512)
+    layer = Linear(3)
+    variables = layer.init(jax.random.key(0), jnp.ones((2, 4, 5)))
+    program = jax.jit(layer.apply).lower(variables, jnp.ones((2, 4, 5))).as_text()
+    assert (products.TARGET in program) != has_avx512
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
@@ -113,3 +123,11 @@ def test_attention_is_jaxs(is_causal, dtype, tolerance):
         found,
         expected,
     )
+
+
+@at_hand
+def test_heads_are_not_moved_in_memory():
+    arrays = drawn((2, 5, 3, 8), (2, 6, 3, 8), (2, 6, 3, 8))
+    program = jax.jit(products.attention).lower(*arrays).compile().as_text()
+    read = re.findall(rf"custom-call\((.*?)\), custom_call_target=\"{re.escape(products.TARGET)}", program)
+    assert len(read) == 2 and sum(line.count("%bitcast") for line in read) == 3
