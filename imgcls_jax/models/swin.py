@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.layers import products
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.dense import Linear
 from imgcls_jax.layers.features import Features
@@ -119,13 +120,16 @@ class WindowAttention(nn.Module):
         offsets = (2 * self.window - 1) ** 2
         table = self.param("relative_position_bias_table", BEGINNING, (offsets, self.heads))
         query, key, value = (part.reshape(split) for part in parts)
-        scores = jnp.einsum("bnqhc,bnkhc->bnhqk", query * query.shape[-1] ** -0.5, key)
+        query *= query.shape[-1] ** -0.5
+        scores = products.dot_general(
+            query, key, (((4,), (4,)), ((0, 1, 3), (0, 1, 3)))
+        )  # [B, n, heads, L, L]
         scores = scores.astype(jnp.float32) + bias_of(table, self.window)
         if any(shift):
             scores += mask_of(shape, self.window, shift)[:, None]  # [n, 1, L, L]
         weights = nn.softmax(scores).astype(value.dtype)
-        mixed = jnp.einsum("bnhqk,bnkhc->bnqhc", weights, value)
-        mixed = dense(channels, name="proj")(mixed.reshape(-1, channels))
+        mixed = products.dot_general(weights, value, (((4,), (2,)), ((0, 1, 2), (0, 1, 3))))
+        mixed = dense(channels, name="proj")(mixed.transpose(0, 1, 3, 2, 4).reshape(-1, channels))
         y = map_of(mixed.reshape(x.shape), shape, self.window)
         if any(shift):
             y = jnp.roll(y, shift, (1, 2))
