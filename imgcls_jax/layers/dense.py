@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from imgcls_jax.layers import products
 
 Initializer = Callable[..., jax.Array]
-# Flax's own layer, for many rows.
+# Flax's own layer; on a CPU its large products may be oneDNN's.
 Linear = functools.partial(nn.Dense, dot_general=products.dot_general)
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the variance is a third of lecun_uniform's.

@@ -1,4 +1,4 @@
-"""GELU in its forms: by the error function, with its slope computed beside it, by a sigmoid and by tanh."""
+"""GELU in its forms: by the error function, by a sigmoid and by tanh."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 def gelu(x: jax.Array) -> jax.Array:
     """Computes x Phi(x), Phi being the standard normal distribution: Hendrycks and Gimpel, arXiv:1606.08415.
 
-    jax.nn.gelu(x, approximate=False) has the same value. There the backward pass keeps and reads several
-    arrays of x's size, here the slope alone.
+    jax.nn.gelu(x, approximate=False) is the same but for rounding. Its backward pass keeps and reads several
+    arrays of x's size; here a compiled program keeps x and computes the slope anew.
 
     Args:
       x: float, any shape.
@@ -32,7 +32,7 @@ def gelu(x: jax.Array) -> jax.Array:
 def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (tangent,) = primals, tangents
     wide = _wide(x)
-    # Of -x, so that XLA does not see the value's own erf, keep it in memory and read it twice.
+    # Of -x: XLA would keep an erf that the value shares in memory.
     phi = 0.5 * (1 - jax.lax.erf(wide * -math.sqrt(0.5)))
     slope = phi + wide * jnp.exp(-0.5 * wide**2) / math.sqrt(2 * math.pi)
     return gelu(x), tangent * slope.astype(x.dtype)

@@ -141,8 +141,8 @@ def call(
       target, configuration: of XLA.
       shape, dtype: of the result.
       arrays: of the call.
-      orders: for each array and the result its axes as they follow each other in memory,
-        () for their own order. What lies so already is not copied.
+      orders: for each array and the result its axes as they follow each other in memory, () for all in their
+        own order. What lies so already is not copied.
     """
     function = jax.ffi.ffi_call(
         target,

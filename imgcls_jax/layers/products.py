@@ -139,10 +139,6 @@ def _matrices(
     order = sorted(range(len(groups)), key=lambda number: groups[number][:1] or [array.ndim])
     if [axis for number in order for axis in groups[number]] != [*range(array.ndim)]:
         array, order = array.transpose([axis for group in groups for axis in group]), [*range(len(groups))]
-    array = array.reshape([lengths[number] for number in order])
-    return (
-        array.transpose([order.index(number) for number in range(len(order))]),
-        tuple(order),
-        sizes,
-        is_behind,
-    )
+    places = [order.index(number) for number in range(len(order))]
+    matrices = array.reshape([lengths[number] for number in order]).transpose(places)
+    return matrices, tuple(order), sizes, is_behind

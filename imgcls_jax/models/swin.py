@@ -121,9 +121,8 @@ class WindowAttention(nn.Module):
         table = self.param("relative_position_bias_table", BEGINNING, (offsets, self.heads))
         query, key, value = (part.reshape(split) for part in parts)
         query *= query.shape[-1] ** -0.5
-        scores = products.dot_general(
-            query, key, (((4,), (4,)), ((0, 1, 3), (0, 1, 3)))
-        )  # [B, n, heads, L, L]
+        # [B, n, heads, L, L]
+        scores = products.dot_general(query, key, (((4,), (4,)), ((0, 1, 3), (0, 1, 3))))
         scores = scores.astype(jnp.float32) + bias_of(table, self.window)
         if any(shift):
             scores += mask_of(shape, self.window, shift)[:, None]  # [n, 1, L, L]
