@@ -22,7 +22,8 @@ from imgcls_jax.tools import results
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 MAX_LINES = 65
-NUM_EXAMPLES = {"digits": 1438, "mnist": 50_000}  # of the training splits that results/ measured on
+# Of the training splits that results/ measured on.
+NUM_EXAMPLES = {"digits": 1438, "mnist": 50_000, "cifar10": 45_000}
 NAMED_FILE = re.compile(r"\b(?:configs|results)/[\w.]+\.(?:py|json)\b")
 COMMAND = re.compile(r"--config (\S+)((?:\s+(?:\\\n\s*)?--config\.\S+)*)")
 
