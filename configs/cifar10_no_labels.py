@@ -6,12 +6,12 @@
 
 `random` is what they start from, with BatchNorm's statistics set; `finetune` learns from every tenth label,
 with `pretrained` from the workdir of one of them. Unpack the official binary version into data/cifar10, or
-name its folder by `--config.data.root`. Only `random` has been run (`results/cifar10_16_random.json`).
+name its folder by `--config.data.root`. Nothing is tuned here. Run so far: `results/cifar10_16_random.json`
+and, from scratch, `results/cifar10_22_finetune_scratch.json`.
 
 Each takes as many steps as are in `BUDGET`, by the GFLOP of a step that `tools.plan` reckons, with
 DeepCluster's features of all images in each epoch; on two CPU cores a quarter to half a processor-hour, and
-evaluations come on top. The network is that of `configs/cifar10_few_labels.py`, but `mae` needs a
-Transformer. Nothing is tuned here.
+evaluations come on top. The network is that of `configs/cifar10_few_labels.py`, but `mae` needs a ViT.
 """
 
 from ml_collections import ConfigDict
