@@ -64,7 +64,7 @@ def attributes_of_networks():
 
 @pytest.fixture(scope="module")
 def fields():
-    """The fields of each section; of an optimizer also what optax's sgd and adamw take, and lars."""
+    """The fields of each section; of an optimizer also what optax's sgd and adamw take, and lars and muon."""
     optax = {"name", "momentum", "nesterov", "b1", "b2", "eps", *PATTERNS}
     return {
         "data": arguments_of("**/*.py", "DataSettings") | arguments_of("data/**/*.py", "__init__", "make"),

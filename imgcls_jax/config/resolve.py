@@ -29,10 +29,10 @@ from imgcls_jax.config.parameters import (
 )
 from imgcls_jax.config.written import Config, plain
 
-TRUST_PARAMS, MUON_PARAMS = "trust_params", "muon_params"
+MUON_PARAMS = "muon_params"
 # Fields in place of an argument of optax that has no JSON form, with their defaults.
 PATTERNS = {
-    TRUST_PARAMS: ("trust_ratio_mask", r".*/kernel"),
+    "trust_params": ("trust_ratio_mask", r".*/kernel"),
     MUON_PARAMS: ("muon_weight_dimension_numbers", r"backbone/.*/kernel"),
 }
 

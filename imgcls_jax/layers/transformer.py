@@ -45,6 +45,15 @@ def sincos_positions(grid: Sequence[int], width: int) -> jax.Array:
     return jnp.concatenate([wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)], axis=-1)
 
 
+def split_heads(projected: jax.Array, parts: int, heads: int) -> list[jax.Array]:
+    """Returns parts arrays, float [..., heads, D / heads], of projected, float [..., parts * D].
+
+    It takes no slices, whose gradients would be padded and added.
+    """
+    split = jnp.split(projected, parts, axis=-1)
+    return [part.reshape(*part.shape[:-1], heads, part.shape[-1] // heads) for part in split]
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention.
 
@@ -74,9 +83,7 @@ class SelfAttention(nn.Module):
         bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
         x, weight, bias = nn.dtypes.promote_dtype(x, weight, bias, dtype=self.dtype)
         projected = products.dot_general(x, weight, (((2,), (1,)), ((), ()))) + bias  # [B, L, 3 * D]
-        parts = jnp.split(projected, 3, axis=-1)  # and no slices: their gradients would be padded and added
-        split = (*x.shape[:2], self.heads, width // self.heads)
-        query, key, value = (part.reshape(split) for part in parts)
+        query, key, value = split_heads(projected, 3, self.heads)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         mixed = products.attention(query, key, value, is_causal=self.causal).reshape(x.shape)
@@ -188,16 +195,14 @@ class AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Args: x float [B, L, D]. Returns: float [B, D]."""
-        size, length, width = x.shape
+        size, _, width = x.shape
         probe = self.param("probe", XAVIER, (1, 1, width))
         weight = self.param("in_proj_weight", XAVIER, (3 * width, width))
         bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
         x, probe, weight, bias = nn.dtypes.promote_dtype(x, probe, weight, bias, dtype=self.dtype)
-        split = (self.heads, width // self.heads)
-        query = (probe @ weight[:width].T + bias[:width]).reshape(1, 1, *split)
-        query = jnp.broadcast_to(query, (size, 1, *split))
-        both = jnp.split(x @ weight[width:].T + bias[width:], 2, axis=-1)
-        key, value = (part.reshape(size, length, *split) for part in both)
+        (query,) = split_heads(probe @ weight[:width].T + bias[:width], 1, self.heads)
+        query = jnp.broadcast_to(query, (size, *query.shape[1:]))
+        key, value = split_heads(x @ weight[width:].T + bias[width:], 2, self.heads)
         mixed = products.attention(query, key, value).reshape(size, width)
         dense = functools.partial(Linear, dtype=self.dtype, kernel_init=XAVIER)
         x = dense(width, name="out_proj")(mixed)

@@ -28,7 +28,7 @@ from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.gelu import gelu
 from imgcls_jax.layers.renaming import renamed
 from imgcls_jax.layers.stochastic_depth import drop_branch, rising_rates
-from imgcls_jax.layers.transformer import XAVIER
+from imgcls_jax.layers.transformer import XAVIER, split_heads
 from imgcls_jax.layers.variants import choose_variant
 
 PATCH = 4
@@ -115,11 +115,10 @@ class WindowAttention(nn.Module):
             x = jnp.roll(x, [-by for by in shift], (1, 2))
         x = windows_of(x, self.window)  # [B, n, L, C]
         dense = functools.partial(Linear, dtype=self.dtype, kernel_init=BEGINNING)
-        parts = jnp.split(dense(3 * channels, name="qkv")(x.reshape(-1, channels)), 3, axis=-1)
-        split = (*x.shape[:3], self.heads, channels // self.heads)
+        parts = split_heads(dense(3 * channels, name="qkv")(x.reshape(-1, channels)), 3, self.heads)
         offsets = (2 * self.window - 1) ** 2
         table = self.param("relative_position_bias_table", BEGINNING, (offsets, self.heads))
-        query, key, value = (part.reshape(split) for part in parts)
+        query, key, value = (part.reshape(*x.shape[:3], *part.shape[1:]) for part in parts)
         query *= query.shape[-1] ** -0.5
         # [B, n, heads, L, L]
         scores = products.dot_general(query, key, (((4,), (4,)), ((0, 1, 3), (0, 1, 3))))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from imgcls_jax.config.resolve import MUON_PARAMS, TRUST_PARAMS, optax_function
+from imgcls_jax.config.resolve import MUON_PARAMS, PATTERNS, optax_function
 from imgcls_jax.config.settings import OptimizerSettings
 from imgcls_jax.train.schedule import Schedule
 
@@ -49,10 +49,10 @@ def make_optimizer(
     paths = param_paths(params)
     decay_mask = _mask(paths, settings.decay_params, "decay_params") if decays else None
     fields = dict(settings.fields)
-    trust = fields.pop(TRUST_PARAMS, None)
-    trust_mask = None if trust is None else _mask(paths, trust, TRUST_PARAMS)
-    muon = fields.pop(MUON_PARAMS, None)
-    shapes = None if muon is None else _as_matrices(params, _mask(paths, muon, MUON_PARAMS))
+    trees = {}
+    for field in PATTERNS.keys() & fields.keys():
+        mask = _mask(paths, fields.pop(field), field)
+        trees[PATTERNS[field][0]] = _as_matrices(params, mask) if field == MUON_PARAMS else mask
     labels = _group_labels(paths, groups)
     factors = dict(enumerate(factor for _, factor in groups)) | {len(groups): 1.0}
     if settings.layer_decay != 1:
@@ -71,9 +71,7 @@ def make_optimizer(
             continue
         chosen = _masked_to(decay_mask, labels, label)
         rate = _rate(settings, schedule, factor)
-        own = {} if trust_mask is None else {"trust_ratio_mask": _masked_to(trust_mask, labels, label)}
-        if shapes is not None:
-            own["muon_weight_dimension_numbers"] = _masked_to(shapes, labels, label)
+        own = {argument: _masked_to(tree, labels, label) for argument, tree in trees.items()}
         transforms[label] = _one_group(settings, rate, chosen, fields | own)
         if settings.l1:
             shrink = optax.masked(soft_threshold(rate, settings.l1), chosen)
