@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,6 @@ import jax.numpy as jnp
 from imgcls_jax.layers import products
 
 Initializer = Callable[..., jax.Array]
-# Flax's own layer; on a CPU its large products may be oneDNN's.
-Linear = functools.partial(nn.Dense, dot_general=products.dot_general)
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the variance is a third of lecun_uniform's.
 fan_in_uniform: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -28,6 +25,25 @@ def fan_in_uniform_bias(fan_in: int) -> Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+class Linear(nn.Dense):
+    """flax.linen.Dense, with its attributes and params; on a CPU large products may be oneDNN's.
+
+    The bias is added, and its gradient summed, in float32 or wider, as in `convolution.Conv`.
+    """
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Args: inputs float [..., D]. Returns: float [..., features]."""
+        shape = (inputs.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        x, kernel = nn.dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
+        numbers = (((x.ndim - 1,), (0,)), ((), ()))
+        y = products.dot_general(x, kernel, numbers, precision=self.precision)
+        if not self.use_bias:
+            return y
+        return (y + self.param("bias", self.bias_init, (self.features,), self.param_dtype)).astype(y.dtype)
 
 
 class Dense(nn.Module):

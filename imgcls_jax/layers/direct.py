@@ -245,11 +245,8 @@ def _call(
         "window": window,
         "feature_groups": weights.groups,
     }
-    dtype = x.dtype if "avx512_bf16" in onednn.instructions() else jnp.float32
     shape = (x.shape[0], *size, weights.filters)
-    return onednn.call(TARGET, {"onednn_conv_config": described}, shape, dtype, x, weights.array).astype(
-        x.dtype
-    )
+    return onednn.call(TARGET, {"onednn_conv_config": described}, shape, x.dtype, x, weights.array)
 
 
 def _padded(x: jax.Array, padding: Sequence[Pair]) -> jax.Array:

@@ -44,6 +44,11 @@ def has_avx512() -> bool:
     return {"avx512bw", "avx512vl", "avx512dq"} <= instructions()
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16, with a matrix unit (AMX) or in vectors."""
+    return "avx512_bf16" in instructions()
+
+
 @functools.cache
 def instructions() -> frozenset[str]:
     """Returns the names of the processor's instructions, as /proc/cpuinfo has them; none but on x86 Linux."""
@@ -135,7 +140,8 @@ def call(
     *arrays: jax.Array,
     orders: Sequence[Sequence[int]] = (),
 ) -> jax.Array:
-    """Calls one of XLA's targets. It aborts the process on a wrong size.
+    """Calls one of XLA's targets, in float32 for a bfloat16 that the processor does not multiply. It aborts
+    the process on a wrong size.
 
     Args:
       target, configuration: of XLA.
@@ -144,12 +150,13 @@ def call(
       orders: for each array and the result its axes as they follow each other in memory, () for all in their
         own order. What lies so already is not copied.
     """
+    computed = jnp.float32 if dtype == jnp.bfloat16 and not has_bfloat16() else dtype
     function = jax.ffi.ffi_call(
         target,
-        jax.ShapeDtypeStruct(tuple(shape), dtype),
+        jax.ShapeDtypeStruct(tuple(shape), computed),
         custom_call_api_version=2,
         legacy_backend_config=json.dumps(configuration),
         input_layouts=orders[:-1] or None,
         output_layouts=orders[-1] if orders else None,
     )
-    return function(*(array.astype(dtype) for array in arrays))
+    return function(*(array.astype(computed) for array in arrays)).astype(dtype)

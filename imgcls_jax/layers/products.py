@@ -1,8 +1,9 @@
 """Products of matrices, and attention, on a CPU by oneDNN, as layers/direct.py has convolutions.
 
 XLA takes many small matrices one after the other, each shared out over all cores; oneDNN shares out the
-matrices. Without AVX-512 oneDNN is the faster one with single matrices too; with it they are XLA's own.
-Products in other dtypes than float32, or too small (`WORTH`), are XLA's own everywhere.
+matrices. It is the faster one with single matrices too where there is no AVX-512, and in bfloat16 where the
+processor multiplies it: XLA's own are in float32. Products in other dtypes, or too small (`WORTH`), are XLA's
+own everywhere.
 """
 
 from __future__ import annotations
@@ -50,14 +51,16 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: 
         return jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
 
     def by_products(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        scores = dot_general(query, key, (((3,), (3,)), ((0, 2), (0, 2)))) * query.shape[3] ** -0.5
+        wide = query.astype(jnp.float32), key.astype(jnp.float32)
+        scores = dot_general(*wide, (((3,), (3,)), ((0, 2), (0, 2)))) * query.shape[3] ** -0.5
         if is_causal:
             seen = jnp.tril(jnp.ones(scores.shape[2:], bool))
             scores = jnp.where(seen, scores, 0.7 * jnp.finfo(scores.dtype).min)
-        mixed = dot_general(jax.nn.softmax(scores), value, (((3,), (1,)), ((0, 1), (0, 2))))
+        weights = jax.nn.softmax(scores).astype(value.dtype)
+        mixed = dot_general(weights, value, (((3,), (1,)), ((0, 1), (0, 2))))
         return mixed.transpose(0, 2, 1, 3)
 
-    if query.dtype != jnp.float32:
+    if query.dtype not in onednn.DTYPES:
         return native(query, key, value)
     return jax.lax.platform_dependent(query, key, value, cpu=by_products, default=native)
 
@@ -78,8 +81,12 @@ def _suits(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> 
     (summed, _), (shared, _) = dimension_numbers
     work = 2 * math.prod(output.shape) * math.prod(a.shape[axis] for axis in summed)
     matrices = math.prod(a.shape[axis] for axis in shared)
-    return {a.dtype, b.dtype, output.dtype} == {jnp.dtype(jnp.float32)} <= onednn.dtypes() and (
-        work >= WORTH and (matrices > 1 or not onednn.has_avx512())
+    is_fast = not onednn.has_avx512() or (a.dtype == jnp.bfloat16 and onednn.has_bfloat16())
+    return (
+        a.dtype in onednn.dtypes()
+        and a.dtype == b.dtype == output.dtype
+        and work >= WORTH
+        and (matrices > 1 or is_fast)
     )
 
 

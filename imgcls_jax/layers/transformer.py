@@ -81,8 +81,9 @@ class SelfAttention(nn.Module):
         width = x.shape[-1]
         weight = self.param("in_proj_weight", self.in_init, (3 * width, width))
         bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
-        x, weight, bias = nn.dtypes.promote_dtype(x, weight, bias, dtype=self.dtype)
-        projected = products.dot_general(x, weight, (((2,), (1,)), ((), ()))) + bias  # [B, L, 3 * D]
+        x, weight = nn.dtypes.promote_dtype(x, weight, dtype=self.dtype)
+        projected = products.dot_general(x, weight, (((2,), (1,)), ((), ())))
+        projected = (projected + bias).astype(x.dtype)  # [B, L, 3 * D]; the sum as in `Linear`
         query, key, value = split_heads(projected, 3, self.heads)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
@@ -199,10 +200,11 @@ class AttentionPool(nn.Module):
         probe = self.param("probe", XAVIER, (1, 1, width))
         weight = self.param("in_proj_weight", XAVIER, (3 * width, width))
         bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
-        x, probe, weight, bias = nn.dtypes.promote_dtype(x, probe, weight, bias, dtype=self.dtype)
-        (query,) = split_heads(probe @ weight[:width].T + bias[:width], 1, self.heads)
+        x, probe, weight = nn.dtypes.promote_dtype(x, probe, weight, dtype=self.dtype)
+        (query,) = split_heads((probe @ weight[:width].T + bias[:width]).astype(x.dtype), 1, self.heads)
         query = jnp.broadcast_to(query, (size, *query.shape[1:]))
-        key, value = split_heads(x @ weight[width:].T + bias[width:], 2, self.heads)
+        projected = products.dot_general(x, weight[width:], (((2,), (1,)), ((), ())))
+        key, value = split_heads((projected + bias[width:]).astype(x.dtype), 2, self.heads)
         mixed = products.attention(query, key, value).reshape(size, width)
         dense = functools.partial(Linear, dtype=self.dtype, kernel_init=XAVIER)
         x = dense(width, name="out_proj")(mixed)

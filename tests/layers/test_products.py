@@ -3,6 +3,7 @@
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +85,7 @@ def test_what_stays_xlas_own(monkeypatch):
     for other in (
         jitted.trace(a, b).lower(lowering_platforms=("cuda",)).as_text(),
         exported,
-        jitted.lower(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)).as_text(),
+        jitted.lower(a.astype(jnp.float16), b.astype(jnp.float16)).as_text(),
     ):
         assert products.TARGET not in other
     monkeypatch.setattr(products, "WORTH", 10**4)
@@ -93,14 +94,65 @@ def test_what_stays_xlas_own(monkeypatch):
     )
 
 
+WIDE = frozenset({"avx2", "avx512bw", "avx512vl", "avx512dq"})
+
+
 @at_hand
-@pytest.mark.parametrize("has_avx512", [False, True])
-def test_one_matrix_is_xlas_own_with_avx512(monkeypatch, has_avx512):
-    monkeypatch.setattr(onednn, "has_avx512", lambda: has_avx512)
-    layer = Linear(3)
+@pytest.mark.parametrize(
+    "instructions, dtype, computed",
+    [
+        ({"avx2"}, jnp.float32, "f32"),
+        ({"avx2"}, jnp.bfloat16, "f32"),
+        (WIDE, jnp.float32, None),
+        (WIDE, jnp.bfloat16, None),
+        (WIDE | {"avx512_bf16"}, jnp.float32, None),
+        (WIDE | {"avx512_bf16"}, jnp.bfloat16, "bf16"),
+    ],
+)
+def test_where_one_matrix_is_onednns(monkeypatch, instructions, dtype, computed):
+    monkeypatch.setattr(onednn, "instructions", lambda: frozenset(instructions))
+    layer = Linear(3, dtype=dtype)
     variables = layer.init(jax.random.key(0), jnp.ones((2, 4, 5)))
-    program = jax.jit(layer.apply).lower(variables, jnp.ones((2, 4, 5))).as_text()
-    assert (products.TARGET in program) != has_avx512
+    lines = jax.jit(layer.apply).lower(variables, jnp.ones((2, 4, 5))).as_text().splitlines()
+    calls = [line for line in lines if products.TARGET in line]
+    assert [line.rsplit("x", 1)[1] for line in calls] == ([f"{computed}>"] if computed else [])
+
+
+@pytest.mark.parametrize("fields", [{}, dict(use_bias=False), dict(dtype=jnp.bfloat16)])
+def test_the_linear_layer_is_flaxs(fields):
+    ours, theirs = Linear(3, **fields), nn.Dense(3, **fields)
+    (x,) = drawn((2, 4, 5))
+    variables = theirs.init(jax.random.key(3), x)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(3), x), variables)
+
+    def loss(layer, variables, x):
+        return jnp.sum(jnp.sin(layer.apply(variables, x).astype(jnp.float32)))
+
+    found, expected = (
+        jax.jit(jax.grad(functools.partial(loss, one), (0, 1)))(variables, x) for one in (ours, theirs)
+    )
+    assert ours.apply(variables, x).dtype == theirs.apply(variables, x).dtype
+    tolerance = 2e-2 if fields.get("dtype") else 1e-5
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), found, expected
+    )
+
+
+def test_a_bias_gradient_in_bfloat16_is_summed_in_float32():
+    rows = jnp.ones((1001, 1), jnp.bfloat16)
+    layer = Linear(1, dtype=jnp.bfloat16)
+    gradient = jax.grad(lambda v: jnp.sum(layer.apply(v, rows)))(layer.init(jax.random.key(0), rows))
+    assert gradient["params"]["bias"] == 1001  # which bfloat16 has not
+
+
+@at_hand
+def test_bfloat16_is_rounded_once():
+    a, b = (array.astype(jnp.bfloat16) for array in drawn((3, 64, 50), (3, 50, 40)))
+    numbers = (((2,), (1,)), ((0,), (0,)))
+    found = jax.jit(functools.partial(products.dot_general, dimension_numbers=numbers))(a, b)
+    exact = np.einsum("bij,bjk->bik", *(np.asarray(array, np.float64) for array in (a, b)))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2**-8, atol=1e-4)
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
