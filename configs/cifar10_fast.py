@@ -27,7 +27,7 @@ MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration; `:96` for the wider network, `:test` shrinks it to seconds."""
-    config, options = sections(arg, goal=("94", "96"), test=False)
+    config, options = sections(arg, goal=("94", "95", "96"), test=False)
     wide = options.goal == "96"
     config.data.source = "cifar10"
     config.data.root = "data/cifar10"
@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.optimizer.update(name="muon", beta=0.6, ns_steps=3, learning_rate=0.24, schedule="polynomial")
         config.optimizer.weight_decay = 0.12  # holds each kernel at about a norm of 1 an output
         config.optimizer.groups = ((still, None), (f"{biases}|backbone/whiten/bias|head/.*", 0.05))
-        config.train.update(batch_size=2000, total_epochs=20)
+        config.train.update(batch_size=2000, total_epochs=20 if options.goal == "94" else 15)
     config.train.eval_batch_size = 250
     views = {"crop": 32, "pad": 1}
     config.evals.test = {"evaluator": "classification", "split": "test", "views": views}
