@@ -3,8 +3,8 @@
   python -m imgcls_jax.main --config configs/cifar10_few_labels.py:fixmatch,250
 
 The words are the method and the number of labels: 250, 4000 or 40; `all_labels` has all of them. Unpack the
-official binary version into data/cifar10, or name its folder by `--config.data.root`. Not yet run beyond
-`:test`.
+official binary version into data/cifar10, or name its folder by `--config.data.root`. Run so far, of 5,000
+images held out: `supervised,250` 39.4 % (seed 0, `results/cifar10_09_supervised_250.json`).
 
 Each takes as many steps as are in `BUDGET`, by the GFLOP of a step that `tools.plan` reckons, with Tri-net's
 labeling of all images at the start of each of its five rounds; on two CPU cores a quarter to half a
