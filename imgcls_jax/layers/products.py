@@ -2,8 +2,8 @@
 
 XLA takes many small matrices one after the other, each shared out over all cores; oneDNN shares out the
 matrices. It is the faster one with single matrices too where there is no AVX-512, and in bfloat16 where the
-processor multiplies it, while XLA computes in float32. Products in other dtypes, or too small (`WORTH`), are XLA's
-own everywhere.
+processor multiplies it, while XLA computes in float32. Products in other dtypes, or too small (`WORTH`), are
+XLA's own everywhere.
 """
 
 from __future__ import annotations
