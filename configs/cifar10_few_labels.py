@@ -10,9 +10,8 @@ fell to one class (10.3 %).
 
 Each takes as many steps as are in `BUDGET`, by the GFLOP of a step that `tools.plan` reckons, with Tri-net's
 labeling of all images at the start of each of its five rounds; on two CPU cores a quarter to half a
-processor-hour, and evaluations come on top. The network is that of airbench at half its width and less. With
-40 labels `supervised` has batches of 40, and spends a sixth. Nothing is tuned here: settings are those of the
-configurations for the digits.
+processor-hour, evaluations besides. The network is airbench's at half its width and less. With 40 labels
+`supervised` has batches of 40, and spends a sixth. Nothing is tuned: settings are those for the digits.
 """
 
 from ml_collections import ConfigDict
