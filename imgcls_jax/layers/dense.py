@@ -33,6 +33,8 @@ class Linear(nn.Dense):
     The bias is added, and its gradient summed, in float32 or wider, as in `convolution.Conv`.
     """
 
+    dot_general: Any = products.dot_general
+
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Args: inputs float [..., D]. Returns: float [..., features]."""
@@ -40,7 +42,7 @@ class Linear(nn.Dense):
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         x, kernel = nn.dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
         numbers = (((x.ndim - 1,), (0,)), ((), ()))
-        y = products.dot_general(x, kernel, numbers, precision=self.precision)
+        y = self.dot_general(x, kernel, numbers, precision=self.precision)
         if not self.use_bias:
             return y
         return (y + self.param("bias", self.bias_init, (self.features,), self.param_dtype)).astype(y.dtype)

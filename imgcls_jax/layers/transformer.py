@@ -54,6 +54,12 @@ def split_heads(projected: jax.Array, parts: int, heads: int) -> list[jax.Array]
     return [part.reshape(*part.shape[:-1], heads, part.shape[-1] // heads) for part in split]
 
 
+def _projected(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
+    """Returns x weight^T + bias, [B, L, E], of x [B, L, D] and weight [E, D]; the sum as in `Linear`."""
+    y = products.dot_general(x, weight, (((2,), (1,)), ((), ())))
+    return (y + bias).astype(y.dtype)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention.
 
@@ -82,9 +88,7 @@ class SelfAttention(nn.Module):
         weight = self.param("in_proj_weight", self.in_init, (3 * width, width))
         bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
         x, weight = nn.dtypes.promote_dtype(x, weight, dtype=self.dtype)
-        projected = products.dot_general(x, weight, (((2,), (1,)), ((), ())))
-        projected = (projected + bias).astype(x.dtype)  # [B, L, 3 * D]; the sum as in `Linear`
-        query, key, value = split_heads(projected, 3, self.heads)
+        query, key, value = split_heads(_projected(x, weight, bias), 3, self.heads)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         mixed = products.attention(query, key, value, is_causal=self.causal).reshape(x.shape)
@@ -201,10 +205,9 @@ class AttentionPool(nn.Module):
         weight = self.param("in_proj_weight", XAVIER, (3 * width, width))
         bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
         x, probe, weight = nn.dtypes.promote_dtype(x, probe, weight, dtype=self.dtype)
-        (query,) = split_heads((probe @ weight[:width].T + bias[:width]).astype(x.dtype), 1, self.heads)
+        (query,) = split_heads(_projected(probe, weight[:width], bias[:width]), 1, self.heads)
         query = jnp.broadcast_to(query, (size, *query.shape[1:]))
-        projected = products.dot_general(x, weight[width:], (((2,), (1,)), ((), ())))
-        key, value = split_heads((projected + bias[width:]).astype(x.dtype), 2, self.heads)
+        key, value = split_heads(_projected(x, weight[width:], bias[width:]), 2, self.heads)
         mixed = products.attention(query, key, value).reshape(size, width)
         dense = functools.partial(Linear, dtype=self.dtype, kernel_init=XAVIER)
         x = dense(width, name="out_proj")(mixed)
