@@ -19,6 +19,7 @@ from imgcls_jax.layers.windows import Pair, filtered
 
 TARGET = "__onednn$convolution"
 NUMBERS = ("NHWC", "HWIO", "NHWC")
+IN_ORDER = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, NUMBERS)
 WORTH = 2.5e8  # FLOPs of a convolution from which on it is oneDNN's; a grouped one counts ten times
 ALL = slice(None)
 GROUPED = 32  # channels at a time, of the gradient of grouped weights
@@ -37,7 +38,9 @@ def is_worth(dtype: Any, work: Any) -> bool:
 def _form_on_cpu(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[..., Any] | None:
     if is_own and _suits(*shapes, **parameters):
         return functools.partial(_by_onednn, merged=_is_merged(*shapes, **parameters))
-    return _by_shifts if _is_depthwise(*shapes, **parameters) else None
+    if _is_depthwise(*shapes, **parameters):
+        return _by_shifts
+    return _in_order if _is_out_of_order(*shapes, **parameters) else None
 
 
 _rebound = onednn.stand_in(jax.lax.conv_general_dilated_p, _form_on_cpu)
@@ -73,13 +76,31 @@ def _is_depthwise(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> b
     """Whether each channel has its own filter, where XLA's loops take 50 times as long as sums of shifts."""
     return (
         inputs.ndim == 4
-        and parameters["dimension_numbers"]
-        == jax.lax.conv_dimension_numbers(inputs.shape, kernel.shape, NUMBERS)
+        and parameters["dimension_numbers"] == IN_ORDER
         and parameters["feature_group_count"] == inputs.shape[3] == kernel.shape[3]
         and max(*parameters["lhs_dilation"], *parameters["rhs_dilation"]) == 1
         and min(map(min, parameters["padding"])) >= 0
         and 0 not in output.shape
     )
+
+
+def _is_out_of_order(inputs: Any, *shapes: Any, dimension_numbers: Any, **others: Any) -> bool:
+    """Whether the axes are not those of `NUMBERS`, as a gradient's are not.
+
+    XLA gives a convolution to a library only with these. It puts others in order itself, but not in the body
+    of a loop: there its own loops take 10 to 70 times as long.
+    """
+    del shapes
+    return inputs.ndim == 4 and dimension_numbers != IN_ORDER and others["batch_group_count"] == 1
+
+
+def _in_order(inputs: jax.Array, kernel: jax.Array, *, dimension_numbers: Any, **others: Any) -> jax.Array:
+    (batch, feature, *space), (filters, channels, *window), written = dimension_numbers
+    x = inputs.transpose((batch, *space, feature))
+    weights = kernel.transpose((*window, channels, filters))
+    y = jax.lax.conv_general_dilated_p.bind(x, weights, dimension_numbers=IN_ORDER, **others)
+    order = (written[0], *written[2:], written[1])
+    return y.transpose([order.index(axis) for axis in range(4)])
 
 
 def _by_shifts(inputs: jax.Array, kernel: jax.Array, **parameters: Any) -> jax.Array:

@@ -43,13 +43,11 @@ def step_and_inputs(setup: Setup, phase: Phase, steps: int = 1) -> tuple[Any, Tr
         objective = dataclasses.replace(
             objective, loss=lambda params, *inputs: loss(setup.gathered(params), *inputs)
         )
-    train, on_cpu = setup.settings.train, setup.mesh.devices.flat[0].platform == "cpu"
+    train = setup.settings.train
     state = setup.target(phase.stop)
     options: dict[str, Any] = {"donate_argnums": 0, "out_shardings": (setup.shardings(state), setup.sharding)}
     if train.replicas:
-        outcome = make_outcome(
-            objective, num_microbatches=train.num_microbatches, frozen=phase.frozen, on_cpu=on_cpu
-        )
+        outcome = make_outcome(objective, num_microbatches=train.num_microbatches, frozen=phase.frozen)
         replica = replicas.make_replica(phase.augment, outcome)
         update = replicas.of_total(make_update(objective, phase.tx, phase.frozen), train.replicas)
         update = jax.jit(nonfinite.watch(update, train.on_nonfinite), **options)
@@ -62,13 +60,12 @@ def step_and_inputs(setup: Setup, phase: Phase, steps: int = 1) -> tuple[Any, Tr
         frozen=phase.frozen,
         axis_name=setup.task.axis_name,
         sam_radius=phase.sam_radius,
-        on_cpu=on_cpu,
     )
     if setup.task.axis_name is not None:
         step = sharding.per_replica(step, setup.mesh, sample)
     step = nonfinite.watch(step, train.on_nonfinite)
     if steps > 1:
-        step = make_train_steps(step, setup.shardings(state), on_cpu=on_cpu)
+        step = make_train_steps(step, setup.shardings(state))
     return jax.jit(step, **options), state, sample
 
 

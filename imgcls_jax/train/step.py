@@ -40,7 +40,6 @@ def make_train_step(
     frozen: Any = None,
     axis_name: str | None = None,
     sam_radius: float = 0.0,
-    on_cpu: bool = False,
 ) -> Step:
     """Returns the pure function (state, batch) -> (state, metrics), the objective's with its "loss".
 
@@ -58,10 +57,8 @@ def make_train_step(
         None where the batch is whole.
       sam_radius: above 0 the gradients are those at params + sam_radius g / |g|, g being the gradients at
         params over the whole batch (optimizer.sam_radius); metrics and objective_state stay those at params.
-      on_cpu: whether it is for a CPU, where XLA convolves in a loop without its libraries, up to hundreds of
-        times as slowly: the parts are unrolled.
     """
-    outcome = make_outcome(objective, num_microbatches=num_microbatches, frozen=frozen, on_cpu=on_cpu)
+    outcome = make_outcome(objective, num_microbatches=num_microbatches, frozen=frozen)
     update = make_update(objective, tx, frozen)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -94,14 +91,14 @@ def make_train_step(
 
 
 def make_outcome(
-    objective: Objective, *, num_microbatches: int, frozen: Any, on_cpu: bool
+    objective: Objective, *, num_microbatches: int, frozen: Any
 ) -> Callable[[TrainState, Batch, jax.Array], Outcome]:
     """Returns the pure function (state, prepared batch, rng) -> Outcome; arguments as of make_train_step."""
     grad = _grad_of_the_free(objective, frozen)
 
     def outcome(state: TrainState, batch: Batch, rng: jax.Array) -> Outcome:
         if num_microbatches > 1:
-            return Outcome(*_accumulate(grad, num_microbatches, state, batch, rng, unrolled=on_cpu))
+            return Outcome(*_accumulate(grad, num_microbatches, state, batch, rng))
         inputs = (state.objective_state, batch, rng, state.step)
         (value, (objective_state, metrics)), grads = grad(state.params, *inputs)
         return Outcome(objective_state, metrics | {"loss": value}, grads)
@@ -159,8 +156,6 @@ def _accumulate(
     state: TrainState,
     batch: Batch,
     rng: jax.Array,
-    *,
-    unrolled: bool,
 ) -> tuple[Any, Metrics, Any]:
     """Averages gradients and metrics over `parts` strided parts of the batch, each spread over all
     devices."""
@@ -183,22 +178,16 @@ def _accumulate(
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     rows = {key: value for key, value in batch.items() if key not in shared}
     scanned = (jax.tree.map(part_of, rows), jax.random.split(rng, parts))
-    (objective_state, grads), metrics = jax.lax.scan(
-        add_part, (state.objective_state, zeros), scanned, unroll=unrolled
-    )
+    (objective_state, grads), metrics = jax.lax.scan(add_part, (state.objective_state, zeros), scanned)
     return objective_state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics), grads
 
 
-def make_train_steps(step: Step, shardings: TrainState, *, on_cpu: bool) -> Step:
+def make_train_steps(step: Step, shardings: TrainState) -> Step:
     """Returns (state, batches) -> (state, metrics): several steps, one after the other, in one program.
-
-    On a CPU, where the steps are unrolled, XLA may fuse the end of one with the beginning of the next. So the
-    state of a network with BatchNorm, or of several replicas, is that of single steps to rounding only.
 
     Args:
       step: one of them.
       shardings: of the state, between two steps as well.
-      on_cpu: as of make_train_step.
 
     Returns:
       A function of a state and a batch whose rows have one more axis in front, [S, B, ...]; what is no row
@@ -213,7 +202,7 @@ def make_train_steps(step: Step, shardings: TrainState, *, on_cpu: bool) -> Step
             state, metrics = step(state, row | beside)
             return jax.lax.with_sharding_constraint(state, shardings), metrics
 
-        return jax.lax.scan(one, state, rows, unroll=on_cpu)
+        return jax.lax.scan(one, state, rows)
 
     return train_steps
 

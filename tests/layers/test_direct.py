@@ -1,6 +1,7 @@
 """oneDNN's convolutions are the native ones: values, gradients of any order, vmap."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -21,6 +22,7 @@ def _of_any_size(monkeypatch):
     monkeypatch.setattr(onednn, "has_avx512", lambda: True)
 
 
+IN_ORDER = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
 CASES = [  # image, window, strides, padding, groups, dilation
     ((9, 9), (3, 3), (1, 1), ((1, 1), (1, 1)), 1, (1, 1)),
     ((10, 7), (3, 3), (2, 2), "SAME", 1, (1, 1)),
@@ -41,6 +43,22 @@ CASES = [  # image, window, strides, padding, groups, dilation
 @pytest.mark.parametrize("size, window, strides, padding, groups, dilation", CASES)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_values_and_gradients_are_the_native_ones(size, window, strides, padding, groups, dilation, dtype):
+    ours = assert_native(size, window, strides, padding, groups, dilation, dtype)
+    assert direct.TARGET in ours and "stablehlo.convolution" not in ours
+
+
+@pytest.mark.parametrize("size, window, strides, padding, groups, dilation", CASES)
+def test_without_onednn_axes_are_in_the_order_that_xla_gives_to_a_library_in_loops_too(
+    monkeypatch, size, window, strides, padding, groups, dilation
+):
+    monkeypatch.setattr(onednn, "dtypes", frozenset)
+    ours = assert_native(size, window, strides, padding, groups, dilation, jnp.float32)
+    orders = re.findall(r"dim_numbers = (.*?), window.*?batch_group_count = 1 ", ours)
+    assert orders == [IN_ORDER] * (3 if groups == 1 else 2)
+
+
+def assert_native(size, window, strides, padding, groups, dilation, dtype):
+    """Compares a convolution and its gradients with the native ones, and returns its program."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *size, 6)), dtype)
     w = jnp.asarray(rng.normal(size=(*window, 6 // groups, 12)), dtype)
@@ -55,13 +73,12 @@ def test_values_and_gradients_are_the_native_ones(size, window, strides, padding
         return y, *pull(cotangent)
 
     ours = jax.jit(functools.partial(all_of, convolve=direct.convolution))
-    lowered = ours.lower(x, w, cotangent).as_text()
-    assert direct.TARGET in lowered and "stablehlo.convolution" not in lowered
     native = jax.jit(functools.partial(all_of, convolve=jax.lax.conv_general_dilated))
     tolerance = 1e-6 if dtype == jnp.float32 else 2**-7
     for one, other in zip(ours(x, w, cotangent), native(x, w, cotangent), strict=True):
         one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
         np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max())
+    return ours.lower(x, w, cotangent).as_text()
 
 
 X = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 6, 6, 4)), jnp.float32)
