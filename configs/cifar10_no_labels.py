@@ -4,14 +4,13 @@
   python -m imgcls_jax.main --config configs/cifar10_no_labels.py:finetune \\
     --config.model.pretrained=runs/cifar10_no_labels
 
-`random` is what they start from, with BatchNorm's statistics set; `finetune` learns from every tenth label,
-with `pretrained` from the workdir of one of them. Unpack the official binary version into data/cifar10, or
-name its folder by `--config.data.root`. Nothing is tuned here. Run so far: `results/cifar10_16_random.json`
-and, from scratch, `results/cifar10_22_finetune_scratch.json`.
+`random`, and `random_vit` for `mae`, are what they start from, with BatchNorm's statistics set; `finetune`
+learns from every tenth label, with `pretrained` from the workdir of one of them. Unpack the official binary
+version into data/cifar10, or name its folder by `--config.data.root`. Nothing is tuned: docs/results.md.
 
-Each takes as many steps as are in `BUDGET`, by the GFLOP of a step that `tools.plan` reckons, with
-DeepCluster's features of all images in each epoch; on two CPU cores a quarter to half a processor-hour, and
-evaluations come on top. The network is that of `configs/cifar10_few_labels.py`, but `mae` needs a ViT.
+Each takes as many steps as are in `BUDGET`, to a few hundredths, with DeepCluster's features of all images in
+each epoch; on two CPU cores a quarter to two thirds of a processor-hour with the evaluations. The network is
+that of `configs/cifar10_few_labels.py`; `mae` needs a ViT.
 """
 
 from ml_collections import ConfigDict
@@ -25,10 +24,11 @@ OBJECTIVES = {
     "deepcluster": dict(num_clusters=100, hidden=(128,), dropout=0.0, pca_dim=64),
     "iic": dict(num_overclusters=70),
     "mae": dict(decoder_depth=2, decoder_heads=4, decoder_width=64),
-    "random": dict(name="rotation"),
+    **dict.fromkeys(("random", "random_vit"), dict(name="rotation")),
     "finetune": dict(name="supervised", label_smoothing=0.1, ema_decay=0.99, ema_statistics=8),
 }
-GFLOP = dict(rotation=119, simclr=59.9, deepcluster=40.2, iic=59.7, mae=17, random=1190, finetune=310)
+GFLOP = {"rotation": 119, "simclr": 59.9, "deepcluster": 40.2, "iic": 59.7, "mae": 17, "random": 1190}
+GFLOP |= {"random_vit": 1190, "finetune": 310}  # of a step
 BUDGET = 60_000  # GFLOP of training; `random` and `finetune` take a tenth of it
 
 
@@ -40,11 +40,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update(source="cifar10", root="data/cifar10")
     config.data.update(train_transforms=f"{moved} | {plain}", eval_transforms=plain)
     config.model.update(name="airbench", variant="airbench94", widths=(32, 64, 128), momentum=0.9)
-    if options.method == "mae":
+    if options.method in ("mae", "random_vit"):
         config.model = dict(name="vit", variant="vit_tiny", position="sincos", pool="mean")
     config.objective.update({"name": options.method} | OBJECTIVES[options.method])
     config.optimizer.update(name="adamw", learning_rate=0.002, weight_decay=0.02, schedule="cosine")
-    if options.method == "random":
+    if options.method.startswith("random"):
         config.optimizer.learning_rate = 0.0
     steps = round(BUDGET / GFLOP[options.method])
     config.train.update(total_steps=steps, batch_size=250, eval_batch_size=250)
