@@ -4,13 +4,11 @@
   python -m imgcls_jax.main --config configs/cifar10_no_labels.py:finetune \\
     --config.model.pretrained=runs/cifar10_no_labels
 
-`random`, and `random_vit` for `mae`, are what they start from, with BatchNorm's statistics set; `finetune`
-learns from every tenth label, with `pretrained` from the workdir of one of them. Unpack the official binary
-version into data/cifar10, or name its folder by `--config.data.root`. Nothing is tuned: docs/results.md.
-
-Each takes as many steps as are in `BUDGET`, to a few hundredths, with DeepCluster's features of all images in
-each epoch; on two CPU cores a quarter to two thirds of a processor-hour with the evaluations. The network is
-that of `configs/cifar10_few_labels.py`; `mae` needs a ViT.
+`random`, and `random_vit` for `mae`, are what they start from; `finetune` learns from every tenth label, with
+`pretrained` from the workdir of one of them; `deepcluster` and `iic` see gray images, and `finetune,gray`
+goes on from them. Unpack the official binary version into data/cifar10, or name its folder by
+`--config.data.root`. Each takes as many steps as are in `BUDGET`, with DeepCluster's features of all images.
+The network is that of `configs/cifar10_few_labels.py`, for `mae` a ViT. Results: docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -27,29 +25,31 @@ OBJECTIVES = {
     **dict.fromkeys(("random", "random_vit"), dict(name="rotation")),
     "finetune": dict(name="supervised", label_smoothing=0.1, ema_decay=0.99, ema_statistics=8),
 }
-GFLOP = {"rotation": 119, "simclr": 59.9, "deepcluster": 40.2, "iic": 59.7, "mae": 17, "random": 1190}
-GFLOP |= {"random_vit": 1190, "finetune": 310}  # of a step
+GFLOP = dict(rotation=119, simclr=59.9, deepcluster=40.2, iic=59.7, mae=17, finetune=310)  # of a step
+GFLOP |= dict(random=1190, random_vit=1190)
 BUDGET = 60_000  # GFLOP of training; `random` and `finetune` take a tenth of it
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration; `:test` shrinks it to seconds."""
-    config, options = sections(arg, method=tuple(OBJECTIVES), test=False)
-    plain, moved = f"normalize({MEAN}, {DEVIATION})", 'flip | pad_and_crop(4, "reflect")'
-    view = f"resized_crop((0.2, 1.0)) | flip | color_jitter(0.4, 0.4, 0.4, 0.1) | grayscale(0.2) | {plain}"
+    config, options = sections(arg, method=tuple(OBJECTIVES), gray=False, test=False)
+    plain, crop = f"normalize({MEAN}, {DEVIATION})", "resized_crop((0.2, 1.0)) | flip"
+    if options.gray or options.method in ("deepcluster", "iic"):
+        plain = f"grayscale(1.0) | {plain}"
+    moved = crop if options.method == "deepcluster" else 'flip | pad_and_crop(4, "reflect")'
+    view = f"{crop} | color_jitter(0.4, 0.4, 0.4, 0.1) | grayscale(0.2) | {plain}"
     config.data.update(source="cifar10", root="data/cifar10")
     config.data.update(train_transforms=f"{moved} | {plain}", eval_transforms=plain)
     config.model.update(name="airbench", variant="airbench94", widths=(32, 64, 128), momentum=0.9)
     if options.method in ("mae", "random_vit"):
         config.model = dict(name="vit", variant="vit_tiny", position="sincos", pool="mean")
     config.objective.update({"name": options.method} | OBJECTIVES[options.method])
-    config.optimizer.update(name="adamw", learning_rate=0.002, weight_decay=0.02, schedule="cosine")
-    if options.method.startswith("random"):
-        config.optimizer.learning_rate = 0.0
+    rate = 0.0 if options.method.startswith("random") else 0.002
+    config.optimizer.update(name="adamw", learning_rate=rate, weight_decay=0.02, schedule="cosine")
     steps = round(BUDGET / GFLOP[options.method])
     config.train.update(total_steps=steps, batch_size=250, eval_batch_size=250)
     if options.method in ("simclr", "iic"):
-        config.data.view_transforms = (view, view) if options.method == "simclr" else (plain, view)
+        config.data.view_transforms = (view if options.method == "simclr" else plain, view)
     if options.method == "finetune":
         config.data.labels_per_class = 450
         config.evals.test = {"evaluator": "classification", "split": "test"}

@@ -17,6 +17,7 @@ from imgcls_jax.config import compare, sections
 from imgcls_jax.config.files import find, load
 from imgcls_jax.config.resolve import resolve
 from imgcls_jax.config.written import flat_fields
+from imgcls_jax.data.datasets import DataSide
 from imgcls_jax.tools import results
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +93,7 @@ def test_resolves_and_writes_no_default(path, arg):
     config = written(path, arg)
     settings = resolve(config).settings(steps_per_epoch=1000)
     assert settings.train.batch_size >= 1
+    DataSide(settings.data)  # refuses random operations in an evaluation
     assert fields_at_their_default(config) == []
 
 

@@ -154,7 +154,7 @@ def grayscale(p: float = 0.2) -> DeviceOp:
         check_rgb("grayscale", images)
         return jnp.where(chance(rng, images, p), luminance(images), images)
 
-    return DeviceOp("grayscale", fade, random=True)
+    return DeviceOp("grayscale", fade, random=0 < p < 1)
 
 
 def solarize(threshold: float = 0.5, p: float = 0.2) -> DeviceOp:
@@ -168,7 +168,7 @@ def solarize(threshold: float = 0.5, p: float = 0.2) -> DeviceOp:
     def invert(rng: jax.Array, images: jax.Array) -> jax.Array:
         return jnp.where(chance(rng, images, p) & (images >= threshold), 1 - images, images)
 
-    return DeviceOp("solarize", invert, random=True)
+    return DeviceOp("solarize", invert, random=0 < p < 1)
 
 
 def three_augment() -> DeviceOp:

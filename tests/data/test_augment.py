@@ -464,6 +464,7 @@ def test_color_jitter_draws_within_its_bounds(monkeypatch):
 def test_grayscale_golden():
     gray = one(photometric.grayscale(1.0), PIXELS[None])[0, 0]
     np.testing.assert_allclose(gray, [[0.5924] * 3, [0.1140] * 3], atol=1e-6)
+    assert [photometric.grayscale(p).random for p in (0, 0.2, 1)] == [False, True, False]
 
 
 def test_solarize_golden():
@@ -471,6 +472,7 @@ def test_solarize_golden():
     np.testing.assert_allclose(
         one(photometric.solarize(0.5, p=1), images)[0, 0, :, 0], [0, 0.49, 0.5, 0], atol=1e-7
     )
+    assert [photometric.solarize(p=p).random for p in (0, 0.2, 1)] == [False, True, False]
 
 
 @pytest.mark.parametrize("border", photometric.BORDERS)
