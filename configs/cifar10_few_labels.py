@@ -3,15 +3,14 @@
   python -m imgcls_jax.main --config configs/cifar10_few_labels.py:fixmatch,250
 
 The words are the method and the number of labels: 250, 4000 or 40; `all_labels` has all of them. Unpack the
-official binary version into data/cifar10, or name its folder by `--config.data.root`. Run so far, of 5,000
-images held out and seed 0, with 250 labels: `supervised` 39.4 %, `pseudo_label` 45.0 %, `mixmatch` 51.1 %,
-`fixmatch` 47.9 % (`results/cifar10_*_250.json`). MixMatch with the published weight of 75, which 18 steps of
-ramp reach here, fell to one class (10.3 %).
+official binary version into data/cifar10, or name its folder by `--config.data.root`. Results:
+docs/results.md. MixMatch with the published weight of 75, which 18 steps of ramp reach here, fell to one
+class (10.3 % with 250 labels); no other setting was tried.
 
-Each takes as many steps as are in `BUDGET`, by the GFLOP of a step that `tools.plan` reckons, with Tri-net's
-labeling of all images at the start of each of its five rounds; on two CPU cores a quarter to half a
-processor-hour, evaluations besides. The network is airbench's at half its width and less. With 40 labels
-`supervised` has batches of 40, and spends a sixth. Nothing is tuned: settings are those for the digits.
+Each takes as many steps as are in `BUDGET`, by the GFLOP of a step that `tools.plan` reckons, to a few
+hundredths, with Tri-net's labeling of all images at the start of each of its five rounds; on two CPU cores a
+quarter to half a processor-hour, evaluations besides. The network is airbench's at half its width and less.
+With 40 labels `supervised` has batches of 40, and spends a sixth.
 """
 
 from ml_collections import ConfigDict
