@@ -95,8 +95,9 @@ def test_killed_again_and_again(num_workers, kinds, reference, tmp_path):
     for kind in kinds:
         done = finished_steps(checkpoints)
         process = start(workdir, workers)
-        if kind == STEP:
-            killed = kill_at_step(process, rng.randint(done + 1, min(done + 16, TOTAL_STEPS - 2)))
+        if kind == STEP:  # a second save begins when the first has ended: one checkpoint more is there
+            last = min(done + 22, TOTAL_STEPS - 2)
+            killed = kill_at_step(process, rng.randint(min(done + 15, last), last))
         else:
             killed, caught = kill_in_save(process, checkpoints, done + rng.choice([0, 7]))
             kills_in_save += caught
