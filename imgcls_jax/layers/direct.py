@@ -1,4 +1,5 @@
-"""Convolutions on a CPU by oneDNN (layers/onednn.py), directly: without Winograd's or other transforms.
+"""Convolutions on a CPU by oneDNN (layers/onednn.py), directly: without Winograd's or other transforms. Those
+that stay XLA's own come with their axes in the order that its libraries take.
 
 A processor without instructions for bfloat16 computes in float32, and rounds. One without AVX-512 leaves the
 weights' gradient to XLA. The figures are in benchmarks/README.md.
@@ -75,8 +76,7 @@ def _is_merged(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool
 def _is_depthwise(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
     """Whether each channel has its own filter, where XLA's loops take 50 times as long as sums of shifts."""
     return (
-        inputs.ndim == 4
-        and parameters["dimension_numbers"] == IN_ORDER
+        parameters["dimension_numbers"] == IN_ORDER
         and parameters["feature_group_count"] == inputs.shape[3] == kernel.shape[3]
         and max(*parameters["lhs_dilation"], *parameters["rhs_dilation"]) == 1
         and min(map(min, parameters["padding"])) >= 0
@@ -99,7 +99,11 @@ def _in_order(inputs: jax.Array, kernel: jax.Array, *, dimension_numbers: Any, *
     x = inputs.transpose((batch, *space, feature))
     weights = kernel.transpose((*window, channels, filters))
     y = jax.lax.conv_general_dilated_p.bind(x, weights, dimension_numbers=IN_ORDER, **others)
-    order = (written[0], *written[2:], written[1])
+    return _sorted(y, (written[0], *written[2:], written[1]))
+
+
+def _sorted(y: jax.Array, order: Sequence[int]) -> jax.Array:
+    """Returns y, of which `order` says for each axis which one it is, with its axes sorted."""
     return y.transpose([order.index(axis) for axis in range(4)])
 
 
@@ -124,7 +128,7 @@ def _by_onednn(inputs: jax.Array, kernel: jax.Array, *, merged: bool, **paramete
         else:
             y = _call(x, weights, parameters["window_strides"], padding, dilation)
         order = (out_batch, *out_space, out_feature)
-    return y.transpose([order.index(axis) for axis in range(4)])
+    return _sorted(y, order)
 
 
 class _Weights(NamedTuple):
