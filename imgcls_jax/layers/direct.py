@@ -24,6 +24,9 @@ IN_ORDER = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, NUMBERS)
 WORTH = 2.5e8  # FLOPs of a convolution from which on it is oneDNN's; a grouped one counts ten times
 ALL = slice(None)
 GROUPED = 32  # channels at a time, of the gradient of grouped weights
+# Of the gradient of weights: numbers of a filter that stay in the cache, of a part of them at least, calls of
+# all parts at most, and filters of a call in float32.
+CACHED, PIXELS, CALLS, FILTERS = 8192, 1024, 32, 128
 
 
 def convolution(inputs: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
@@ -65,12 +68,13 @@ def _suits(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
 
 
 def _is_merged(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
-    """Whether `_merged` is for it: the window is larger than what is written, as in weights' gradients."""
+    """Whether `_merged` is for it, as for a weights' gradient: it sums over images, by a large window."""
     numbers = parameters["dimension_numbers"]
     window = math.prod(kernel.shape[axis] for axis in numbers.rhs_spec[2:])
     written = math.prod(output.shape[axis] for axis in numbers.out_spec[2:])
     rest = (*parameters["window_strides"], *parameters["lhs_dilation"], parameters["feature_group_count"])
-    return max(rest) == 1 and (written < window or parameters["batch_group_count"] > 1)
+    sums_images = numbers.lhs_spec[1] == IN_ORDER.lhs_spec[0]
+    return max(rest) == 1 and (written < window or sums_images or parameters["batch_group_count"] > 1)
 
 
 def _is_depthwise(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
@@ -154,10 +158,12 @@ class _Weights(NamedTuple):
         """D."""
         return int(self.array.shape[self.axes[0]])
 
-    def part(self, filters: slice = ALL, rows: slice = ALL, columns: slice = ALL) -> _Weights:
+    def part(
+        self, filters: slice = ALL, channels: slice = ALL, rows: slice = ALL, columns: slice = ALL
+    ) -> _Weights:
         """Returns some of them."""
         index = [ALL] * 4
-        for axis, chosen in zip(self.axes, (filters, ALL, rows, columns), strict=True):
+        for axis, chosen in zip(self.axes, (filters, channels, rows, columns), strict=True):
             index[axis] = chosen
         return self._replace(array=self.array[tuple(index)])
 
@@ -186,22 +192,56 @@ def _merged(
         x = _padded(x, (*padding, (0, 0), (0, 0)))[:: dilation[0], :: dilation[1]]
         padding, dilation = ((0, 0), (0, 0)), (1, 1)
     images, filters = x.shape[2] // groups, weights.filters // groups
+    if groups == 1:
+        return _side_by_side(x, weights, padding, dilation)
     counts = [n for n in range(1, groups + 1) if groups % n == 0 and n * max(images, filters) <= GROUPED]
     count = max(counts, default=1)
     parts = []
     for first in range(0, groups, count):
         part = x[:, :, first * images : (first + count) * images]
-        each = part.shape[2]
-        y = _call(
-            part.reshape(1, x.shape[0], -1, x.shape[3]),
-            weights.part(slice(first * filters, (first + count) * filters)),
-            (1, 1),
-            (padding[0], (padding[1][0] * each, padding[1][1] * each)),
-            (dilation[0], dilation[1] * each),
-        )
-        y = y.reshape(y.shape[1], -1, count, images, count, filters)
+        own = weights.part(slice(first * filters, (first + count) * filters))
+        y = _in_one_row(part, own, padding, dilation)
+        y = y.reshape(*y.shape[:2], count, images, count, filters)
         parts += [y[:, :, group, :, group] for group in range(count)]
     return jnp.concatenate(parts, 3) if len(parts) > 1 else parts[0]
+
+
+def _side_by_side(
+    x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation: Sequence[int]
+) -> jax.Array:
+    """Computes `_merged` of one group as a sum, in float32, over parts of the C channels: a batch's images.
+
+    oneDNN reads the weights, which are as many as the map's numbers, once for each few numbers that it
+    writes. Those of a part stay in the processor's cache. With more than `FILTERS` of them its float32 takes
+    small blocks.
+    """
+    images, pixels = x.shape[3], math.prod(weights.window)
+    wide = x.dtype == jnp.float32 or not onednn.has_bfloat16()
+    filters = [slice(n, n + FILTERS) for n in range(0, weights.filters, FILTERS)] if wide else [ALL]
+    size, vector = images, 16 if wide else 32
+    if pixels * images > CACHED and images > 2 * vector:
+        size = vector * math.ceil(max(images * len(filters) / CALLS, PIXELS / pixels) / vector)
+    parts = []
+    for part in (slice(n, n + size) for n in range(0, images, size)):
+        each = [_in_one_row(x[..., part], weights.part(some, part), padding, dilation) for some in filters]
+        parts.append(jnp.concatenate(each, 3))
+    if len(parts) == 1:
+        return parts[0]
+    return functools.reduce(jnp.add, (part.astype(jnp.float32) for part in parts)).astype(x.dtype)
+
+
+def _in_one_row(
+    x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation: Sequence[int]
+) -> jax.Array:
+    count = x.shape[2]
+    y = _call(
+        x.reshape(1, x.shape[0], -1, x.shape[3]),
+        weights,
+        (1, 1),
+        (padding[0], (padding[1][0] * count, padding[1][1] * count)),
+        (dilation[0], dilation[1] * count),
+    )
+    return y.reshape(y.shape[1], -1, count, weights.filters)
 
 
 def _between_zeros(
@@ -232,7 +272,7 @@ def _between_zeros(
             counts.append(count)
             taps.append(slice(first, None, s))
             pads.append((left, count + number - 1 - n - left))
-        part = weights.part(ALL, *taps)
+        part = weights.part(ALL, ALL, *taps)
         if 0 in part.window:
             return jnp.zeros((x.shape[0], *counts, weights.filters), x.dtype)
         return _call(x, part, (1, 1), pads, (1, 1))

@@ -57,10 +57,21 @@ def test_without_onednn_axes_are_in_the_order_that_xla_gives_to_a_library_in_loo
     assert orders == [IN_ORDER] * (3 if groups == 1 else 2)
 
 
-def assert_native(size, window, strides, padding, groups, dilation, dtype):
+@at_hand
+@pytest.mark.parametrize("case", [0, 1, 4, 9, 11])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_the_weights_gradient_of_many_images_is_a_sum_over_parts(monkeypatch, case, dtype):
+    for name, value in dict(CACHED=0, PIXELS=1, FILTERS=5).items():
+        monkeypatch.setattr(direct, name, value)
+    whole = assert_native(*CASES[case], dtype)
+    parted = assert_native(*CASES[case], dtype, batch=70)
+    assert parted.count(direct.TARGET) > whole.count(direct.TARGET)
+
+
+def assert_native(size, window, strides, padding, groups, dilation, dtype, batch=2):
     """Compares a convolution and its gradients with the native ones, and returns its program."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, *size, 6)), dtype)
+    x = jnp.asarray(rng.normal(size=(batch, *size, 6)), dtype)
     w = jnp.asarray(rng.normal(size=(*window, 6 // groups, 12)), dtype)
     options = dict(rhs_dilation=dilation, dimension_numbers=direct.NUMBERS, feature_group_count=groups)
     native = functools.partial(
