@@ -1,14 +1,13 @@
-"""Ways of learning without labels side by side on CIFAR-10: one small network and optimizer, equal FLOPs.
+"""Ways of learning without labels side by side on CIFAR-10 (results: docs/results.md).
 
   python -m imgcls_jax.main --config configs/cifar10_no_labels.py:simclr
   python -m imgcls_jax.main --config configs/cifar10_no_labels.py:finetune \\
     --config.model.pretrained=runs/cifar10_no_labels
 
 `random`, and `random_vit` for `mae`, are what they start from; `finetune` learns from every tenth label, with
-`pretrained` from the workdir of one of them; `deepcluster` and `iic` see gray images, and `finetune,gray`
-goes on from them. Unpack the official binary version into data/cifar10, or name its folder by
-`--config.data.root`. Each takes as many steps as are in `BUDGET`, with DeepCluster's features of all images.
-The network is that of `configs/cifar10_few_labels.py`, for `mae` a ViT. Results: docs/results.md.
+`pretrained` from the workdir of one of them: `finetune_vit` from that of `mae`, `finetune,gray` from those of
+`deepcluster` and `iic`, which see gray images. Unpack the official binary version into data/cifar10, or set
+`--config.data.root`. All have the network of `cifar10_few_labels.py`, `mae` a ViT, and the FLOPs of `BUDGET`.
 """
 
 from ml_collections import ConfigDict
@@ -23,10 +22,11 @@ OBJECTIVES = {
     "iic": dict(num_overclusters=70),
     "mae": dict(decoder_depth=2, decoder_heads=4, decoder_width=64),
     **dict.fromkeys(("random", "random_vit"), dict(name="rotation")),
-    "finetune": dict(name="supervised", label_smoothing=0.1, ema_decay=0.99, ema_statistics=8),
 }
+SMOOTH = dict(name="supervised", label_smoothing=0.1, ema_decay=0.99, ema_statistics=8)
+OBJECTIVES |= dict(finetune=SMOOTH, finetune_vit=SMOOTH)
 GFLOP = dict(rotation=119, simclr=59.9, deepcluster=40.2, iic=59.7, mae=17, finetune=310)  # of a step
-GFLOP |= dict(random=1190, random_vit=1190)
+GFLOP |= dict(random=1190, random_vit=1190, finetune_vit=236)
 BUDGET = 60_000  # GFLOP of training; `random` and `finetune` take a tenth of it
 
 
@@ -38,10 +38,10 @@ def get_config(arg: str = "") -> ConfigDict:
         plain = f"grayscale(1.0) | {plain}"
     moved = crop if options.method == "deepcluster" else 'flip | pad_and_crop(4, "reflect")'
     view = f"{crop} | color_jitter(0.4, 0.4, 0.4, 0.1) | grayscale(0.2) | {plain}"
-    config.data.update(source="cifar10", root="data/cifar10")
-    config.data.update(train_transforms=f"{moved} | {plain}", eval_transforms=plain)
+    config.data.update(source="cifar10", root="data/cifar10", eval_transforms=plain)
+    config.data.train_transforms = f"{moved} | {plain}"
     config.model.update(name="airbench", variant="airbench94", widths=(32, 64, 128), momentum=0.9)
-    if options.method in ("mae", "random_vit"):
+    if options.method == "mae" or options.method.endswith("_vit"):
         config.model = dict(name="vit", variant="vit_tiny", position="sincos", pool="mean")
     config.objective.update({"name": options.method} | OBJECTIVES[options.method])
     rate = 0.0 if options.method.startswith("random") else 0.002
@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.update(total_steps=steps, batch_size=250, eval_batch_size=250)
     if options.method in ("simclr", "iic"):
         config.data.view_transforms = (view if options.method == "simclr" else plain, view)
-    if options.method == "finetune":
+    if options.method.startswith("finetune"):
         config.data.labels_per_class = 450
         config.evals.test = {"evaluator": "classification", "split": "test"}
     else:
