@@ -61,6 +61,7 @@ def test_an_unknown_network_is_refused():
     assert done.returncode == 1 and done.stderr.startswith("error: no network resnet19; there are")
 
 
+@pytest.mark.slow
 def test_a_small_session(tmp_path):
     command = [sys.executable, "benchmarks/gpu_session.py", "--small", f"--workdir={tmp_path / 'work'}"]
     command += [f"--json={tmp_path / 'figures.json'}"]

@@ -110,7 +110,7 @@ def init_of(name):
 
 
 def initial(name, seed=0):
-    return init_of(name)(jax.random.key(seed))
+    return jax.device_put(init_of(name)(jax.random.key(seed)), jax.devices()[0])
 
 
 @lru_cache

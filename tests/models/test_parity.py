@@ -113,7 +113,14 @@ def run(backbone, params, batch_stats, images, taps):
     return apply(params, batch_stats, images)
 
 
-@pytest.mark.parametrize("name, variant, fields, gain, found", [*params_of_cases(lambda found: True)])
+def has_100_million_params(found):
+    return text(found["case"])[0] == "vgg11_bn"
+
+
+EVERY = [*params_of_cases(lambda found: True, has_100_million_params)]
+
+
+@pytest.mark.parametrize("name, variant, fields, gain, found", EVERY)
 def test_parity(name, variant, fields, gain, found):
     family = importlib.import_module(f"imgcls_jax.models.{name}")
     weights = None

@@ -138,6 +138,7 @@ def test_the_file_holds_all_that_prediction_needs(fitted, birds, tmp_path, capsy
     assert "root" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_networks_of_their_own(birds, tmp_path, capsys):
     """The head's network is trained on heads; body and root share that of whole birds."""
     for region, side in (("box", 16), ("head", 24)):

@@ -79,6 +79,7 @@ def ends(processes, timeout=60):
     return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_process_stops_all_at_one_step(tmp_path):
     processes = start_two(tmp_path, *LONG, "--config.train.log_every_steps=5")
     until_step(processes[0], 10)
@@ -128,7 +129,7 @@ def test_a_process_that_stands_still_ends_the_other(tmp_path):
     assert status not in (0, None) and "task" in said, said
 
 
-@pytest.mark.parametrize("process_id", [0, 1])
+@pytest.mark.parametrize("process_id", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_processes_that_do_not_come_together(tmp_path, process_id):
     asked = time.monotonic()
     process = start(
@@ -220,7 +221,7 @@ def disks(tmp_path):
     return folders
 
 
-@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_one_process_cannot_read_ends_all(tmp_path, disks, failing):
     """Process 0's disk lacks the folder, or a line of process 1's list is damaged."""
     if failing == 0:
@@ -238,7 +239,11 @@ def test_what_one_process_cannot_read_ends_all(tmp_path, disks, failing):
 
 
 @pytest.mark.parametrize(
-    "split, what", [("train", "examples to train on"), ("test", "examples of the split 'test'")]
+    "split, what",
+    [
+        ("train", "examples to train on"),
+        pytest.param("test", "examples of the split 'test'", marks=pytest.mark.slow),
+    ],
 )
 def test_data_that_differ_in_size_are_refused_at_the_start(tmp_path, disks, split, what):
     listed = disks[1] / "pictures" / f"{split}.txt"
