@@ -193,7 +193,7 @@ def _merged(
         padding, dilation = ((0, 0), (0, 0)), (1, 1)
     images, filters = x.shape[2] // groups, weights.filters // groups
     if groups == 1:
-        return _side_by_side(x, weights, padding, dilation)
+        return _in_parts(x, weights, padding, dilation)
     counts = [n for n in range(1, groups + 1) if groups % n == 0 and n * max(images, filters) <= GROUPED]
     count = max(counts, default=1)
     parts = []
@@ -206,14 +206,12 @@ def _merged(
     return jnp.concatenate(parts, 3) if len(parts) > 1 else parts[0]
 
 
-def _side_by_side(
-    x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation: Sequence[int]
-) -> jax.Array:
+def _in_parts(x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation: Sequence[int]) -> jax.Array:
     """Computes `_merged` of one group as a sum, in float32, over parts of the C channels: a batch's images.
 
     oneDNN reads the weights, which are as many as the map's numbers, once for each few numbers that it
-    writes. Those of a part stay in the processor's cache. With more than `FILTERS` of them its float32 takes
-    small blocks.
+    writes. Those of a part stay in the processor's cache; it has as many images as a vector of 64 bytes
+    holds, or several times as many. In float32 oneDNN works in small blocks on more than `FILTERS` filters.
     """
     images, pixels = x.shape[3], math.prod(weights.window)
     wide = x.dtype == jnp.float32 or not onednn.has_bfloat16()
