@@ -110,6 +110,7 @@ def init_of(name):
 
 
 def initial(name, seed=0):
+    """Returns a state on a device of its own, as a restored one is: the step is compiled once for both."""
     return jax.device_put(init_of(name)(jax.random.key(seed)), jax.devices()[0])
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers import onednn
-from imgcls_jax.layers.windows import Pair, filtered
+from imgcls_jax.layers.windows import Pair, filtered, total, widened
 
 TARGET = "__onednn$convolution"
 NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -192,45 +192,43 @@ def _merged(
         x = _padded(x, (*padding, (0, 0), (0, 0)))[:: dilation[0], :: dilation[1]]
         padding, dilation = ((0, 0), (0, 0)), (1, 1)
     images, filters = x.shape[2] // groups, weights.filters // groups
-    if groups == 1:
-        return _in_parts(x, weights, padding, dilation)
     counts = [n for n in range(1, groups + 1) if groups % n == 0 and n * max(images, filters) <= GROUPED]
     count = max(counts, default=1)
     parts = []
     for first in range(0, groups, count):
         part = x[:, :, first * images : (first + count) * images]
         own = weights.part(slice(first * filters, (first + count) * filters))
-        y = _in_one_row(part, own, padding, dilation)
+        y = _in_parts(part, own, padding, dilation)
         y = y.reshape(*y.shape[:2], count, images, count, filters)
         parts += [y[:, :, group, :, group] for group in range(count)]
     return jnp.concatenate(parts, 3) if len(parts) > 1 else parts[0]
 
 
 def _in_parts(x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation: Sequence[int]) -> jax.Array:
-    """Computes `_merged` of one group as a sum, in float32, over parts of the C channels: a batch's images.
+    """Computes `_merged` without groups as a sum, in float32, over parts of the C channels: a batch's images.
 
     oneDNN reads the weights, which are as many as the map's numbers, once for each few numbers that it
     writes. Those of a part stay in the processor's cache; it has as many images as a vector of 64 bytes
     holds, or several times as many. In float32 oneDNN works in small blocks on more than `FILTERS` filters.
     """
     images, pixels = x.shape[3], math.prod(weights.window)
-    wide = x.dtype == jnp.float32 or not onednn.has_bfloat16()
-    filters = [slice(n, n + FILTERS) for n in range(0, weights.filters, FILTERS)] if wide else [ALL]
-    size, vector = images, 16 if wide else 32
+    dtype = onednn.computed_in(x.dtype)
+    step = weights.filters if dtype == jnp.bfloat16 else FILTERS
+    filters = [slice(n, n + step) for n in range(0, weights.filters, step)]
+    size, vector = images, 64 // dtype.itemsize
     if pixels * images > CACHED and images > 2 * vector:
         size = vector * math.ceil(max(images * len(filters) / CALLS, PIXELS / pixels) / vector)
     parts = []
     for part in (slice(n, n + size) for n in range(0, images, size)):
         each = [_in_one_row(x[..., part], weights.part(some, part), padding, dilation) for some in filters]
         parts.append(jnp.concatenate(each, 3))
-    if len(parts) == 1:
-        return parts[0]
-    return functools.reduce(jnp.add, (part.astype(jnp.float32) for part in parts)).astype(x.dtype)
+    return total(map(widened, parts)).astype(x.dtype)
 
 
 def _in_one_row(
     x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation: Sequence[int]
 ) -> jax.Array:
+    """Computes `_merged` without groups, in one call."""
     count = x.shape[2]
     y = _call(
         x.reshape(1, x.shape[0], -1, x.shape[3]),

@@ -49,6 +49,11 @@ def has_bfloat16() -> bool:
     return "avx512_bf16" in instructions()
 
 
+def computed_in(dtype: Any) -> Any:
+    """Returns the dtype of a `call` inside: float32 for a bfloat16 that the processor does not multiply."""
+    return jnp.dtype(jnp.float32 if dtype == jnp.bfloat16 and not has_bfloat16() else dtype)
+
+
 @functools.cache
 def instructions() -> frozenset[str]:
     """Returns the names of the processor's instructions, as /proc/cpuinfo has them; none but on x86 Linux."""
@@ -140,8 +145,7 @@ def call(
     *arrays: jax.Array,
     orders: Sequence[Sequence[int]] = (),
 ) -> jax.Array:
-    """Calls one of XLA's targets, in float32 for a bfloat16 that the processor does not multiply. It aborts
-    the process on a wrong size.
+    """Calls one of XLA's targets, in the dtype of `computed_in`. It aborts the process on a wrong size.
 
     Args:
       target, configuration: of XLA.
@@ -150,7 +154,7 @@ def call(
       orders: for each array and the result its axes as they follow each other in memory, () for all in their
         own order. What lies so already is not copied.
     """
-    computed = jnp.float32 if dtype == jnp.bfloat16 and not has_bfloat16() else dtype
+    computed = computed_in(dtype)
     function = jax.ffi.ffi_call(
         target,
         jax.ShapeDtypeStruct(tuple(shape), computed),

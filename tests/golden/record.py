@@ -178,10 +178,7 @@ V2_SMALL = v2_stages((8, 16, 16, 24, 32, 40), (1, 2, 1, 2, 1, 1))
 V2_SHORT = v2_stages((24, 48, 64, 128, 160, 256), (1, 1, 1, 1, 1, 2))
 CASES: dict[str, tuple[Case, ...]] = {
     "alexnet": (vision("alexnet", 224, 131, slow=False),),
-    "vgg": (
-        vision("vgg11_bn", slow=False),
-        *map(vision, ("vgg11", "vgg13", "vgg16", "vgg16_bn", "vgg19")),
-    ),
+    "vgg": tuple(map(vision, ("vgg11_bn", "vgg11", "vgg13", "vgg16", "vgg16_bn", "vgg19"))),
     "googlenet": (with_aux("googlenet", 224, 97, train_size=129),),
     "inception_v3": (with_aux("inception_v3", 299, 107, train_size=299),),
     "resnet": (

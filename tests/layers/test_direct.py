@@ -58,7 +58,7 @@ def test_without_onednn_axes_are_in_the_order_that_xla_gives_to_a_library_in_loo
 
 
 @at_hand
-@pytest.mark.parametrize("case", [0, 1, 4, 9, 11])
+@pytest.mark.parametrize("case", [0, 1, 2, 4, 5, 9, 11])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_the_weights_gradient_of_many_images_is_a_sum_over_parts(monkeypatch, case, dtype):
     for name, value in dict(CACHED=0, PIXELS=1, FILTERS=5).items():
