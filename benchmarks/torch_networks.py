@@ -91,17 +91,24 @@ def wide_resnet_28_2(classes: int) -> nn.Module:
     return nn.Sequential(*layers, *head, nn.Linear(128, classes))
 
 
-def airbench94(classes: int) -> nn.Module:
-    """Returns airbench's network for 32 x 32 pixels (models/airbench.py)."""
+class Divided(nn.Module):
+    """Divides by 9, which is where airbench's logits start."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 9
+
+
+def airbench(widths: tuple[int, int, int], classes: int) -> nn.Module:
+    """Returns airbench's network for 32 x 32 pixels, of two convolutions a group (models/airbench.py)."""
     layers, inputs = [nn.Conv2d(3, 24, 2), nn.GELU()], 24
-    for outputs in (64, 256, 256):
+    for outputs in widths:
         first, second = (nn.BatchNorm2d(outputs, eps=1e-12, momentum=0.4) for _ in range(2))
         for norm in (first, second):
             norm.weight.requires_grad_(False)
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2), first, nn.GELU()]
         layers += [nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), second, nn.GELU()]
         inputs = outputs
-    return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), nn.Linear(256, classes))
+    return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), Divided(), nn.Linear(inputs, classes))
 
 
 class MaskedAutoencoder(nn.Module):
@@ -145,7 +152,7 @@ def build(name: str, classes: int, size: int) -> nn.Module:
         "vgg16_compact": functools.partial(BilinearVGG, classes, 8192),
         "se_resnet50": lambda: timm.create_model("seresnet50", num_classes=classes),
         "wrn_28_2": functools.partial(wide_resnet_28_2, classes),
-        "airbench94": functools.partial(airbench94, classes),
+        "airbench94": functools.partial(airbench, (64, 256, 256), classes),
         "wrn_28_2_mixmatch": functools.partial(wide_resnet_28_2, classes),
         "vit_s16": lambda: timm.create_model("vit_small_patch16_224", img_size=size, num_classes=classes),
         "vit_s16_mae": functools.partial(MaskedAutoencoder, size),

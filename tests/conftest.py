@@ -1,6 +1,7 @@
 """Set before jax is imported: CPU, eight virtual devices, quick compilation and a compilation cache."""
 
 import functools
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -26,6 +27,9 @@ compiler.configure()  # as the commands do, whose numbers some tests compare wit
 # All is kept: what one test, worker or command has compiled, the others read.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Programs do not say which lines they come from: no test reads it, and it is a twentieth of the time.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+gc.set_threshold(50_000, 20, 100)  # JAX leaves many small objects: a tenth went to looking for cycles in them
 # What training notes of a user's data; the tests read and write none of the user's own.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="imgcls_jax_state")
 
@@ -33,6 +37,28 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="imgcls_jax_state")
 def pytest_collection_modifyitems(items):
     """Puts the longest files first, so that neither worker is left with one of them at the end."""
     items.sort(key=lambda item: "tests/train" not in item.path.as_posix())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_mlir_context():
+    """Writes all programs in one MLIR context. JAX makes one for each, which is a third of the time."""
+    from jax._src.interpreters import mlir
+    from jaxlib.mlir import ir
+
+    make = mlir.make_ir_context
+    shared = functools.cache(make)
+
+    def context():
+        try:
+            inside = ir.Context.current is not None
+        except ValueError:
+            inside = False
+        # What is compiled while another program is written would be written into that.
+        return make() if inside else shared()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlir, "make_ir_context", context)
+        yield
 
 
 @functools.cache  # s3fs keeps its connection to one
