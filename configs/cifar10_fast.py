@@ -11,6 +11,7 @@ Measured on a development split, 45,000 training images and 5,000 others of them
 with a matrix unit for bfloat16: 93.91 ± 0.33 % (seeds 0 and 1, 26 minutes, `results/cifar10_01_fast.json`);
 `:95` 94.27 ± 0.03 % (seeds 0 to 2, `results/cifar10_01_fast95.json`; 23 minutes by the code of seed 2). The
 standard error of 5,000 is 0.3 points. After eleven epochs, on two cores of Zen 3, 93.6 % (62 minutes).
+`:95` in PyTorch, `benchmarks/cifar10_torch.py`: as accurate, 29 minutes (docs/performance.md).
 
 Differences: kernels decay in place of being normalized at each step, Adam moves the head and the biases in
 place of SGD, the head and the whitening layer keep a bias to the end, twenty epochs of 45,000 images for
