@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(kernels, {"lr": RATE})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # noqa: D102
+    def step(self, closure: None = None) -> None:
         del closure
         for group in self.param_groups:
             for kernel in group["params"]:
