@@ -49,12 +49,8 @@ def one_mlir_context():
     shared = functools.cache(make)
 
     def context():
-        try:
-            inside = ir.Context.current is not None
-        except ValueError:
-            inside = False
         # What is compiled while another program is written would be written into that.
-        return make() if inside else shared()
+        return make() if ir.Context.current else shared()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlir, "make_ir_context", context)
