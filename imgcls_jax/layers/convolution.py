@@ -36,9 +36,9 @@ def convolution(
     - one filter a channel (depthwise): oneDNN forward, the weights' gradient as a sum of shifted images.
 
     Where oneDNN is not at hand, or a convolution is too small for it, 1x1 kernels are products of patches,
-    and the rest is XLA's own. Without AVX-512 all 1x1 kernels are such products: oneDNN is no faster there,
-    and XLA computes what follows in the same pass. Any other platform gets the native convolution. The
-    figures are in benchmarks/README.md.
+    and the rest is XLA's own. Without AVX-512 all 1x1 kernels are such products, with a matrix unit those in
+    float32: oneDNN is no faster there, and XLA computes what follows in the same pass. Any other platform
+    gets the native convolution. The figures are in benchmarks/README.md.
 
     Args:
       inputs: float [B, H, W, C].
@@ -75,7 +75,8 @@ def convolution(
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
     work = 2 * inputs.size * kernel.shape[3] // math.prod(strides)  # of a 1x1 kernel
     is_product = size == (1, 1) and not any(itertools.chain(*padding))
-    is_product = is_product and not (onednn.has_avx512() and direct.is_worth(inputs.dtype, work))
+    gains = onednn.has_avx512() and not (onednn.has_matrix_unit() and inputs.dtype == jnp.float32)
+    is_product = is_product and not (gains and direct.is_worth(inputs.dtype, work))
     if groups == 1 and (is_product or _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding)):
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
     if groups == 1 and _gains_by_winograd(inputs, kernel, strides, padding):
@@ -95,7 +96,11 @@ def _is_wider_than_a_map(
 def _gains_by_winograd(
     inputs: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]
 ) -> bool:
-    """Whether the six products of four outputs are many fewer than twelve, and large beside their making."""
+    """Whether the six products of four outputs are many fewer than twelve, and large beside their making.
+
+    Where products are fast beside it they are to be fewer still, as at a width of 28 but not of 14.
+    """
+    share = 0.55 if onednn.has_matrix_unit() else 0.7
     width = inputs.shape[2] + sum(padding[1]) - winograd.TAPS + 1
     return (
         kernel.shape[:2] == (3, 3)
@@ -103,7 +108,7 @@ def _gains_by_winograd(
         and inputs.dtype == jnp.float32
         and max(itertools.chain(*padding)) < winograd.TAPS
         and min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
-        and winograd.INPUTS * -(-width // winograd.OUTPUTS) < 0.7 * winograd.TAPS * width
+        and winograd.INPUTS * -(-width // winograd.OUTPUTS) < share * winograd.TAPS * width
         # On explicit axes each sum over rows, of the weights' gradient, would have to say how it is sharded.
         and not jax.typeof(inputs).sharding.mesh.explicit_axes
     )

@@ -44,6 +44,12 @@ def has_avx512() -> bool:
     return {"avx512bw", "avx512vl", "avx512dq"} <= instructions()
 
 
+def has_matrix_unit() -> bool:
+    """Whether the processor has AMX: one of Intel's since Sapphire Rapids. In float32 too it is served best by
+    other forms than AMD's; Intel's older ones with AVX-512 were not measured."""
+    return "amx_tile" in instructions()
+
+
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16, with a matrix unit (AMX) or in vectors."""
     return "avx512_bf16" in instructions()

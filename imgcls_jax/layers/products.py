@@ -1,8 +1,8 @@
 """Products of matrices, and attention, on a CPU by oneDNN, as layers/direct.py has convolutions.
 
 XLA takes many small matrices one after the other, each shared out over all cores; oneDNN shares out the
-matrices. It is the faster one with single matrices too where there is no AVX-512, and in bfloat16 where the
-processor multiplies it, while XLA computes in float32. Products in other dtypes, or too small (`WORTH`), are
+matrices. It is the faster one with single matrices too where there is no AVX-512 or a matrix unit, and in
+bfloat16 where the processor multiplies it, while XLA computes in float32. Products in other dtypes, or too small (`WORTH`), are
 XLA's own everywhere.
 """
 
@@ -81,7 +81,8 @@ def _suits(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> 
     (summed, _), (shared, _) = dimension_numbers
     work = 2 * math.prod(output.shape) * math.prod(a.shape[axis] for axis in summed)
     matrices = math.prod(a.shape[axis] for axis in shared)
-    is_fast = not onednn.has_avx512() or (a.dtype == jnp.bfloat16 and onednn.has_bfloat16())
+    is_fast = not onednn.has_avx512() or onednn.has_matrix_unit()
+    is_fast = is_fast or (a.dtype == jnp.bfloat16 and onednn.has_bfloat16())
     return (
         a.dtype in onednn.dtypes()
         and a.dtype == b.dtype == output.dtype

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgcls_jax.layers import direct, onednn
 from imgcls_jax.layers.convolution import convolution
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -20,6 +21,11 @@ SHAPES = [  # image, kernel, strides, padding
     ((10, 7), (1, 1), (2, 3), "VALID"),
     ((10, 7), (1, 1), (2, 2), ((1, 0), (1, 2))),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _winograds_of_any_width(monkeypatch):
+    monkeypatch.setattr(onednn, "has_matrix_unit", lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -171,3 +177,34 @@ def test_dilation_is_left_to_the_native_one():
     expected = jax.lax.conv_general_dilated(*arguments, **options)
     assert expected.shape == (1, 15, 15, 1)
     np.testing.assert_array_equal(convolution(*arguments, **options), expected)
+
+
+WIDE = frozenset({"avx2", "avx512bw", "avx512vl", "avx512dq"})
+PRODUCT, DIRECT = "stablehlo.dot_general", direct.TARGET
+
+
+@pytest.mark.skipif(not onednn.dtypes(), reason="this jaxlib or processor has no oneDNN")
+@pytest.mark.parametrize(
+    "instructions, dtype, of_one_pixel, is_wide_enough",
+    [
+        ({"avx2"}, jnp.float32, PRODUCT, True),
+        (WIDE, jnp.float32, DIRECT, True),
+        (WIDE, jnp.bfloat16, DIRECT, False),
+        (WIDE | {"amx_tile"}, jnp.float32, PRODUCT, False),
+        (WIDE | {"amx_tile"}, jnp.bfloat16, DIRECT, False),
+    ],
+)
+def test_the_forms_on_each_kind_of_processor(monkeypatch, instructions, dtype, of_one_pixel, is_wide_enough):
+    """A 1x1 kernel, and Winograd's filtering at a width of 14, as six convolutions of 3x1."""
+    monkeypatch.undo()
+    monkeypatch.setattr(onednn, "instructions", lambda: frozenset(instructions))
+    monkeypatch.setattr(direct, "WORTH", 0)
+
+    def lowered(size):
+        shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in ((2, 14, 14, 128), (size, size, 128, 128))]
+        form = functools.partial(convolution, strides=(1, 1), padding="SAME", dimension_numbers=NUMBERS)
+        return jax.jit(form).lower(*shapes).as_text()
+
+    other = DIRECT if of_one_pixel == PRODUCT else PRODUCT
+    assert of_one_pixel in lowered(1) and other not in lowered(1)
+    assert lowered(3).count(DIRECT) == (6 if is_wide_enough else 1)

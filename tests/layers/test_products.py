@@ -107,6 +107,7 @@ WIDE = frozenset({"avx2", "avx512bw", "avx512vl", "avx512dq"})
         (WIDE, jnp.bfloat16, None),
         (WIDE | {"avx512_bf16"}, jnp.float32, None),
         (WIDE | {"avx512_bf16"}, jnp.bfloat16, "bf16"),
+        (WIDE | {"avx512_bf16", "amx_tile"}, jnp.float32, "f32"),
     ],
 )
 def test_where_one_matrix_is_onednns(monkeypatch, instructions, dtype, computed):
