@@ -45,8 +45,10 @@ def has_avx512() -> bool:
 
 
 def has_matrix_unit() -> bool:
-    """Whether the processor has AMX: one of Intel's since Sapphire Rapids. In float32 too it is served best by
-    other forms than AMD's; Intel's older ones with AVX-512 were not measured."""
+    """Whether the processor has AMX, as Intel's have since Sapphire Rapids.
+
+    In float32, which that unit does not multiply, other forms are faster there than on AMD's processors.
+    """
     return "amx_tile" in instructions()
 
 

@@ -1,9 +1,9 @@
 """Products of matrices, and attention, on a CPU by oneDNN, as layers/direct.py has convolutions.
 
 XLA takes many small matrices one after the other, each shared out over all cores; oneDNN shares out the
-matrices. It is the faster one with single matrices too where there is no AVX-512 or a matrix unit, and in
-bfloat16 where the processor multiplies it, while XLA computes in float32. Products in other dtypes, or too small (`WORTH`), are
-XLA's own everywhere.
+matrices. It is the faster one with single matrices too where there is no AVX-512, where there is a matrix
+unit, and in bfloat16 where the processor multiplies it, while XLA computes in float32. Products in other
+dtypes, or too small (`WORTH`), are XLA's own everywhere.
 """
 
 from __future__ import annotations
