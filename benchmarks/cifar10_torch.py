@@ -126,6 +126,7 @@ def main() -> None:
     started = time.perf_counter()
     config = RECIPE["get_config"](arguments.goal)
     settings, batch_size = config.optimizer, config.train.batch_size
+    smoothing = config.objective.label_smoothing
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -148,7 +149,6 @@ def main() -> None:
         for rows in torch.randperm(len(images), device=device).split(batch_size)[:steps_per_epoch]:
             with torch.autocast(device, torch.bfloat16):
                 logits = network(made[rows].contiguous(memory_format=torch.channels_last))
-                smoothing = config.objective.label_smoothing
                 loss = F.cross_entropy(logits, labels[rows], label_smoothing=smoothing)
             for own in optimizers:
                 own.zero_grad()

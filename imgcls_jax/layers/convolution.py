@@ -74,9 +74,9 @@ def convolution(
     if groups == inputs.shape[3] == kernel.shape[3]:
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
     work = 2 * inputs.size * kernel.shape[3] // math.prod(strides)  # of a 1x1 kernel
-    is_product = size == (1, 1) and not any(itertools.chain(*padding))
-    gains = onednn.has_avx512() and not (onednn.has_matrix_unit() and inputs.dtype == jnp.float32)
-    is_product = is_product and not (gains and direct.is_worth(inputs.dtype, work))
+    is_faster = onednn.has_avx512() and not (onednn.has_matrix_unit() and inputs.dtype == jnp.float32)
+    is_direct = is_faster and direct.is_worth(inputs.dtype, work)
+    is_product = size == (1, 1) and not any(itertools.chain(*padding)) and not is_direct
     if groups == 1 and (is_product or _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding)):
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
     if groups == 1 and _gains_by_winograd(inputs, kernel, strides, padding):

@@ -29,6 +29,7 @@ from jax.interpreters import ad, batching, mlir
 
 MEASURED = ("0.10", "0.11", "0.12")  # versions of jaxlib whose targets read the configurations below
 DTYPES = (jnp.float32, jnp.bfloat16)
+AVX512 = frozenset({"avx512bw", "avx512vl", "avx512dq"})
 
 
 @functools.cache
@@ -41,7 +42,7 @@ def dtypes() -> frozenset[Any]:
 
 def has_avx512() -> bool:
     """Whether the processor has the vectors of 512 bits that oneDNN uses."""
-    return {"avx512bw", "avx512vl", "avx512dq"} <= instructions()
+    return instructions() >= AVX512
 
 
 def has_matrix_unit() -> bool:

@@ -81,13 +81,12 @@ def _suits(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> 
     (summed, _), (shared, _) = dimension_numbers
     work = 2 * math.prod(output.shape) * math.prod(a.shape[axis] for axis in summed)
     matrices = math.prod(a.shape[axis] for axis in shared)
-    is_fast = not onednn.has_avx512() or onednn.has_matrix_unit()
-    is_fast = is_fast or (a.dtype == jnp.bfloat16 and onednn.has_bfloat16())
+    is_fast = onednn.has_bfloat16() if a.dtype == jnp.bfloat16 else onednn.has_matrix_unit()
     return (
         a.dtype in onednn.dtypes()
         and a.dtype == b.dtype == output.dtype
         and work >= WORTH
-        and (matrices > 1 or is_fast)
+        and (matrices > 1 or is_fast or not onednn.has_avx512())
     )
 
 
