@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers import direct, onednn, products, winograd
+from imgcls_jax.layers.affine import affine
 from imgcls_jax.layers.depthwise import depthwise_convolution
 from imgcls_jax.layers.windows import windows
 
@@ -146,7 +147,7 @@ class Conv(nn.Conv):
         )
         if not self.use_bias:
             return y
-        return (y + self.param("bias", self.bias_init, (self.features,), self.param_dtype)).astype(y.dtype)
+        return affine(y, self.param("bias", self.bias_init, (self.features,), self.param_dtype))
 
 
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers import products
+from imgcls_jax.layers.affine import affine
 
 Initializer = Callable[..., jax.Array]
 
@@ -45,7 +46,7 @@ class Linear(nn.Dense):
         y = self.dot_general(x, kernel, numbers, precision=self.precision)
         if not self.use_bias:
             return y
-        return (y + self.param("bias", self.bias_init, (self.features,), self.param_dtype)).astype(y.dtype)
+        return affine(y, self.param("bias", self.bias_init, (self.features,), self.param_dtype))
 
 
 class Dense(nn.Module):

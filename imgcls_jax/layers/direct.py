@@ -27,6 +27,7 @@ GROUPED = 32  # channels at a time, of the gradient of grouped weights
 # Of the gradient of weights: numbers of a filter that stay in the cache, of a part of them at least, calls of
 # all parts at most, and filters of a call in float32.
 CACHED, PIXELS, CALLS, FILTERS = 8192, 1024, 32, 128
+FEW, MULTIPLIED = 4, 32  # images whose maps are cut into strips; images that a matrix unit multiplies at once
 
 
 def convolution(inputs: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
@@ -167,6 +168,14 @@ class _Weights(NamedTuple):
             index[axis] = chosen
         return self._replace(array=self.array[tuple(index)])
 
+    def strips(self, count: int) -> _Weights:
+        """Returns them with their rows cut into strips, each with channels of its own: C count, those of a
+        channel side by side."""
+        filters, channels, rows, columns = self.axes
+        array = self.array.transpose((channels, rows, columns, filters))
+        array = array.reshape(-1, array.shape[1] // count, *array.shape[2:])
+        return self._replace(array=array, axes=(3, 0, 1, 2))
+
 
 def _merged(
     x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation: Sequence[int], groups: int
@@ -198,10 +207,31 @@ def _merged(
     for first in range(0, groups, count):
         part = x[:, :, first * images : (first + count) * images]
         own = weights.part(slice(first * filters, (first + count) * filters))
-        y = _in_parts(part, own, padding, dilation)
+        y = _in_parts(*_in_strips(part, own, padding, dilation), dilation)
         y = y.reshape(*y.shape[:2], count, images, count, filters)
         parts += [y[:, :, group, :, group] for group in range(count)]
     return jnp.concatenate(parts, 3) if len(parts) > 1 else parts[0]
+
+
+def _in_strips(
+    x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation: Sequence[int]
+) -> tuple[jax.Array, _Weights, Sequence[Pair]]:
+    """Cuts the rows of `_merged`'s window into strips that it takes for more images, with their padding.
+
+    A processor's unit for matrices of bfloat16 multiplies 32 images at once; of a batch of four most of it
+    would be idle. The strips of the map overlap, by the rows of the outputs less one.
+    """
+    images, rows = x.shape[3], weights.window[0]
+    counts = [n for n in range(2, rows // 2 + 1) if rows % n == 0 and n * images <= MULTIPLIED]
+    pays = images <= FEW and max(dilation) == 1 and x.dtype == jnp.bfloat16 and onednn.has_matrix_unit()
+    if not (counts and pays):
+        return x, weights, padding
+    count = max(counts)
+    x = _padded(x, (padding[0], *((0, 0),) * 3))
+    size = rows // count
+    reach = x.shape[0] - (count - 1) * size
+    x = jnp.stack([x[first : first + reach] for first in range(0, count * size, size)], 4)
+    return x.reshape(*x.shape[:3], -1), weights.strips(count), ((0, 0), padding[1])
 
 
 def _in_parts(x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation: Sequence[int]) -> jax.Array:

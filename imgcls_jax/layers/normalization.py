@@ -25,6 +25,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.layers.affine import affine, moments
+
 MOST_GROUPS = 32  # of the paper
 EPSILON = 1e-5
 FIXED = ("axis", "axis_name", "axis_index_groups", "use_fast_variance", "force_float32_reductions")
@@ -57,7 +59,7 @@ class BatchNorm(nn.BatchNorm):
         if use_running:
             mean, var = running_mean.value, running_var.value
         else:
-            mean, var = _moments(x)
+            mean, var = moments(x)
             if not self.is_initializing():
                 for running, value in ((running_mean, mean), (running_var, var)):
                     running.value = self.momentum * running.value + (1 - self.momentum) * value
@@ -71,15 +73,7 @@ class BatchNorm(nn.BatchNorm):
             params.append(self.param("bias", self.bias_init, channels, self.param_dtype))
             offset += params[-1]
         dtype = nn.dtypes.canonicalize_dtype(x, *params, dtype=self.dtype)
-        return (x * factor + offset).astype(dtype)
-
-
-def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and biased variance of each channel, float32 [C] or wider, in one pass over x."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    axes = tuple(range(x.ndim - 1))
-    mean, mean_of_squares = x.mean(axes), jnp.square(x).mean(axes)
-    return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0)  # rounding may leave it below zero
+        return affine(x, offset, factor, dtype)
 
 
 # Flax's momentum is one minus that of PyTorch: 0.9 here is the usual 0.1 there.

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers.dense import Linear
-from imgcls_jax.layers.transformer import XAVIER, EncoderLayer, layer_norm, sincos_positions
+from imgcls_jax.layers.layer_norm import LayerNorm
+from imgcls_jax.layers.transformer import XAVIER, EncoderLayer, sincos_positions
 
 
 class PatchDecoder(nn.Module):
@@ -65,6 +66,6 @@ class PatchDecoder(nn.Module):
         for layer in range(self.depth):
             kind = {"dtype": self.dtype, "all_xavier": self.all_xavier}
             x = layer_type(self.heads, **kind, name=f"layer_{layer}")(x, False)
-        x = layer_norm(dtype=self.dtype, name="ln")(x)[:, 1:]
+        x = LayerNorm(dtype=self.dtype, name="ln")(x)[:, 1:]
         pixels = Linear(self.outputs, dtype=self.dtype, kernel_init=XAVIER, name="pixels")(x)
         return pixels.astype(jnp.float32)

@@ -51,14 +51,15 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: 
         return jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
 
     def by_products(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        wide = query.astype(jnp.float32), key.astype(jnp.float32)
-        scores = dot_general(*wide, (((3,), (3,)), ((0, 2), (0, 2)))) * query.shape[3] ** -0.5
+        scaled = query.astype(jnp.float32) * query.shape[3] ** -0.5
+        scores = dot_general(scaled, key.astype(jnp.float32), (((3,), (3,)), ((0, 2), (0, 2))))
         if is_causal:
             seen = jnp.tril(jnp.ones(scores.shape[2:], bool))
             scores = jnp.where(seen, scores, 0.7 * jnp.finfo(scores.dtype).min)
-        weights = jax.nn.softmax(scores).astype(value.dtype)
-        mixed = dot_general(weights, value, (((3,), (1,)), ((0, 1), (0, 2))))
-        return mixed.transpose(0, 2, 1, 3)
+        # The softmax's division comes after the product: of D numbers a query, not of S.
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(3, keepdims=True)))
+        mixed = dot_general(weights.astype(value.dtype), value, (((3,), (1,)), ((0, 1), (0, 2))))
+        return (mixed / weights.sum(3, keepdims=True)).astype(value.dtype).transpose(0, 2, 1, 3)
 
     if query.dtype not in onednn.DTYPES:
         return native(query, key, value)

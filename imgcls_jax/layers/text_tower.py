@@ -15,7 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.transformer import EncoderLayer, layer_norm
+from imgcls_jax.layers.layer_norm import LayerNorm
+from imgcls_jax.layers.transformer import EncoderLayer
 
 HEAD_WIDTH = 64  # D of an attention head in all of CLIP's text towers
 
@@ -92,7 +93,7 @@ class TextTower(nn.Module):
         }
         for layer in range(self.depth):
             x = layer_type(heads, **kind, clip_depth=self.depth, name=f"layer_{layer}")(x, False)
-        x = layer_norm(**norm, name="ln_final")(x)
+        x = LayerNorm(**norm, name="ln_final")(x)
         projection = self.param("text_projection", normal(self.width**-0.5), (self.width, self.dim))
         if self.whole_row:
             bias = self.param("text_projection_bias", nn.initializers.zeros, (self.dim,))

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers import products
+from imgcls_jax.layers.affine import affine
 from imgcls_jax.layers.dense import Initializer, Linear, fan_in_uniform
 from imgcls_jax.layers.gelu import gelu_of
+from imgcls_jax.layers.layer_norm import LayerNorm
 from imgcls_jax.layers.rotary import rotate
 from imgcls_jax.layers.stochastic_depth import drop_branch
 
-layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 XAVIER = nn.initializers.xavier_uniform()
 
 
@@ -57,7 +58,7 @@ def split_heads(projected: jax.Array, parts: int, heads: int) -> list[jax.Array]
 def _projected(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     """Returns x weight^T + bias, [B, L, E], of x [B, L, D] and weight [E, D]; the sum as in `Linear`."""
     y = products.dot_general(x, weight, (((2,), (1,)), ((), ())))
-    return (y + bias).astype(y.dtype)
+    return affine(y, bias)
 
 
 class SelfAttention(nn.Module):
@@ -148,12 +149,12 @@ class EncoderLayer(nn.Module):
         )
         gelu = gelu_of(quick_gelu=self.quick_gelu, tanh_gelu=self.tanh_gelu)
         width = x.shape[-1]
-        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_1")(x)
+        y = LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="ln_1")(x)
         attention = SelfAttention(
             self.heads, self.dtype, out_init, in_init, self.causal, name="self_attention"
         )
         x = x + branch(self._scaled(drop(attention(y, angles)), "ls_1"))
-        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
+        y = LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
         inner = self.mlp_width or 4 * width
         inside = dense(inner, first_init, "mlp.0")(y)  # [B, L, 4 * D]
         if self.gated_mlp:
@@ -211,7 +212,7 @@ class AttentionPool(nn.Module):
         mixed = products.attention(query, key, value).reshape(size, width)
         dense = functools.partial(Linear, dtype=self.dtype, kernel_init=XAVIER)
         x = dense(width, name="out_proj")(mixed)
-        y = layer_norm(epsilon=self.epsilon, dtype=self.dtype, name="ln")(x)
+        y = LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="ln")(x)
         gelu = gelu_of(quick_gelu=self.quick_gelu, tanh_gelu=self.tanh_gelu)
         y = gelu(dense(self.mlp_width or 4 * width, name="mlp.0")(y))  # [B, 4 * D]
         return x + dense(width, name="mlp.3")(y)

@@ -25,9 +25,9 @@ from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.dense import Linear
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.gelu import gelu
+from imgcls_jax.layers.layer_norm import LayerNorm
 from imgcls_jax.layers.renaming import inside, renamed
 from imgcls_jax.layers.stochastic_depth import drop_branch, rising_rates
-from imgcls_jax.layers.transformer import layer_norm
 from imgcls_jax.layers.variants import choose_variant
 
 BEGINNING = nn.initializers.normal(0.02)  # of every kernel
@@ -86,7 +86,7 @@ class Block(nn.Module):
             kernel_init=BEGINNING,
             name="block.0",
         )(x)
-        y = layer_norm(dtype=self.dtype, name="block.2")(y)
+        y = LayerNorm(dtype=self.dtype, name="block.2")(y)
         # Rows of two axes: on more the weights' gradient is slow on a CPU.
         y = gelu(dense(4 * width, name="block.3")(y.reshape(-1, width)))
         if not self.layer_scale:
@@ -130,7 +130,7 @@ class ConvNeXt(nn.Module):
           is the last width.
         """
         conv = functools.partial(Conv, padding="VALID", dtype=self.dtype, kernel_init=BEGINNING)
-        norm = functools.partial(layer_norm, dtype=self.dtype)
+        norm = functools.partial(LayerNorm, dtype=self.dtype)
         block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         rates = iter(rising_rates(self.stochastic_depth, sum(self.depths)))
         x = images

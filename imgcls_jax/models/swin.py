@@ -26,6 +26,7 @@ from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.dense import Linear
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.gelu import gelu
+from imgcls_jax.layers.layer_norm import LayerNorm
 from imgcls_jax.layers.renaming import renamed
 from imgcls_jax.layers.stochastic_depth import drop_branch, rising_rates
 from imgcls_jax.layers.transformer import XAVIER, split_heads
@@ -34,7 +35,7 @@ from imgcls_jax.layers.variants import choose_variant
 PATCH = 4
 BEGINNING = nn.initializers.normal(0.02)
 OTHER_PART = -100.0  # added to the scores of tokens that a shift brought into one window from afar
-layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-5)
+layer_norm = functools.partial(LayerNorm, epsilon=1e-5)
 
 
 def windows_of(x: jax.Array, window: int) -> jax.Array:

@@ -36,10 +36,11 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.layer_norm import LayerNorm
 from imgcls_jax.layers.patch_decoder import PatchDecoder
 from imgcls_jax.layers.renaming import inside, renamed
 from imgcls_jax.layers.rotary import rotary_angles
-from imgcls_jax.layers.transformer import XAVIER, AttentionPool, EncoderLayer, layer_norm, sincos_positions
+from imgcls_jax.layers.transformer import XAVIER, AttentionPool, EncoderLayer, sincos_positions
 from imgcls_jax.layers.variants import choose_variant
 
 POOLS = ("token", "mean", "map")
@@ -165,7 +166,7 @@ class VisionTransformer(nn.Module):
             x = jnp.take_along_axis(x, keep[:, :, None], axis=1)  # [B, n, D]
         x = jnp.concatenate([*self._first_tokens(x.shape[0], positions), x], axis=1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        norm = functools.partial(layer_norm, epsilon=self.epsilon, dtype=self.dtype)
+        norm = functools.partial(LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
         x = norm(name="encoder.ln_pre")(x) if self.pre_norm else x
         mlp: dict[str, Any] = {
             "quick_gelu": self.quick_gelu,

@@ -1,0 +1,108 @@
+"""Maps times a vector plus a vector, and their moments, with sums over a batch that are fast in bfloat16.
+
+The sums are taken in float32. XLA's sums on a CPU take in the conversion of an array that nothing else reads;
+else the array is written in float32 first, twice as large, for all that read it. So there each sum has its
+array apart. Float32 and wider dtypes have nothing to convert, and their gradients are jax's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from imgcls_jax.layers.windows import widened
+
+
+def affine(x: jax.Array, offset: jax.Array, factor: jax.Array | None = None, dtype: Any = None) -> jax.Array:
+    """Returns x factor + offset, computed in float32 or wider.
+
+    Args:
+      x: float [..., C].
+      offset: float [C].
+      factor: float [C]; None for 1.
+      dtype: of the result; x's own by default.
+
+    Returns:
+      float [..., C].
+    """
+    dtype = x.dtype if dtype is None else jnp.dtype(dtype)
+    if dtype == x.dtype and is_narrow(x):
+        return _affine(x, offset, factor)
+    return _computed(x, offset, factor).astype(dtype)
+
+
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and biased variance of each channel of float [..., C], float32 [C] or wider."""
+    total, total_of_squares = _sums(x) if is_narrow(x) else (_total(x), _total(jnp.square(x)))
+    count = x.size // x.shape[-1]
+    mean = total / count
+    return mean, jnp.maximum(
+        total_of_squares / count - jnp.square(mean), 0
+    )  # rounding may leave it below zero
+
+
+def is_narrow(x: jax.Array) -> bool:
+    return x.dtype != jnp.promote_types(x.dtype, jnp.float32)
+
+
+def apart(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the arrays: on a CPU as others than those that it got, for one reader each."""
+    return jax.lax.platform_dependent(
+        *arrays, cpu=lambda *arrays: jax.lax.optimization_barrier(arrays), default=lambda *arrays: arrays
+    )
+
+
+def _total(x: jax.Array) -> jax.Array:
+    return x.sum(tuple(range(x.ndim - 1)))
+
+
+def _computed(x: jax.Array, offset: jax.Array, factor: jax.Array | None) -> jax.Array:
+    return (widened(x) if factor is None else x * factor) + offset
+
+
+@jax.custom_vjp
+def _affine(x: jax.Array, offset: jax.Array, factor: jax.Array | None) -> jax.Array:
+    return _computed(x, offset, factor).astype(x.dtype)
+
+
+def _affine_forward(x: jax.Array, offset: jax.Array, factor: jax.Array | None) -> tuple[jax.Array, Any]:
+    return _affine(x, offset, factor), (None if factor is None else x, offset, factor)
+
+
+def _affine_backward(kept: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    x, offset, factor = kept
+    if factor is None:
+        (of_offset,) = apart(gradient)
+        return gradient, _total(widened(of_offset)).astype(offset.dtype), None
+    of_factor, x = apart(gradient, x)
+    to_factor = _total(widened(of_factor) * widened(x))
+    of_offset, to_factor = apart(gradient, to_factor)
+    to_offset = _total(widened(of_offset))
+    to_x = (gradient * factor).astype(gradient.dtype)
+    return to_x, to_offset.astype(offset.dtype), to_factor.astype(factor.dtype)
+
+
+_affine.defvjp(_affine_forward, _affine_backward)
+
+
+@jax.custom_vjp
+def _sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the sums of float [..., C] and of its squares, [C]."""
+    (of_total,) = apart(x)
+    total = _total(widened(of_total))
+    of_squares, total = apart(x, total)
+    return total, _total(jnp.square(widened(of_squares)))
+
+
+def _sums_forward(x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    return _sums(x), x
+
+
+def _sums_backward(x: jax.Array, gradients: tuple[jax.Array, jax.Array]) -> tuple[jax.Array]:
+    of_total, of_squares = gradients
+    return ((of_total + 2 * x * of_squares).astype(x.dtype),)
+
+
+_sums.defvjp(_sums_forward, _sums_backward)
