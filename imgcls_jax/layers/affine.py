@@ -7,6 +7,8 @@ array apart. Float32 and wider dtypes have nothing to convert, and their gradien
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import jax
@@ -33,22 +35,18 @@ def affine(x: jax.Array, offset: jax.Array, factor: jax.Array | None = None, dty
     return _computed(x, offset, factor).astype(dtype)
 
 
-def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and biased variance of each channel of float [..., C], float32 [C] or wider."""
-    total, total_of_squares = _sums(x) if is_narrow(x) else (_total(x), _total(jnp.square(x)))
-    count = x.size // x.shape[-1]
-    mean = total / count
-    return mean, jnp.maximum(
-        total_of_squares / count - jnp.square(mean), 0
-    )  # rounding may leave it below zero
+def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and biased variance over axes of a float array, which stay as 1; float32 or wider."""
+    return _narrow_moments(x, axes) if is_narrow(x) else _moments(x, axes)
 
 
 def is_narrow(x: jax.Array) -> bool:
+    """Whether float32 is wider than a float array's dtype."""
     return x.dtype != jnp.promote_types(x.dtype, jnp.float32)
 
 
 def apart(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns the arrays: on a CPU as others than those that it got, for one reader each."""
+    """Returns the arrays; on a CPU XLA takes them for others than those that it got."""
     return jax.lax.platform_dependent(
         *arrays, cpu=lambda *arrays: jax.lax.optimization_barrier(arrays), default=lambda *arrays: arrays
     )
@@ -59,7 +57,7 @@ def _total(x: jax.Array) -> jax.Array:
 
 
 def _computed(x: jax.Array, offset: jax.Array, factor: jax.Array | None) -> jax.Array:
-    return (widened(x) if factor is None else x * factor) + offset
+    return (widened(x) if factor is None else widened(x) * factor) + offset
 
 
 @jax.custom_vjp
@@ -87,22 +85,33 @@ def _affine_backward(kept: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Arr
 _affine.defvjp(_affine_forward, _affine_backward)
 
 
-@jax.custom_vjp
-def _sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the sums of float [..., C] and of its squares, [C]."""
-    (of_total,) = apart(x)
-    total = _total(widened(of_total))
-    of_squares, total = apart(x, total)
-    return total, _total(jnp.square(widened(of_squares)))
+def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    mean = widened(x).mean(axes, keepdims=True)
+    if is_narrow(x):
+        x, mean = apart(x, mean)
+    variance = jnp.square(widened(x)).mean(axes, keepdims=True) - jnp.square(mean)
+    return mean, jnp.maximum(variance, 0)  # rounding may leave it below zero
 
 
-def _sums_forward(x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-    return _sums(x), x
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _narrow_moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    (x,) = apart(x)
+    return _moments(x, axes)
 
 
-def _sums_backward(x: jax.Array, gradients: tuple[jax.Array, jax.Array]) -> tuple[jax.Array]:
-    of_total, of_squares = gradients
-    return ((of_total + 2 * x * of_squares).astype(x.dtype),)
+def _moments_forward(x: jax.Array, axes: tuple[int, ...]) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    mean, variance = _narrow_moments(x, axes)
+    return (mean, variance), (x, mean)
 
 
-_sums.defvjp(_sums_forward, _sums_backward)
+def _moments_backward(
+    axes: tuple[int, ...], kept: Any, gradients: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array]:
+    x, mean = kept
+    count = math.prod(x.shape[axis] for axis in axes)
+    of_mean, of_variance = (gradient / count for gradient in gradients)
+    x, of_mean = apart(x, of_mean)
+    return ((of_mean + 2 * (x - mean) * of_variance).astype(x.dtype),)
+
+
+_narrow_moments.defvjp(_moments_forward, _moments_backward)

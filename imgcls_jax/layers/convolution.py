@@ -118,8 +118,7 @@ def _gains_by_winograd(
 class Conv(nn.Conv):
     """flax.linen.Conv of two spatial axes, by `convolution`, with its attributes and parameters.
 
-    The bias is added, and its gradient summed, in float32 or wider: XLA is 20 times as slow to sum bfloat16
-    on a CPU.
+    The bias is added, and its gradient summed, in float32 or wider (`affine`).
     """
 
     conv_general_dilated: Any = convolution

@@ -27,7 +27,8 @@ GROUPED = 32  # channels at a time, of the gradient of grouped weights
 # Of the gradient of weights: numbers of a filter that stay in the cache, of a part of them at least, calls of
 # all parts at most, and filters of a call in float32.
 CACHED, PIXELS, CALLS, FILTERS = 8192, 1024, 32, 128
-FEW, MULTIPLIED = 4, 32  # images whose maps are cut into strips; images that a matrix unit multiplies at once
+# Of the same by a matrix unit: images of a batch whose maps are cut into strips, and that it takes at once.
+FEW, MULTIPLIED = 4, 32
 
 
 def convolution(inputs: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
@@ -169,8 +170,7 @@ class _Weights(NamedTuple):
         return self._replace(array=self.array[tuple(index)])
 
     def strips(self, count: int) -> _Weights:
-        """Returns them with their rows cut into strips, each with channels of its own: C count, those of a
-        channel side by side."""
+        """Returns them with their rows cut into strips; those of a channel become channels, side by side."""
         filters, channels, rows, columns = self.axes
         array = self.array.transpose((channels, rows, columns, filters))
         array = array.reshape(-1, array.shape[1] // count, *array.shape[2:])

@@ -11,9 +11,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from imgcls_jax.layers.affine import apart, is_narrow
+from imgcls_jax.layers.affine import apart, moments
 from imgcls_jax.layers.windows import widened
 
 
@@ -46,23 +45,11 @@ class LayerNorm(nn.Module):
         return jax.lax.platform_dependent(x, scale, bias, cpu=form, default=native)
 
 
-def _moments(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and 1 / sqrt(variance + epsilon), float32 [..., 1] or wider, of float [..., C]."""
-    of_mean, of_squares = (x, x)
-    if is_narrow(x):
-        (of_mean,) = apart(x)
-    mean = widened(of_mean).mean(-1, keepdims=True)
-    if is_narrow(x):
-        of_squares, mean = apart(x, mean)
-    mean_of_squares = jnp.square(widened(of_squares)).mean(-1, keepdims=True)
-    variance = jnp.maximum(mean_of_squares - jnp.square(mean), 0)  # rounding may leave it below zero
-    return mean, jax.lax.rsqrt(variance + epsilon)
-
-
 def _forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float, dtype: Any
 ) -> tuple[jax.Array, Any]:
-    mean, factor = _moments(x, epsilon)
+    mean, variance = moments(x, (x.ndim - 1,))
+    factor = jax.lax.rsqrt(variance + epsilon)
     return ((x - mean) * (factor * scale) + bias).astype(dtype), (x, scale, bias, mean, factor)
 
 

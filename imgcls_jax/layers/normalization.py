@@ -59,7 +59,7 @@ class BatchNorm(nn.BatchNorm):
         if use_running:
             mean, var = running_mean.value, running_var.value
         else:
-            mean, var = moments(x)
+            mean, var = (each.reshape(channels) for each in moments(x, tuple(range(x.ndim - 1))))
             if not self.is_initializing():
                 for running, value in ((running_mean, mean), (running_var, var)):
                     running.value = self.momentum * running.value + (1 - self.momentum) * value

@@ -33,7 +33,7 @@ CASES = [  # image, window, strides, padding, groups, dilation
     ((12, 12), (3, 3), (1, 1), "SAME", 1, (2, 2)),
     ((23, 23), (11, 11), (4, 4), ((2, 2), (2, 2)), 1, (1, 1)),
     ((8, 8), (2, 2), (3, 3), "VALID", 1, (1, 1)),
-    ((8, 8), (3, 3), (1, 1), ((-1, 2), (0, -2)), 1, (1, 1)),
+    ((9, 8), (3, 3), (1, 1), ((-1, 2), (0, -2)), 1, (1, 1)),
     ((8, 8), (3, 3), (2, 2), ((-1, 2), (0, -2)), 3, (1, 1)),
     ((4, 4), (4, 4), (1, 1), "VALID", 1, (1, 1)),
 ]
@@ -66,6 +66,23 @@ def test_the_weights_gradient_of_many_images_is_a_sum_over_parts(monkeypatch, ca
     whole = assert_native(*CASES[case], dtype)
     parted = assert_native(*CASES[case], dtype, batch=70)
     assert parted.count(direct.TARGET) > whole.count(direct.TARGET)
+
+
+@at_hand
+def test_maps_of_few_images_are_cut_into_strips_for_a_matrix_unit(monkeypatch):
+    programs = {}
+    for has_unit in (False, True):
+        monkeypatch.setattr(onednn, "has_matrix_unit", lambda has_unit=has_unit: has_unit)
+        programs[has_unit] = [
+            [assert_native(*case, dtype, batch) for case in CASES]
+            for dtype, batch in ((jnp.bfloat16, 2), (jnp.bfloat16, 5), (jnp.float32, 2))
+        ]
+    differ = [
+        [number for number, pair in enumerate(zip(*each, strict=True)) if pair[0] != pair[1]]
+        for each in zip(*programs.values(), strict=True)
+    ]
+    # Not where the gradient lies between zeros, as of strides and of dilated filters, or is one row.
+    assert differ == [[0, 9], [], []]
 
 
 def assert_native(size, window, strides, padding, groups, dilation, dtype, batch=2):
