@@ -3,6 +3,8 @@
 The sums are taken in float32. XLA's sums on a CPU take in the conversion of an array that nothing else reads;
 else the array is written in float32 first, twice as large, for all that read it. So there each sum has its
 array apart. Float32 and wider dtypes have nothing to convert, and their gradients are jax's own.
+
+In narrower ones jax.jvp of a gradient goes through, and jax.jvp alone does not.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ def _affine(x: jax.Array, offset: jax.Array, factor: jax.Array | None) -> jax.Ar
 
 
 def _affine_forward(x: jax.Array, offset: jax.Array, factor: jax.Array | None) -> tuple[jax.Array, Any]:
-    return _affine(x, offset, factor), (None if factor is None else x, offset, factor)
+    y = _computed(x, offset, factor).astype(x.dtype)
+    return y, (None if factor is None else x, offset, factor)
 
 
 def _affine_backward(kept: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
@@ -95,12 +98,12 @@ def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _narrow_moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    (x,) = apart(x)
-    return _moments(x, axes)
+    return _moments_forward(x, axes)[0]
 
 
 def _moments_forward(x: jax.Array, axes: tuple[int, ...]) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    mean, variance = _narrow_moments(x, axes)
+    (alone,) = apart(x)
+    mean, variance = _moments(alone, axes)
     return (mean, variance), (x, mean)
 
 

@@ -68,7 +68,20 @@ def test_vmap_and_a_second_derivative():
     def slope(factor):
         return jnp.vdot(jax.grad(loss)(factor), vector)
 
-    np.testing.assert_allclose(jax.grad(slope)(vector), 2 * (exact(x) ** 2).sum((0, 1)) * vector, rtol=2e-2)
+    expected = 2 * (exact(x) ** 2).sum((0, 1)) * vector
+    np.testing.assert_allclose(jax.grad(slope)(vector), expected, rtol=2e-2)
+    np.testing.assert_allclose(jax.jvp(jax.grad(loss), (vector,), (vector,))[1], expected, rtol=2e-2)
+
+
+def test_a_gradients_derivative_of_moments():
+    x = drawn((5, 3), jnp.bfloat16)
+
+    def loss(x):
+        return sum(jnp.sum(jnp.square(each)) for each in moments(x, (0,)))
+
+    tangent = jax.jvp(jax.grad(loss), (x,), (x,))[1]
+    wide = jax.jvp(jax.grad(loss), (x.astype(jnp.float32),), (x.astype(jnp.float32),))[1]
+    np.testing.assert_allclose(exact(tangent), wide, atol=0.02 * float(jnp.abs(wide).max()))
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's programs for a CPU")

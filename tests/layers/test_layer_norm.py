@@ -51,3 +51,11 @@ def test_a_gradient_of_a_gradient_and_vmap():
         return jax.vmap(jax.grad(penalty))(x)
 
     np.testing.assert_allclose(penalties(LayerNorm), penalties(nn.LayerNorm), rtol=1e-3, atol=1e-2)
+
+    def along(kind):
+        def loss(x):
+            return jnp.sum(kind(epsilon=1e-3).apply({"params": params}, x) ** 3)
+
+        return jax.jvp(jax.grad(loss), (x,), (x,))[1]
+
+    np.testing.assert_allclose(along(LayerNorm), along(nn.LayerNorm), rtol=1e-3, atol=1e-4)
