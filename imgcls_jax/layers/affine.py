@@ -64,7 +64,7 @@ def _computed(x: jax.Array, offset: jax.Array, factor: jax.Array | None) -> jax.
 
 @jax.custom_vjp
 def _affine(x: jax.Array, offset: jax.Array, factor: jax.Array | None) -> jax.Array:
-    return _computed(x, offset, factor).astype(x.dtype)
+    return _affine_forward(x, offset, factor)[0]
 
 
 def _affine_forward(x: jax.Array, offset: jax.Array, factor: jax.Array | None) -> tuple[jax.Array, Any]:

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.layers.windows import widened
+
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
@@ -24,22 +26,18 @@ def gelu(x: jax.Array) -> jax.Array:
     Returns:
       float, of x's shape and dtype.
     """
-    wide = _wide(x)
+    wide = widened(x)
     return (0.5 * wide * (1 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
 
 @gelu.defjvp
 def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (tangent,) = primals, tangents
-    wide = _wide(x)
+    wide = widened(x)
     # Of -x: XLA would keep an erf that the value shares in memory.
     phi = 0.5 * (1 - jax.lax.erf(wide * -math.sqrt(0.5)))
     slope = phi + wide * jnp.exp(-0.5 * wide**2) / math.sqrt(2 * math.pi)
     return gelu(x), tangent * slope.astype(x.dtype)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _quick_gelu(x: jax.Array) -> jax.Array:

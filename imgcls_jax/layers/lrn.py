@@ -11,6 +11,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.layers.windows import widened
+
 
 def local_response_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k: float) -> jax.Array:
     """Divides each channel by a power of the mean square of its neighbors.
@@ -33,7 +35,7 @@ def local_response_norm(x: jax.Array, *, size: int, alpha: float, beta: float, k
     """
     if size < 1:
         raise ValueError(f"local_response_norm needs a window of size >= 1; got {size}")
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = widened(x)
     channels = x.shape[-1]
     edges = [(0, 0)] * (x.ndim - 1) + [(size // 2, (size - 1) // 2)]
     squares = jnp.pad(jnp.square(wide), edges)  # [..., size - 1 + C]

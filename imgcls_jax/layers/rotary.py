@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.layers.windows import widened
+
 TEMPERATURE = 100.0  # DINOv3's: the longest period is almost that many sides of an image
 
 
@@ -54,6 +56,6 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
       float [B, L, heads, d], of x's dtype.
     """
     cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-    first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
+    first, second = jnp.split(widened(x), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)
