@@ -7,7 +7,7 @@ https://image-net.org/download, 144 GB): train/ and val/ with a folder a class. 
 of 224 pixels after 300 epochs: 79.9 % (facebookresearch/deit @7e160fe, README_deit.md and the defaults of
 main.py; arXiv:2012.12877). The average that they keep plays no part in it.
 
-Differences, none with a known cost: a batch of 1,032, not 1,024, filled by three copies of each image, and
+Differences, none with a known cost: a batch of 1,056, not 1,024, filled by three copies of each image, and
 the rate in proportion; changes of RandAugment read the nearest pixel, theirs are bicubic; bfloat16 for
 float16; linear maps begin as torchvision's, theirs normally distributed; one coefficient of mixing a batch,
 theirs one a device (they had 4), as `--config.train.parallel=per_replica` has it; the rate moves at every
@@ -22,7 +22,7 @@ from imgcls_jax.config import sections
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration; `:test` shrinks it to a few steps of small images and a small network."""
     config, options = sections(arg, test=False)
-    side, batch_size = (32, 6) if options.test else (224, 1032)
+    side, batch_size = (32, 6) if options.test else (224, 1056)
     plain = "normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))"
     config.data.source = "image_folder"
     config.data.root = "data/imagenet"

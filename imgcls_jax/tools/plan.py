@@ -104,12 +104,14 @@ def plan_phase(setup: Setup, phase: Phase, target: Target | None) -> dict[str, A
     """Returns what a phase needs; memory is that of one device."""
     step, state, batch = step_and_inputs(setup, phase)
     devices, explicit = setup.mesh.size, setup.task.axis_name is not None
-    if setup.settings.train.replicas and target is not None:
+    replicas = setup.settings.train.replicas
+    if replicas and target is not None:
         raise ValueError(
             "--target compiles a step as one program, and config.train.replicas makes several of it: plan "
             "with --devices, or with --config.train.replicas=0"
         )
-    counted = flops(jax.jit(step).trace(state, batch).jaxpr, "cuda" if target is None else target.platform)
+    traced = (jax.jit(step) if replicas else step).trace(state, batch)
+    counted = flops(traced.jaxpr, "cuda" if target is None else target.platform)
     if explicit:  # the form of one replica has a device's share inside
         counted *= devices
     rows = {key: own for key, own in batch.items() if key not in WHOLE}
@@ -130,7 +132,7 @@ def plan_phase(setup: Setup, phase: Phase, target: Target | None) -> dict[str, A
         "input_bytes_per_step": tree_bytes(rows),
         "gradient_bytes": gradients if devices > 1 else 0,
     }
-    return planned if target is None else planned | {"compiled": _compiled(step.lower(state, batch), target)}
+    return planned if target is None else planned | {"compiled": _compiled(traced.lower(), target)}
 
 
 def _compiled(lowered: Any, target: Target) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from typing import Any
 
@@ -14,6 +15,10 @@ from imgcls_jax.train.phase import Phase
 from imgcls_jax.train.setup import Setup
 from imgcls_jax.train.state import TrainState
 from imgcls_jax.train.step import make_outcome, make_train_step, make_train_steps, make_update
+
+# Of XLA for GPUs. To hide what the devices send each other it lets weights' gradients wait, and what these
+# read stays in memory: of a network that is computed again (model.remat) up to five times as much.
+LATE_GRADIENTS = "xla_gpu_enable_analytical_sol_latency_estimator"
 
 
 def step_and_inputs(setup: Setup, phase: Phase, steps: int = 1) -> tuple[Any, TrainState, Any]:
@@ -66,7 +71,15 @@ def step_and_inputs(setup: Setup, phase: Phase, steps: int = 1) -> tuple[Any, Tr
     step = nonfinite.watch(step, train.on_nonfinite)
     if steps > 1:
         step = make_train_steps(step, setup.shardings(state))
-    return jax.jit(step, **options), state, sample
+    return jax.jit(step, compiler_options=_compiler_options(setup), **options), state, sample
+
+
+def _compiler_options(setup: Setup) -> dict[str, bool] | None:
+    """Returns what XLA is told of a step; a user's own XLA_FLAGS stay."""
+    on_gpus = setup.mesh.size > 1 and setup.mesh.devices.flat[0].platform in ("gpu", "cuda")
+    recomputed = bool(setup.settings.model.fields.get("remat"))
+    told = LATE_GRADIENTS in os.environ.get("XLA_FLAGS", "")
+    return {LATE_GRADIENTS: False} if on_gpus and recomputed and not told else None
 
 
 def compile_step(setup: Setup, phase: Phase, steps: int = 1) -> Any:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -202,19 +203,34 @@ def test_what_does_not_fit_is_said(capsys, monkeypatch):
 
 # One GPU and eight: python -m pytest -n0 -m slow -s -k compiled_for_gpus tests/tools/test_plan.py
 CONFIGURATIONS = sorted(file.stem for file in (ROOT / "configs").glob("*.py"))
+# The batches of their papers, on 256 and 16 devices and more.
+TOO_LARGE = {("captions_clip", "h100:1"), ("captions_siglip", "h100:1")}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["h100:1", "h100:8"])
 @pytest.mark.parametrize("stem", CONFIGURATIONS)
 def test_every_configuration_is_compiled_for_gpus(stem, target):
-    """As a command does it. With -s the figures are shown."""
+    """As a command does it; a batch that eight devices do not divide is the nearest that it names. With -s
+    the figures are shown."""
     pytest.importorskip("jax_plugins.xla_cuda12", reason="XLA's compiler for CUDA is not installed")
     found = compiled_by_the_command(stem, target)
     for phase in found["phases"]:
         said = phase["compiled"]
         print(f"{stem} {phase['name']} on {target}: {plan.size(said['total_bytes'])}, {said['kernels']}")
-        assert said["fits"]
+        assert said["fits"] == ((stem, target) not in TOO_LARGE)
+
+
+# The scheduler that XLA takes on several GPUs keeps what the gradients of weights read.
+@pytest.mark.slow
+def test_what_is_computed_again_takes_no_more_memory_on_two_gpus():
+    pytest.importorskip("jax_plugins.xla_cuda12", reason="XLA's compiler for CUDA is not installed")
+    shrunk = ["--config.model.remat=True", "--config.model.depth=4"]
+    alone = compiled_by_the_command("imagenet_vit", "h100:1", *shrunk, "--config.train.batch_size=256")
+    both = compiled_by_the_command("imagenet_vit", "h100:2", *shrunk, "--config.train.batch_size=512")
+    one, two = (found["phases"][0]["compiled"]["temporary_bytes"] for found in (alone, both))
+    print(f"temporaries of one GPU {plan.size(one)}, of each of two {plan.size(two)}")
+    assert two < 1.2 * one
 
 
 # Slow on two cores: some minutes each.
@@ -241,17 +257,24 @@ def test_ten_configurations_are_compiled_for_tpus(stem):
         assert phase["compiled"]["fits"]
 
 
-def compiled_by_the_command(stem, target):
-    command = [sys.executable, "-m", "imgcls_jax.tools.plan", "--config", f"configs/{stem}.py"]
+def compiled_by_the_command(stem, target, *extra):
+    command = [sys.executable, "-m", "imgcls_jax.tools.plan", "--config", f"configs/{stem}.py", *extra]
     command += [f"--target={target}", "--format=json"]
     hidden = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    for stand_in in ([], ["--num_examples=1281167", "--num_classes=1000"]):
-        done = subprocess.run(command + stand_in, cwd=ROOT, env=environment, capture_output=True, text=True)
+    for _ in range(3):
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode == 0:
+            return json.loads(done.stdout)
+        if nearest := re.search(r"the nearest is (?:\d+ or )?(\d+)", done.stderr):
+            command.append(f"--config.train.batch_size={nearest[1]}")
+        elif "give --num_examples" in done.stderr:
+            command += ["--num_examples=1281167", "--num_classes=1000"]
+        else:
             break
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    if "teacher" in done.stderr:
+        pytest.skip(f"{stem} needs a teacher that was trained")
+    raise AssertionError(done.stderr)
 
 
 def test_checkpoint_is_what_a_run_writes(tmp_path):

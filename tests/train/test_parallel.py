@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -27,7 +28,7 @@ from imgcls_jax.inference import trained
 from imgcls_jax.models import lenet, simpleconv3
 from imgcls_jax.objectives import iic, supervised
 from imgcls_jax.runtime.stop import Interrupted
-from imgcls_jax.train import sharding
+from imgcls_jax.train import compiled, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.compiled import step_and_inputs
 from imgcls_jax.train.initial import initial_state
@@ -51,6 +52,29 @@ def config_of(form, **train):
     config["model"] = {"name": "simpleconv3"}  # it has batch_stats
     config["objective"] |= {"ema_decay": 0.9, "dropout": 0.1}
     return config
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "remat", "flags", "told"),
+    [
+        ("gpu", 2, True, "", True),
+        ("gpu", 1, True, "", False),
+        ("gpu", 2, False, "", False),
+        ("cpu", 2, True, "", False),
+        ("tpu", 2, True, "", False),
+        ("gpu", 2, True, f"--{compiled.LATE_GRADIENTS}=true", False),
+    ],
+)
+def test_of_what_is_computed_again_gpus_make_each_gradient_at_once(
+    platform, devices, remat, flags, told, monkeypatch
+):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    device = types.SimpleNamespace(platform=platform)
+    setup = types.SimpleNamespace(
+        mesh=types.SimpleNamespace(size=devices, devices=np.array([device] * devices)),
+        settings=types.SimpleNamespace(model=types.SimpleNamespace(fields={"remat": remat})),
+    )
+    assert compiled._compiler_options(setup) == ({compiled.LATE_GRADIENTS: False} if told else None)
 
 
 def losses(workdir):
@@ -314,7 +338,7 @@ APART = """
 import sys
 from pathlib import Path
 import jax, numpy as np, optax
-from imgcls_jax.train import sharding
+from imgcls_jax.train import compiled, sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.initial import initial_state
 from imgcls_jax.train.compiled import step_and_inputs
