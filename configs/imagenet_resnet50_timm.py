@@ -11,7 +11,7 @@ does not say the threshold of 0.2 and the last rate: they are of users' files fo
 
 The loss is the sum over the classes, theirs the mean: epsilon and clipped norm are 1,000 times theirs, which
 is the same. As theirs, BatchNorm and mixing are of each device's share ("per_replica"); they had 4.
-Differences, none with a known cost: batches of 2,040 for A1 and A2, not 2,048, filled by three copies of
+Differences, none with a known cost: batches of 2,016 for A1 and A2, not 2,048, filled by three copies of
 each image; LAMB's trust ratio scales norms and biases, too, theirs what decays; bfloat16 for float16;
 changes read the nearest pixel; the rate moves at every step and starts at 0, theirs once an epoch and from
 1e-4; timm's default makes half of the crops bilinear, and the paper does not say.
@@ -51,7 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if not a3:
         config.data.augmentation_repeats = 3
         config.model.stochastic_depth = 0.05
-        config.train.update(batch_size=2040, total_epochs=600.0 if a1 else 300.0)
+        config.train.update(batch_size=2016, total_epochs=600.0 if a1 else 300.0)
     if a1:
         config.objective.label_smoothing = 0.1
     if options.test:

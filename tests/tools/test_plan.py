@@ -203,8 +203,13 @@ def test_what_does_not_fit_is_said(capsys, monkeypatch):
 
 # One GPU and eight: python -m pytest -n0 -m slow -s -k compiled_for_gpus tests/tools/test_plan.py
 CONFIGURATIONS = sorted(file.stem for file in (ROOT / "configs").glob("*.py"))
-# The batches of their papers, on 256 and 16 devices and more.
-TOO_LARGE = {("captions_clip", "h100:1"), ("captions_siglip", "h100:1")}
+# Batches of papers that had 16 devices and more.
+TOO_LARGE = ("captions_clip", "captions_siglip", "imagenet_convnext", "imagenet_mae", "imagenet_simclr")
+NEEDS = {
+    "cub_attributes": "the attributes of CUB-200-2011",
+    "cub_zero_shot": "the attributes of CUB-200-2011",
+    "digits_distillation": "a teacher that was trained",
+}
 
 
 @pytest.mark.slow
@@ -214,11 +219,13 @@ def test_every_configuration_is_compiled_for_gpus(stem, target):
     """As a command does it; a batch that eight devices do not divide is the nearest that it names. With -s
     the figures are shown."""
     pytest.importorskip("jax_plugins.xla_cuda12", reason="XLA's compiler for CUDA is not installed")
+    if stem in NEEDS:
+        pytest.skip(f"{stem} needs {NEEDS[stem]}")
     found = compiled_by_the_command(stem, target)
     for phase in found["phases"]:
         said = phase["compiled"]
         print(f"{stem} {phase['name']} on {target}: {plan.size(said['total_bytes'])}, {said['kernels']}")
-        assert said["fits"] == ((stem, target) not in TOO_LARGE)
+        assert said["fits"] == (target == "h100:8" or stem not in TOO_LARGE)
 
 
 # The scheduler that XLA takes on several GPUs keeps what the gradients of weights read.
@@ -269,11 +276,9 @@ def compiled_by_the_command(stem, target, *extra):
         if nearest := re.search(r"the nearest is (?:\d+ or )?(\d+)", done.stderr):
             command.append(f"--config.train.batch_size={nearest[1]}")
         elif "give --num_examples" in done.stderr:
-            command += ["--num_examples=1281167", "--num_classes=1000"]
+            command += ["--num_examples=1281167", f"--num_classes={10 if stem == 'cub_clip' else 1000}"]
         else:
             break
-    if "teacher" in done.stderr:
-        pytest.skip(f"{stem} needs a teacher that was trained")
     raise AssertionError(done.stderr)
 
 
