@@ -1,4 +1,5 @@
-"""Products of matrices, and attention, on a CPU by oneDNN, as layers/direct.py has convolutions.
+"""Products of matrices, and attention, on a CPU by oneDNN, as layers/direct.py has convolutions; attention in
+16 bits on NVIDIA's GPUs by cuDNN.
 
 XLA takes many small matrices one after the other, each shared out over all cores; oneDNN shares out the
 matrices. It is the faster one with single matrices too where there is no AVX-512, where there is a matrix
@@ -8,6 +9,7 @@ dtypes, or too small (`WORTH`), are XLA's own everywhere.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from imgcls_jax.layers import onednn
 
 TARGET = "__onednn$matmul"
 WORTH = 1.25e8  # FLOPs of a product from which on it is oneDNN's
+AMPERE = 8.0  # compute capability of the first GPUs for which cuDNN has attention in jax
 
 
 def dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
@@ -37,6 +40,8 @@ def by_rows(rows: jax.Array, weights: jax.Array, **options: Any) -> jax.Array:
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False) -> jax.Array:
     """Computes jax.nn.dot_product_attention of the same arguments: softmax(q k^T / sqrt(D)) v.
+
+    In 16 bits on NVIDIA's GPUs from Ampere on it is cuDNN's, which keeps no scores in memory.
 
     Args:
       query: float [B, T, N, D].
@@ -61,9 +66,49 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: 
         mixed = dot_general(weights.astype(value.dtype), value, (((3,), (1,)), ((0, 1), (0, 2))))
         return (mixed / weights.sum(3, keepdims=True)).astype(value.dtype).transpose(0, 2, 1, 3)
 
-    if query.dtype not in onednn.DTYPES:
+    by_cudnn = functools.partial(_by_cudnn, is_causal=is_causal)
+    forms = {"cpu": by_products} if query.dtype in onednn.DTYPES else {}
+    if _suits_cudnn(jax.typeof(query), jax.typeof(key), jax.typeof(value), by_cudnn):
+        forms["cuda"] = by_cudnn
+    if not forms:
         return native(query, key, value)
-    return jax.lax.platform_dependent(query, key, value, cpu=by_products, default=native)
+    return jax.lax.platform_dependent(query, key, value, **forms, default=native)
+
+
+def _by_cudnn(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool) -> jax.Array:
+    """Attention that writes no scores. Its gradient takes even numbers of positions alone."""
+    queries, keys = query.shape[1], key.shape[1]
+    even = queries % 2 == keys % 2 == 0
+    if not even:
+        query, key, value = (
+            jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+        )
+    mixed: jax.Array = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=is_causal,
+        query_seq_lengths=None if even else jnp.full(len(query), queries, jnp.int32),
+        key_value_seq_lengths=None if even else jnp.full(len(key), keys, jnp.int32),
+        implementation="cudnn",
+    )
+    return mixed[:, :queries]
+
+
+def _suits_cudnn(query: Any, key: Any, value: Any, form: Callable[..., Any]) -> bool:
+    """Whether jax takes the form, with its gradient, and the GPUs here have it; an exported program, whose
+    batch has no number, has none."""
+    if query.dtype not in (jnp.bfloat16, jnp.float16) or not isinstance(query.shape[0], int):
+        return False
+    gpus = [device for device in jax.local_devices() if device.platform == "gpu"]
+    if any(float(getattr(gpu, "compute_capability", 0)) < AMPERE for gpu in gpus):
+        return False
+    inputs = [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in (query, key, value)]
+    try:
+        jax.eval_shape(jax.grad(lambda *inputs: form(*inputs).astype(jnp.float32).sum()), *inputs)
+    except (RuntimeError, ValueError, NotImplementedError):  # no cuDNN, or none for these shapes
+        return False
+    return True
 
 
 def _form_on_cpu(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[..., Any] | None:

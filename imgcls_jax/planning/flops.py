@@ -35,6 +35,9 @@ def _of_equation(equation: Any, platform: str) -> float:
         (contracted, _), _ = parameters["dimension_numbers"]
         summed = math.prod(shapes[0][axis] for axis in contracted)
         return 2 * math.prod(equation.outvars[0].aval.shape) * summed
+    if name.startswith("dot_product_attention"):  # cuDNN's; recomputed scores are not counted
+        (batch, queries, heads, dim), keys = shapes[0], shapes[1][1]
+        return 2 * batch * heads * queries * keys * dim * (4 if "bwd" in name else 2)
     within = list(_within(equation))
     platforms = parameters.get("branches_platforms")
     if platforms:  # jax.lax.platform_dependent

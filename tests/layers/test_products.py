@@ -2,6 +2,7 @@
 
 import functools
 import re
+import types
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ import pytest
 
 from imgcls_jax.layers import onednn, products
 from imgcls_jax.layers.dense import Linear
+from imgcls_jax.planning import targets
 
 at_hand = pytest.mark.skipif(not onednn.dtypes(), reason="this jaxlib or processor has no oneDNN")
 CASES = [  # shapes, (summed axes), (shared axes)
@@ -185,3 +187,72 @@ def test_heads_are_not_moved_in_memory():
     calls = re.findall(rf'{re.escape(products.TARGET)}", operand_layout_constraints={{(.*?}})}}', program)
     # Batch, heads, tokens, numbers, with the heads within the tokens; the scores have them before.
     assert re.findall(r"{([\d,]+)}", " ".join(calls)) == ["3,1,2,0", "3,1,2,0", "3,2,1,0", "3,1,2,0"]
+
+
+def of_positions(queries, keys, dtype):
+    drawn = (
+        jax.random.normal(jax.random.key(n), (2, span, 4, 16)) for n, span in enumerate((queries, keys, keys))
+    )
+    return [array.astype(dtype) for array in drawn]
+
+
+def value_and_gradients(form, arrays):
+    def loss(*arrays):
+        return (form(*arrays).astype(jnp.float32) ** 2).sum()
+
+    return form(*arrays), jax.grad(loss, argnums=(0, 1, 2))(*arrays)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("positions", [(8, 8), (7, 7), (7, 10)])
+def test_what_pads_odd_lengths_for_cudnn_changes_nothing(positions, is_causal, monkeypatch):
+    jaxs = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *x, implementation, **y: jaxs(*x, **y))
+    arrays = of_positions(*positions, jnp.float32)
+    form = functools.partial(products._by_cudnn, is_causal=is_causal)
+    native = functools.partial(jaxs, is_causal=is_causal)
+    found, expected = value_and_gradients(form, arrays), value_and_gradients(native, arrays)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("length", [196, 197])
+def test_attention_of_cudnn_is_jaxs(length, is_causal):
+    arrays = of_positions(length, length, jnp.bfloat16)
+    form = functools.partial(products.attention, is_causal=is_causal)
+    assert "fmha" in jax.jit(form).lower(*arrays).compile().as_text()
+    native = functools.partial(jax.nn.dot_product_attention, is_causal=is_causal)
+    found, expected = value_and_gradients(jax.jit(form), arrays), value_and_gradients(native, arrays)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0.05, atol=0.05), found, expected)
+
+
+def test_where_attention_may_be_cudnns(monkeypatch):
+    def suits(dtype=jnp.bfloat16, form=lambda query, key, value: query):
+        return products._suits_cudnn(*of_positions(8, 8, dtype), form)
+
+    def refuses(*_):
+        raise NotImplementedError("head dim")
+
+    assert suits() and suits(jnp.float16)
+    assert not suits(jnp.float32) and not suits(form=refuses)
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = [jax.ShapeDtypeStruct((batch, 8, 4, 16), jnp.bfloat16)] * 3
+    assert not products._suits_cudnn(*exported, lambda query, key, value: query)
+    for capability, expected in (("7.5", False), ("8.0", True), ("12.0", True)):
+        gpu = types.SimpleNamespace(platform="gpu", compute_capability=capability)
+        monkeypatch.setattr(jax, "local_devices", lambda gpu=gpu: [gpu])
+        assert suits() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [196, 197])
+def test_attention_compiled_for_a_gpu_is_cudnns(length):
+    """python -m pytest -n0 -m slow -k cudnns tests/layers/test_products.py, with jax[cuda12]."""
+    pytest.importorskip("jax_plugins.xla_cuda12", reason="XLA's compiler for CUDA is not installed")
+    target = targets.open_target("h100:1", None)
+    here = jax.sharding.NamedSharding(target.mesh, jax.sharding.PartitionSpec())
+    shape = jax.ShapeDtypeStruct((2, length, 4, 64), jnp.bfloat16, sharding=here)
+    gradient = jax.grad(lambda *x: products.attention(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2))
+    program = jax.jit(gradient).lower(shape, shape, shape).compile(compiler_options=target.options).as_text()
+    assert "__cudnn$fmhaSoftmaxBackward" in program and f"{length},{length}" not in program
