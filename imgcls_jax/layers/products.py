@@ -101,10 +101,10 @@ def _suits_cudnn(query: Any, key: Any, value: Any, form: Callable[..., Any]) -> 
     if query.dtype not in (jnp.bfloat16, jnp.float16) or not isinstance(query.shape[0], int):
         return False
     gpus = [device for device in jax.local_devices() if device.platform == "gpu"]
-    if any(float(getattr(gpu, "compute_capability", 0)) < AMPERE for gpu in gpus):
-        return False
     inputs = [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in (query, key, value)]
     try:
+        if any(float(gpu.compute_capability) < AMPERE for gpu in gpus):  # AMD's is no number
+            return False
         jax.eval_shape(jax.grad(lambda *inputs: form(*inputs).astype(jnp.float32).sum()), *inputs)
     except (RuntimeError, ValueError, NotImplementedError):  # no cuDNN, or none for these shapes
         return False

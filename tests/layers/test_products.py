@@ -239,7 +239,7 @@ def test_where_attention_may_be_cudnns(monkeypatch):
     (batch,) = jax.export.symbolic_shape("batch")
     exported = [jax.ShapeDtypeStruct((batch, 8, 4, 16), jnp.bfloat16)] * 3
     assert not products._suits_cudnn(*exported, lambda query, key, value: query)
-    for capability, expected in (("7.5", False), ("8.0", True), ("12.0", True)):
+    for capability, expected in (("7.5", False), ("8.0", True), ("12.0", True), ("gfx90a", False)):
         gpu = types.SimpleNamespace(platform="gpu", compute_capability=capability)
         monkeypatch.setattr(jax, "local_devices", lambda gpu=gpu: [gpu])
         assert suits() == expected
