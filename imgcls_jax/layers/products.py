@@ -41,7 +41,8 @@ def by_rows(rows: jax.Array, weights: jax.Array, **options: Any) -> jax.Array:
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False) -> jax.Array:
     """Computes jax.nn.dot_product_attention of the same arguments: softmax(q k^T / sqrt(D)) v.
 
-    In 16 bits on NVIDIA's GPUs from Ampere on it is cuDNN's, which keeps no scores in memory.
+    In 16 bits, and with as many queries as keys, NVIDIA's GPUs from Ampere on have cuDNN's, which keeps no
+    scores in memory.
 
     Args:
       query: float [B, T, N, D].
@@ -96,9 +97,14 @@ def _by_cudnn(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: 
 
 
 def _suits_cudnn(query: Any, key: Any, value: Any, form: Callable[..., Any]) -> bool:
-    """Whether jax takes the form, with its gradient, and the GPUs here have it; an exported program, whose
-    batch has no number, has none."""
-    if query.dtype not in (jnp.bfloat16, jnp.float16) or not isinstance(query.shape[0], int):
+    """Whether jax takes the form, with its gradient, and the GPUs here have it.
+
+    An exported program, whose batch has no number, has none. Queries of another shape than the keys may be
+    split over devices in another way, which cuDNN's form refuses.
+    """
+    if query.dtype not in (jnp.bfloat16, jnp.float16) or query.shape != key.shape:
+        return False
+    if not isinstance(query.shape[0], int):
         return False
     gpus = [device for device in jax.local_devices() if device.platform == "gpu"]
     inputs = [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in (query, key, value)]

@@ -235,6 +235,7 @@ def test_where_attention_may_be_cudnns(monkeypatch):
         raise NotImplementedError("head dim")
 
     assert suits() and suits(jnp.float16)
+    assert not products._suits_cudnn(*of_positions(1, 8, jnp.bfloat16), lambda query, key, value: query)
     assert not suits(jnp.float32) and not suits(form=refuses)
     (batch,) = jax.export.symbolic_shape("batch")
     exported = [jax.ShapeDtypeStruct((batch, 8, 4, 16), jnp.bfloat16)] * 3
