@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.windows import widened
+from imgcls_jax.layers.windows import is_narrow, widened
 
 
 def affine(x: jax.Array, offset: jax.Array, factor: jax.Array | None = None, dtype: Any = None) -> jax.Array:
@@ -40,11 +40,6 @@ def affine(x: jax.Array, offset: jax.Array, factor: jax.Array | None = None, dty
 def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Returns mean and biased variance over axes of a float array, which stay as 1; float32 or wider."""
     return _narrow_moments(x, axes) if is_narrow(x) else _moments(x, axes)
-
-
-def is_narrow(x: jax.Array) -> bool:
-    """Whether float32 is wider than a float array's dtype."""
-    return x.dtype != jnp.promote_types(x.dtype, jnp.float32)
 
 
 def apart(*arrays: jax.Array) -> tuple[jax.Array, ...]:

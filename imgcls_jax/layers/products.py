@@ -69,7 +69,7 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: 
 
     by_cudnn = functools.partial(_by_cudnn, is_causal=is_causal)
     forms = {"cpu": by_products} if query.dtype in onednn.DTYPES else {}
-    if _suits_cudnn(jax.typeof(query), jax.typeof(key), jax.typeof(value), by_cudnn):
+    if _suits_cudnn(query, key, value, by_cudnn):
         forms["cuda"] = by_cudnn
     if not forms:
         return native(query, key, value)

@@ -57,6 +57,11 @@ def total(terms: Iterable[jax.Array]) -> jax.Array:
     return functools.reduce(operator.add, terms)
 
 
+def is_narrow(x: jax.Array) -> bool:
+    """Whether float32 is wider than a float array's dtype."""
+    return x.dtype != jnp.promote_types(x.dtype, jnp.float32)
+
+
 def widened(x: jax.Array) -> jax.Array:
     """Returns x in float32, or in its own dtype if that is wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -76,7 +76,7 @@ def step_and_inputs(setup: Setup, phase: Phase, steps: int = 1) -> tuple[Any, Tr
 
 def _compiler_options(setup: Setup) -> dict[str, bool] | None:
     """Returns what XLA is told of a step; a user's own XLA_FLAGS stay."""
-    on_gpus = setup.mesh.size > 1 and setup.mesh.devices.flat[0].platform in ("gpu", "cuda")
+    on_gpus = setup.mesh.size > 1 and setup.mesh.devices.flat[0].platform == "gpu"
     recomputed = bool(setup.settings.model.fields.get("remat"))
     told = LATE_GRADIENTS in os.environ.get("XLA_FLAGS", "")
     return {LATE_GRADIENTS: False} if on_gpus and recomputed and not told else None

@@ -338,7 +338,7 @@ APART = """
 import sys
 from pathlib import Path
 import jax, numpy as np, optax
-from imgcls_jax.train import compiled, sharding
+from imgcls_jax.train import sharding
 from imgcls_jax.train.checkpoint import Checkpoints
 from imgcls_jax.train.initial import initial_state
 from imgcls_jax.train.compiled import step_and_inputs
