@@ -36,10 +36,10 @@ def convolution(
     - a 3x3 kernel of many channels in float32: Winograd's filtering;
     - one filter a channel (depthwise): oneDNN forward, the weights' gradient as a sum of shifted images.
 
-    Where oneDNN is not at hand, or a convolution is too small for it, 1x1 kernels are products of patches,
-    and the rest is XLA's own. Without AVX-512 all 1x1 kernels are such products, with a matrix unit those in
-    float32: oneDNN is no faster there, and XLA computes what follows in the same pass. Any other platform
-    gets the native convolution. The figures are in benchmarks/README.md.
+    1x1 kernels in float32, and without AVX-512 in bfloat16, are products of patches: oneDNN is no faster
+    there, and XLA computes what follows in the same pass. So are all where oneDNN is not at hand, or the
+    convolution too small for it; the rest is then XLA's own. Any other platform gets the native convolution.
+    The figures are in benchmarks/README.md.
 
     Args:
       inputs: float [B, H, W, C].
@@ -75,7 +75,7 @@ def convolution(
     if groups == inputs.shape[3] == kernel.shape[3]:
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
     work = 2 * inputs.size * kernel.shape[3] // math.prod(strides)  # of a 1x1 kernel
-    is_faster = onednn.has_avx512() and not (onednn.has_matrix_unit() and inputs.dtype == jnp.float32)
+    is_faster = onednn.has_avx512() and inputs.dtype == jnp.bfloat16
     is_direct = is_faster and direct.is_worth(inputs.dtype, work)
     is_product = size == (1, 1) and not any(itertools.chain(*padding)) and not is_direct
     if groups == 1 and (is_product or _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding)):

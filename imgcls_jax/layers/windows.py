@@ -104,8 +104,9 @@ def gathered(
                 y, x = before[0] - row // strides[0], before[1] - column // strides[1]
                 shifted = [values[:, y : y + counts[0], x : x + counts[1]] for values in padded]
                 shares.append(share(row, column, *shifted))
-        nothing = jnp.zeros_like(padded[-1][:, : counts[0], : counts[1]])  # between windows with gaps
-        return sum(shares, start=nothing)
+        if not shares:  # between windows with gaps
+            return jnp.zeros_like(padded[-1][:, : counts[0], : counts[1]])
+        return shares[0] if len(shares) == 1 else total(map(widened, shares)).astype(shares[0].dtype)
 
     rows = [jnp.stack([rest(r, c) for c in range(strides[1])], axis=3) for r in range(strides[0])]
     whole = jnp.stack([row.reshape(*row.shape[:2], -1, row.shape[4]) for row in rows], axis=2)

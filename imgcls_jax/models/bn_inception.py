@@ -31,7 +31,7 @@ from imgcls_jax.layers.attention import SqueezeExcitation
 from imgcls_jax.layers.conv_unit import ConvUnit
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm, inception_norm
-from imgcls_jax.layers.pooling import max_pool
+from imgcls_jax.layers.pooling import avg_pool, max_pool
 from imgcls_jax.layers.variants import choose_variant
 
 
@@ -123,7 +123,7 @@ class Inception(nn.Module):
 
 def _pool(x: jax.Array, kind: str) -> jax.Array:
     """3x3, stride 1, `kind` "avg" (the padding counts) or "max": float [B, h, w, C] -> [B, h, w, C]."""
-    pool = {"avg": nn.avg_pool, "max": max_pool}[kind]
+    pool = {"avg": avg_pool, "max": max_pool}[kind]
     return pool(x, window_shape=(3, 3), strides=(1, 1), padding=((1, 1), (1, 1)))
 
 

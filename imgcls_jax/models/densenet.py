@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
-from imgcls_jax.layers.pooling import max_pool
+from imgcls_jax.layers.pooling import avg_pool, max_pool
 from imgcls_jax.layers.variants import choose_variant
 
 BOTTLENECK = 4  # a layer's 1x1 convolution has this many times `growth` channels (section 3)
@@ -111,7 +111,7 @@ class DenseNet(nn.Module):
                 name = f"features.transition{block}"
                 x = nn.relu(norm(f"{name}.norm")(x))
                 x = _conv(x.shape[-1] // 2, 1, self.dtype, f"{name}.conv")(x)
-                x = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))  # [B, h / 2, w / 2, C / 2]
+                x = avg_pool(x, window_shape=(2, 2), strides=(2, 2))  # [B, h / 2, w / 2, C / 2]
         x = nn.relu(norm("features.norm5")(x))
         return Features(x, jnp.mean(x, axis=(1, 2)))
 

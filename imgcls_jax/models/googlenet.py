@@ -32,7 +32,7 @@ from imgcls_jax.layers.dense import fan_in_uniform_bias
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
 from imgcls_jax.layers.normalization import inception_norm
-from imgcls_jax.layers.pooling import adaptive_average_pool, ceil_max_pool, max_pool
+from imgcls_jax.layers.pooling import adaptive_average_pool, avg_pool, ceil_max_pool, max_pool
 from imgcls_jax.layers.variants import choose_variant
 
 # Each module's widths: 1x1; 3x3 reduction, 3x3; 5x5 reduction, 5x5; projection after the pool.
@@ -136,7 +136,7 @@ class Auxiliary(nn.Module):
                 f"{x.shape[1]}x{x.shape[2]}; give images of 79x79 or more, or build with aux=False"
             )
         if self.original:
-            x = nn.avg_pool(x, window_shape=(5, 5), strides=(3, 3))  # [B, 4, 4, C]
+            x = avg_pool(x, window_shape=(5, 5), strides=(3, 3))  # [B, 4, 4, C]
         else:
             x = adaptive_average_pool(x, (4, 4))
         x = _unit(self.norm, self.dtype)(128, name="conv")(x, train)

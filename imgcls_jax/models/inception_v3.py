@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from imgcls_jax.layers.conv_unit import ConvUnit
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import inception_norm
-from imgcls_jax.layers.pooling import max_pool
+from imgcls_jax.layers.pooling import avg_pool, max_pool
 from imgcls_jax.layers.variants import choose_variant
 
 # Side of the map after Mixed_6e that the auxiliary classifier needs: 17 -> 5 (pool) -> 1 (5x5 convolution).
@@ -47,7 +47,7 @@ def _chain(conv: Callable[..., ConvUnit], name: str, *steps: tuple, x: jax.Array
 
 def _average_pool(x: jax.Array) -> jax.Array:
     """3x3, stride 1; the zeros of the padding count."""
-    return nn.avg_pool(x, window_shape=(3, 3), strides=(1, 1), padding=((1, 1), (1, 1)))
+    return avg_pool(x, window_shape=(3, 3), strides=(1, 1), padding=((1, 1), (1, 1)))
 
 
 def _halve(x: jax.Array) -> jax.Array:
@@ -177,7 +177,7 @@ class Auxiliary(nn.Module):
                 f"{x.shape[1]}x{x.shape[2]}; give images of 299x299 or build with aux=False"
             )
         conv = _unit(self.norm, self.dtype)
-        x = nn.avg_pool(x, window_shape=(5, 5), strides=(3, 3))  # [B, 5, 5, 768]
+        x = avg_pool(x, window_shape=(5, 5), strides=(3, 3))  # [B, 5, 5, 768]
         x = conv(128, name="conv0")(x, train)
         small = nn.initializers.truncated_normal(0.01)
         x = conv(768, 5, padding="none", kernel_init=small, name="conv1")(x, train)  # [B, 1, 1, 768]

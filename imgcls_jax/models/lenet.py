@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from imgcls_jax.layers.convolution import Conv, convolution
 from imgcls_jax.layers.dense import Initializer, fan_in_uniform, fan_in_uniform_bias
 from imgcls_jax.layers.features import Features
-from imgcls_jax.layers.pooling import max_pool
+from imgcls_jax.layers.pooling import avg_pool, max_pool
 from imgcls_jax.layers.variants import choose_variant
 
 SQUASH_AMPLITUDE = 1.7159  # with the slope 2/3, squash(1) is 1 (the paper's appendix A)
@@ -147,7 +147,7 @@ class Subsampling(nn.Module):
         scale = self.param("scale", _uniform(2.4 / 4), (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         x, scale, bias = nn.dtypes.promote_dtype(x, scale, bias, dtype=self.dtype)
-        mean = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2), padding=((0, 0), (0, 0)))
+        mean = avg_pool(x, window_shape=(2, 2), strides=(2, 2), padding=((0, 0), (0, 0)))
         return 4 * mean * scale + bias
 
 

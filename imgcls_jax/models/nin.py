@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
-from imgcls_jax.layers.pooling import ceil_max_pool, max_pool
+from imgcls_jax.layers.pooling import avg_pool, ceil_max_pool, max_pool
 from imgcls_jax.layers.variants import choose_variant
 
 
@@ -50,12 +50,12 @@ def _pool(x: jax.Array, kind: str, pad: int = 0) -> jax.Array:
     """Pools 3x3 windows of stride 2. Without a border the last may be partial, and averages what it has; the
     zeros of a border count in averages."""
     if pad:
-        pool = max_pool if kind == "max" else nn.avg_pool
+        pool = max_pool if kind == "max" else avg_pool
         return pool(x, window_shape=(3, 3), strides=(2, 2), padding=((pad, pad), (pad, pad)))
     if kind == "max":
         return ceil_max_pool(x)
     spare = [(0, (side - 3) % 2) for side in x.shape[1:3]]
-    return nn.avg_pool(x, window_shape=(3, 3), strides=(2, 2), padding=spare, count_include_pad=False)
+    return avg_pool(x, window_shape=(3, 3), strides=(2, 2), padding=spare, count_include_pad=False)
 
 
 class NiN(nn.Module):

@@ -26,7 +26,7 @@ from imgcls_jax.layers.attention import BAM, CBAM, SqueezeExcitation
 from imgcls_jax.layers.convolution import Conv, he_fan_out
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm, choose_norm
-from imgcls_jax.layers.pooling import ceil_max_pool, max_pool
+from imgcls_jax.layers.pooling import avg_pool, ceil_max_pool, max_pool
 from imgcls_jax.layers.stochastic_depth import drop_branch, rising_rates
 from imgcls_jax.layers.variants import choose_variant
 
@@ -125,7 +125,7 @@ def pooled_projection(block: Block, x: jax.Array, features: int) -> jax.Array:
     if block.stride > 1:
         pads = [(0, side % block.stride) for side in x.shape[1:3]]
         strides = (block.stride, block.stride)
-        x = nn.avg_pool(x, strides, strides=strides, padding=pads, count_include_pad=False)
+        x = avg_pool(x, strides, strides=strides, padding=pads, count_include_pad=False)
     x = block.conv(features, (1, 1), name="downsample.1")(x)
     return block.norm(name="downsample.2")(x)
 

@@ -190,7 +190,7 @@ PRODUCT, DIRECT = "stablehlo.dot_general", direct.TARGET
     "instructions, dtype, of_one_pixel, is_wide_enough",
     [
         ({"avx2"}, jnp.float32, PRODUCT, True),
-        (WIDE, jnp.float32, DIRECT, True),
+        (WIDE, jnp.float32, PRODUCT, True),
         (WIDE, jnp.bfloat16, DIRECT, False),
         (WIDE | {"amx_tile"}, jnp.float32, PRODUCT, False),
         (WIDE | {"amx_tile"}, jnp.bfloat16, DIRECT, False),

@@ -1,4 +1,4 @@
-"""Max-pooling and its gradient equal those of flax.linen, ties among them; adaptive pooling by hand."""
+"""Pooling and its gradients equal those of flax.linen, ties among them; adaptive pooling by hand."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.layers.pooling import adaptive_average_pool, max_pool
+from imgcls_jax.layers.pooling import adaptive_average_pool, avg_pool, max_pool
 
 SHAPES = [  # image, window, strides, padding
     ((8, 6), (2, 2), (2, 2), ((0, 0), (0, 0))),
@@ -36,10 +36,42 @@ def test_it_is_the_native_one_with_ties(size, window, strides, padding, dtype):
     np.testing.assert_array_equal(pull_ours(cotangent)[0], pull(cotangent)[0])
 
 
-def test_what_is_not_a_number_stays_so():
-    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 2, 0].set(jnp.nan)
-    pooled = jax.vjp(lambda x: max_pool(x, (2, 2), (2, 2)), x)[0]
-    np.testing.assert_array_equal(jnp.isnan(pooled)[0, ..., 0], [[False, True], [False, False]])
+@pytest.mark.parametrize("nan", [np.nan, -np.nan])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_what_is_not_a_number_stays_so(dtype, nan):
+    x = jnp.full((1, 4, 4, 1), -jnp.inf, dtype).at[0, 1, 2, 0].set(nan).at[0, 3, :2, 0].set(jnp.inf)
+    for pooled in (max_pool(x, (2, 2), (2, 2)), jax.vjp(lambda x: max_pool(x, (2, 2), (2, 2)), x)[0]):
+        np.testing.assert_array_equal(pooled[0, ..., 0], [[-np.inf, np.nan], [np.inf, -np.inf]])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_all_floats_of_16_bits_have_the_order_of_their_integers(dtype):
+    """Each beside its neighbor in a random order; both zeros are equal, and the first has the gradient."""
+    numbers = np.random.default_rng(0).permutation(np.arange(2**16, dtype=np.uint16)).view(np.dtype(dtype))
+    x = jnp.asarray(numbers.reshape(1, 1, -1, 1))
+    expected = np.asarray(x, np.float32).reshape(1, 1, -1, 2, 1).max(axis=3)
+    np.testing.assert_array_equal(max_pool(x, (1, 2), (1, 2)), expected)
+    zeros = jnp.asarray([-0.0, 0.0], dtype).reshape(1, 1, 2, 1)
+    gradient = jax.grad(lambda x: max_pool(x, (1, 2), (1, 2)).astype(jnp.float32).sum())(zeros)
+    np.testing.assert_array_equal(gradient[0, 0, :, 0], [1, 0])
+
+
+@pytest.mark.parametrize("size, window, strides, padding", [*SHAPES[:7], SHAPES[8]])
+@pytest.mark.parametrize("counts_padding", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_means_are_the_native_ones(size, window, strides, padding, counts_padding, dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), dtype)
+    expected, pull = jax.vjp(
+        lambda x: nn.avg_pool(x, window, strides, padding, counts_padding), x.astype(jnp.float32)
+    )
+    found, pull_ours = jax.vjp(lambda x: avg_pool(x, window, strides, padding, counts_padding), x)
+    cotangent = jnp.asarray(rng.normal(size=expected.shape), dtype)
+    pairs = [(found, expected), (pull_ours(cotangent)[0], pull(cotangent.astype(jnp.float32))[0])]
+    for one, other in pairs:
+        assert one.dtype == dtype
+        tolerance = 1e-6 if dtype == jnp.float32 else 2**-8
+        np.testing.assert_allclose(one.astype(jnp.float32), other, rtol=tolerance, atol=1e-6)
 
 
 def test_adaptive_average_pooling_by_hand():
