@@ -10,7 +10,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from imgcls_jax.layers.windows import Pair, gathered, total, widened, windows
 
@@ -88,7 +87,8 @@ def _as_float(x: jax.Array, dtype: Any) -> jax.Array:
 
 def _infinity(dtype: Any) -> int:
     """Returns the bits of infinity in a dtype of 16 bits."""
-    return int(np.array(np.inf, dtype).view(np.int16))
+    form = jnp.finfo(dtype)
+    return (2**form.nexp - 1) << form.nmant
 
 
 def avg_pool(
@@ -113,13 +113,10 @@ def avg_pool(
     Returns:
       float [B, h, w, C].
     """
-    native = functools.partial(
-        nn.avg_pool,
-        window_shape=window_shape,
-        strides=strides,
-        padding=padding,
-        count_include_pad=count_include_pad,
-    )
+
+    def native(x: jax.Array) -> jax.Array:
+        return nn.avg_pool(x, window_shape, strides, padding, count_include_pad).astype(x.dtype)
+
     size = math.prod(window_shape)
 
     def means(x: jax.Array) -> jax.Array:
