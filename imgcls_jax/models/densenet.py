@@ -4,7 +4,8 @@ Every layer reads the concatenation of all earlier outputs of its block and appe
 Huang et al., "Densely Connected Convolutional Networks", arXiv 1608.06993 (2016).
 
 Differences from the paper: in the CIFAR networks a layer drops nothing unless `dropout` is given (the paper
-sets 0.2 where it trains without augmentation).
+sets 0.2 where it trains without augmentation). A transition takes means of windows before its 1x1 convolution
+and not after it: both are linear, so the result is the same but for rounding, by a quarter of the products.
 """
 
 from __future__ import annotations
@@ -110,8 +111,8 @@ class DenseNet(nn.Module):
             if block < len(self.layers):
                 name = f"features.transition{block}"
                 x = nn.relu(norm(f"{name}.norm")(x))
-                x = _conv(x.shape[-1] // 2, 1, self.dtype, f"{name}.conv")(x)
-                x = avg_pool(x, window_shape=(2, 2), strides=(2, 2))  # [B, h / 2, w / 2, C / 2]
+                x = avg_pool(x, window_shape=(2, 2), strides=(2, 2))  # [B, h / 2, w / 2, C]
+                x = _conv(x.shape[-1] // 2, 1, self.dtype, f"{name}.conv")(x)  # [B, h / 2, w / 2, C / 2]
         x = nn.relu(norm("features.norm5")(x))
         return Features(x, jnp.mean(x, axis=(1, 2)))
 
