@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgcls_jax.layers.dense import Dense
+from imgcls_jax.layers.dense import Dense, Linear
 from imgcls_jax.losses import l2_normalize
 
 SQRT_EPSILON = 1e-5  # bounds the gradient of the square root at dead channels
@@ -139,7 +139,7 @@ class Bilinear(nn.Module):
         streams = jnp.split(x, self.streams, axis=-1)
         if self.reduce:
             streams = [
-                nn.Dense(self.reduce, use_bias=False, dtype=self.dtype, name=f"reduce_{number}")(stream)
+                Linear(self.reduce, use_bias=False, dtype=self.dtype, name=f"reduce_{number}")(stream)
                 for number, stream in enumerate(streams)
             ]
         a, b = streams[0], streams[-1]

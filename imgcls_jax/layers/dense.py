@@ -42,8 +42,7 @@ class Linear(nn.Dense):
         shape = (inputs.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         x, kernel = nn.dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
-        numbers = (((x.ndim - 1,), (0,)), ((), ()))
-        y = self.dot_general(x, kernel, numbers, precision=self.precision)
+        y = self.dot_general(x, kernel, _last_with_first(x), precision=self.precision)
         if not self.use_bias:
             return y
         return affine(y, self.param("bias", self.bias_init, (self.features,), self.param_dtype))
@@ -71,5 +70,9 @@ class Dense(nn.Module):
         )
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", init_bias, (self.features,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return x @ kernel + bias
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        return affine(products.dot_general(x, kernel, _last_with_first(x)), bias)
+
+
+def _last_with_first(x: jax.Array) -> Any:
+    return ((x.ndim - 1,), (0,)), ((), ())

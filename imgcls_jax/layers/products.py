@@ -118,7 +118,10 @@ def _suits_cudnn(query: Any, key: Any, value: Any, form: Callable[..., Any]) -> 
 
 
 def _form_on_cpu(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[..., Any] | None:
-    return _by_onednn if is_own and _suits(*shapes, **parameters) else None
+    form = _by_onednn if is_own and _suits(*shapes, **parameters) else None
+    if _is_of_weights(*shapes, **parameters):
+        return functools.partial(_turned, form or jax.lax.dot_general_p.bind)
+    return form
 
 
 def _form_of_rows(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[..., Any] | None:
@@ -140,6 +143,17 @@ def _suits(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> 
         and work >= WORTH
         and (matrices > 1 or is_fast or not onednn.has_avx512())
     )
+
+
+def _is_of_weights(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> bool:
+    """Whether all but the last axes are summed, as for the gradient of weights."""
+    del output
+    return dimension_numbers == ((tuple(range(a.ndim - 1)), tuple(range(b.ndim - 1))), ((), ()))
+
+
+def _turned(form: Callable[..., Any], a: jax.Array, b: jax.Array, **parameters: Any) -> jax.Array:
+    """Computes b^T a and turns it. jax turns the gradient of weights: what is turned twice is not moved."""
+    return form(b, a, **parameters).T
 
 
 def _is_long(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: Any) -> bool:

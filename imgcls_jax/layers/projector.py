@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgcls_jax.layers.dense import Linear
 from imgcls_jax.layers.gelu import gelu
 
 
@@ -43,7 +44,7 @@ class Projector(nn.Module):
             last = layer == len(self.widths)
             norm = self.last_norm if last else self.norm
             bias = not norm and (self.last_bias or not last)
-            x = nn.Dense(width or dim, use_bias=bias, kernel_init=kernel_init, name=f"fc{layer}")(x)
+            x = Linear(width or dim, use_bias=bias, kernel_init=kernel_init, name=f"fc{layer}")(x)
             if norm:
                 x = nn.BatchNorm(
                     use_running_average=not train,

@@ -29,7 +29,7 @@ import flax.linen as nn
 import jax
 
 from imgcls_jax.layers.convolution import Conv
-from imgcls_jax.layers.dense import Dense, Initializer, fan_in_uniform, fan_in_uniform_bias
+from imgcls_jax.layers.dense import Dense, Initializer, Linear, fan_in_uniform, fan_in_uniform_bias
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
 from imgcls_jax.layers.pooling import adaptive_average_pool, max_pool
@@ -144,7 +144,7 @@ class AlexNet(nn.Module):
         if self.initial_bias is None:
             return Dense(width, dtype=self.dtype, name=name)(x)
         kernel, bias = nn.initializers.normal(0.005), nn.initializers.constant(self.initial_bias)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=kernel, bias_init=bias, name=name)(x)
+        return Linear(width, dtype=self.dtype, kernel_init=kernel, bias_init=bias, name=name)(x)
 
 
 VARIANTS: dict[str, Callable[..., AlexNet]] = {

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers.conv_unit import ConvUnit
-from imgcls_jax.layers.dense import fan_in_uniform_bias
+from imgcls_jax.layers.dense import Linear, fan_in_uniform_bias
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
 from imgcls_jax.layers.normalization import inception_norm
@@ -142,7 +142,7 @@ class Auxiliary(nn.Module):
         x = _unit(self.norm, self.dtype)(128, name="conv")(x, train)
         x = x.reshape(x.shape[0], -1)  # [B, 2048]
         init = {"bias_init": fan_in_uniform_bias(x.shape[-1])} | _init(self.norm)
-        x = nn.relu(nn.Dense(1024, dtype=self.dtype, name="fc1", **init)(x))
+        x = nn.relu(Linear(1024, dtype=self.dtype, name="fc1", **init)(x))
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
 

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv, convolution
-from imgcls_jax.layers.dense import Initializer, fan_in_uniform, fan_in_uniform_bias
+from imgcls_jax.layers.dense import Initializer, Linear, fan_in_uniform, fan_in_uniform_bias
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.pooling import avg_pool, max_pool
 from imgcls_jax.layers.variants import choose_variant
@@ -104,7 +104,7 @@ class LeNet(nn.Module):
         feature_map = x
         x = x.reshape(x.shape[0], -1)
         for layer, width in enumerate(self.hidden, start=1):
-            dense = nn.Dense(
+            dense = Linear(
                 width,
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
@@ -217,7 +217,7 @@ class LeNet5Original(nn.Module):
         x = squash(self._convolution(feature_map, 120, ((0, 0), (0, 0)), "C5"))
         x = x.reshape(x.shape[0], -1)
         return Features(
-            feature_map, squash(nn.Dense(84, dtype=self.dtype, kernel_init=_paper_uniform, name="F6")(x))
+            feature_map, squash(Linear(84, dtype=self.dtype, kernel_init=_paper_uniform, name="F6")(x))
         )
 
     def _convolution(

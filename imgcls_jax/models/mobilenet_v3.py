@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from imgcls_jax.layers.attention import SqueezeExcitation
 from imgcls_jax.layers.conv_unit import PADDINGS, conv_norm, round_channels
 from imgcls_jax.layers.convolution import he_fan_out
+from imgcls_jax.layers.dense import Linear
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.normalization import batch_norm
 from imgcls_jax.layers.renaming import with_modules_renamed
@@ -189,7 +190,7 @@ class MobileNetV3(nn.Module):
             x = block(x, train)
         name = f"features.{len(self.rows) + 1}"
         x = nn.hard_swish(unit(x, LAST_EXPANSION * x.shape[-1], names=(f"{name}.0", f"{name}.1")))
-        last = nn.Dense(
+        last = Linear(
             round_channels(self.width * self.last_channels),
             dtype=self.dtype,
             kernel_init=nn.initializers.normal(0.01),

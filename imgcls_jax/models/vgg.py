@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv, he_fan_out
+from imgcls_jax.layers.dense import Linear
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
 from imgcls_jax.layers.normalization import batch_norm, choose_norm
@@ -143,7 +144,7 @@ class VGG(nn.Module):
             x = x.reshape(x.shape[0], 1, 1, -1)  # [B, 1, 1, 7 * 7 * C]
         for number, width in zip((0, 3), self.hidden, strict=True):
             name = f"classifier.{number}"
-            x = nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=_fc_normal, name=name)(x))
+            x = nn.relu(Linear(width, dtype=self.dtype, kernel_init=_fc_normal, name=name)(x))
             if number == 0:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return x.mean((1, 2))

@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 
 from imgcls_jax.layers.convolution import Conv
+from imgcls_jax.layers.dense import Linear
 from imgcls_jax.layers.features import Features
 from imgcls_jax.layers.lrn import local_response_norm
 from imgcls_jax.layers.pooling import ceil_max_pool
@@ -80,7 +81,7 @@ class ZFNet(nn.Module):
         feature_map = ceil_max_pool(x)
         x = feature_map.reshape(images.shape[0], -1)  # [B, 6 * 6 * 256]
         for number, width in zip((6, 7), self.hidden, strict=True):
-            x = nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=_normal, name=f"fc{number}")(x))
+            x = nn.relu(Linear(width, dtype=self.dtype, kernel_init=_normal, name=f"fc{number}")(x))
             if number == 6:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return Features(feature_map, x)
