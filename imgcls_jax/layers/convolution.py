@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,9 +35,9 @@ def convolution(
     - a 3x3 kernel of many channels in float32: Winograd's filtering;
     - one filter a channel (depthwise): oneDNN forward, the weights' gradient as a sum of shifted images.
 
-    1x1 kernels in float32, and without AVX-512 in bfloat16, are products of patches: oneDNN is no faster
-    there, and XLA computes what follows in the same pass. So are all where oneDNN is not at hand, or the
-    convolution too small for it; the rest is then XLA's own. Any other platform gets the native convolution.
+    1x1 kernels are products of matrices: XLA's, which computes what follows in the same pass, or oneDNN's in
+    bfloat16 where the processor multiplies it. So are all where oneDNN is not at hand, or the convolution too
+    small for it; the rest is then XLA's own. Any other platform gets the native convolution.
     The figures are in benchmarks/README.md.
 
     Args:
@@ -69,15 +68,15 @@ def convolution(
         patches = jnp.concatenate(windows(inputs, size, strides, padding), axis=3)
         rows = patches.reshape(-1, patches.shape[3])  # of two axes, or the weights' gradient is slow
         weights = kernel.reshape(-1, kernel.shape[3])
-        product = products.by_rows(rows, weights, precision=options.get("precision"))
+        if rows.dtype == jnp.bfloat16 and onednn.has_bfloat16():
+            product = products.dot_general(rows, weights, (((1,), (0,)), ((), ())))
+        else:
+            product = products.by_rows(rows, weights, precision=options.get("precision"))
         return product.reshape(*patches.shape[:3], -1)
 
     if groups == inputs.shape[3] == kernel.shape[3]:
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_shifts, default=native)
-    work = 2 * inputs.size * kernel.shape[3] // math.prod(strides)  # of a 1x1 kernel
-    is_faster = onednn.has_avx512() and inputs.dtype == jnp.bfloat16
-    is_direct = is_faster and direct.is_worth(inputs.dtype, work)
-    is_product = size == (1, 1) and not any(itertools.chain(*padding)) and not is_direct
+    is_product = size == (1, 1) and not any(itertools.chain(*padding))
     if groups == 1 and (is_product or _is_wider_than_a_map(size, inputs.shape[1:3], strides, padding)):
         return jax.lax.platform_dependent(inputs, kernel, cpu=by_patches, default=native)
     if groups == 1 and _gains_by_winograd(inputs, kernel, strides, padding):

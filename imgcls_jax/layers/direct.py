@@ -36,11 +36,6 @@ def convolution(inputs: jax.Array, kernel: jax.Array, *arguments: Any, **options
     return _rebound(lambda x, w: jax.lax.conv_general_dilated(x, w, *arguments, **options), inputs, kernel)
 
 
-def is_worth(dtype: Any, work: Any) -> bool:
-    """Whether oneDNN convolves this dtype, and the FLOPs are enough; of a batch of any size they are not."""
-    return dtype in onednn.dtypes() and not jax.export.is_symbolic_dim(work) and bool(work >= WORTH)
-
-
 def _form_on_cpu(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[..., Any] | None:
     if is_own and _suits(*shapes, **parameters):
         return functools.partial(_by_onednn, merged=_is_merged(*shapes, **parameters))
@@ -59,7 +54,8 @@ def _suits(inputs: Any, kernel: Any, output: Any, **parameters: Any) -> bool:
     features = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
     work = 2 * math.prod(output.shape) * math.prod(kernel.shape) / max(features, 1)
     return (
-        is_worth(inputs.dtype, work * (10 if groups > 1 else 1))
+        inputs.dtype in onednn.dtypes()
+        and work * (10 if groups > 1 else 1) >= WORTH
         and {inputs.dtype} == {kernel.dtype} == {output.dtype}
         and inputs.ndim == 4
         and 0 not in (*inputs.shape, *kernel.shape, *output.shape)

@@ -54,7 +54,7 @@ class ConvPool(nn.Module):
     Attributes:
       num_classes: K.
       dropout: probability of dropping an entry of the map.
-      dtype: of the computation; logits come out as float32, all >= 0.
+      dtype: of the computation, the map's own by default; logits come out as float32, all >= 0.
     """
 
     num_classes: int
@@ -66,7 +66,8 @@ class ConvPool(nn.Module):
     def __call__(self, feature_map: jax.Array, *, train: bool) -> jax.Array:
         """Args: feature_map float [B, h, w, D]; train switches dropout. Returns: logits float32 [B, K]."""
         x = nn.Dropout(self.dropout, deterministic=not train)(feature_map)
-        x = nn.relu(Dense(self.num_classes, dtype=self.dtype, name="classifier")(x))  # [B, h, w, K]
+        dtype = self.dtype or feature_map.dtype
+        x = nn.relu(Dense(self.num_classes, dtype=dtype, name="classifier")(x))  # [B, h, w, K]
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 

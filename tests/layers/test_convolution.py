@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgcls_jax.layers import direct, onednn
+from imgcls_jax.layers import direct, onednn, products
 from imgcls_jax.layers.convolution import convolution
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -182,7 +182,8 @@ def test_dilation_is_left_to_the_native_one():
 
 
 WIDE = onednn.AVX512 | {"avx2"}
-PRODUCT, DIRECT = "stablehlo.dot_general", direct.TARGET
+NARROW = WIDE | {"avx512_bf16"}
+PRODUCT, MATMUL, DIRECT = "stablehlo.dot_general", products.TARGET, direct.TARGET
 
 
 @pytest.mark.skipif(not onednn.dtypes(), reason="this jaxlib or processor has no oneDNN")
@@ -191,21 +192,22 @@ PRODUCT, DIRECT = "stablehlo.dot_general", direct.TARGET
     [
         ({"avx2"}, jnp.float32, PRODUCT, True),
         (WIDE, jnp.float32, PRODUCT, True),
-        (WIDE, jnp.bfloat16, DIRECT, False),
-        (WIDE | {"amx_tile"}, jnp.float32, PRODUCT, False),
-        (WIDE | {"amx_tile"}, jnp.bfloat16, DIRECT, False),
+        (WIDE, jnp.bfloat16, PRODUCT, False),
+        (NARROW, jnp.bfloat16, MATMUL, False),
+        (NARROW | {"amx_tile"}, jnp.float32, PRODUCT, False),
+        (NARROW | {"amx_tile"}, jnp.bfloat16, MATMUL, False),
     ],
 )
 def test_the_forms_on_each_kind_of_processor(monkeypatch, instructions, dtype, of_one_pixel, is_wide_enough):
     """A 1x1 kernel, and Winograd's filtering at a width of 14, as six convolutions of 3x1."""
     monkeypatch.setattr(onednn, "instructions", lambda: frozenset(instructions))
     monkeypatch.setattr(direct, "WORTH", 0)
+    monkeypatch.setattr(products, "WORTH", 0)
 
     def lowered(size):
         shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in ((2, 14, 14, 128), (size, size, 128, 128))]
         form = functools.partial(convolution, strides=(1, 1), padding="SAME", dimension_numbers=NUMBERS)
         return jax.jit(form).lower(*shapes).as_text()
 
-    other = DIRECT if of_one_pixel == PRODUCT else PRODUCT
-    assert of_one_pixel in lowered(1) and other not in lowered(1)
+    assert [form for form in (PRODUCT, MATMUL, DIRECT) if form in lowered(1)] == [of_one_pixel]
     assert lowered(3).count(DIRECT) == (6 if is_wide_enough else 1)
