@@ -27,7 +27,6 @@ import numpy as np
 
 from imgcls_jax.contracts.backbone import apply_backbone, init_backbone
 from imgcls_jax.contracts.objective import Batch, Metrics, Objective, ObjectiveState, Params, Task
-from imgcls_jax.layers.dense import Linear
 from imgcls_jax.losses import softmax_cross_entropy
 
 EMITTED = -1e9  # the score of a label that was emitted before
@@ -52,8 +51,8 @@ class Decoder(nn.Module):
         self.labels = nn.Embed(self.num_labels + 1, self.embedding_dim)
         self.start = self.param("start", nn.initializers.normal(0.1), (self.embedding_dim,))
         self.cell = nn.OptimizedLSTMCell(self.hidden)
-        self.from_state = Linear(self.embedding_dim)
-        self.from_image = Linear(self.embedding_dim, use_bias=False)
+        self.from_state = nn.Dense(self.embedding_dim)
+        self.from_image = nn.Dense(self.embedding_dim, use_bias=False)
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(

@@ -44,7 +44,6 @@ from imgcls_jax.contracts.objective import (
     require_between,
     require_one_of,
 )
-from imgcls_jax.layers.dense import Linear
 from imgcls_jax.losses import KMeans, kmeans, l2_normalize, pca_whiten, softmax_cross_entropy, zero_one
 
 KMEANS_STARTS = ("random", "kmeans++")
@@ -73,7 +72,7 @@ class Projector(nn.Module):
         for number, width in enumerate(self.widths):
             rate = self.dropout if number or self.dropout_first else 0.0
             x = nn.Dropout(rate, deterministic=not train)(nn.relu(x) if number else x)
-            x = Linear(width, kernel_init=_normal, name=f"fc{number + 1}")(x)
+            x = nn.Dense(width, kernel_init=_normal, name=f"fc{number + 1}")(x)
         return x.astype(jnp.float32)
 
 
@@ -127,7 +126,7 @@ def make(
         num_examples=task.num_examples,
         reads=reads,
         projector=Projector(tuple(hidden), dropout, dropout_first) if hidden else None,
-        classifier=Linear(num_clusters, kernel_init=_normal),
+        classifier=nn.Dense(num_clusters, kernel_init=_normal),
         pca_dim=pca_dim,
         kmeans=dict(num_clusters=num_clusters, num_iterations=kmeans_iterations, start=kmeans_start),
     )

@@ -30,7 +30,6 @@ import numpy as np
 
 from imgcls_jax.contracts.embedder import Embedder
 from imgcls_jax.contracts.objective import Batch, Metrics, Objective, ObjectiveState, Params, Task
-from imgcls_jax.layers.dense import Linear
 from imgcls_jax.layers.projector import Projector
 from imgcls_jax.losses import softmax_cross_entropy, zero_one
 
@@ -69,7 +68,7 @@ def make(
     require_any_size(backbone, task, patch)
     permutations = far_permutations(grid**2, num_permutations, permutation_seed)
     embedder = Embedder(backbone, Projector((patch_dim,), last_norm=True))
-    learner = _Jigsaw(embedder, Linear(num_permutations), permutations, grid, patch)
+    learner = _Jigsaw(embedder, nn.Dense(num_permutations), permutations, grid, patch)
     return Objective(batch_keys=("image",), init=learner.init, loss=learner.loss, predict=embedder.predict)
 
 

@@ -57,7 +57,6 @@ from imgcls_jax.contracts.objective import (
     require_between,
 )
 from imgcls_jax.layers import heads
-from imgcls_jax.layers.dense import Linear
 from imgcls_jax.losses import mean_over, softmax_cross_entropy, zero_one
 
 HEADS = ("head_0", "head_1", "head_2")
@@ -83,7 +82,7 @@ class LabelingModule(nn.Module):
     @nn.compact
     def __call__(self, embedding: jax.Array, *, train: bool) -> jax.Array:
         """Args: embedding float [B, D]; train switches dropout. Returns: logits float32 [B, K]."""
-        x = nn.leaky_relu(Linear(self.hidden, name="hidden")(embedding), 0.1)
+        x = nn.leaky_relu(nn.Dense(self.hidden, name="hidden")(embedding), 0.1)
         return heads.Linear(self.num_classes, dropout=self.dropout, name="output")(x, train=train)
 
 
