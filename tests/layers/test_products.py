@@ -66,6 +66,22 @@ def test_mapped_matrices_are_the_native_ones():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("worth", [0, 1e9], ids=["oneDNN", "XLA"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_the_gradient_of_weights_is_computed_as_it_lies(monkeypatch, worth, dtype):
+    monkeypatch.setattr(products, "WORTH", worth)
+    x, weights, gradient = (one.astype(dtype) for one in drawn((4, 1, 96), (96, 40), (4, 1, 40)))
+
+    def updated(x, weights, gradient):
+        forward = functools.partial(products.dot_general, x, dimension_numbers=(((2,), (0,)), ((), ())))
+        return jnp.float32(0.9) * weights + jax.vjp(forward, weights)[1](gradient)[0]
+
+    ours = jax.jit(updated).lower(x, weights, gradient).compile()
+    assert "[40,96]" not in ours.as_text()
+    expected = 0.9 * np.float32(weights) + np.float32(x)[:, 0].T @ np.float32(gradient)[:, 0]
+    np.testing.assert_allclose(ours(x, weights, gradient), expected, rtol=1e-2, atol=5e-2)
+
+
 @pytest.mark.parametrize("narrow, wide", [(3, 5), (5, 3)])
 def test_a_sum_over_many_rows_has_the_narrower_matrix_on_the_left(narrow, wide):
     a, b = drawn((40, narrow), (40, wide))
