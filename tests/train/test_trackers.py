@@ -453,6 +453,8 @@ def wandb_records(file):
             place += 2**15 - place % 2**15
             continue
         length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        if place + 7 + length > len(content):
+            return  # not all of it is written
         parts += content[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # the whole of a record, or its last piece
@@ -466,6 +468,10 @@ def test_wandb_goes_on_in_one_run(tmp_path, monkeypatch):
     own_id = killed_and_resumed(tmp_path / "run", "wandb", monkeypatch, WANDB_MODE="offline", **quiet)
     files = sorted((tmp_path / "run/wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 2
+    until = time.monotonic() + 60  # wandb's own process may write on after the run is closed
+    while not any(record.WhichOneof("record_type") == "exit" for record in wandb_records(files[-1])):
+        assert time.monotonic() < until
+        time.sleep(0.1)
     points, media, configuration = Counter(), set(), {}
     for file in files:
         for record in wandb_records(file):
