@@ -26,7 +26,9 @@ AMPERE = 8.0  # compute capability of the first GPUs for which cuDNN has attenti
 
 def dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
     """Computes jax.lax.dot_general of the same arguments."""
-    return _rebound(lambda a, b: jax.lax.dot_general(a, b, dimension_numbers, **options), a, b)
+    (_, summed), _ = dimension_numbers
+    rebound = _rebound_kernel if tuple(summed) == (0,) else _rebound
+    return rebound(lambda a, b: jax.lax.dot_general(a, b, dimension_numbers, **options), a, b)
 
 
 def by_rows(rows: jax.Array, weights: jax.Array, **options: Any) -> jax.Array:
@@ -118,7 +120,12 @@ def _suits_cudnn(query: Any, key: Any, value: Any, form: Callable[..., Any]) -> 
 
 
 def _form_on_cpu(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[..., Any] | None:
-    form = _by_onednn if is_own and _suits(*shapes, **parameters) else None
+    return _by_onednn if is_own and _suits(*shapes, **parameters) else None
+
+
+def _form_of_kernel(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[..., Any] | None:
+    """The form on a CPU where b is [C, D]: jax turns the gradient of such weights, not that of [D, C]."""
+    form = _form_on_cpu(is_own, *shapes, **parameters)
     if _is_of_weights(*shapes, **parameters):
         return functools.partial(_turned, form or jax.lax.dot_general_p.bind)
     return form
@@ -129,6 +136,7 @@ def _form_of_rows(is_own: bool, *shapes: Any, **parameters: Any) -> Callable[...
 
 
 _rebound = onednn.stand_in(jax.lax.dot_general_p, _form_on_cpu)
+_rebound_kernel = onednn.stand_in(jax.lax.dot_general_p, _form_of_kernel)
 _rebound_rows = onednn.stand_in(jax.lax.dot_general_p, _form_of_rows)
 
 
@@ -152,7 +160,7 @@ def _is_of_weights(a: Any, b: Any, output: Any, *, dimension_numbers: Any, **_: 
 
 
 def _turned(form: Callable[..., Any], a: jax.Array, b: jax.Array, **parameters: Any) -> jax.Array:
-    """Computes b^T a and turns it. jax turns the gradient of weights: what is turned twice is not moved."""
+    """Computes b^T a and turns it: what jax turns again is not moved."""
     return form(b, a, **parameters).T
 
 

@@ -81,6 +81,12 @@ def test_the_gradient_of_weights_is_computed_as_it_lies(monkeypatch, worth, dtyp
     expected = 0.9 * np.float32(weights) + np.float32(x)[:, 0].T @ np.float32(gradient)[:, 0]
     np.testing.assert_allclose(ours(x, weights, gradient), expected, rtol=1e-2, atol=5e-2)
 
+    def turned(x, weights, gradient):  # weights as PyTorch has them
+        forward = functools.partial(products.dot_general, x, dimension_numbers=(((2,), (1,)), ((), ())))
+        return jnp.float32(0.9) * weights + jax.vjp(forward, weights)[1](gradient)[0]
+
+    assert "[96,40]" not in jax.jit(turned).lower(x, weights.T, gradient).compile().as_text()
+
 
 @pytest.mark.parametrize("narrow, wide", [(3, 5), (5, 3)])
 def test_a_sum_over_many_rows_has_the_narrower_matrix_on_the_left(narrow, wide):
