@@ -6,8 +6,8 @@
 
 `random`, and `random_vit` for `mae`, are what they start from; `finetune` learns from every tenth label, with
 `pretrained` from the workdir of one of them: `finetune_vit` from that of `mae`, `finetune,gray` from those of
-`deepcluster` and `iic`, which see gray images. Unpack the official binary version into data/cifar10, or set
-`--config.data.root`. All have the network of `cifar10_few_labels.py`, `mae` a ViT, and the FLOPs of `BUDGET`.
+`deepcluster` and `iic`, which see gray images. `long` has five times the steps. Unpack the official binary
+version into data/cifar10. All have the network of `cifar10_few_labels.py`, `mae` a ViT, and one `BUDGET`.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +32,7 @@ BUDGET = 60_000  # GFLOP, DeepCluster's features of all images too; `random` and
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration; `:test` shrinks it to seconds."""
-    config, options = sections(arg, method=tuple(OBJECTIVES), gray=False, test=False)
+    config, options = sections(arg, method=tuple(OBJECTIVES), gray=False, long=False, test=False)
     plain, crop = f"normalize({MEAN}, {DEVIATION})", "resized_crop((0.2, 1.0)) | flip"
     if options.gray or options.method in ("deepcluster", "iic"):
         plain = f"grayscale(1.0) | {plain}"
@@ -46,7 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.update({"name": options.method} | OBJECTIVES[options.method])
     rate = 0.0 if options.method.startswith("random") else 0.002
     config.optimizer.update(name="adamw", learning_rate=rate, weight_decay=0.02, schedule="cosine")
-    steps = round(BUDGET / GFLOP[options.method])
+    steps = round(BUDGET * (5 if options.long else 1) / GFLOP[options.method])
     config.train.update(total_steps=steps, batch_size=250, eval_batch_size=250)
     if options.method in ("simclr", "iic"):
         config.data.view_transforms = (view if options.method == "simclr" else plain, view)
