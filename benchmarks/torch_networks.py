@@ -1,7 +1,7 @@
 """PyTorch's side of train_step.py: the same networks from torchvision and timm, and a step of each kind.
 
-What neither library has is written here: Simpleconv3, the bilinear heads, the Wide ResNet of MixMatch, and
-the masked autoencoder around timm's Transformer blocks.
+What neither library has is written here: Simpleconv3, the bilinear heads, ResNet-20, BAM, the Wide ResNet of
+MixMatch, and the masked autoencoder around timm's Transformer blocks.
 """
 
 import functools
@@ -91,6 +91,68 @@ def wide_resnet_28_2(classes: int) -> nn.Module:
     return nn.Sequential(*layers, *head, nn.Linear(128, classes))
 
 
+class ThinBlock(nn.Module):
+    """Two convolutions and a shortcut without parameters, which pads the channels with zeros (option A)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
+        self.stride, self.missing = stride, outputs - inputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.missing:
+            pads = (0, 0, 0, 0, self.missing // 2, self.missing - self.missing // 2)
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], pads)
+        return F.relu(x + y)
+
+
+def resnet20(classes: int) -> nn.Module:
+    """Returns ResNet-20 for 32 x 32 pixels."""
+    layers, inputs = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], 16
+    for outputs in (16, 32, 64):
+        for _ in range(3):
+            layers.append(ThinBlock(inputs, outputs, outputs // inputs))
+            inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+
+
+def densenet_bc(classes: int) -> nn.Module:
+    """Returns DenseNet-BC of 100 layers and 12 channels for 32 x 32 pixels."""
+    network = torchvision.models.DenseNet(12, (16, 16, 16), 24, num_classes=classes)
+    network.features.conv0 = nn.Conv2d(3, 24, 3, 1, 1, bias=False)
+    for stem in ("norm0", "relu0", "pool0"):
+        network.features[[name for name, _ in network.features.named_children()].index(stem)] = nn.Identity()
+    return network
+
+
+class BAM(nn.Module):
+    """Multiplies by 1 and a gate: of the channels' means, times one of 3x3 kernels of dilation 4."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        width = channels // 16
+        squeeze = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, width), nn.BatchNorm1d(width)]
+        self.channel = nn.Sequential(*squeeze, nn.ReLU(), nn.Linear(width, channels))
+        layers = [nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.ReLU()]
+        for _ in range(2):
+            layers += [nn.Conv2d(width, width, 3, padding=4, dilation=4), nn.BatchNorm2d(width), nn.ReLU()]
+        self.spatial = nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + torch.sigmoid(self.channel(x)[:, :, None, None] * self.spatial(x)))
+
+
+def resnet50_bam(classes: int) -> nn.Module:
+    """Returns ResNet-50 with BAM behind its first three stages."""
+    network = torchvision.models.resnet50(weights=None, num_classes=classes)
+    for stage, channels in ((network.layer1, 256), (network.layer2, 512), (network.layer3, 1024)):
+        stage.append(BAM(channels))
+    return network
+
+
 class Divided(nn.Module):
     """Divides by 9, which is where airbench's logits start."""
 
@@ -146,6 +208,7 @@ class MaskedAutoencoder(nn.Module):
 def build(name: str, classes: int, size: int) -> nn.Module:
     """Returns a network by its name in train_step.py."""
     vision = torchvision.models
+    without_auxiliary = dict(weights=None, num_classes=classes, aux_logits=False, init_weights=False)
     own = {
         "simpleconv3": functools.partial(simpleconv3, classes),
         "vgg16_bilinear": functools.partial(BilinearVGG, classes),
@@ -154,6 +217,12 @@ def build(name: str, classes: int, size: int) -> nn.Module:
         "wrn_28_2": functools.partial(wide_resnet_28_2, classes),
         "airbench94": functools.partial(airbench, (64, 256, 256), classes),
         "wrn_28_2_mixmatch": functools.partial(wide_resnet_28_2, classes),
+        "resnet20": functools.partial(resnet20, classes),
+        "densenet_bc_100_12": functools.partial(densenet_bc, classes),
+        "resnet50_bam": functools.partial(resnet50_bam, classes),
+        "googlenet": lambda: vision.googlenet(**without_auxiliary),
+        "inception_v3": lambda: vision.inception_v3(**without_auxiliary),
+        "vit_b16": lambda: timm.create_model("vit_base_patch16_224", img_size=size, num_classes=classes),
         "vit_s16": lambda: timm.create_model("vit_small_patch16_224", img_size=size, num_classes=classes),
         "vit_s16_mae": functools.partial(MaskedAutoencoder, size),
     }
@@ -222,8 +291,7 @@ def step(
             return network(inputs)
         if name == "wrn_28_2_mixmatch":
             return _mixmatch_loss(network, targets, classes, inputs, inputs, inputs.flip(3))
-        outputs = network(inputs)
-        return F.cross_entropy(outputs[0] if isinstance(outputs, tuple) else outputs, targets)
+        return F.cross_entropy(network(inputs), targets)
 
     def train() -> None:
         optimizer.zero_grad(set_to_none=True)

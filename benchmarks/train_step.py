@@ -95,6 +95,7 @@ NETWORKS = {
     "resnet18": Network("resnet", dict(variant="resnet18"), 16, 256),
     "resnet50": Network("resnet", dict(variant="resnet50"), 8, 256),
     "se_resnet50": Network("resnet", dict(variant="se_resnet50"), 8, 256),
+    "resnet50_bam": Network("resnet", dict(variant="resnet50_bam"), 8, 256),
     "densenet121": Network("densenet", dict(variant="densenet121"), 8, 128),
     "efficientnet_b0": Network("efficientnet", dict(variant="efficientnet_b0"), 16, 256),
     "resnext50_32x4d": Network("resnet", dict(variant="resnext50_32x4d"), 8, 128),
@@ -102,11 +103,15 @@ NETWORKS = {
     "squeezenet1_1": Network("squeezenet", dict(variant="squeezenet1_1"), 16, 256),
     "alexnet": Network("alexnet", dict(variant="alexnet"), 32, 512),
     "googlenet": Network("googlenet", dict(variant="googlenet"), 16, 256),
+    "inception_v3": Network("inception_v3", dict(variant="inception_v3"), 8, 128, 299),
     "convnext_tiny": Network("convnext", dict(variant="convnext_tiny"), 8, 128),
+    "resnet20": Network("cifar_resnet", dict(variant="resnet20"), 128, 1024, 32, 10),
+    "densenet_bc_100_12": Network("densenet", dict(variant="densenet_bc_100_12"), 64, 512, 32, 10),
     "airbench94": Network("airbench", dict(variant="airbench94"), 500, 1024, 32, 10),
     "wrn_28_2": Network("wide_resnet", dict(variant="wrn_28_2"), 64, 512, 32, 10),
     "wrn_28_2_mixmatch": Network("wide_resnet", dict(variant="wrn_28_2"), 16, 64, 32, 10),
     "vit_s16": Network("vit", dict(variant="vit_s16"), 8, 256),
+    "vit_b16": Network("vit", dict(variant="vit_b16"), 4, 128),
     "vit_s16_mae": Network("vit", dict(variant="vit_s16", position="sincos"), 8, 256),
 }
 HEADER = (

@@ -32,11 +32,14 @@ def dot_general(a: jax.Array, b: jax.Array, dimension_numbers: Any, **options: A
 
 
 def by_rows(rows: jax.Array, weights: jax.Array, **options: Any) -> jax.Array:
-    """Computes rows @ weights, float [N, C] and [C, D], by XLA, which fuses what stands around it.
+    """Computes rows @ weights, float [N, C] and [C, D].
 
-    The gradient of the weights is a sum over many rows: on a CPU it has the narrower matrix on the left.
+    On a CPU XLA does, since it fuses what stands around it; oneDNN does in bfloat16 where the processor
+    multiplies it. XLA's gradient of the weights, a sum over many rows, has the narrower matrix on the left.
     """
     numbers = (((1,), (0,)), ((), ()))
+    if rows.dtype == jnp.bfloat16 and onednn.has_bfloat16():
+        return dot_general(rows, weights, numbers, **options)
     return _rebound_rows(lambda a, b: jax.lax.dot_general(a, b, numbers, **options), rows, weights)
 
 
