@@ -8,7 +8,8 @@
   python -m imgcls_jax.tools.results certify --config configs/digits_mixmatch.py --workdir runs/certified
 
 The workdirs of one file are runs of one configuration that differ in their seed alone; the file keeps what
-each measured, how long it took, and on what. `table` prints a line a file, in the order of their names.
+each measured, how long it took, and on what. `add` to a file that exists keeps its runs of other seeds.
+`table` prints a line a file, in the order of their names.
 
 `reproduce` runs the recorded command again, and says whether the configuration, the final state and the
 metric are those of the file (rerun/reproduce.py has the rule). `certify` runs a configuration once through
@@ -105,6 +106,29 @@ def gather(
     }
 
 
+def joined(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Returns new content with the runs of a results file before its own; of the same seeds it has the new.
+
+    Raises:
+      ValueError: the file is damaged, or of another metric, configuration, device or other versions.
+    """
+    known = _read(path)
+    for field in ("metric", "versions", "device"):
+        if known[field] != content[field]:
+            raise ValueError(
+                f"{path} holds runs of {field} {known[field]}, and these are of {content[field]}: "
+                "give another file"
+            )
+    others = [
+        line for line in compare.differing_fields(known["config"], content["config"]) if line not in SEEDS
+    ]
+    if others:
+        raise ValueError(f"{path} holds runs of another configuration: {others[0]}; give another file")
+    new = [run["seeds"] for run in content["runs"]]
+    runs = [run for run in known["runs"] if run["seeds"] not in new] + content["runs"]
+    return content | {"published": content["published"] or known["published"], "runs": runs}
+
+
 def _read(path: Path) -> dict[str, Any]:
     content = read_json(path)
     finished.require_fields(path, content, FILE)
@@ -127,7 +151,7 @@ def row(content: dict[str, Any]) -> tuple[str, ...]:
     device = content["device"]
     cores = device["cores"]
     where = f"{cores} CPU core{'s' if cores > 1 else ''}" if device["platform"] == "cpu" else device["kind"]
-    return content["method"], content["protocol"], measured, wall, where, content["published"]
+    return content["method"], content["protocol"], measured, wall, where, content["published"] or "-"
 
 
 def kept(folder: Path) -> list[Path]:
@@ -153,6 +177,8 @@ def run_add(arguments: argparse.Namespace) -> int:
     """Writes a results file; returns the exit status."""
     words = {name: getattr(arguments, name) for name in ("method", "protocol", "command", "published")}
     content = gather(arguments.workdirs, arguments.metric, **words)
+    if arguments.file.exists():
+        content = joined(arguments.file, content)
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.file, content, way_out="")
     return 0
@@ -249,13 +275,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     words, overrides = files.split_overrides(sys.argv[1:] if argv is None else argv)
     parser = parser_of("results", __doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="what", required=True)
-    add = commands.add_parser("add", help="write a results file from finished workdirs")
+    add = commands.add_parser("add", help="write finished workdirs to a results file, new or not")
     add.set_defaults(run=run_add)
     add.add_argument("file", type=user_path)
     add.add_argument("workdirs", type=workdir_path, nargs="+")
     for field in ("metric", "method", "protocol", "command"):
         add.add_argument(f"--{field}", required=True)
-    add.add_argument("--published", default="-", help="the published figure with its source and protocol")
+    add.add_argument("--published", default="", help="the published figure with its source and protocol")
     show = commands.add_parser("table", help="print a folder's files as a table")
     show.set_defaults(run=run_table)
     show.add_argument("folder", type=user_path)

@@ -52,6 +52,38 @@ def test_runs_of_two_configurations_are_refused(tmp_path):
         results.gather([tmp_path], "test/accuracy", **WORDS)
 
 
+def test_runs_are_added_to_a_file_and_take_the_place_of_their_own_seed_alone(tmp_path):
+    kept = results.gather(
+        [run_of(tmp_path / "a", 0.5), run_of(tmp_path / "b", 0.6, 1)], "test/accuracy", **WORDS
+    )
+    file = tmp_path / "a.json"
+    write = lambda: file.write_text(json.dumps(kept | {"published": "90 %"}))  # noqa: E731
+    write()
+    words = [f"--{name}={word}" for name, word in WORDS.items() if name != "published"]
+    for path, accuracy, seed in (("c", 0.7, 2), ("d", 0.8, 1)):
+        run = str(run_of(tmp_path / path, accuracy, seed))
+        assert results.main(["add", str(file), "--metric=test/accuracy", *words, run]) == 0
+    content = json.loads(file.read_text())
+    assert sorted((run["seeds"]["train.seed"], run["value"]) for run in content["runs"]) == [
+        (0, 0.5),
+        (1, 0.8),
+        (2, 0.7),
+    ]
+    assert results.row(content)[-1] == "90 %"
+
+
+def test_runs_that_do_not_belong_to_a_file_are_not_added(tmp_path):
+    kept = results.gather([run_of(tmp_path / "a", 0.5)], "test/accuracy", **WORDS)
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(kept))
+    other = results.gather([run_of(tmp_path / "b", 0.9, 1, learning_rate=0.2)], "test/accuracy", **WORDS)
+    with pytest.raises(ValueError, match="another configuration: optimizer.learning_rate"):
+        results.joined(file, other)
+    for field in ("versions", "device"):
+        with pytest.raises(ValueError, match=f"holds runs of {field} "):
+            results.joined(file, kept | {field: {"jax": "1"}})
+
+
 def test_the_commands(tmp_path):
     workdir = run_of(tmp_path / "run", 0.75)
     module = [sys.executable, "-m", "imgcls_jax.tools.results"]
