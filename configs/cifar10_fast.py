@@ -9,8 +9,8 @@ arXiv:2404.00498), 2 and 20 times the work; `:96` is not run.
 
 Measured on a development split, 45,000 training images and 5,000 others of them, with ten views, on two cores
 with a matrix unit for bfloat16: 93.91 ± 0.23 % (seeds 0 to 2, `results/cifar10_01_fast.json`; 27 minutes,
-seed 2 elsewhere); `:95` 94.27 ± 0.03 % (seeds 0 to 2, `results/cifar10_01_fast95.json`; 23 minutes by that
-of seed 2). The standard error of 5,000 is 0.3 points. After eleven epochs, on two cores of Zen 3, 93.6 % (62
+seed 2 elsewhere); `:95` 94.27 ± 0.03 % (seeds 0 to 2, `results/cifar10_01_fast95.json`; 23 minutes by newer
+code). The standard error of 5,000 is 0.3 points. After eleven epochs, on two cores of Zen 3, 93.6 % (62
 minutes).
 `:95` in PyTorch, `benchmarks/cifar10_torch.py`: as accurate, 29 minutes (docs/performance.md).
 
