@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from imgcls_jax.layers import onednn
+from imgcls_jax.layers.kept import kept
 from imgcls_jax.layers.windows import Pair, filtered, total, widened
 
 TARGET = "__onednn$convolution"
@@ -118,6 +119,10 @@ def _by_onednn(inputs: jax.Array, kernel: jax.Array, *, merged: bool, **paramete
     numbers, padding = parameters["dimension_numbers"], parameters["padding"]
     (batch, feature, *space), (out_batch, out_feature, *out_space) = numbers.lhs_spec, numbers.out_spec
     dilation, laid = parameters["rhs_dilation"], parameters["lhs_dilation"]
+    if merged or max(laid) > 1:  # several calls read parts
+        inputs = kept(inputs)
+    if merged:
+        kernel = kept(kernel)
     weights = _Weights(kernel, numbers.rhs_spec, parameters["feature_group_count"])
     if merged:
         x = inputs.transpose((*space, batch, feature))

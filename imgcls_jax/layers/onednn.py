@@ -123,7 +123,7 @@ def stand_in(native: Primitive, form_on_cpu: Callable[..., Any]) -> Callable[...
 
     def lower_on_cpu(context: Any, *values: Any, **parameters: Any) -> Any:
         shapes = (*context.avals_in, *context.avals_out)
-        function = form_on_cpu(_is_own(context), *shapes, **parameters) or bound
+        function = form_on_cpu(is_own(context), *shapes, **parameters) or bound
         return mlir.lower_fun(function, multiple_results=False)(context, *values, **parameters)
 
     own.def_impl(lambda *arrays, **parameters: compiled(tuple(parameters.items()))(*arrays))
@@ -135,7 +135,7 @@ def stand_in(native: Primitive, form_on_cpu: Callable[..., Any]) -> Callable[...
     return rebound
 
 
-def _is_own(context: Any) -> bool:
+def is_own(context: Any) -> bool:
     """Whether a program, or the body of a jax.shard_map, is one device's own, which XLA does not split, and
     no exported one."""
     axes, parameters = context.module_context.axis_context, context.module_context.lowering_parameters

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.kept import kept
 from imgcls_jax.layers.normalization import batch_norm
 from imgcls_jax.layers.variants import choose_variant
 
@@ -68,7 +69,7 @@ class Block(nn.Module):
         norm = functools.partial(self.norm, use_running_average=not train, dtype=self.dtype)
         y = nn.relu(norm(name="bn1")(conv(strides=self.stride, name="conv1")(x)))
         y = norm(name="bn2")(conv(name="conv2")(y))
-        return nn.relu(option_a(x, self.features, self.stride) + y)
+        return kept(nn.relu(option_a(x, self.features, self.stride) + y))
 
 
 class CifarResNet(nn.Module):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv
 from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.kept import kept
 from imgcls_jax.layers.normalization import batch_norm
 from imgcls_jax.layers.pooling import avg_pool, max_pool
 from imgcls_jax.layers.variants import choose_variant
@@ -60,6 +61,7 @@ class DenseLayer(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Args: x float [B, h, w, C]. Returns: float [B, h, w, C + growth], whose first C channels are x."""
         norm = lambda name: self.norm(use_running_average=not train, dtype=self.dtype, name=name)  # noqa: E731
+        x = kept(x)  # else each layer sums anew the gradients of all that follow
         new = nn.relu(norm("norm1")(x))
         new = _conv(BOTTLENECK * self.growth, 1, self.dtype, "conv1")(new)  # [B, h, w, 4 * growth]
         new = nn.relu(norm("norm2")(new))

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from imgcls_jax.layers.attention import BAM, CBAM, SqueezeExcitation
 from imgcls_jax.layers.convolution import Conv, he_fan_out
 from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.kept import kept
 from imgcls_jax.layers.normalization import batch_norm, choose_norm
 from imgcls_jax.layers.pooling import avg_pool, ceil_max_pool, max_pool
 from imgcls_jax.layers.stochastic_depth import drop_branch, rising_rates
@@ -163,7 +164,7 @@ class Block(nn.Module):
         if self.attention is not None:
             y = self.attention(norm=self.norm, dtype=self.dtype)(y)
         y = drop_branch(y, self.stochastic_depth, train=True)
-        return nn.relu(self.skip(self, x, y.shape[-1]) + y)
+        return kept(nn.relu(self.skip(self, x, y.shape[-1]) + y))
 
 
 class ResNet(nn.Module):

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from imgcls_jax.layers.convolution import Conv, he_fan_out
 from imgcls_jax.layers.features import Features
+from imgcls_jax.layers.kept import kept
 from imgcls_jax.layers.normalization import batch_norm
 from imgcls_jax.layers.variants import choose_variant
 
@@ -59,7 +60,7 @@ class Block(nn.Module):
         y = conv((3, 3), name="conv2")(_leaky_relu(norm(name="bn2")(y)))
         if x.shape[-1] != self.features:
             x = conv((1, 1), strides=self.stride, name="convShortcut")(x)
-        return x + y
+        return kept(x + y)
 
 
 class WideResNet(nn.Module):
