@@ -32,13 +32,13 @@ def _same(x: jax.Array) -> jax.Array:
     return x
 
 
-def _apart(x: jax.Array) -> jax.Array:
+def _by_a_call(x: jax.Array) -> jax.Array:
     with set_xla_metadata(inlineable="false"):
         return jax.jit(_same)(x)
 
 
 def _lower_on_cpu(context: Any, x: Any) -> Any:
-    form = _apart if onednn.is_own(context) else _same
+    form = _by_a_call if onednn.is_own(context) else _same
     return mlir.lower_fun(form, multiple_results=False)(context, x)
 
 
