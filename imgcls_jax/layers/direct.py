@@ -250,10 +250,26 @@ def _in_parts(x: jax.Array, weights: _Weights, padding: Sequence[Pair], dilation
     if pixels * images > CACHED and images > 2 * vector:
         size = vector * math.ceil(max(images * len(filters) / CALLS, PIXELS / pixels) / vector)
     parts = []
-    for part in (slice(n, n + size) for n in range(0, images, size)):
-        each = [_in_one_row(x[..., part], weights.part(some, part), padding, dilation) for some in filters]
+    for first, some_x in zip(range(0, images, size), _laid_out(x, size), strict=True):
+        part = slice(first, first + size)
+        each = [_in_one_row(some_x, weights.part(some, part), padding, dilation) for some in filters]
         parts.append(jnp.concatenate(each, 3))
     return total(map(widened, parts)).astype(x.dtype)
+
+
+def _laid_out(x: jax.Array, size: int) -> list[jax.Array]:
+    """Returns parts of x [H, W, C, B], each of `size` images and the last of what is left.
+
+    Memory has the images outermost. The parts are turned in one pass, which writes a few images side by side
+    and so reads whole lines of the cache; a pass for each part takes four times as long.
+    """
+    images = x.shape[3]
+    count = images // size
+    if count < 2:
+        return [x[..., first : first + size] for first in range(0, images, size)]
+    rows = jnp.moveaxis(x, 3, 0)[: count * size]
+    turned = kept(jnp.moveaxis(rows.reshape(count, size, *rows.shape[1:]), 1, -1))
+    return [*turned, x[..., count * size :]] if images % size else [*turned]
 
 
 def _in_one_row(

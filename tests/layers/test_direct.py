@@ -68,6 +68,17 @@ def test_the_weights_gradient_of_many_images_is_a_sum_over_parts(monkeypatch, ca
     assert parted.count(direct.TARGET) > whole.count(direct.TARGET)
 
 
+@pytest.mark.parametrize("images, kept", [(5, 0), (8, 0), (16, 1), (19, 1), (24, 1)])
+def test_parts_of_a_batch_are_turned_in_one_pass(images, kept):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 5, images)), jnp.float32)
+    parts = direct._laid_out(x, 8)
+    expected = [x[..., first : first + 8] for first in range(0, images, 8)]
+    for one, other in zip(parts, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    text = jax.jit(lambda x: direct._laid_out(x, 8)).lower(x).as_text()
+    assert text.count('inlineable = "false"') == kept or jax.default_backend() != "cpu"
+
+
 @at_hand
 def test_maps_of_few_images_are_cut_into_strips_for_a_matrix_unit(monkeypatch):
     programs = {}
